@@ -1,0 +1,1 @@
+//! Validation of manifests, submission, the pump, rounds of retries, reconciliation, finalisation.

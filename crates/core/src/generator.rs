@@ -1,0 +1,113 @@
+//! The contract between a worker and a model: synchronous, one owner thread, whole batches.
+
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::TaskError;
+use crate::picture::{Gray8, Rgb8};
+use crate::record::Record;
+use crate::task::Task;
+
+/// What identifies a generator in records: the same info and the same task give the same bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GeneratorInfo {
+    /// `diorama` and its version.
+    pub engine: String,
+    /// `libtorch` and its version, where there is one.
+    pub library: String,
+    /// The model's name: its folder's last component.
+    pub model: String,
+    /// SHA-256 over the model's weights and configurations.
+    pub model_sha256: String,
+    /// `cpu`, `cuda:0` …
+    pub device: String,
+    /// `f32`, `bf16` or `f16`.
+    pub dtype: String,
+    /// Tasks in a padded batch.
+    pub batch_size: usize,
+}
+
+/// Tasks with equal keys may share a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BatchKey(pub String);
+
+/// A task with its decoded reference.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The task.
+    pub task: Task,
+    /// The decoded reference picture, upright; `None` only for methods without one.
+    pub reference: Option<ReferencePicture>,
+}
+
+/// A decoded reference.
+#[derive(Debug, Clone)]
+pub struct ReferencePicture {
+    /// The pixels after EXIF rotation.
+    pub picture: Rgb8,
+    /// The digest of the encoded bytes.
+    pub sha256: crate::id::Sha256Hex,
+}
+
+/// What a generator makes of one task.
+#[derive(Debug, Clone)]
+pub struct Generated {
+    /// The new picture.
+    pub image: Rgb8,
+    /// The union of the subjects' masks at the last edit step, at the picture's size: 255 where the subject is.
+    pub mask: Option<Gray8>,
+    /// The picture with the mask's outline and tint.
+    pub overlay: Option<Rgb8>,
+    /// The score of each subject over the picture, coloured.
+    pub heatmaps: Vec<Heatmap>,
+    /// What replay and the gallery need.
+    pub record: Record,
+}
+
+/// The score map of one subject at the last edit step.
+#[derive(Debug, Clone)]
+pub struct Heatmap {
+    /// The subject's words.
+    pub subject: String,
+    /// The score, coloured, over the darkened picture.
+    pub picture: Rgb8,
+}
+
+/// A failure of the whole batch.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum GeneratorError {
+    /// The device has no memory for a batch of this size; smaller ones may run.
+    #[error("the device has no memory for a batch of {batch}: {message}")]
+    OutOfMemory {
+        /// Tasks in the batch.
+        batch: usize,
+        /// The library's words.
+        message: String,
+    },
+    /// The batch was abandoned because `stop` said so.
+    #[error("stopped before the batch was done")]
+    Stopped,
+    /// The device is gone; no further batch will run in this process.
+    #[error("the device is lost: {0}")]
+    DeviceLost(String),
+    /// Anything else that the library reports; the next batch may run.
+    #[error("the model failed: {0}")]
+    Failed(String),
+}
+
+/// Makes pictures. Owned by one thread; a batch's results come in the batch's order.
+pub trait Generator: Send {
+    /// Who this is.
+    fn info(&self) -> &GeneratorInfo;
+
+    /// Checks everything that can be known before any picture is read: settings against the model, subjects against
+    /// the prompt. Gives the key of the batches that the task may join.
+    fn check(&self, task: &Task) -> Result<BatchKey, TaskError>;
+
+    /// Makes the pictures of `batch` (1 to [`GeneratorInfo::batch_size`] jobs with one [`BatchKey`]). `stop` is asked
+    /// between denoising steps; when it says true the batch ends with [`GeneratorError::Stopped`].
+    fn generate(
+        &mut self,
+        batch: &[Job],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError>;
+}

@@ -1,0 +1,18 @@
+//! What every part of Diorama agrees on: ids, settings, tasks, outcomes, records, commit markers, object keys, wire
+//! messages, and the [`Generator`](generator::Generator) trait between a worker and a model.
+//!
+//! Never does I/O, never spawns, never touches a tensor.
+
+pub mod generator;
+pub mod id;
+pub mod key;
+pub mod manifest;
+pub mod marker;
+pub mod message;
+pub mod outcome;
+pub mod picture;
+pub mod record;
+pub mod retry;
+pub mod run;
+pub mod settings;
+pub mod task;

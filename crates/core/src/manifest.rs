@@ -1,0 +1,24 @@
+//! A manifest's row as its user wrote it, and what can be wrong with one.
+
+use serde::{Deserialize, Serialize};
+
+/// The keys of a row that are not settings of the method (those are [`crate::settings::Settings::KEYS`]).
+pub const ROW_KEYS: [&str; 5] = ["custom_id", "reference", "prompt", "subjects", "seed"];
+
+/// One thing that is wrong with a manifest, at one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct ManifestIssue {
+    /// The line (JSONL, CSV) or row (Parquet), from 1; 0 where the file as a whole is meant.
+    pub line: u64,
+    /// A stable code: `unknown_key`, `wrong_type`, `duplicate_id`, `out_of_range`, `missing_file` …
+    pub code: String,
+    /// What is wrong and how to mend it.
+    pub message: String,
+    /// The key that is wrong, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub param: Option<String>,
+    /// The row's `custom_id`, where it could be read.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub custom_id: Option<String>,
+}

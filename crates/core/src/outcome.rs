@@ -1,0 +1,150 @@
+//! How a task ends: exactly one [`Outcome`] each, with a stable [`ErrorCode`] where it failed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{CustomId, Seed, Sha256Hex, TaskIndex};
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal),* $(,)?) => {
+        /// Why something failed, as a stable code that scripts may match on.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum ErrorCode { $($(#[$doc])* $name),* }
+
+        impl ErrorCode {
+            /// The code as it is written in files.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The reference cannot be read: missing file, no permission, no such object.
+    ReferenceUnreadable = "reference_unreadable",
+    /// The reference is no picture that we decode, or is truncated.
+    ReferenceUndecodable = "reference_undecodable",
+    /// The reference is larger than the limits allow.
+    ReferenceTooLarge = "reference_too_large",
+    /// The prompt names no subject that the method could edit.
+    NoSubject = "no_subject",
+    /// A subject that was given does not occur in the prompt.
+    SubjectNotInPrompt = "subject_not_in_prompt",
+    /// A setting does not fit the model or another setting.
+    InvalidSettings = "invalid_settings",
+    /// A latent became NaN or infinite.
+    NonFiniteLatents = "non_finite_latents",
+    /// The device has no memory for even one task.
+    OutOfMemory = "out_of_memory",
+    /// The model failed in a way that is not the task's fault.
+    ModelError = "model_error",
+    /// The worker died while this task ran, more often than is allowed.
+    Poison = "poison",
+    /// Writing the outputs failed for this task.
+    OutputUnwritable = "output_unwritable",
+    /// The run was cancelled before the task ran.
+    Cancelled = "cancelled",
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A task that failed: what happened, and whether trying again can help.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct TaskError {
+    /// The stable code.
+    pub code: ErrorCode,
+    /// What was being done, to what, what went wrong, how to fix it.
+    pub message: String,
+    /// Whether the same task may succeed later with nothing changed.
+    pub retryable: bool,
+}
+
+impl TaskError {
+    /// An error that trying again cannot mend.
+    pub fn permanent(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retryable: false }
+    }
+
+    /// An error that may go away.
+    pub fn transient(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retryable: true }
+    }
+}
+
+/// One file that a task made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRef {
+    /// Its path: below the output folder (files format) or inside the archive (webdataset format).
+    pub path: String,
+    /// The digest of its bytes.
+    pub sha256: Sha256Hex,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// How one task ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum Outcome {
+    /// The picture was made.
+    Done {
+        /// The files by role: `image`, `mask`, `overlay`, `heatmap.NOUN`, `record`, `compare.METHOD`.
+        files: BTreeMap<String, FileRef>,
+        /// The share of the picture that the last mask covers, 0 to 1, where there is a mask.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        mask_coverage: Option<f64>,
+        /// What the user should know, such as an empty mask or a truncated prompt.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        warnings: Vec<String>,
+    },
+    /// No picture.
+    Failed(TaskError),
+}
+
+/// The outcome of one task, as it stands in commit markers, `results.jsonl` and `errors.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskOutcome {
+    /// The task's place in the manifest.
+    pub task: TaskIndex,
+    /// The user's name of it.
+    pub custom_id: CustomId,
+    /// The seed that was used.
+    pub seed: Seed,
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_written_code_is_the_serde_name() {
+        for code in [ErrorCode::ReferenceUnreadable, ErrorCode::NoSubject, ErrorCode::NonFiniteLatents] {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+        }
+    }
+
+    #[test]
+    fn an_outcome_survives_its_json() {
+        let outcome = TaskOutcome {
+            task: TaskIndex(3),
+            custom_id: CustomId::new("a").unwrap(),
+            seed: Seed::new(7).unwrap(),
+            outcome: Outcome::Failed(TaskError::transient(ErrorCode::ModelError, "the device was busy")),
+        };
+        let json = serde_json::to_string(&outcome).unwrap();
+        assert_eq!(serde_json::from_str::<TaskOutcome>(&json).unwrap(), outcome);
+        assert!(json.contains(r#""status":"failed""#) && json.contains(r#""code":"model_error""#), "{json}");
+    }
+}

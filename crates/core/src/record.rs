@@ -1,0 +1,83 @@
+//! The record beside each picture: what it is, what made it, and what `diorama replay` needs to make it again.
+//!
+//! Holds no time and no place, so that the same task gives the same bytes anywhere.
+
+use serde::{Deserialize, Serialize};
+
+use crate::generator::GeneratorInfo;
+use crate::id::{CustomId, Seed, Sha256Hex};
+use crate::task::Task;
+
+/// What is written as `record.json` or `{custom_id}.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The format of this record: 1.
+    pub version: u32,
+    /// The user's name of the task.
+    pub custom_id: CustomId,
+    /// The prompt.
+    pub prompt: String,
+    /// The prompt's tokens without start, end and padding, where it was cut at the encoder's limit.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub prompt_truncated_to: Option<String>,
+    /// The subjects as the method found them.
+    pub subjects: Vec<SubjectRecord>,
+    /// The seed.
+    pub seed: Seed,
+    /// The reference picture.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reference: Option<ReferenceRecord>,
+    /// Every setting in force, resolved: nothing here is a default that may change.
+    pub settings: serde_json::Value,
+    /// What made it.
+    pub generator: GeneratorInfo,
+    /// What happened at each edit step.
+    pub edits: Vec<EditRecord>,
+    /// The share of the picture that the last mask covers, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub mask_coverage: Option<f64>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// The task itself, from which the picture can be made again.
+    pub task: Task,
+}
+
+/// One subject.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SubjectRecord {
+    /// Its words.
+    pub text: String,
+    /// Its positions in the text encoder's input, the start token counted as 0.
+    pub positions: Vec<i64>,
+}
+
+/// The reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceRecord {
+    /// Where it came from, as the manifest has it.
+    pub source: String,
+    /// The digest of its encoded bytes.
+    pub sha256: Sha256Hex,
+    /// Its width before resizing, in pixels.
+    pub width: u32,
+    /// Its height before resizing, in pixels.
+    pub height: u32,
+}
+
+/// One edit step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EditRecord {
+    /// Its index in the truncated list of timesteps.
+    pub step: u32,
+    /// The timestep of the latents that were edited.
+    pub timestep: f64,
+    /// The layers whose attention made the mask, by their diffusers paths.
+    pub layers: Vec<String>,
+    /// The share of latent elements kept from the denoised latents, 0 to 1, after dilation.
+    pub coverage: f64,
+    /// The same for each subject alone, in the order of `subjects`.
+    pub subject_coverage: Vec<f64>,
+    /// The score's estimator where it is not exact, with its number of probes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub estimator: Option<String>,
+}

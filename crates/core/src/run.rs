@@ -1,0 +1,141 @@
+//! A run: its immutable spec, its states and its summary.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Pool, RunId, Seed};
+use crate::retry::RetryPolicy;
+use crate::settings::{Method, Settings};
+
+/// How pictures are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputFormat {
+    /// One file each: `images/{custom_id}.png`, `masks/` …
+    Files,
+    /// One tar a shard, its members grouped by `custom_id`, as WebDataset reads them.
+    Webdataset,
+}
+
+/// What was submitted. Written once as `run.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// The format of this spec: 1.
+    pub version: u32,
+    /// The run.
+    pub run: RunId,
+    /// The pool that does the work.
+    pub pool: Pool,
+    /// When it was submitted.
+    pub submitted_at: Timestamp,
+    /// The manifest, as the user named it.
+    pub manifest: String,
+    /// The digest of the manifest's bytes: the same command on a changed manifest is refused, not mixed.
+    pub manifest_sha256: crate::id::Sha256Hex,
+    /// The folder that relative references start from.
+    pub reference_root: String,
+    /// The settings of every row that does not set its own.
+    pub settings: Settings,
+    /// From which tasks without a seed derive theirs.
+    pub seed: Seed,
+    /// Other methods to make beside each picture, for comparison.
+    #[serde(default)]
+    pub compare: Vec<Method>,
+    /// How pictures are stored.
+    pub format: OutputFormat,
+    /// Tasks a shard.
+    pub shard_size: u32,
+    /// Tasks in all: valid rows.
+    pub tasks: u64,
+    /// Rows that were refused and skipped (`--on-invalid skip`).
+    pub invalid_rows: u64,
+    /// When failed tasks are tried again.
+    pub retry: RetryPolicy,
+}
+
+impl RunSpec {
+    /// Shards of round 0.
+    pub fn shards(&self) -> u32 {
+        self.tasks.div_ceil(u64::from(self.shard_size.max(1))) as u32
+    }
+}
+
+/// The life of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Shards are being published and run.
+    Running,
+    /// Nothing new is published; workers stop before their next batch.
+    Paused,
+    /// Nothing more will run; what is committed stays.
+    Cancelled,
+    /// Every task has its outcome.
+    Finished,
+}
+
+/// A change of state that is not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a {from:?} run cannot become {to:?}")]
+pub struct IllegalTransition {
+    /// The state it is in.
+    pub from: RunState,
+    /// The state it was asked to enter.
+    pub to: RunState,
+}
+
+impl RunState {
+    /// The state after the change, or why not. Entering the state it is in is allowed.
+    pub fn to(self, to: RunState) -> Result<RunState, IllegalTransition> {
+        use RunState::{Cancelled, Finished, Paused, Running};
+        match (self, to) {
+            (a, b) if a == b => Ok(b),
+            (Running, Paused | Cancelled | Finished) | (Paused, Running | Cancelled) => Ok(to),
+            (from @ (Running | Paused | Cancelled | Finished), to) => Err(IllegalTransition { from, to }),
+        }
+    }
+}
+
+/// How a run ended. Written as `summary.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSummary {
+    /// The run.
+    pub run: RunId,
+    /// Finished or cancelled.
+    pub state: RunState,
+    /// Valid rows.
+    pub tasks: u64,
+    /// Tasks with a picture.
+    pub done: u64,
+    /// Tasks without.
+    pub failed: u64,
+    /// Rows that never became tasks.
+    pub invalid_rows: u64,
+    /// Failed tasks by code.
+    pub failures: BTreeMap<String, u64>,
+    /// The last round that ran.
+    pub rounds: u32,
+    /// Shards committed in all rounds.
+    pub shards: u64,
+    /// Seconds that models ran, over all workers.
+    pub device_seconds: f64,
+    /// From the first attempt's start to the last commit, in seconds.
+    pub wall_seconds: f64,
+    /// `done / wall_seconds`.
+    pub pictures_per_second: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ended_run_stays_ended_and_the_error_names_both_states() {
+        let error = RunState::Finished.to(RunState::Running).unwrap_err();
+        assert_eq!(error.to_string(), "a Finished run cannot become Running");
+        assert!(RunState::Cancelled.to(RunState::Paused).is_err());
+        assert_eq!(RunState::Paused.to(RunState::Running), Ok(RunState::Running));
+    }
+}

@@ -1,0 +1,53 @@
+//! A task: one manifest row that passed validation, with everything that decides its pixels.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{CustomId, Seed, TaskIndex};
+use crate::settings::Settings;
+
+/// Where a reference picture comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reference {
+    /// A file, as an absolute path or relative to the manifest's folder, already checked not to leave it.
+    File(String),
+    /// `s3://bucket/key`.
+    S3(String),
+    /// `https://…`.
+    Https(String),
+    /// An object of the store by content: `blobs/{sha256}`.
+    Blob(crate::id::Sha256Hex),
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.write_str(path),
+            Self::S3(url) | Self::Https(url) => f.write_str(url),
+            Self::Blob(sha256) => write!(f, "blobs/{sha256}"),
+        }
+    }
+}
+
+/// One picture to make. Its pixels depend on the model's weights and on this, and on nothing else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its place in the manifest.
+    pub index: TaskIndex,
+    /// The user's name of it.
+    pub custom_id: CustomId,
+    /// The place; only `txt2img` does without.
+    pub reference: Option<Reference>,
+    /// What should appear.
+    pub prompt: String,
+    /// The words of the prompt that name the subject; without them, the prompt's nouns.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub subjects: Option<Vec<String>>,
+    /// The seed of its noise.
+    pub seed: Seed,
+    /// The run's settings overlaid by the row's; what is unset is the preset's or the model's.
+    #[serde(default)]
+    pub settings: Settings,
+}

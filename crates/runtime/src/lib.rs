@@ -1,0 +1,1 @@
+//! Configuration, tracing and shutdown of a process.

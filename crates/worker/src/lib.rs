@@ -1,0 +1,1 @@
+//! The shard loop: fetch, batch, generate, encode, store, commit, acknowledge.
