@@ -21,6 +21,8 @@ pub enum ObjectKey {
     Spec,
     /// A shard's validated rows, immutable.
     Input(ShardId),
+    /// The rows that were refused and skipped, one a line.
+    InvalidRows,
     /// That every shard of a round is there, with their number.
     RoundComplete(crate::id::Round),
     /// One attempt's archive.
@@ -62,6 +64,7 @@ impl fmt::Display for ObjectKey {
         match self {
             Self::Spec => f.write_str("run.json"),
             Self::Input(shard) => write!(f, "input/{shard}.jsonl"),
+            Self::InvalidRows => f.write_str("input/invalid.jsonl"),
             Self::RoundComplete(round) => write!(f, "input/r{}.complete.json", round.0),
             Self::Archive(shard, attempt) => write!(f, "shards/{shard}.{attempt}.tar"),
             Self::File(folder, id, suffix) => write!(f, "{folder}/{id}{suffix}"),

@@ -76,6 +76,13 @@ pub enum RunState {
     Finished,
 }
 
+/// What the run's owner wants of it, as `control.json` holds it. Absent: running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// Running, paused or cancelled.
+    pub state: RunState,
+}
+
 /// A change of state that is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a {from:?} run cannot become {to:?}")]

@@ -1,0 +1,375 @@
+//! Objects as files of a folder.
+//!
+//! A write goes to a file of its own below `.tmp/`, is synced, and then takes its name in one step: a rename where it
+//! may replace, a hard link where it must be the first. The folder is synced behind it. So an object is never half
+//! written, and a marker never outlives the files it names. What a crash leaves below `.tmp/` is removed at open.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{ObjectError, ObjectErrorKind, ObjectMeta, Objects, Page, Put, check_key};
+
+/// The folder inside the root where writes begin. No key can name it, because no component starts with a dot.
+const TEMPORARY: &str = ".tmp";
+
+/// A store in a folder. Of the processes on one machine, one at a time: whoever opens it holds the folder's lock.
+#[derive(Clone)]
+pub struct FolderObjects {
+    root: Arc<PathBuf>,
+    counter: Arc<AtomicU64>,
+}
+
+impl FolderObjects {
+    /// Opens or creates the folder, and removes what crashed writes left.
+    pub fn open(root: &Path) -> Result<Self, ObjectError> {
+        let failed = |doing, path: &Path, error: &io::Error| ObjectError::io(doing, path.display().to_string(), error);
+        let temporary = root.join(TEMPORARY);
+        fs::create_dir_all(root).map_err(|e| failed("creating", root, &e))?;
+        match fs::remove_dir_all(&temporary) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("clearing", &temporary, &error)),
+        }
+        fs::create_dir_all(&temporary).map_err(|e| failed("creating", &temporary, &e))?;
+        let root = root.canonicalize().map_err(|e| failed("opening", root, &e))?;
+        Ok(Self { root: Arc::new(root), counter: Arc::new(AtomicU64::new(0)) })
+    }
+
+    /// Where files may be prepared that [`Objects::put_file`] then takes over without a copy.
+    pub fn scratch(&self) -> PathBuf {
+        self.root.join(TEMPORARY)
+    }
+
+    fn path(&self, key: &str) -> Result<PathBuf, ObjectError> {
+        check_key(key)?;
+        Ok(self.root.join(key))
+    }
+
+    fn temporary(&self) -> PathBuf {
+        let unique = self.counter.fetch_add(1, Ordering::Relaxed);
+        self.root.join(TEMPORARY).join(format!("put-{}-{unique}", std::process::id()))
+    }
+
+    /// Runs a blocking step off the async threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        what: String,
+        step: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, ObjectError> {
+        let this = self.clone();
+        match tokio::task::spawn_blocking(move || step(&this)).await {
+            Ok(result) => result.map_err(|error| ObjectError::io(doing, what, &error)),
+            Err(error) => {
+                let problem = if error.is_panic() { "the thread panicked" } else { "the runtime is shutting down" };
+                Err(ObjectError { kind: ObjectErrorKind::Io, doing, what, problem: problem.to_owned() })
+            }
+        }
+    }
+
+    /// Makes the folders that `path` lies in; new ones are synced into their parents.
+    fn make_parents(&self, path: &Path) -> io::Result<()> {
+        let Some(parent) = path.parent() else { return Ok(()) };
+        if parent.is_dir() {
+            return Ok(());
+        }
+        fs::create_dir_all(parent)?;
+        for folder in parent.ancestors().skip(1).take_while(|folder| folder.starts_with(&*self.root)) {
+            sync_folder(folder)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the finished file at `from` the name `to`, replacing what was there.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.make_parents(to)?;
+        fs::rename(from, to)?;
+        to.parent().map_or(Ok(()), sync_folder)
+    }
+
+    /// Gives the finished file at `from` the name `to` unless that is taken.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<Put> {
+        self.make_parents(to)?;
+        match fs::hard_link(from, to) {
+            Ok(()) => {
+                to.parent().map_or(Ok(()), sync_folder)?;
+                Ok(Put::Created)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Put::Exists),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && to.parent().is_some_and(is_writable) => {
+                // Linux says EPERM where the file system knows no hard links.
+                Err(io::Error::new(io::ErrorKind::Unsupported, "this file system has no hard links"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_writable(folder: &Path) -> bool {
+    let probe = folder.join(format!(".probe-{}", std::process::id()));
+    let made = File::create_new(&probe).is_ok();
+    made && fs::remove_file(&probe).is_ok()
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Runs `step` on a temporary file and removes that file whatever happened.
+fn with_temporary<T>(path: &Path, step: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let result = step(path);
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound && result.is_ok() => Err(error),
+        _ => result,
+    }
+}
+
+/// Every file below `folder` whose key starts with `prefix`, hidden ones left out.
+fn collect(folder: &Path, key: &str, prefix: &str, found: &mut BTreeMap<String, u64>) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name.starts_with('.') {
+            continue;
+        }
+        let key = if key.is_empty() { name } else { format!("{key}/{name}") };
+        let may_hold = key.starts_with(prefix) || prefix.starts_with(&format!("{key}/"));
+        if !may_hold {
+            continue;
+        }
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if metadata.is_dir() {
+            collect(&entry.path(), &key, prefix, found)?;
+        } else if metadata.is_file() && key.starts_with(prefix) {
+            found.insert(key, metadata.len());
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Objects for FolderObjects {
+    async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
+        let path = self.path(key)?;
+        self.blocking("reading", path.display().to_string(), move |_| fs::read(path).map(Bytes::from)).await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {
+        let path = self.path(key)?;
+        let key = key.to_owned();
+        self.blocking("looking at", path.display().to_string(), move |_| match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => Ok(Some(ObjectMeta { key, bytes: metadata.len() })),
+            Ok(_) => Ok(None),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, ObjectError> {
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        let what = format!("{}/{prefix}", self.root.display());
+        self.blocking("listing", what, move |this| {
+            let mut found = BTreeMap::new();
+            collect(&this.root, "", &prefix, &mut found)?;
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let mut rest = found.range((from, Bound::Unbounded));
+            let objects: Vec<_> = rest
+                .by_ref()
+                .take(limit.max(1))
+                .map(|(key, bytes)| ObjectMeta { key: key.clone(), bytes: *bytes })
+                .collect();
+            let next = rest.next().and_then(|_| objects.last().map(|last| last.key.clone()));
+            Ok(Page { objects, next })
+        })
+        .await
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes) -> Result<(), ObjectError> {
+        let path = self.path(key)?;
+        self.blocking("writing", path.display().to_string(), move |this| {
+            with_temporary(&this.temporary(), |temporary| {
+                write_synced(temporary, &bytes)?;
+                this.rename(temporary, &path)
+            })
+        })
+        .await
+    }
+
+    async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<Put, ObjectError> {
+        let path = self.path(key)?;
+        self.blocking("writing", path.display().to_string(), move |this| {
+            with_temporary(&this.temporary(), |temporary| {
+                write_synced(temporary, &bytes)?;
+                this.link(temporary, &path)
+            })
+        })
+        .await
+    }
+
+    async fn put_file(&self, key: &str, file: &Path) -> Result<(), ObjectError> {
+        let path = self.path(key)?;
+        let file = file.to_owned();
+        self.blocking("writing", path.display().to_string(), move |this| {
+            File::open(&file)?.sync_all()?;
+            match this.rename(&file, &path) {
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                    with_temporary(&this.temporary(), |temporary| {
+                        fs::copy(&file, temporary)?;
+                        File::open(temporary)?.sync_all()?;
+                        this.rename(temporary, &path)
+                    })?;
+                    fs::remove_file(&file)
+                }
+                done => done,
+            }
+        })
+        .await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ObjectError> {
+        let path = self.path(key)?;
+        self.blocking("removing", path.display().to_string(), move |_| match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::conformance;
+
+    async fn with_store(test: impl AsyncFnOnce(FolderObjects)) {
+        let folder = tempfile::tempdir().unwrap();
+        test(FolderObjects::open(folder.path()).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn what_was_put_is_got_whole_and_the_last_put_counts() {
+        with_store(async |store| conformance::what_was_put_is_got_whole_and_the_last_put_counts(&store).await).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_said_to_be_not_there() {
+        with_store(async |store| conformance::what_is_not_there_is_said_to_be_not_there(&store).await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn of_many_conditional_puts_exactly_one_creates_the_object() {
+        with_store(async |store| conformance::of_many_conditional_puts_exactly_one_creates(Arc::new(store)).await)
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_listing_gives_every_key_once_in_order_across_pages() {
+        with_store(async |store| conformance::a_listing_gives_every_key_once_in_order_across_pages(&store).await).await;
+    }
+
+    #[tokio::test]
+    async fn a_local_file_becomes_an_object() {
+        with_store(async |store| conformance::a_local_file_becomes_an_object(&store).await).await;
+    }
+
+    #[tokio::test]
+    async fn no_key_leaves_the_root() {
+        with_store(async |store| conformance::no_key_leaves_the_root(&store).await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_reader_never_sees_half_an_object() {
+        with_store(async |store| conformance::a_reader_never_sees_half_an_object(Arc::new(store)).await).await;
+    }
+
+    #[tokio::test]
+    async fn what_a_crashed_write_left_is_removed_at_open_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FolderObjects::open(folder.path()).unwrap();
+        store.put("kept/a.json", Bytes::from_static(b"kept")).await.unwrap();
+        fs::write(store.scratch().join("put-1-1"), b"half").unwrap();
+        let store = FolderObjects::open(folder.path()).unwrap();
+        assert_eq!(fs::read_dir(store.scratch()).unwrap().count(), 0);
+        assert_eq!(store.get("kept/a.json").await.unwrap(), "kept");
+    }
+
+    #[tokio::test]
+    async fn a_write_leaves_nothing_temporary_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FolderObjects::open(folder.path()).unwrap();
+        store.put("a", Bytes::from_static(b"1")).await.unwrap();
+        assert_eq!(store.put_if_absent("a", Bytes::from_static(b"2")).await.unwrap(), Put::Exists);
+        assert_eq!(store.put_if_absent("b", Bytes::from_static(b"3")).await.unwrap(), Put::Created);
+        store.put("a/b", Bytes::from_static(b"4")).await.unwrap_err();
+        assert_eq!(fs::read_dir(store.scratch()).unwrap().count(), 0);
+    }
+
+    /// A file system of 64 KiB, mounted for one test and unmounted whatever happens.
+    struct TinyDisk(tempfile::TempDir);
+
+    impl TinyDisk {
+        fn mount() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let mounted = std::process::Command::new("mount")
+                .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+                .arg(folder.path())
+                .status()
+                .unwrap();
+            assert!(mounted.success(), "this test mounts a tmpfs of 64 KiB and must run as root");
+            Self(folder)
+        }
+
+        fn remount_read_only(&self) {
+            let done = std::process::Command::new("mount").args(["-o", "remount,ro"]).arg(self.0.path()).status();
+            assert!(done.unwrap().success());
+        }
+    }
+
+    impl Drop for TinyDisk {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("umount").arg(self.0.path()).status();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_and_a_read_only_one_are_told_apart_and_keep_what_is_there() {
+        let disk = TinyDisk::mount();
+        let store = FolderObjects::open(disk.0.path()).unwrap();
+        store.put("a", Bytes::from_static(b"first")).await.unwrap();
+
+        let error = store.put("a", Bytes::from(vec![0; 1 << 20])).await.unwrap_err();
+        assert_eq!(error.kind, ObjectErrorKind::DiskFull, "{error}");
+        assert!(error.to_string().contains("free some space") && error.what.ends_with("/a"), "{error}");
+        assert_eq!(store.get("a").await.unwrap(), "first");
+        store.put("b", Bytes::from_static(b"there is room again")).await.unwrap();
+
+        disk.remount_read_only();
+        let error = store.put("c", Bytes::from_static(b"x")).await.unwrap_err();
+        assert_eq!(error.kind, ObjectErrorKind::ReadOnly, "{error}");
+        assert!(!error.is_retryable());
+    }
+}

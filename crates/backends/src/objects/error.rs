@@ -1,0 +1,92 @@
+//! What can go wrong with an object: what was being done, to what, why, and how to mend it.
+
+use std::io;
+
+/// The kinds that callers tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ObjectErrorKind {
+    /// There is no such object.
+    NotFound,
+    /// The store does not let us.
+    Permission,
+    /// No space, or no quota, is left.
+    DiskFull,
+    /// The file system is mounted read-only.
+    ReadOnly,
+    /// The key could leave the store.
+    InvalidKey,
+    /// The object is there, but it is not what Diorama wrote.
+    Damaged,
+    /// The store cannot do what the protocol needs, such as hard links.
+    Unsupported,
+    /// A fault that may pass: an interrupted call, a time-out.
+    Transient,
+    /// Anything else that the system reports.
+    Io,
+}
+
+/// A failed operation on the object store.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing} {what} failed: {problem}{}", .kind.remedy())]
+pub struct ObjectError {
+    /// Which kind.
+    pub kind: ObjectErrorKind,
+    /// `reading`, `writing`, `listing` …
+    pub doing: &'static str,
+    /// The object's place: the file's path, or the key.
+    pub what: String,
+    /// What went wrong.
+    pub problem: String,
+}
+
+impl ObjectErrorKind {
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Permission => "; give this user the right to read and write there, or choose another folder",
+            Self::DiskFull => "; free some space and run the same command again: what is committed is kept",
+            Self::ReadOnly => "; remount it writable or choose another folder",
+            Self::Unsupported => "; choose a folder on a file system such as ext4, xfs or btrfs",
+            Self::Damaged => "; restore it from a copy, or start in a new folder",
+            Self::NotFound | Self::InvalidKey | Self::Transient | Self::Io => "",
+        }
+    }
+}
+
+impl ObjectError {
+    /// An error of the file system.
+    pub fn io(doing: &'static str, what: impl Into<String>, error: &io::Error) -> Self {
+        use io::ErrorKind as K;
+        let kind = match error.kind() {
+            K::NotFound => ObjectErrorKind::NotFound,
+            K::PermissionDenied => ObjectErrorKind::Permission,
+            K::StorageFull | K::QuotaExceeded => ObjectErrorKind::DiskFull,
+            K::ReadOnlyFilesystem => ObjectErrorKind::ReadOnly,
+            K::Unsupported => ObjectErrorKind::Unsupported,
+            K::Interrupted | K::TimedOut | K::WouldBlock | K::ResourceBusy | K::StaleNetworkFileHandle => {
+                ObjectErrorKind::Transient
+            }
+            _ => ObjectErrorKind::Io,
+        };
+        Self { kind, doing, what: what.into(), problem: error.to_string() }
+    }
+
+    /// A key that is refused.
+    pub fn invalid_key(key: &str) -> Self {
+        Self {
+            kind: ObjectErrorKind::InvalidKey,
+            doing: "naming",
+            what: format!("{:?}", key.chars().take(80).collect::<String>()),
+            problem: "a key is made of letters, digits, '.', '_' and '-' between slashes".to_owned(),
+        }
+    }
+
+    /// An object whose content is not what it should be.
+    pub fn damaged(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { kind: ObjectErrorKind::Damaged, doing: "reading", what: what.into(), problem: problem.into() }
+    }
+
+    /// Whether the same call may succeed a moment later with nothing changed.
+    pub fn is_retryable(&self) -> bool {
+        self.kind == ObjectErrorKind::Transient
+    }
+}

@@ -1,0 +1,97 @@
+//! The object store: the truth of a run. One small trait over a folder and (later) S3.
+//!
+//! A key is a relative path of `[A-Za-z0-9._-]` components; every key of Diorama comes out of
+//! [`diorama_core::key::ObjectKey`]. An object is either there as a whole or not at all, whatever dies when.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+pub mod embedded;
+mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod faulty;
+pub mod retrying;
+
+pub use error::{ObjectError, ObjectErrorKind};
+
+/// What a listing says about an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Its key.
+    pub key: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// One page of a listing, in the order of the keys' bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The objects.
+    pub objects: Vec<ObjectMeta>,
+    /// What to give as `after` for the next page; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// Whether a conditional put was the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// The object was absent and is now what was given.
+    Created,
+    /// The object was there and is as it was.
+    Exists,
+}
+
+/// Named bytes that outlive everybody.
+#[async_trait]
+pub trait Objects: Send + Sync {
+    /// The whole object; [`ObjectErrorKind::NotFound`] where there is none.
+    async fn get(&self, key: &str) -> Result<Bytes, ObjectError>;
+
+    /// Whether the object is there, and how long it is.
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError>;
+
+    /// Up to `limit` objects whose keys start with `prefix` and sort behind `after`.
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, ObjectError>;
+
+    /// Writes the object, whether it was there or not. After `Ok` it survives a power cut.
+    async fn put(&self, key: &str, bytes: Bytes) -> Result<(), ObjectError>;
+
+    /// Writes the object only where there is none: of any number of callers at once, exactly one sees
+    /// [`Put::Created`], and the object is that caller's.
+    async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<Put, ObjectError>;
+
+    /// Writes the object from a local file without reading it into memory as a whole. The file is consumed: on
+    /// success it may be gone.
+    async fn put_file(&self, key: &str, file: &Path) -> Result<(), ObjectError>;
+
+    /// Removes the object; one that is not there is no error.
+    async fn delete(&self, key: &str) -> Result<(), ObjectError>;
+}
+
+/// Refuses a key that could leave the store's root or name something hidden.
+pub fn check_key(key: &str) -> Result<(), ObjectError> {
+    let component_is_fine = |component: &str| {
+        !component.is_empty()
+            && !component.starts_with('.')
+            && component.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    };
+    if key.len() <= 1024 && key.split('/').all(component_is_fine) { Ok(()) } else { Err(ObjectError::invalid_key(key)) }
+}
+
+/// Every object under `prefix`, page by page.
+pub async fn list_all(objects: &dyn Objects, prefix: &str) -> Result<Vec<ObjectMeta>, ObjectError> {
+    let mut all = Vec::new();
+    let mut after = None;
+    loop {
+        let page = objects.list(prefix, after.as_deref(), 1000).await?;
+        all.extend(page.objects);
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(all),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What every progress service must hold. Each function takes an empty one and panics where a guarantee is broken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diorama_core::id::{AttemptId, CustomId, Round, RunId, Seed, ShardId, TaskIndex, WorkerId};
+use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
+
+use super::{Counts, Heartbeat, Holder, Progress, RECENT_FAILURES};
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn run(name: &str) -> RunId {
+    RunId::new(name).unwrap()
+}
+
+fn shard(round: u32, index: u32) -> ShardId {
+    ShardId { round: Round(round), index }
+}
+
+fn holder(attempt: &str) -> Holder {
+    Holder { worker: WorkerId::new("w").unwrap(), attempt: AttemptId::new(attempt).unwrap(), done: 3, failed: 1 }
+}
+
+/// The 0→1 rule under contention: of many commits of one shard exactly one is told that it was the first.
+pub async fn a_shard_committed_many_times_at_once_counts_once(progress: Arc<dyn Progress>) {
+    let run = run("once");
+    let counts = Counts { shards: 1, done: 60, failed: 3, retrying: 1 };
+    for index in 0..20 {
+        let commits: Vec<_> = (0..8)
+            .map(|_| {
+                let (progress, run) = (progress.clone(), run.clone());
+                tokio::spawn(async move { progress.commit(&run, shard(0, index), counts).await.unwrap() })
+            })
+            .collect();
+        let mut first = 0;
+        for commit in commits {
+            first += u32::from(commit.await.unwrap());
+        }
+        assert_eq!(first, 1);
+    }
+    let total = progress.counts(&run).await.unwrap();
+    assert_eq!(total, Counts { shards: 20, done: 1200, failed: 60, retrying: 20 });
+    let committed = progress.committed(&run, Round(0)).await.unwrap();
+    assert_eq!(committed.len(), 20);
+    assert!((0..20).all(|index| committed.contains(index)) && !committed.contains(20));
+}
+
+/// Bits and counts are kept by run, bits by round as well.
+pub async fn runs_and_rounds_do_not_mix_and_forget_forgets_one(progress: &dyn Progress) {
+    let (a, b) = (run("a"), run("b"));
+    let counts = Counts { shards: 1, done: 1, ..Counts::default() };
+    assert!(progress.commit(&a, shard(0, 9), counts).await.unwrap());
+    assert!(progress.commit(&a, shard(1, 9), counts).await.unwrap());
+    assert!(progress.commit(&b, shard(0, 9), counts).await.unwrap());
+    assert!(!progress.commit(&b, shard(0, 9), counts).await.unwrap());
+    assert_eq!(progress.counts(&a).await.unwrap().done, 2);
+    assert!(progress.committed(&a, Round(2)).await.unwrap().is_empty());
+    progress.forget(&a).await.unwrap();
+    assert_eq!(progress.counts(&a).await.unwrap(), Counts::default());
+    assert!(progress.committed(&a, Round(0)).await.unwrap().is_empty());
+    assert_eq!(progress.counts(&b).await.unwrap().done, 1);
+}
+
+/// Holders: renewed by holding again, gone after release, commit or their time to live; a late hold of a committed
+/// shard and a release by another attempt change nothing.
+pub async fn a_holder_is_seen_until_it_releases_commits_or_falls_silent(progress: &dyn Progress) {
+    let run = run("held");
+    progress.hold(&run, shard(0, 1), &holder("one"), LONG).await.unwrap();
+    progress.hold(&run, shard(0, 1), &Holder { done: 4, ..holder("one") }, LONG).await.unwrap();
+    progress.hold(&run, shard(0, 2), &holder("two"), LONG).await.unwrap();
+    progress.hold(&run, shard(0, 3), &holder("three"), Duration::from_millis(20)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let holders = progress.holders(&run).await.unwrap();
+    assert_eq!(holders, [(shard(0, 1), Holder { done: 4, ..holder("one") }), (shard(0, 2), holder("two"))]);
+
+    progress.release(&run, shard(0, 1), &holder("other").attempt).await.unwrap();
+    assert_eq!(progress.holders(&run).await.unwrap().len(), 2);
+    progress.release(&run, shard(0, 1), &holder("one").attempt).await.unwrap();
+    progress.commit(&run, shard(0, 2), Counts::default()).await.unwrap();
+    progress.hold(&run, shard(0, 2), &holder("two"), LONG).await.unwrap();
+    assert_eq!(progress.holders(&run).await.unwrap(), []);
+}
+
+/// Workers appear with their heartbeat and disappear without it.
+pub async fn a_silent_worker_is_forgotten(progress: &dyn Progress) {
+    let heartbeat = |worker: &str, state: &str| Heartbeat {
+        worker: WorkerId::new(worker).unwrap(),
+        state: state.to_owned(),
+        model: "demo".to_owned(),
+        device: "cpu".to_owned(),
+    };
+    progress.heartbeat(&heartbeat("silent", "idle"), Duration::from_millis(20)).await.unwrap();
+    progress.heartbeat(&heartbeat("b", "idle"), LONG).await.unwrap();
+    progress.heartbeat(&heartbeat("a", "idle"), LONG).await.unwrap();
+    progress.heartbeat(&heartbeat("a", "working"), LONG).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(progress.workers().await.unwrap(), [heartbeat("a", "working"), heartbeat("b", "idle")]);
+}
+
+/// Recent failures are capped and the newest stay.
+pub async fn the_newest_failures_are_kept_and_no_more_than_the_cap(progress: &dyn Progress) {
+    let run = run("failures");
+    let failure = |index: u64| TaskOutcome {
+        task: TaskIndex(index),
+        custom_id: CustomId::new(format!("t{index}")).unwrap(),
+        seed: Seed::new(index).unwrap(),
+        outcome: Outcome::Failed(TaskError::permanent(ErrorCode::NoSubject, "no noun")),
+    };
+    for start in (0..150).step_by(10) {
+        let failures: Vec<_> = (start..start + 10).map(failure).collect();
+        progress.report_failures(&run, &failures).await.unwrap();
+    }
+    let recent = progress.recent_failures(&run).await.unwrap();
+    assert_eq!(recent, (150 - RECENT_FAILURES as u64..150).rev().map(failure).collect::<Vec<_>>());
+}

@@ -1,0 +1,172 @@
+//! Progress: counts, who holds what, heartbeats, recent failures. For people and for the pump's window, never the truth:
+//! all of it can be lost at any time and is rebuilt from the commit markers.
+//!
+//! A shard's counts are added only when its bit goes from 0 to 1, so a shard committed twice counts once.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diorama_core::id::{AttemptId, Round, RunId, ShardId, WorkerId};
+use diorama_core::marker::CommitMarker;
+use diorama_core::outcome::{Outcome, TaskOutcome};
+use serde::{Deserialize, Serialize};
+
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+pub mod embedded;
+
+/// A failed operation on the progress. Always worth trying again: the service was away.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing} failed: {problem}")]
+pub struct ProgressError {
+    /// What was being done.
+    pub doing: &'static str,
+    /// What went wrong and how to mend it.
+    pub problem: String,
+}
+
+/// The outcomes of a shard, or of a run, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Shards committed.
+    pub shards: u64,
+    /// Tasks with a picture.
+    pub done: u64,
+    /// Tasks that failed for good.
+    pub failed: u64,
+    /// Tasks that failed and go into the next round.
+    pub retrying: u64,
+}
+
+impl Counts {
+    /// What a marker adds. A failure counts as `retrying` where it may be tried again and there is a next round.
+    pub fn of(marker: &CommitMarker, max_rounds: u32) -> Self {
+        let mut counts = Self { shards: 1, ..Self::default() };
+        for outcome in &marker.outcomes {
+            match &outcome.outcome {
+                Outcome::Done { .. } => counts.done += 1,
+                Outcome::Failed(error) if error.retryable && marker.shard.round.0 < max_rounds => counts.retrying += 1,
+                Outcome::Failed(_) => counts.failed += 1,
+            }
+        }
+        counts
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            shards: self.shards + other.shards,
+            done: self.done + other.done,
+            failed: self.failed + other.failed,
+            retrying: self.retrying + other.retrying,
+        }
+    }
+}
+
+/// Which shards of a round are committed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ShardSet {
+    bits: Vec<u8>,
+}
+
+impl ShardSet {
+    /// From a bitmap as Redis keeps it: bit 7 of byte 0 is shard 0.
+    pub fn from_bits(bits: Vec<u8>) -> Self {
+        Self { bits }
+    }
+
+    /// Whether the shard with this index is in the set.
+    pub fn contains(&self, index: u32) -> bool {
+        self.bits.get(index as usize / 8).is_some_and(|byte| byte & (0x80 >> (index % 8)) != 0)
+    }
+
+    /// Puts a shard in; whether it was not there before.
+    pub fn insert(&mut self, index: u32) -> bool {
+        let byte = index as usize / 8;
+        if self.bits.len() <= byte {
+            self.bits.resize(byte + 1, 0);
+        }
+        let bit = 0x80 >> (index % 8);
+        let new = self.bits[byte] & bit == 0;
+        self.bits[byte] |= bit;
+        new
+    }
+
+    /// How many shards are in the set.
+    pub fn len(&self) -> u64 {
+        self.bits.iter().map(|byte| u64::from(byte.count_ones())).sum()
+    }
+
+    /// Whether no shard is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A worker at work on a shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its attempt.
+    pub attempt: AttemptId,
+    /// Pictures it has made of this shard so far, not committed.
+    pub done: u64,
+    /// Tasks of this shard that failed so far.
+    pub failed: u64,
+}
+
+/// A sign of life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The worker.
+    pub worker: WorkerId,
+    /// What it does: `idle`, `working`, `draining`.
+    pub state: String,
+    /// The model it serves.
+    pub model: String,
+    /// Its device.
+    pub device: String,
+}
+
+/// How many recent failures a run keeps.
+pub const RECENT_FAILURES: usize = 100;
+
+/// What everybody may look at.
+#[async_trait]
+pub trait Progress: Send + Sync {
+    /// Sets the shard's bit; where it was 0, adds `counts` to the run's and forgets the shard's holder, all in one
+    /// step. Whether it was 0.
+    async fn commit(&self, run: &RunId, shard: ShardId, counts: Counts) -> Result<bool, ProgressError>;
+
+    /// The committed shards of a round.
+    async fn committed(&self, run: &RunId, round: Round) -> Result<ShardSet, ProgressError>;
+
+    /// The run's counts.
+    async fn counts(&self, run: &RunId) -> Result<Counts, ProgressError>;
+
+    /// Says, or says again, that `holder` works on the shard; forgotten after `ttl`, and refused once the shard is
+    /// committed.
+    async fn hold(&self, run: &RunId, shard: ShardId, holder: &Holder, ttl: Duration) -> Result<(), ProgressError>;
+
+    /// Says that this attempt no longer works on the shard.
+    async fn release(&self, run: &RunId, shard: ShardId, attempt: &AttemptId) -> Result<(), ProgressError>;
+
+    /// Who works on what.
+    async fn holders(&self, run: &RunId) -> Result<Vec<(ShardId, Holder)>, ProgressError>;
+
+    /// A sign of life, forgotten after `ttl`.
+    async fn heartbeat(&self, heartbeat: &Heartbeat, ttl: Duration) -> Result<(), ProgressError>;
+
+    /// The workers that gave a sign of life, by name.
+    async fn workers(&self) -> Result<Vec<Heartbeat>, ProgressError>;
+
+    /// Adds failures to the run's recent ones.
+    async fn report_failures(&self, run: &RunId, failures: &[TaskOutcome]) -> Result<(), ProgressError>;
+
+    /// The latest failures, newest first, at most [`RECENT_FAILURES`].
+    async fn recent_failures(&self, run: &RunId) -> Result<Vec<TaskOutcome>, ProgressError>;
+
+    /// Forgets everything about the run, before it is rebuilt.
+    async fn forget(&self, run: &RunId) -> Result<(), ProgressError>;
+}

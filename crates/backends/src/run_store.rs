@@ -1,0 +1,137 @@
+//! A run's objects, typed: who reads or writes `run.json` or a marker does it here, so that each has one format.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diorama_core::id::ShardId;
+use diorama_core::key::{ObjectKey, RunRoot};
+use diorama_core::marker::CommitMarker;
+use diorama_core::run::{Control, RunSpec, RunState};
+use diorama_core::task::Task;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::objects::{ObjectError, ObjectErrorKind, Objects, Put};
+
+/// The objects of one run.
+#[derive(Clone)]
+pub struct RunStore {
+    objects: Arc<dyn Objects>,
+    root: RunRoot,
+}
+
+impl RunStore {
+    /// The run at `root` of `objects`.
+    pub fn new(objects: Arc<dyn Objects>, root: RunRoot) -> Self {
+        Self { objects, root }
+    }
+
+    /// The store below.
+    pub fn objects(&self) -> &dyn Objects {
+        &*self.objects
+    }
+
+    /// The full key of an object of this run.
+    pub fn path(&self, key: &ObjectKey) -> String {
+        key.path(&self.root)
+    }
+
+    /// An object's bytes; `None` where there is none.
+    pub async fn read(&self, key: &ObjectKey) -> Result<Option<Bytes>, ObjectError> {
+        match self.objects.get(&self.path(key)).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A JSON object; `None` where there is none, [`ObjectErrorKind::Damaged`] where it does not parse.
+    pub async fn read_json<T: DeserializeOwned>(&self, key: &ObjectKey) -> Result<Option<T>, ObjectError> {
+        let Some(bytes) = self.read(key).await? else { return Ok(None) };
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => Err(ObjectError::damaged(self.path(key), error.to_string())),
+        }
+    }
+
+    /// Writes a JSON object, pretty, because people read them.
+    pub async fn write_json<T: Serialize + Sync>(&self, key: &ObjectKey, value: &T) -> Result<(), ObjectError> {
+        self.objects.put(&self.path(key), self.json(key, value)?).await
+    }
+
+    /// Whether the object is there.
+    pub async fn exists(&self, key: &ObjectKey) -> Result<bool, ObjectError> {
+        Ok(self.objects.head(&self.path(key)).await?.is_some())
+    }
+
+    /// Removes an object, if it is there.
+    pub async fn delete(&self, key: &ObjectKey) -> Result<(), ObjectError> {
+        self.objects.delete(&self.path(key)).await
+    }
+
+    /// The run's spec; `None` before the run was submitted.
+    pub async fn spec(&self) -> Result<Option<RunSpec>, ObjectError> {
+        self.read_json(&ObjectKey::Spec).await
+    }
+
+    /// What the run's owner wants of it.
+    pub async fn control(&self) -> Result<RunState, ObjectError> {
+        Ok(self.read_json::<Control>(&ObjectKey::Control).await?.map_or(RunState::Running, |control| control.state))
+    }
+
+    /// A shard's tasks; `None` where the shard does not exist.
+    pub async fn input(&self, shard: ShardId) -> Result<Option<Vec<Task>>, ObjectError> {
+        let key = ObjectKey::Input(shard);
+        let Some(bytes) = self.read(&key).await? else { return Ok(None) };
+        serde_json::Deserializer::from_slice(&bytes)
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .map(Some)
+            .map_err(|error| ObjectError::damaged(self.path(&key), error.to_string()))
+    }
+
+    /// Writes a shard's tasks, one a line.
+    pub async fn write_input(&self, shard: ShardId, tasks: &[Task]) -> Result<(), ObjectError> {
+        let key = ObjectKey::Input(shard);
+        self.objects.put(&self.path(&key), self.json_lines(&key, tasks)?).await
+    }
+
+    /// Values as JSON, one a line.
+    pub fn json_lines<T: Serialize>(&self, key: &ObjectKey, values: &[T]) -> Result<Bytes, ObjectError> {
+        let mut lines = Vec::new();
+        for value in values {
+            serde_json::to_writer(&mut lines, value).map_err(|e| unwritable(self.path(key), &e))?;
+            lines.push(b'\n');
+        }
+        Ok(lines.into())
+    }
+
+    /// A shard's commit marker; `None` before the shard is done.
+    pub async fn marker(&self, shard: ShardId) -> Result<Option<CommitMarker>, ObjectError> {
+        self.read_json(&ObjectKey::Commit(shard)).await
+    }
+
+    /// Commits: writes the marker unless there is one. Gives the marker that counts, ours or the other's. A put that
+    /// was tried again after an unclear failure still recognises its own first try by the attempt.
+    pub async fn commit(&self, marker: CommitMarker) -> Result<CommitMarker, ObjectError> {
+        let key = ObjectKey::Commit(marker.shard);
+        let path = self.path(&key);
+        match self.objects.put_if_absent(&path, self.json(&key, &marker)?).await? {
+            Put::Created => Ok(marker),
+            Put::Exists => match self.marker(marker.shard).await? {
+                Some(winner) => Ok(winner),
+                None => Err(ObjectError::damaged(path, "the marker was there and is gone")),
+            },
+        }
+    }
+
+    fn json<T: Serialize>(&self, key: &ObjectKey, value: &T) -> Result<Bytes, ObjectError> {
+        let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| unwritable(self.path(key), &e))?;
+        bytes.push(b'\n');
+        Ok(bytes.into())
+    }
+}
+
+fn unwritable(what: String, error: &serde_json::Error) -> ObjectError {
+    ObjectError { kind: ObjectErrorKind::Io, doing: "encoding", what, problem: error.to_string() }
+}
