@@ -2,5 +2,6 @@
 //! fleets.
 
 pub mod error;
+pub mod scheduler;
 
 pub use error::{Error, Result};
