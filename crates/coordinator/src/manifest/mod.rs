@@ -1,0 +1,275 @@
+//! Manifests: validated as a whole before anything starts, then streamed as tasks.
+//!
+//! Two passes over the file. The first, [`Manifest::validate`], finds everything that is wrong with every row; the
+//! second, [`Manifest::tasks`], yields the tasks. Both hold one row at a time; besides that the first holds 24 bytes a
+//! row, to find ids that occur twice. Never fetches anything and never writes.
+
+mod csv;
+mod format;
+mod jsonl;
+mod parquet;
+mod reference;
+mod row;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use diorama_core::id::{CustomId, Sha256Hex, TaskIndex};
+use diorama_core::manifest::ManifestIssue;
+use diorama_core::outcome::{ErrorCode, TaskError};
+use diorama_core::task::{Reference, Task};
+use sha2::{Digest, Sha256};
+
+pub use self::format::{Format, MAX_LINE_BYTES};
+use self::format::{Raw, Rows, issue};
+use self::reference::{Files, Refusal};
+pub use self::row::{MAX_PROMPT_BYTES, Rules};
+
+/// A manifest that cannot be read at all. What is wrong inside one is a [`ManifestIssue`].
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The file cannot be opened or read.
+    #[error("reading the manifest {path}: {source}")]
+    Read {
+        /// The manifest.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The extension names no format.
+    #[error("{0} names no format of a manifest: end it in .jsonl, .csv or .parquet, or say --manifest-format")]
+    UnknownFormat(PathBuf),
+    /// The file is not the one that was validated.
+    #[error("the manifest {0} changed while it was read; start again")]
+    Changed(PathBuf),
+}
+
+/// A manifest's file and the rules that its rows are read by.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    path: PathBuf,
+    root: PathBuf,
+    format: Format,
+    rules: Rules,
+}
+
+/// What validation found.
+#[derive(Debug)]
+pub struct ManifestReport {
+    /// Valid rows; 0 where the file as a whole cannot be used.
+    pub tasks: u64,
+    /// Rows with at least one issue.
+    pub invalid_rows: u64,
+    /// Issues in all.
+    pub issue_count: u64,
+    /// The issues in the file's order, as many as were asked for.
+    pub issues: Vec<ManifestIssue>,
+    /// The digest of the file.
+    pub sha256: Sha256Hex,
+    /// The folder that relative references start from: the manifest's own, canonical.
+    pub root: PathBuf,
+    /// The lines of the rows that have issues.
+    refused: Vec<u64>,
+}
+
+impl Manifest {
+    /// Names a manifest. `format` overrides the file's extension.
+    pub fn open(path: &Path, format: Option<Format>, rules: Rules) -> Result<Self, ManifestError> {
+        let read = |source| ManifestError::Read { path: path.to_owned(), source };
+        let format =
+            format.or_else(|| Format::of(path)).ok_or_else(|| ManifestError::UnknownFormat(path.to_owned()))?;
+        let real = path.canonicalize().map_err(read)?;
+        if !real.is_file() {
+            return Err(read(io::Error::other("it is not a file")));
+        }
+        let root = std::path::absolute(path)
+            .and_then(|path| path.parent().unwrap_or(Path::new("/")).canonicalize())
+            .map_err(read)?;
+        Ok(Self { path: path.to_owned(), root, format, rules })
+    }
+
+    /// The folder that relative references start from: the manifest's own, canonical.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Checks every row; what `check` refuses (the model's own conditions) counts like every other issue. Of the
+    /// issues, `max_issues` are kept and all are counted.
+    pub fn validate(
+        &self,
+        check: &dyn Fn(&Task) -> Result<(), TaskError>,
+        max_issues: usize,
+    ) -> Result<ManifestReport, ManifestError> {
+        let mut report = ManifestReport {
+            tasks: 0,
+            invalid_rows: 0,
+            issue_count: 0,
+            issues: Vec::new(),
+            sha256: self.digest()?,
+            root: self.root.clone(),
+            refused: Vec::new(),
+        };
+        let mut keep = |issues: Vec<ManifestIssue>| {
+            report.issue_count += issues.len() as u64;
+            report.issues.extend(issues.into_iter().take(max_issues.saturating_sub(report.issues.len())));
+        };
+        let mut checks = Checks { ids: HashMap::new(), files: Files::new(self.root.clone()), model: check };
+        let mut usable = true;
+        for raw in self.rows()? {
+            let (line, issues) = match raw.map_err(|error| self.read_error(error))? {
+                Raw::File(issues) => {
+                    usable = false;
+                    keep(issues);
+                    continue;
+                }
+                Raw::Bad(line, issues) => (line, issues),
+                Raw::Row(line, cells) => match row::task(line, cells, &self.rules) {
+                    Ok(task) => (line, checks.issues(line, &task)),
+                    Err(issues) => (line, issues),
+                },
+            };
+            if issues.is_empty() {
+                report.tasks += 1;
+            } else {
+                report.invalid_rows += 1;
+                report.refused.push(line);
+                keep(issues);
+            }
+        }
+        if usable && report.tasks == 0 && report.invalid_rows == 0 {
+            keep(vec![issue(0, "empty_manifest", None, "the manifest has no rows")]);
+        }
+        if !usable {
+            report.tasks = 0;
+        }
+        Ok(report)
+    }
+
+    /// The valid rows of the manifest that `report` is about, in order, their indices counted from 0. Ends with
+    /// [`ManifestError::Changed`] where the file is no longer the one that was validated.
+    pub fn tasks(&self, report: &ManifestReport) -> Result<Tasks, ManifestError> {
+        Ok(Tasks {
+            manifest: self.clone(),
+            rows: self.rows()?,
+            sha256: report.sha256.clone(),
+            expected: report.tasks,
+            refused: report.refused.clone(),
+            given: 0,
+            ended: false,
+        })
+    }
+
+    fn rows(&self) -> Result<Rows, ManifestError> {
+        let file = File::open(&self.path).map_err(|error| self.read_error(error))?;
+        self.format.rows(file, &self.path).map_err(|error| self.read_error(error))
+    }
+
+    fn digest(&self) -> Result<Sha256Hex, ManifestError> {
+        let mut file = File::open(&self.path).map_err(|error| self.read_error(error))?;
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match file.read(&mut buffer).map_err(|error| self.read_error(error))? {
+                0 => return Ok(Sha256Hex::from_digest(hasher.finalize().into())),
+                read => hasher.update(&buffer[..read]),
+            }
+        }
+    }
+
+    fn read_error(&self, source: io::Error) -> ManifestError {
+        ManifestError::Read { path: self.path.clone(), source }
+    }
+}
+
+/// What a row's own cells cannot tell.
+struct Checks<'a> {
+    /// The first line of each id, by 128 bits of its digest.
+    ids: HashMap<[u64; 2], u64>,
+    files: Files,
+    model: &'a dyn Fn(&Task) -> Result<(), TaskError>,
+}
+
+impl Checks<'_> {
+    fn issues(&mut self, line: u64, task: &Task) -> Vec<ManifestIssue> {
+        let duplicate = self.duplicate(line, &task.custom_id);
+        let file = match &task.reference {
+            Some(Reference::File(path)) => self.files.check(path).err(),
+            Some(Reference::S3(_) | Reference::Https(_) | Reference::Blob(_)) | None => None,
+        };
+        let model = (self.model)(task).err();
+        let named = |code: &str, param: Option<&str>, message: String| ManifestIssue {
+            custom_id: Some(task.custom_id.to_string()),
+            ..issue(line, code, param, message)
+        };
+        let duplicate = duplicate.map(|(code, message)| named(code, Some("custom_id"), message));
+        let file = file.map(|(code, message)| named(code, Some("reference"), message));
+        let model = model.map(|error| named(error.code.as_str(), key_of(error.code), error.message));
+        duplicate.into_iter().chain(file).chain(model).collect()
+    }
+
+    fn duplicate(&mut self, line: u64, id: &CustomId) -> Option<Refusal> {
+        let digest = Sha256::digest(id.as_str());
+        let half = |at: usize| digest[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let first = *self.ids.entry([half(0), half(8)]).or_insert(line);
+        (first != line).then(|| ("duplicate_id", format!("custom_id {id} was used on line {first} already")))
+    }
+}
+
+/// The key that an error of the model's check is about.
+fn key_of(code: ErrorCode) -> Option<&'static str> {
+    match code {
+        ErrorCode::NoSubject => Some("prompt"),
+        ErrorCode::SubjectNotInPrompt => Some("subjects"),
+        _ => None,
+    }
+}
+
+/// The tasks of a validated manifest.
+pub struct Tasks {
+    manifest: Manifest,
+    rows: Rows,
+    sha256: Sha256Hex,
+    expected: u64,
+    refused: Vec<u64>,
+    given: u64,
+    ended: bool,
+}
+
+impl Tasks {
+    fn step(&mut self) -> Result<Option<Task>, ManifestError> {
+        let changed = || ManifestError::Changed(self.manifest.path.clone());
+        loop {
+            let Some(raw) = self.rows.next() else {
+                let same = self.given == self.expected && self.manifest.digest()? == self.sha256;
+                return if same { Ok(None) } else { Err(changed()) };
+            };
+            match raw.map_err(|error| self.manifest.read_error(error))? {
+                Raw::Row(line, cells) if self.refused.binary_search(&line).is_err() => {
+                    let mut task = row::task(line, cells, &self.manifest.rules).map_err(|_| changed())?;
+                    task.index = TaskIndex(self.given);
+                    self.given += 1;
+                    return Ok(Some(task));
+                }
+                Raw::Row(..) | Raw::Bad(..) => {}
+                Raw::File(_) => return Err(changed()),
+            }
+        }
+    }
+}
+
+impl Iterator for Tasks {
+    type Item = Result<Task, ManifestError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let step = self.step().transpose();
+        self.ended = !matches!(step, Some(Ok(_)));
+        step
+    }
+}

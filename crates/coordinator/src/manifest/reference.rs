@@ -1,0 +1,127 @@
+//! References: their syntax, and that a file exists and does not leave the manifest's folder.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use diorama_core::task::Reference;
+
+/// A stable code and a message.
+pub(super) type Refusal = (&'static str, String);
+
+/// Reads a reference. Looks at nothing but the text.
+pub(super) fn parse(text: &str, remote_allowed: bool) -> Result<Reference, Refusal> {
+    let bad_url = |want: &str| Err(("bad_reference", format!("reference {text:?} is not of the form {want}")));
+    let remote = |reference: Reference| {
+        if remote_allowed {
+            return Ok(reference);
+        }
+        let message =
+            format!("reference {text:?} needs the fleet: a run on this machine reads files only; download it");
+        Err(("needs_fleet", message))
+    };
+    if text.is_empty() || text.contains('\0') {
+        return Err(("bad_reference", "reference is empty or holds a NUL; write a path".to_owned()));
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Ok(Reference::File(text.to_owned()));
+    };
+    match scheme {
+        "s3" => match rest.split_once('/') {
+            Some((bucket, key)) if !bucket.is_empty() && !key.is_empty() => remote(Reference::S3(text.to_owned())),
+            _ => bad_url("s3://bucket/key"),
+        },
+        "https" => {
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            if host.contains('@') {
+                let message = "reference holds a user name or password; a manifest is no place for them".to_owned();
+                return Err(("bad_reference", message));
+            }
+            if host.is_empty() || host.starts_with(':') || text.chars().any(char::is_whitespace) {
+                return bad_url("https://host/path");
+            }
+            remote(Reference::Https(text.to_owned()))
+        }
+        _ => Err((
+            "bad_reference",
+            format!("reference {text:?} has the scheme {scheme:?}; a path, s3:// or https:// is wanted"),
+        )),
+    }
+}
+
+/// Checks files once each: data sets use one place with many prompts.
+pub(super) struct Files {
+    root: PathBuf,
+    checked: HashMap<String, Result<(), Refusal>>,
+}
+
+impl Files {
+    /// Paths remembered at a time; then the memory starts anew, so that it stays flat.
+    const REMEMBERED: usize = 1 << 16;
+
+    /// `root` is canonical.
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root, checked: HashMap::new() }
+    }
+
+    pub(super) fn check(&mut self, path: &str) -> Result<(), Refusal> {
+        if let Some(result) = self.checked.get(path) {
+            return result.clone();
+        }
+        let result = check(&self.root, path);
+        if self.checked.len() >= Self::REMEMBERED {
+            self.checked.clear();
+        }
+        self.checked.insert(path.to_owned(), result.clone());
+        result
+    }
+}
+
+fn check(root: &Path, path: &str) -> Result<(), Refusal> {
+    let outside = || {
+        let message =
+            format!("reference {path:?} leaves the manifest's folder {}; move or copy it there", root.display());
+        Err(("outside_folder", message))
+    };
+    let full = root.join(path);
+    let real = match full.canonicalize() {
+        Ok(real) => real,
+        // Nothing is told about files outside, not even whether they exist.
+        Err(_) if !stays_inside(root, Path::new(path)) => return outside(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(("missing_file", format!("reference {path:?} does not exist (looked in {})", root.display())));
+        }
+        Err(error) => return Err(("unreadable_file", format!("reference {path:?} cannot be read: {error}"))),
+    };
+    if !real.starts_with(root) {
+        return outside();
+    }
+    if !real.is_file() {
+        return Err(("not_a_file", format!("reference {path:?} is not a file")));
+    }
+    File::open(&real)
+        .map(drop)
+        .map_err(|error| ("unreadable_file", format!("reference {path:?} cannot be read: {error}")))
+}
+
+/// Whether `path`, read without looking at the disk, stays below `root`.
+fn stays_inside(root: &Path, path: &Path) -> bool {
+    use std::path::Component;
+    let relative = if path.is_absolute() {
+        match path.strip_prefix(root) {
+            Ok(relative) => relative,
+            Err(_) => return false,
+        }
+    } else {
+        path
+    };
+    let mut depth = 0i64;
+    relative.components().all(|component| {
+        match component {
+            Component::ParentDir => depth -= 1,
+            Component::Normal(_) => depth += 1,
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+        depth >= 0
+    })
+}
