@@ -1,0 +1,52 @@
+//! Reads `tests/golden` and compares tensors with it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tch::{Kind, Tensor};
+
+/// Every configuration; `scripts/golden/tiny_models.py` says what each is about.
+pub(crate) const CONFIGURATIONS: [&str; 6] = ["sd1", "sd2-v", "demo", "deep", "listed", "flat"];
+
+/// The folder of the golden data.
+pub(crate) fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// Named tensors from a safetensors file.
+pub(crate) struct Tensors(HashMap<String, Tensor>);
+
+impl Tensors {
+    pub(crate) fn read(path: &str) -> Self {
+        let path = root().join(path);
+        let tensors = Tensor::read_safetensors(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Self(tensors.into_iter().collect())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> &Tensor {
+        self.0.get(name).unwrap_or_else(|| panic!("the golden data has no {name}"))
+    }
+}
+
+/// A JSON file of the golden data.
+pub(crate) fn json(path: &str) -> Value {
+    let path = root().join(path);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The largest difference, relative to the largest expected value.
+pub(crate) fn error(actual: &Tensor, expected: &Tensor) -> f64 {
+    let (actual, expected) = (actual.to_kind(Kind::Double), expected.to_kind(Kind::Double));
+    let scale = expected.abs().max().double_value(&[]);
+    (actual - &expected).abs().max().double_value(&[]) / scale
+}
+
+/// Fails unless shapes agree and every element is within `relative` of the largest expected value.
+#[track_caller]
+pub(crate) fn assert_close(actual: &Tensor, expected: &Tensor, relative: f64, what: &str) {
+    assert_eq!(actual.size(), expected.size(), "{what}: shape");
+    let error = error(actual, expected);
+    assert!(error <= relative, "{what}: differs by {error:.2e} of the largest value; {relative:.0e} is allowed");
+}
