@@ -7,7 +7,7 @@ use serde_json::Value;
 use tch::{Kind, Tensor};
 
 /// Every configuration; `scripts/golden/tiny_models.py` says what each is about.
-pub(crate) const CONFIGURATIONS: [&str; 6] = ["sd1", "sd2-v", "demo", "deep", "listed", "flat"];
+const CONFIGURATIONS: [&str; 6] = ["sd1", "sd2-v", "demo", "deep", "listed", "flat"];
 
 /// The folder of the golden data.
 pub(crate) fn root() -> PathBuf {
@@ -49,4 +49,32 @@ pub(crate) fn assert_close(actual: &Tensor, expected: &Tensor, relative: f64, wh
     assert_eq!(actual.size(), expected.size(), "{what}: shape");
     let error = error(actual, expected);
     assert!(error <= relative, "{what}: differs by {error:.2e} of the largest value; {relative:.0e} is allowed");
+}
+
+/// One configuration: a model folder, and what diffusers makes of it.
+pub(crate) struct Golden {
+    pub(crate) name: &'static str,
+    pub(crate) model: PathBuf,
+    pub(crate) tensors: Tensors,
+    pub(crate) facts: Value,
+}
+
+impl Golden {
+    pub(crate) fn read(name: &'static str) -> Self {
+        Self {
+            name,
+            model: root().join(name).join("model"),
+            tensors: Tensors::read(&format!("{name}/golden.safetensors")),
+            facts: json(&format!("{name}/golden.json")),
+        }
+    }
+
+    /// The variant of the weight files that the folder holds.
+    pub(crate) fn variant(&self) -> Option<&str> {
+        self.facts["variant"].as_str()
+    }
+}
+
+pub(crate) fn configurations() -> impl Iterator<Item = Golden> {
+    CONFIGURATIONS.into_iter().map(Golden::read)
 }

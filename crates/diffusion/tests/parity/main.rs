@@ -1,5 +1,6 @@
 //! Parity with diffusers, on the golden data that `scripts/golden/make.py` writes: small random models in the layouts of
 //! Stable Diffusion 1.x and 2.x, and what diffusers and brute-force autograd make of them. See docs/method.md.
 
+mod components;
 mod golden;
 mod schedulers;
