@@ -36,6 +36,14 @@ impl RunStore {
         key.path(&self.root)
     }
 
+    /// The full key of a path relative to this run, such as a file of an outcome or a marker's archive.
+    pub fn relative(&self, path: &str) -> String {
+        match &self.root {
+            RunRoot::Own => path.to_owned(),
+            RunRoot::Shared(run) => format!("runs/{run}/{path}"),
+        }
+    }
+
     /// An object's bytes; `None` where there is none.
     pub async fn read(&self, key: &ObjectKey) -> Result<Option<Bytes>, ObjectError> {
         match self.objects.get(&self.path(key)).await {

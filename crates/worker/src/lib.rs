@@ -1,1 +1,21 @@
-//! The shard loop: fetch, batch, generate, encode, store, commit, acknowledge.
+//! The worker: pulls shards and makes their pictures: fetch inputs, generate, store outputs, commit, acknowledge.
+//!
+//! Knows no model (it drives a [`diorama_core::generator::Generator`]), no coordinator, and no particular backend.
+//! Never prints; it reports through [`diorama_backends::progress::Progress`] and `tracing`.
+
+mod archive;
+pub mod engine;
+mod error;
+mod journal;
+mod output;
+pub mod picture;
+mod plan;
+mod reference;
+mod shard;
+mod store;
+pub mod synthetic;
+mod worker;
+
+pub use engine::Engine;
+pub use error::WorkerError;
+pub use worker::{Layout, Worker, WorkerConfig, WorkerReport};

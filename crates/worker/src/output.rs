@@ -1,0 +1,142 @@
+//! The files of one task: their roles, their names in either format, their encoded bytes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use diorama_core::generator::Generated;
+use diorama_core::id::{CustomId, Sha256Hex};
+use diorama_core::key::ObjectKey;
+use diorama_core::outcome::{ErrorCode, FileRef, TaskError};
+use diorama_core::run::OutputFormat;
+use diorama_core::settings::Method;
+
+use crate::picture::{encode_gray, encode_rgb};
+
+/// One file, encoded.
+#[derive(Debug, Clone)]
+pub(crate) struct OutputFile {
+    /// `image`, `mask` …
+    pub(crate) role: String,
+    /// Its path: below the output folder or inside the archive.
+    pub(crate) path: String,
+    pub(crate) bytes: Bytes,
+    sha256: Sha256Hex,
+}
+
+impl OutputFile {
+    fn new(role: impl Into<String>, path: String, bytes: Vec<u8>) -> Self {
+        Self { role: role.into(), path, sha256: Sha256Hex::of(&bytes), bytes: bytes.into() }
+    }
+
+    fn file_ref(&self) -> FileRef {
+        FileRef { path: self.path.clone(), sha256: self.sha256.clone(), bytes: self.bytes.len() as u64 }
+    }
+}
+
+/// The files by role, as an outcome lists them.
+pub(crate) fn by_role(files: &[OutputFile]) -> BTreeMap<String, FileRef> {
+    files.iter().map(|file| (file.role.clone(), file.file_ref())).collect()
+}
+
+/// Encodes everything that was made of a task: its picture, mask, overlay, heat maps and record, and the pictures of
+/// the methods that it is compared with. Blocking.
+pub(crate) fn encode(
+    format: OutputFormat,
+    id: &CustomId,
+    made: &Generated,
+    compared: &[(Method, Generated)],
+) -> Result<Vec<OutputFile>, TaskError> {
+    let name = |folder: &'static str, part: &str, end: &str| match format {
+        OutputFormat::Files => ObjectKey::File(folder, id.clone(), format!("{part}{end}")).to_string(),
+        OutputFormat::Webdataset => {
+            let role = match folder {
+                "images" | "records" => String::new(),
+                folder => format!(".{}", folder.trim_end_matches('s')),
+            };
+            format!("{}{role}{part}{end}", member_key(id))
+        }
+    };
+    let unwritable = |error: image::ImageError| {
+        TaskError::permanent(ErrorCode::OutputUnwritable, format!("the picture cannot be encoded: {error}"))
+    };
+    let mut files = vec![OutputFile::new(
+        "image",
+        name("images", "", ".png"),
+        encode_rgb(&made.image).map_err(unwritable)?,
+    )];
+    if let Some(mask) = &made.mask {
+        let bytes = encode_gray(mask).map_err(unwritable)?;
+        files.push(OutputFile::new("mask", name("masks", "", ".png"), bytes));
+    }
+    if let Some(overlay) = &made.overlay {
+        let bytes = encode_rgb(overlay).map_err(unwritable)?;
+        files.push(OutputFile::new("overlay", name("overlays", "", ".png"), bytes));
+    }
+    let mut names = SafeNames::default();
+    for heatmap in &made.heatmaps {
+        let (role, part) = names.next(&heatmap.subject);
+        let bytes = encode_rgb(&heatmap.picture).map_err(unwritable)?;
+        files.push(OutputFile::new(format!("heatmap.{role}"), name("heatmaps", &format!(".{part}"), ".png"), bytes));
+    }
+    for (method, other) in compared {
+        let bytes = encode_rgb(&other.image).map_err(unwritable)?;
+        files.push(OutputFile::new(format!("compare.{method}"), name("compare", &format!(".{method}"), ".png"), bytes));
+    }
+    let mut record = serde_json::to_vec_pretty(&made.record).map_err(|error| {
+        TaskError::permanent(ErrorCode::OutputUnwritable, format!("the record cannot be encoded: {error}"))
+    })?;
+    record.push(b'\n');
+    files.push(OutputFile::new("record", name("records", "", ".json"), record));
+    Ok(files)
+}
+
+/// A task's key in an archive. Readers of WebDataset cut a member's name at its first dot, so a dot of the id is
+/// written `%2E`; no id contains `%`.
+fn member_key(id: &CustomId) -> String {
+    id.as_str().replace('.', "%2E")
+}
+
+/// Subjects as parts of file names, each once.
+#[derive(Default)]
+struct SafeNames {
+    used: BTreeMap<String, u32>,
+}
+
+impl SafeNames {
+    /// The subject for the role, and for the file's name: letters, digits and `-`, at most 40; a number behind
+    /// one that was there before.
+    fn next(&mut self, subject: &str) -> (String, String) {
+        let kept: String = subject
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+            .take(40)
+            .collect();
+        let safe = match kept.trim_matches('-') {
+            "" => "subject".to_owned(),
+            safe => safe.to_owned(),
+        };
+        let count = self.used.entry(safe.clone()).or_default();
+        *count += 1;
+        match *count {
+            1 => (subject.to_owned(), safe),
+            n => (format!("{subject} {n}"), format!("{safe}-{n}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_never_leaves_its_folder_and_two_never_share_a_file() {
+        let mut names = SafeNames::default();
+        let mut next = |subject: &str| names.next(subject).1;
+        assert_eq!(next("polar bear"), "polar-bear");
+        assert_eq!(next("../../etc/passwd"), "etc-passwd");
+        assert_eq!(next("Polar Bear"), "polar-bear-2");
+        assert_eq!(next("鳥"), "subject");
+        assert_eq!(next("魚"), "subject-2");
+        assert!(next(&"x".repeat(500)).len() <= 40);
+    }
+}

@@ -1,0 +1,79 @@
+//! Fetches references: reads, decodes and rotates them off the device's thread, and tries transient faults again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use diorama_backends::objects::{ObjectError, ObjectErrorKind};
+use diorama_backends::run_store::RunStore;
+use diorama_core::generator::ReferencePicture;
+use diorama_core::key::ObjectKey;
+use diorama_core::outcome::{ErrorCode, TaskError};
+use diorama_core::task::Reference;
+
+use crate::picture::{PictureLimits, read_reference, reference_from_bytes};
+
+/// Where a run's references come from.
+#[derive(Clone)]
+pub(crate) struct References {
+    /// Relative files start here.
+    pub(crate) root: PathBuf,
+    pub(crate) store: RunStore,
+    pub(crate) limits: PictureLimits,
+}
+
+impl References {
+    /// Fetches and decodes one. The outer error is the infrastructure's and costs the task nothing; the inner one is
+    /// the task's.
+    pub(crate) async fn load(&self, reference: &Reference) -> Result<Result<ReferencePicture, TaskError>, ObjectError> {
+        match reference {
+            Reference::File(path) => self.load_file(self.root.join(path)).await,
+            Reference::Blob(sha256) => {
+                let key = ObjectKey::Blob(sha256.clone());
+                let Some(bytes) = self.store.read(&key).await? else {
+                    let message = format!("the reference {key} is not in the object store");
+                    return Ok(Err(TaskError::permanent(ErrorCode::ReferenceUnreadable, message)));
+                };
+                let limits = self.limits;
+                Ok(off_thread(move || reference_from_bytes(&bytes, &key.to_string(), &limits)).await)
+            }
+            Reference::S3(url) | Reference::Https(url) => {
+                let message = format!("the reference {url} is remote; this worker reads files and uploaded blobs");
+                Ok(Err(TaskError::permanent(ErrorCode::ReferenceUnreadable, message)))
+            }
+        }
+    }
+
+    async fn load_file(&self, path: PathBuf) -> Result<Result<ReferencePicture, TaskError>, ObjectError> {
+        let backoff = ExponentialBuilder::default().with_min_delay(Duration::from_millis(100)).with_max_times(3);
+        let read = || {
+            let (path, limits) = (path.clone(), self.limits);
+            off_thread(move || read_reference(&path, &limits))
+        };
+        let loaded = read.retry(backoff).when(|error: &TaskError| error.retryable).await;
+        match loaded {
+            Err(error) if error.code == ErrorCode::ReferenceUnreadable && !is_folder(&self.root).await => {
+                // Not this picture's fault: the disk that holds all of them is away.
+                let gone = io::Error::new(io::ErrorKind::NotFound, "the folder of the references is not there");
+                let what = self.root.display().to_string();
+                Err(ObjectError { kind: ObjectErrorKind::Io, ..ObjectError::io("opening", what, &gone) })
+            }
+            loaded => Ok(loaded),
+        }
+    }
+}
+
+async fn is_folder(path: &Path) -> bool {
+    tokio::fs::metadata(path).await.is_ok_and(|metadata| metadata.is_dir())
+}
+
+/// Decodes on a blocking thread; a decoder that panics fails its task only.
+async fn off_thread(
+    decode: impl FnOnce() -> Result<ReferencePicture, TaskError> + Send + 'static,
+) -> Result<ReferencePicture, TaskError> {
+    tokio::task::spawn_blocking(decode).await.unwrap_or_else(|error| {
+        let message = format!("decoding the reference ended badly: {error}");
+        Err(TaskError::permanent(ErrorCode::ReferenceUndecodable, message))
+    })
+}

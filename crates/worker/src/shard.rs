@@ -1,0 +1,558 @@
+//! One shard, from delivery to acknowledgement. The order of the steps is the protocol: files, marker, progress,
+//! acknowledgement; a death between any two of them loses nothing and repeats nothing that was committed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use diorama_backends::fault;
+use diorama_backends::objects::{ObjectError, ObjectErrorKind};
+use diorama_backends::progress::{Counts, Holder};
+use diorama_backends::queue::{Delivery, QueueError, Settlement};
+use diorama_backends::run_store::RunStore;
+use diorama_core::generator::{Generated, Job, ReferencePicture};
+use diorama_core::id::{AttemptId, ShardId};
+use diorama_core::key::ObjectKey;
+use diorama_core::marker::CommitMarker;
+use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
+use diorama_core::run::{RunSpec, RunState};
+use diorama_core::settings::Method;
+use diorama_core::task::Task;
+use jiff::Timestamp;
+use tokio::sync::{SemaphorePermit, mpsc};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::engine::{EngineError, Pending};
+use crate::error::WorkerError;
+use crate::journal::Journal;
+use crate::output::{by_role, encode};
+use crate::plan::{Keys, batches, groups, variants};
+use crate::reference::References;
+use crate::store::Sink;
+use crate::worker::{Hold, IN_FLIGHT, Worker, flatten};
+
+/// Groups whose pictures may wait to be encoded and stored while the device goes on; then the device waits.
+const STORING: usize = 3;
+
+/// How a delivery ends in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// Our marker is the one that counts.
+    Committed,
+    /// Another marker was there, before or first.
+    AlreadyCommitted,
+    /// We are draining; somebody else will run it.
+    HandedBack,
+    /// Its run is paused or cancelled; the coordinator publishes it again if it is wanted again.
+    LetGo,
+    /// Its input is missing or damaged; the coordinator decides.
+    DeadLettered,
+}
+
+/// Why a step did not lead to the next one.
+enum Interrupt {
+    Ended(Ending),
+    Broken(WorkerError),
+}
+
+impl<E: Into<WorkerError>> From<E> for Interrupt {
+    fn from(error: E) -> Self {
+        match error.into() {
+            WorkerError::Engine(EngineError::Stopped) => Self::Ended(Ending::HandedBack),
+            error => Self::Broken(error),
+        }
+    }
+}
+
+/// A shard in our hands.
+struct Shard<'a> {
+    work: Arc<Work>,
+    keys: Keys,
+    journal: Journal,
+    /// It runs task by task, alone on this worker, journalled.
+    suspected: bool,
+    started_at: Timestamp,
+    /// Its share of the worker.
+    _flight: SemaphorePermit<'a>,
+}
+
+/// What the parallel parts of a shard share.
+struct Work {
+    id: ShardId,
+    attempt: AttemptId,
+    spec: Arc<RunSpec>,
+    tasks: Vec<Task>,
+    /// `variants[position][variant]`: the task, then its comparisons.
+    variants: Vec<Vec<Task>>,
+    store: RunStore,
+    references: References,
+    sink: Sink,
+    hold: Hold,
+}
+
+/// A task with its files stored, or its error.
+type TaskEnd = Result<Outcome, TaskError>;
+
+/// What a shard's tasks came to.
+struct Outputs {
+    ends: BTreeMap<usize, TaskEnd>,
+    device_seconds: f64,
+}
+
+/// A group of tasks whose references are there.
+type Loaded = Vec<(usize, Result<Option<ReferencePicture>, TaskError>)>;
+
+/// A group that the device has or will get: its batches by variant.
+struct Submitted {
+    positions: Vec<usize>,
+    refused: Vec<(usize, TaskError)>,
+    batches: Vec<(usize, Vec<usize>, Pending)>,
+}
+
+/// A group that is done.
+struct Finished {
+    ends: Vec<(usize, TaskEnd)>,
+    device_seconds: f64,
+}
+
+impl Worker {
+    /// Runs one delivery: fetches its inputs, generates, stores the outputs, commits, acknowledges.
+    ///
+    /// An error means that this worker cannot go on; the shard was handed back.
+    pub(crate) async fn execute_shard(self: Arc<Self>, delivery: Delivery) -> Result<(), WorkerError> {
+        let attempted = match self.fetch_inputs(&delivery).await {
+            Ok(mut shard) => {
+                let attempted = match self.generate_and_store(&mut shard).await {
+                    Ok(outputs) => self.commit(&shard, outputs).await,
+                    Err(interrupt) => Err(interrupt),
+                };
+                self.close(shard, attempted).await
+            }
+            Err(interrupt) => Err(interrupt),
+        };
+        match attempted {
+            Ok(ending) | Err(Interrupt::Ended(ending)) => self.acknowledge(delivery, ending).await,
+            Err(Interrupt::Broken(error)) => {
+                self.acknowledge(delivery, Ending::HandedBack).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads the spec and the tasks, looks whether there is anything left to do, notes that an attempt begins and asks
+    /// the generator which tasks fit together.
+    async fn fetch_inputs(self: &Arc<Self>, delivery: &Delivery) -> Result<Shard<'_>, Interrupt> {
+        let message = &delivery.message;
+        let (store, id, started_at) = (self.store(&message.run), message.shard, Timestamp::now());
+        let Some(spec) = dead_letter_damaged(self.spec(&message.run, &store).await)? else {
+            tracing::error!(run = %message.run, shard = %id, "the run of this shard does not exist");
+            return Err(Interrupt::Ended(Ending::DeadLettered));
+        };
+        self.may_go_on(&spec, &store).await?;
+        if let Some(marker) = dead_letter_damaged(store.marker(id).await)? {
+            self.tell_progress(&spec, &marker).await;
+            return Err(Interrupt::Ended(Ending::AlreadyCommitted));
+        }
+        let Some(tasks) = dead_letter_damaged(store.input(id).await)? else {
+            tracing::error!(run = %message.run, shard = %id, "the shard has no input");
+            return Err(Interrupt::Ended(Ending::DeadLettered));
+        };
+
+        let mut journal = Journal::read(&store, id).await?;
+        let limit = spec.retry.poison_after;
+        let suspected = journal.deaths() >= limit || delivery.deliveries > limit;
+        let flight = tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => return Err(Interrupt::Ended(Ending::HandedBack)),
+            permit = self.flight.acquire_many(if suspected { IN_FLIGHT } else { 1 }) => match permit {
+                Ok(permit) => permit,
+                Err(_) => return Err(Interrupt::Ended(Ending::HandedBack)),
+            },
+        };
+        let attempt = AttemptId::generate();
+        let holder = Holder { worker: self.config.worker.clone(), attempt: attempt.clone(), done: 0, failed: 0 };
+        let Some(hold) = self.hold(message, holder).await else {
+            // Published twice, and we have it already: whoever ends the other delivery decides.
+            return Err(Interrupt::Ended(Ending::AlreadyCommitted));
+        };
+        if suspected {
+            tracing::warn!(shard = %id, deaths = journal.deaths(), "workers died on this shard: running it task by task");
+        }
+        let root = match spec.reference_root.as_str() {
+            "" => ".".into(),
+            root => root.into(),
+        };
+        let work = Work {
+            id,
+            attempt: attempt.clone(),
+            variants: tasks.iter().map(|task| variants(task, &spec.compare)).collect(),
+            references: References { root, store: store.clone(), limits: self.config.limits },
+            sink: Sink::open(spec.format, store.clone(), &self.config.scratch, tasks.len())?,
+            spec,
+            tasks,
+            store: store.clone(),
+            hold,
+        };
+        journal.started(&store, &attempt, &self.config.worker).await?;
+        fault::point("worker.after-journal");
+        let keys = self.check(&work).await;
+        let mut shard =
+            Shard { work: Arc::new(work), keys: Vec::new(), journal, suspected, started_at, _flight: flight };
+        match keys {
+            Ok(keys) => {
+                shard.keys = keys;
+                Ok(shard)
+            }
+            Err(error) => match self.close(shard, Err(error.into())).await {
+                Ok(ending) => Err(Interrupt::Ended(ending)),
+                Err(interrupt) => Err(interrupt),
+            },
+        }
+    }
+
+    /// Asks the generator about every variant of every task at once.
+    async fn check(&self, work: &Work) -> Result<Keys, EngineError> {
+        let mut keys = self.engine.check(work.variants.concat()).await?.into_iter();
+        Ok(work.variants.iter().map(|variants| keys.by_ref().take(variants.len()).collect()).collect())
+    }
+
+    /// Runs every task that may run, and stores what comes of it.
+    async fn generate_and_store(self: &Arc<Self>, shard: &mut Shard<'_>) -> Result<Outputs, Interrupt> {
+        let mut outputs = Outputs { ends: BTreeMap::new(), device_seconds: 0.0 };
+        let poisoned = shard.journal.poisoned();
+        for (position, task) in shard.work.tasks.iter().enumerate() {
+            let error = match shard.keys[position].first() {
+                _ if poisoned.contains(&task.index) => poison(),
+                Some(Err(error)) => error.clone(),
+                _ => continue,
+            };
+            shard.work.sink.store(position, Vec::new()).await?;
+            outputs.ends.insert(position, Err(error));
+        }
+        shard.work.hold.made(0, outputs.ends.len() as u64).await;
+        let size = if shard.suspected { 1 } else { self.engine.info().batch_size };
+        let groups = groups(&shard.keys, |position| !outputs.ends.contains_key(&position), size);
+        if shard.suspected {
+            self.one_by_one(shard, groups, &mut outputs).await?;
+        } else {
+            self.overlapped(shard, groups, &mut outputs).await?;
+        }
+        fault::point("worker.after-files");
+        Ok(outputs)
+    }
+
+    /// The usual way: while the device runs one group, the next is being decoded and the last one stored.
+    async fn overlapped(
+        self: &Arc<Self>,
+        shard: &Shard<'_>,
+        groups: Vec<Vec<usize>>,
+        outputs: &mut Outputs,
+    ) -> Result<(), Interrupt> {
+        let (sender, mut loaded) = mpsc::channel(1);
+        let work = shard.work.clone();
+        let _loader = AbortOnDropHandle::new(tokio::spawn(async move {
+            for group in groups {
+                if sender.send(load(&work, group).await).await.is_err() {
+                    return;
+                }
+            }
+        }));
+        let turn = tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => return Err(Interrupt::Ended(Ending::HandedBack)),
+            turn = self.turn.acquire() => turn,
+        };
+        let mut storing = VecDeque::new();
+        while let Some(group) = loaded.recv().await {
+            self.may_go_on(&shard.work.spec, &shard.work.store).await?;
+            let submitted = self.submit(shard, group?).await?;
+            storing.push_back(AbortOnDropHandle::new(tokio::spawn(finish(shard.work.clone(), submitted))));
+            while storing.len() > STORING
+                && let Some(first) = storing.pop_front()
+            {
+                outputs.add(flatten(first.await)?);
+            }
+        }
+        drop(turn);
+        for finished in storing {
+            outputs.add(flatten(finished.await)?);
+        }
+        Ok(())
+    }
+
+    /// The careful way: nothing else runs on this worker, and the journal says which task does.
+    async fn one_by_one(
+        self: &Arc<Self>,
+        shard: &mut Shard<'_>,
+        groups: Vec<Vec<usize>>,
+        outputs: &mut Outputs,
+    ) -> Result<(), Interrupt> {
+        let work = shard.work.clone();
+        let mut order = groups.concat();
+        order.sort_unstable();
+        for position in order {
+            self.may_go_on(&work.spec, &work.store).await?;
+            shard.journal.running(&work.store, &work.attempt, work.tasks[position].index).await?;
+            let submitted = self.submit(shard, load(&work, vec![position]).await?).await?;
+            outputs.add(finish(work.clone(), submitted).await?);
+        }
+        shard.journal.idle(&work.store, &work.attempt).await?;
+        Ok(())
+    }
+
+    /// Gives a group to the device: its tasks, then their comparisons. Waits while the device has enough.
+    async fn submit(&self, shard: &Shard<'_>, loaded: Loaded) -> Result<Submitted, Interrupt> {
+        let work = &shard.work;
+        let mut submitted = Submitted {
+            positions: loaded.iter().map(|(position, _)| *position).collect(),
+            refused: Vec::new(),
+            batches: Vec::new(),
+        };
+        let mut references = BTreeMap::new();
+        for (position, reference) in loaded {
+            match reference {
+                Ok(reference) => drop(references.insert(position, reference)),
+                Err(error) => submitted.refused.push((position, error)),
+            }
+        }
+        let positions: Vec<usize> = references.keys().copied().collect();
+        for variant in 0..=work.spec.compare.len() {
+            for batch in batches(&shard.keys, &positions, variant) {
+                let job = |position: &usize| Job {
+                    task: work.variants[*position][variant].clone(),
+                    reference: references[position].clone(),
+                };
+                let jobs = batch.iter().map(job).collect();
+                let pending = tokio::select! {
+                    biased;
+                    () = self.stopping.cancelled() => return Err(Interrupt::Ended(Ending::HandedBack)),
+                    pending = self.engine.submit(jobs) => pending?,
+                };
+                submitted.batches.push((variant, batch, pending));
+            }
+        }
+        Ok(submitted)
+    }
+
+    /// Whether the next batch is still wanted of us.
+    async fn may_go_on(&self, spec: &RunSpec, store: &RunStore) -> Result<(), Interrupt> {
+        if self.stopping.is_cancelled() {
+            return Err(Interrupt::Ended(Ending::HandedBack));
+        }
+        match self.wanted(&spec.run, store).await? {
+            RunState::Running => Ok(()),
+            RunState::Paused | RunState::Cancelled | RunState::Finished => Err(Interrupt::Ended(Ending::LetGo)),
+        }
+    }
+
+    /// Puts the archive, then the marker, once, then tells the progress service.
+    async fn commit(&self, shard: &Shard<'_>, mut outputs: Outputs) -> Result<Ending, Interrupt> {
+        let work = &shard.work;
+        let archive = work.sink.finish(work.id, &work.attempt).await?;
+        fault::point("worker.after-archive");
+        let outcome = |(position, task): (usize, &Task)| {
+            let lost = || Err(TaskError::transient(ErrorCode::ModelError, "the worker lost track of this task"));
+            let end = outputs.ends.remove(&position).unwrap_or_else(lost);
+            TaskOutcome {
+                task: task.index,
+                custom_id: task.custom_id.clone(),
+                seed: task.seed,
+                outcome: end.unwrap_or_else(Outcome::Failed),
+            }
+        };
+        let marker = CommitMarker {
+            version: 1,
+            run: work.spec.run.clone(),
+            shard: work.id,
+            attempt: work.attempt.clone(),
+            worker: self.config.worker.clone(),
+            archive,
+            outcomes: work.tasks.iter().enumerate().map(outcome).collect(),
+            started_at: shard.started_at,
+            committed_at: Timestamp::now(),
+            device_seconds: outputs.device_seconds,
+        };
+        let ours = marker.archive.clone();
+        fault::point("worker.before-marker");
+        let winner = work.store.commit(marker).await?;
+        fault::point("worker.after-marker");
+        if winner.attempt == work.attempt {
+            self.tell_progress(&work.spec, &winner).await;
+            fault::point("worker.after-progress");
+            return Ok(Ending::Committed);
+        }
+        tracing::warn!(shard = %work.id, winner = %winner.worker, "another worker committed this shard first");
+        if ours.is_some() {
+            work.store.delete(&ObjectKey::Archive(work.id, work.attempt.clone())).await?;
+        }
+        self.tell_progress(&work.spec, &winner).await;
+        Ok(Ending::AlreadyCommitted)
+    }
+
+    /// The progress service may be away: it is rebuilt from the markers, so the shard is done all the same.
+    async fn tell_progress(&self, spec: &RunSpec, marker: &CommitMarker) {
+        let progress = &self.backends.progress;
+        let counts = Counts::of(marker, spec.retry.max_rounds);
+        let told = async {
+            if progress.commit(&spec.run, marker.shard, counts).await? {
+                let failed = |outcome: &&TaskOutcome| matches!(outcome.outcome, Outcome::Failed(_));
+                let failures: Vec<_> = marker.outcomes.iter().filter(failed).cloned().collect();
+                if !failures.is_empty() {
+                    progress.report_failures(&spec.run, &failures).await?;
+                }
+            }
+            Ok::<_, diorama_backends::progress::ProgressError>(())
+        };
+        if let Err(error) = told.await {
+            tracing::warn!(%error, shard = %marker.shard, "the progress service does not know that the shard is done");
+        }
+    }
+
+    /// Ends the attempt in the journal and with the progress service. Failures here cost nothing but a suspicion.
+    async fn close(&self, shard: Shard<'_>, attempted: Result<Ending, Interrupt>) -> Result<Ending, Interrupt> {
+        let Shard { work, mut journal, .. } = shard;
+        let noted = match &attempted {
+            Ok(_) => journal.remove(&work.store).await,
+            Err(_) => journal.handed_back(&work.store, &work.attempt).await,
+        };
+        if let Err(error) = noted {
+            tracing::warn!(%error, shard = %work.id, "the shard's journal could not be brought up to date");
+        }
+        work.hold.forget().await;
+        attempted
+    }
+
+    /// Ends the delivery. A queue that does not know it any more has given it to somebody else, who will find the
+    /// marker.
+    async fn acknowledge(&self, delivery: Delivery, ending: Ending) -> Result<(), WorkerError> {
+        let settlement = match ending {
+            Ending::Committed | Ending::AlreadyCommitted | Ending::LetGo => Settlement::Ack,
+            Ending::HandedBack => Settlement::HandBack,
+            Ending::DeadLettered => Settlement::DeadLetter,
+        };
+        self.count(|report| match ending {
+            Ending::Committed => report.committed += 1,
+            Ending::AlreadyCommitted => report.already_committed += 1,
+            Ending::HandedBack => report.handed_back += 1,
+            Ending::LetGo => report.let_go += 1,
+            Ending::DeadLettered => report.dead_lettered += 1,
+        });
+        match delivery.settle(settlement).await {
+            Err(error @ QueueError::Stale(_)) => tracing::warn!(%error, "a late acknowledgement"),
+            result => result?,
+        }
+        fault::point("worker.after-ack");
+        Ok(())
+    }
+}
+
+impl Outputs {
+    fn add(&mut self, finished: Finished) {
+        self.ends.extend(finished.ends);
+        self.device_seconds += finished.device_seconds;
+    }
+}
+
+fn poison() -> TaskError {
+    let message = "the worker died every time while this task ran, alone at last; it is not tried again";
+    TaskError::permanent(ErrorCode::Poison, message)
+}
+
+/// An object that is there but damaged is nothing that a worker can mend or retry.
+fn dead_letter_damaged<T>(read: Result<T, ObjectError>) -> Result<T, Interrupt> {
+    read.map_err(|error| match error.kind {
+        ObjectErrorKind::Damaged => {
+            tracing::error!(%error, "the shard cannot be run");
+            Interrupt::Ended(Ending::DeadLettered)
+        }
+        _ => error.into(),
+    })
+}
+
+/// Fetches the references of a group, all at once.
+async fn load(work: &Arc<Work>, positions: Vec<usize>) -> Result<Loaded, WorkerError> {
+    let fetch = |position: usize| {
+        let work = work.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let wanted = work.variants[position].iter().any(|task| task.settings.method != Some(Method::Txt2img));
+            match work.tasks[position].reference.as_ref().filter(|_| wanted) {
+                Some(reference) => Ok(work.references.load(reference).await?.map(Some)),
+                None => Ok(Ok(None)),
+            }
+        }))
+    };
+    let fetching: Vec<_> = positions.into_iter().map(|position| (position, fetch(position))).collect();
+    let mut loaded = Vec::with_capacity(fetching.len());
+    for (position, fetching) in fetching {
+        loaded.push((position, flatten(fetching.await)?));
+    }
+    Ok(loaded)
+}
+
+/// Waits for a group's batches, then encodes and stores what each task came to.
+async fn finish(work: Arc<Work>, submitted: Submitted) -> Result<Finished, WorkerError> {
+    let mut made: BTreeMap<usize, Vec<(usize, Result<Generated, TaskError>)>> = BTreeMap::new();
+    let mut device_seconds = 0.0;
+    for (variant, positions, pending) in submitted.batches {
+        let batch = pending.done().await?;
+        device_seconds += batch.device_seconds;
+        for (position, result) in positions.into_iter().zip(batch.results) {
+            made.entry(position).or_default().push((variant, result));
+        }
+    }
+    fault::point("worker.after-generate");
+    let mut refused: BTreeMap<usize, TaskError> = submitted.refused.into_iter().collect();
+    let mut ends = Vec::with_capacity(submitted.positions.len());
+    let mut done = 0;
+    for position in submitted.positions {
+        let end = match refused.remove(&position) {
+            Some(error) => Err(error),
+            None => store_task(&work, position, made.remove(&position).unwrap_or_default()).await?,
+        };
+        match &end {
+            Ok(_) => done += 1,
+            Err(_) => work.sink.store(position, Vec::new()).await?,
+        }
+        ends.push((position, end));
+    }
+    work.hold.made(done, ends.len() as u64 - done).await;
+    Ok(Finished { ends, device_seconds })
+}
+
+/// Encodes and stores one task's files. The outer error is the infrastructure's.
+async fn store_task(
+    work: &Arc<Work>,
+    position: usize,
+    made: Vec<(usize, Result<Generated, TaskError>)>,
+) -> Result<TaskEnd, WorkerError> {
+    let mut main = None;
+    let mut compared = Vec::new();
+    let mut warnings = Vec::new();
+    for (variant, result) in made {
+        match (variant.checked_sub(1).map(|other| work.spec.compare[other]), result) {
+            (None, result) => main = Some(result),
+            (Some(method), Ok(other)) => compared.push((method, other)),
+            (Some(method), Err(error)) => warnings.push(format!("no comparison with {method}: {error}")),
+        }
+    }
+    let main = match main {
+        Some(Ok(main)) => main,
+        Some(Err(error)) => return Ok(Err(error)),
+        None => return Ok(Err(TaskError::transient(ErrorCode::ModelError, "the model gave no result"))),
+    };
+    warnings.splice(0..0, main.record.warnings.iter().cloned());
+    let mask_coverage = main.record.mask_coverage;
+
+    let (format, id) = (work.spec.format, work.tasks[position].custom_id.clone());
+    let encoded = tokio::task::spawn_blocking(move || encode(format, &id, &main, &compared)).await;
+    let files = match encoded {
+        Ok(Ok(files)) => files,
+        Ok(Err(error)) => return Ok(Err(error)),
+        Err(error) => {
+            let message = format!("encoding the picture ended badly: {error}");
+            return Ok(Err(TaskError::permanent(ErrorCode::OutputUnwritable, message)));
+        }
+    };
+    let roles = by_role(&files);
+    work.sink.store(position, files).await?;
+    Ok(Ok(Outcome::Done { files: roles, mask_coverage, warnings }))
+}

@@ -1,0 +1,98 @@
+//! Where a shard's files go before its commit: one object each, or one archive of the attempt's own.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use diorama_backends::fault;
+use diorama_backends::run_store::RunStore;
+use diorama_core::id::{AttemptId, ShardId};
+use diorama_core::key::{ObjectKey, RunRoot};
+use diorama_core::marker::ArchiveRef;
+use diorama_core::run::OutputFormat;
+
+use crate::archive::Archive;
+use crate::error::WorkerError;
+use crate::output::OutputFile;
+
+/// Takes the files of each task of one attempt.
+#[derive(Clone)]
+pub(crate) struct Sink {
+    store: RunStore,
+    /// Tasks of the shard.
+    tasks: usize,
+    /// `None` in files format, and after the end.
+    archive: Option<Arc<Mutex<Option<Archive>>>>,
+    scratch: PathBuf,
+}
+
+impl Sink {
+    /// Opens the place for a shard of `tasks` tasks.
+    pub(crate) fn open(
+        format: OutputFormat,
+        store: RunStore,
+        scratch: &Path,
+        tasks: usize,
+    ) -> Result<Self, WorkerError> {
+        let archive = match format {
+            OutputFormat::Files => None,
+            OutputFormat::Webdataset => {
+                let archive = Archive::create(scratch).map_err(|error| on_scratch(scratch, &error.to_string()))?;
+                Some(Arc::new(Mutex::new(Some(archive))))
+            }
+        };
+        Ok(Self { store, tasks, archive, scratch: scratch.to_owned() })
+    }
+
+    /// Stores the files of the task at `position`; called once for each, with no files where it failed.
+    pub(crate) async fn store(&self, position: usize, files: Vec<OutputFile>) -> Result<(), WorkerError> {
+        if position == self.tasks / 2 {
+            fault::point("worker.after-half-of-the-files");
+        }
+        match &self.archive {
+            None => {
+                for file in files {
+                    let key = self.store.relative(&file.path);
+                    self.store.objects().put(&key, file.bytes).await?;
+                }
+                Ok(())
+            }
+            Some(archive) => {
+                let archive = archive.clone();
+                self.blocking(move || {
+                    match archive.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                        Some(archive) => archive.add(position, files),
+                        None => Ok(()),
+                    }
+                })
+                .await
+            }
+        }
+    }
+
+    /// Ends the attempt's archive and puts it under its own name; `None` in files format or where it is empty.
+    pub(crate) async fn finish(&self, shard: ShardId, attempt: &AttemptId) -> Result<Option<ArchiveRef>, WorkerError> {
+        let Some(archive) = self.archive.clone() else { return Ok(None) };
+        let finish = move || match archive.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(archive) => archive.finish(),
+            None => Ok(None),
+        };
+        let Some(finished) = self.blocking(finish).await? else { return Ok(None) };
+        let key = ObjectKey::Archive(shard, attempt.clone());
+        self.store.objects().put_file(&self.store.path(&key), &finished.path).await?;
+        Ok(Some(ArchiveRef { key: key.path(&RunRoot::Own), sha256: finished.sha256, bytes: finished.bytes }))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        step: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, WorkerError> {
+        match tokio::task::spawn_blocking(step).await {
+            Ok(result) => result.map_err(|error| on_scratch(&self.scratch, &error.to_string())),
+            Err(error) => Err(WorkerError::Panicked(error.to_string())),
+        }
+    }
+}
+
+fn on_scratch(scratch: &Path, problem: &str) -> WorkerError {
+    WorkerError::Scratch { folder: scratch.display().to_string(), problem: problem.to_owned() }
+}
