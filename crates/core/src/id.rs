@@ -193,7 +193,7 @@ impl From<ShardId> for String {
 }
 
 /// The seed of a task's noise: 0 to 2^53 - 1, so that every JSON reader keeps it exact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct Seed(u64);
 

@@ -276,6 +276,17 @@ impl Settings {
         "paste_back",
     ];
 
+    /// The JSON that `text` means for `key`: how flags, environment variables and CSV cells are read. A list's entries
+    /// are separated by `,` or `;`. Text where a number is wanted stays text, and [`Settings::set`] refuses it.
+    pub fn read_text(key: &str, text: &str) -> Value {
+        match key {
+            "negative_prompt" => Value::from(text),
+            "preset" | "method" | "scheduler" | "layers" | "score" | "start" | "size" => Value::from(text.trim()),
+            "edit_steps" => text.split([',', ';']).map(number).collect(),
+            _ => number(text),
+        }
+    }
+
     /// Sets one key from JSON and checks its range.
     pub fn set(&mut self, key: &str, value: &Value) -> Result<(), SettingError> {
         fn read<T: serde::de::DeserializeOwned>(
@@ -401,6 +412,14 @@ impl Settings {
     }
 }
 
+/// The number that `text` is, else the text.
+pub fn number(text: &str) -> Value {
+    let text = text.trim();
+    let whole = text.parse::<u64>().ok().map(Value::from);
+    let fraction = || text.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map(Value::Number);
+    whole.or_else(fraction).unwrap_or_else(|| Value::from(text))
+}
+
 fn shorten(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() <= 60 { text } else { text.chars().take(57).chain("...".chars()).collect() }
@@ -449,6 +468,22 @@ mod tests {
         }
         assert_eq!(Settings::default().set("steps", &json!("many")).unwrap_err().code, "wrong_type");
         assert_eq!(Settings::default().set("stepps", &json!(1)).unwrap_err().code, "unknown_key");
+    }
+
+    #[test]
+    fn text_means_what_json_means() {
+        let read = |key: &str, text: &str| {
+            let mut settings = Settings::default();
+            settings.set(key, &Settings::read_text(key, text)).map(|()| settings)
+        };
+        assert_eq!(read("edit_steps", "5, 18;28").unwrap().edit_steps, Some(vec![5, 18, 28]));
+        assert_eq!(read("strength", " 0.6 ").unwrap().strength, Some(0.6));
+        assert_eq!(read("steps", "20").unwrap().steps, Some(20));
+        assert_eq!(read("negative_prompt", "007").unwrap().negative_prompt.as_deref(), Some("007"));
+        assert_eq!(read("layers", "a.attn2,b.attn2").unwrap().layers.map(String::from), Some("a.attn2,b.attn2".into()));
+        for (key, text) in [("steps", "many"), ("guidance", "NaN"), ("guidance", "inf"), ("edit_steps", "5,x")] {
+            assert_eq!(read(key, text).unwrap_err().code, "wrong_type", "{key} {text}");
+        }
     }
 
     #[test]

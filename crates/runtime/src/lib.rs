@@ -1,1 +1,6 @@
 //! Configuration, tracing and shutdown of a process.
+
+pub mod config;
+pub mod logging;
+pub mod options;
+pub mod shutdown;

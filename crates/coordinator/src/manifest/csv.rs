@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use csv::ByteRecord;
 use diorama_core::manifest::ManifestIssue;
+use diorama_core::settings::{self, Settings};
 use serde_json::{Map, Value};
 
 use super::format::{MAX_LINE_BYTES, Raw, column_issues, issue, known_keys};
@@ -96,18 +97,11 @@ fn row(line: u64, columns: &[String], cells: &[&str]) -> Raw {
 
 /// The JSON that a cell means. A cell that is no number where one is wanted stays text, and is refused as such later.
 fn value(column: &str, cell: &str) -> Value {
-    let number = |cell: &str| {
-        let cell = cell.trim();
-        let whole = cell.parse::<u64>().ok().map(Value::from);
-        let fraction = || cell.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map(Value::Number);
-        whole.or_else(fraction).unwrap_or_else(|| Value::from(cell))
-    };
     match column {
-        "custom_id" | "prompt" | "negative_prompt" | "reference" => Value::from(cell),
+        "custom_id" | "prompt" | "reference" => Value::from(cell),
         "subjects" => cell.split(';').map(|subject| Value::from(subject.trim())).collect(),
-        "edit_steps" => cell.split([';', ',']).map(number).collect(),
-        "preset" | "method" | "scheduler" | "layers" | "score" | "start" | "size" => Value::from(cell.trim()),
-        _ => number(cell),
+        "seed" => settings::number(cell),
+        setting => Settings::read_text(setting, cell),
     }
 }
 

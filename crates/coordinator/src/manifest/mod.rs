@@ -168,7 +168,8 @@ impl Manifest {
         self.format.rows(file, &self.path).map_err(|error| self.read_error(error))
     }
 
-    fn digest(&self) -> Result<Sha256Hex, ManifestError> {
+    /// The digest of the file.
+    pub fn digest(&self) -> Result<Sha256Hex, ManifestError> {
         let mut file = File::open(&self.path).map_err(|error| self.read_error(error))?;
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 1 << 16];
