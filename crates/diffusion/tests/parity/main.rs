@@ -2,5 +2,6 @@
 //! Stable Diffusion 1.x and 2.x, and what diffusers and brute-force autograd make of them. See docs/method.md.
 
 mod components;
+mod damaged_folders;
 mod golden;
 mod schedulers;
