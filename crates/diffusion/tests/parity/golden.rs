@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use diorama_diffusion::image_processor::Rgb;
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
@@ -77,4 +78,10 @@ impl Golden {
 
 pub(crate) fn configurations() -> impl Iterator<Item = Golden> {
     CONFIGURATIONS.into_iter().map(Golden::read)
+}
+
+/// The reference picture of every run: of a size that no model has.
+pub(crate) fn reference() -> Rgb {
+    let picture = image::open(root().join("reference.png")).expect("the golden reference is a picture").into_rgb8();
+    Rgb { width: picture.width(), height: picture.height(), data: picture.into_raw() }
 }

@@ -4,4 +4,5 @@
 mod components;
 mod damaged_folders;
 mod golden;
+mod pictures;
 mod schedulers;
