@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::config::{PredictionType, SchedulerConfig, VarianceType};
+use super::config::{FixedVariance, PredictionType, SchedulerConfig};
 use crate::error::Result;
 
 /// `ᾱ` where a step starts and where it ends.
@@ -52,9 +52,9 @@ pub(super) fn ddpm_step(
     let Some(noise) = noise else { return Ok(mean) };
     let small = (beta_prod_to / beta_prod * beta).max(1e-20);
     let deviation = match config.variance_type {
-        VarianceType::FixedSmall => small.sqrt(),
-        VarianceType::FixedSmallLog => (0.5 * small.ln()).exp(),
-        VarianceType::FixedLarge => beta.sqrt(),
+        FixedVariance::Small => small.sqrt(),
+        FixedVariance::SmallLog => (0.5 * small.ln()).exp(),
+        FixedVariance::Large => beta.sqrt(),
     };
     Ok(mean.f_add(&scaled(noise, deviation)?)?)
 }

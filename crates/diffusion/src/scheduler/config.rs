@@ -99,12 +99,14 @@ pub(super) enum BetaSchedule {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum VarianceType {
+pub(super) enum FixedVariance {
     #[default]
-    FixedSmall,
-    FixedSmallLog,
-    FixedLarge,
+    #[serde(rename = "fixed_small")]
+    Small,
+    #[serde(rename = "fixed_small_log")]
+    SmallLog,
+    #[serde(rename = "fixed_large")]
+    Large,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
@@ -162,7 +164,7 @@ pub struct SchedulerConfig {
     pub(super) steps_offset: usize,
     clip_sample: Option<bool>,
     pub(super) clip_sample_range: f64,
-    pub(super) variance_type: VarianceType,
+    pub(super) variance_type: FixedVariance,
     pub(super) set_alpha_to_one: bool,
     pub(super) use_karras_sigmas: bool,
     pub(super) sigma_min: Option<f64>,
