@@ -14,9 +14,9 @@ use crate::image_processor::{Gray, Rgb};
 /// rest dark.
 const BRIGHTEST: f64 = 0.995;
 /// How dark the picture is below a heat map.
-const DARKENED: f32 = 0.5;
+const DARKENED: f32 = 0.7;
 /// How much of the colour covers the picture at the lowest and at the highest score.
-const HEAT_OPACITY: (f32, f32) = (0.35, 0.9);
+const HEAT_OPACITY: (f32, f32) = (0.25, 0.9);
 /// The tint of what a mask keeps, and its share.
 const TINT: ([u8; 3], f32) = ([255, 64, 160], 0.35);
 /// A mask's outline: light on its inner side, dark on its outer side, so that it shows on any picture.
@@ -69,6 +69,9 @@ pub fn heat_map(picture: &Rgb, scores: &Tensor) -> Result<Rgb> {
 /// [`Error::Picture`] if a side is 0; [`Error::Torch`] if the mask has another shape.
 pub fn mask_picture(mask: &Tensor, width: u32, height: u32) -> Result<Gray> {
     let (_, rows, columns) = mask.size3()?;
+    if [rows, columns, width.into(), height.into()].contains(&0) {
+        return Err(Error::Picture(format!("a mask of {columns}x{rows} latents makes no {width}x{height} pixels")));
+    }
     let any = mask.f_to_device(Device::Cpu)?.f_to_kind(Kind::Bool)?.f_any_dim(0, false)?;
     let kept = Vec::<bool>::try_from(any.f_contiguous()?.f_view([-1])?)?;
     let (rows, columns) = (rows as usize, columns as usize);
@@ -77,9 +80,7 @@ pub fn mask_picture(mask: &Tensor, width: u32, height: u32) -> Result<Gray> {
         .flat_map(|y| (0..width).map(move |x| (x, y)))
         .map(|(x, y)| if kept[nearest(y, height, rows) * columns + nearest(x, width, columns)] { 255 } else { 0 })
         .collect();
-    let picture = Gray { width, height, data };
-    picture.check()?;
-    Ok(picture)
+    Ok(Gray { width, height, data })
 }
 
 /// The picture with what the mask keeps tinted and outlined.

@@ -65,7 +65,7 @@ pub(super) fn ddim_step(config: &SchedulerConfig, step: AlphaStep, output: &Tens
     let (root, root_beta) = (step.from.sqrt(), (1.0 - step.from).sqrt());
     // Not recomputed from the clipped sample, as in diffusers (`use_clipped_model_output` is off in its pipelines).
     let epsilon = match config.prediction_type {
-        PredictionType::Epsilon => output.shallow_clone(),
+        PredictionType::Epsilon => output.f_detach()?,
         PredictionType::Sample => divided(&sample.f_sub(&scaled(output, root)?)?, root_beta)?,
         PredictionType::VPrediction => scaled(output, root)?.f_add(&scaled(sample, root_beta)?)?,
     };
@@ -81,7 +81,7 @@ fn predict_original(config: &SchedulerConfig, alpha: f32, output: &Tensor, sampl
     let (root, root_beta) = (alpha.sqrt(), (1.0 - alpha).sqrt());
     let original = match config.prediction_type {
         PredictionType::Epsilon => divided(&sample.f_sub(&scaled(output, root_beta)?)?, root)?,
-        PredictionType::Sample => output.shallow_clone(),
+        PredictionType::Sample => output.f_detach()?,
         PredictionType::VPrediction => scaled(sample, root)?.f_sub(&scaled(output, root_beta)?)?,
     };
     match config.clip_sample() {

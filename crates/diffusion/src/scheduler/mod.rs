@@ -3,7 +3,8 @@
 //! A [`Scheduler`] is one denoising run of one batch. It counts in indices of its (possibly truncated) list of
 //! timesteps: `step(…, i, …)` takes the sample from the level of timestep i to that of i+1. It draws no noise: whoever
 //! calls gives it, so that a task's noise never depends on its batch mates. Tensors are `[n, c, h, w]` of any kind;
-//! half precision is widened to float32 inside a step, and the result has the kind of the sample.
+//! half precision is widened to float32 inside a step, and the result has the kind of the sample. Nothing here is
+//! differentiated: results are cut off from the graph.
 
 mod alpha_steps;
 mod config;
@@ -135,7 +136,7 @@ impl Scheduler {
                 let scale = (sigmas[at] * sigmas[at] + 1.0).sqrt();
                 alpha_steps::divided(&wide(sample)?, scale)?.as_kind_of(sample)
             }
-            Algorithm::Ddpm(_) | Algorithm::Ddim(_) | Algorithm::DpmppTwoM { .. } => Ok(sample.shallow_clone()),
+            Algorithm::Ddpm(_) | Algorithm::Ddim(_) | Algorithm::DpmppTwoM { .. } => Ok(sample.f_detach()?),
         }
     }
 
@@ -217,10 +218,12 @@ fn misuse(message: String) -> Error {
     Error::Setting { param: "steps", message }
 }
 
+/// In at least float32, and cut off from any graph: DPM-Solver++ would keep the graph of an edit step alive.
 fn wide(tensor: &Tensor) -> Result<Tensor> {
+    let tensor = tensor.f_detach()?;
     Ok(match tensor.f_kind()? {
         Kind::Half | Kind::BFloat16 => tensor.f_to_kind(Kind::Float)?,
-        _ => tensor.shallow_clone(),
+        _ => tensor,
     })
 }
 

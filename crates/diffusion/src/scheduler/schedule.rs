@@ -98,7 +98,7 @@ fn spaced(config: &SchedulerConfig, kind: SchedulerKind, steps: usize) -> Vec<f6
         TimestepSpacing::Trailing => return trailing(trained, steps),
         TimestepSpacing::Leading => {
             let ratio = trained / laid;
-            (0..laid).map(|i| (i * ratio + config.steps_offset) as f64).collect()
+            (0..laid).map(|i| (i * ratio).saturating_add(config.steps_offset) as f64).collect()
         }
         TimestepSpacing::Linspace => {
             let even = linspace(0.0, (trained - 1) as f64, laid);

@@ -17,7 +17,7 @@ pub(super) fn euler_step(
 ) -> Result<Tensor> {
     let original = match config.prediction_type {
         PredictionType::Epsilon => sample.f_sub(&scaled(output, sigma)?)?,
-        PredictionType::Sample => output.shallow_clone(),
+        PredictionType::Sample => output.f_detach()?,
         PredictionType::VPrediction => {
             let square = sigma * sigma + 1.0;
             scaled(output, -sigma / square.sqrt())?.f_add(&divided(sample, square)?)?
@@ -47,7 +47,7 @@ pub(super) fn dpmpp_step(
     let (alpha_t, sigma_t) = alpha_sigma(sigmas[i + 1]);
     let original = match config.prediction_type {
         PredictionType::Epsilon => divided(&sample.f_sub(&scaled(output, sigma_s)?)?, alpha_s)?,
-        PredictionType::Sample => output.shallow_clone(),
+        PredictionType::Sample => output.f_detach()?,
         PredictionType::VPrediction => scaled(sample, alpha_s)?.f_sub(&scaled(output, sigma_s)?)?,
     };
     let lambda_s = alpha_s.ln() - sigma_s.ln();

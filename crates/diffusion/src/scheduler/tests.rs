@@ -399,9 +399,20 @@ fn steps_that_do_not_fit_are_refused() {
         let error = Scheduler::new(&config, kind, steps).err().unwrap();
         assert!(matches!(error, Error::Setting { param: "steps", .. }), "{kind:?} {steps}: {error}");
     }
+    let far = config.clone().with_steps_offset(usize::MAX);
+    assert!(Scheduler::new(&far, SchedulerKind::Ddim, 4).is_err());
     let mut scheduler = Scheduler::new(&config, SchedulerKind::Ddim, 4).unwrap();
     assert!(scheduler.step(&noise(), 4, &original(), None).is_err());
     assert!(scheduler.add_noise(&original(), &noise(), 4).is_err());
+}
+
+#[test]
+fn numpys_extra_trailing_step_is_left_out() {
+    // arange(1000, 0, -1000 / 61) has 62 values.
+    let config = load("DDIMScheduler", r#""timestep_spacing": "trailing""#).unwrap();
+    let scheduler = Scheduler::new(&config, SchedulerKind::Ddim, 61).unwrap();
+    assert_eq!(scheduler.timesteps().len(), 61);
+    assert_eq!(scheduler.timesteps()[60], 15.0);
 }
 
 #[test]
