@@ -1,3 +1,25 @@
-//! Validation of manifests, submission, the pump, rounds of retries, reconciliation, finalisation.
+//! The coordinator: validation of manifests, submission, the pump, rounds of retries, reconciliation, finalisation.
+//!
+//! Knows no model and no worker, and no particular backend. Never prints: progress goes into a watch channel. Several
+//! may run for one run: nothing here is needed for safety, which the commit markers alone give.
 
+mod coordinator;
+mod error;
+mod finalise;
 pub mod manifest;
+mod outcomes;
+mod pump;
+mod reconcile;
+mod rounds;
+mod submit;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use coordinator::{Coordinator, CoordinatorConfig, RunEnd};
+pub use error::{BoxError, CoordinatorError};
+pub use finalise::finalise;
+pub use reconcile::reconcile;
+pub use rounds::RoundInfo;
+pub use submit::{Submission, Tasks, is_submitted, submit};
+pub use watch::RunProgress;

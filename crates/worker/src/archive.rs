@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use diorama_core::id::Sha256Hex;
@@ -33,7 +34,10 @@ pub(crate) struct FinishedArchive {
 impl Archive {
     /// Begins an archive in a file below `scratch`.
     pub(crate) fn create(scratch: &Path) -> io::Result<Self> {
-        let (file, path) = tempfile::Builder::new().prefix("archive-").tempfile_in(scratch)?.into_parts();
+        // Readable as any new file; a temporary one would be its owner's only.
+        let mode = std::fs::Permissions::from_mode(0o666);
+        let (file, path) =
+            tempfile::Builder::new().prefix("archive-").permissions(mode).tempfile_in(scratch)?.into_parts();
         let writer = Hashing { inner: BufWriter::new(file), digest: Sha256::new(), bytes: 0 };
         Ok(Self { tar: tar::Builder::new(writer), path, next: 0, waiting: BTreeMap::new(), members: 0 })
     }

@@ -199,11 +199,7 @@ impl Device {
     }
 
     /// The second and last try of a task whose batch failed.
-    fn alone(
-        &mut self,
-        job: &Job,
-        unwanted: &dyn Fn() -> bool,
-    ) -> Result<Result<Generated, TaskError>, EngineError> {
+    fn alone(&mut self, job: &Job, unwanted: &dyn Fn() -> bool) -> Result<Result<Generated, TaskError>, EngineError> {
         let failed = |code, message| Ok(Err(TaskError::transient(code, message)));
         match self.call(std::slice::from_ref(job), unwanted)? {
             Call::Done(mut made) => Ok(made.remove(0)),

@@ -54,8 +54,10 @@ impl Journal {
 
     /// Attempts that died.
     pub(crate) fn deaths(&self) -> u32 {
-        self.entries.iter().filter(|entry| matches!(entry, Entry::Started { attempt, .. } if self.died(attempt))).count()
-            as u32
+        self.entries
+            .iter()
+            .filter(|entry| matches!(entry, Entry::Started { attempt, .. } if self.died(attempt)))
+            .count() as u32
     }
 
     /// The tasks that ran, alone, when an attempt died.

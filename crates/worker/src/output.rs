@@ -59,11 +59,8 @@ pub(crate) fn encode(
     let unwritable = |error: image::ImageError| {
         TaskError::permanent(ErrorCode::OutputUnwritable, format!("the picture cannot be encoded: {error}"))
     };
-    let mut files = vec![OutputFile::new(
-        "image",
-        name("images", "", ".png"),
-        encode_rgb(&made.image).map_err(unwritable)?,
-    )];
+    let mut files =
+        vec![OutputFile::new("image", name("images", "", ".png"), encode_rgb(&made.image).map_err(unwritable)?)];
     if let Some(mask) = &made.mask {
         let bytes = encode_gray(mask).map_err(unwritable)?;
         files.push(OutputFile::new("mask", name("masks", "", ".png"), bytes));

@@ -1,7 +1,7 @@
 //! One shard, from delivery to acknowledgement. The order of the steps is the protocol: files, marker, progress,
 //! acknowledgement; a death between any two of them loses nothing and repeats nothing that was committed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use diorama_backends::fault;

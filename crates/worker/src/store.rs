@@ -58,11 +58,9 @@ impl Sink {
             }
             Some(archive) => {
                 let archive = archive.clone();
-                self.blocking(move || {
-                    match archive.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-                        Some(archive) => archive.add(position, files),
-                        None => Ok(()),
-                    }
+                self.blocking(move || match archive.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                    Some(archive) => archive.add(position, files),
+                    None => Ok(()),
                 })
                 .await
             }

@@ -78,9 +78,10 @@ impl SyntheticGenerator {
         let pixels = (side * side) as usize;
         let rgb = |salt| Rgb8 { width: side, height: side, data: texture(salt, pixels * 3) };
         let masked = task.settings.method.unwrap_or(Method::AbsGradSam) == Method::AbsGradSam;
-        let subjects = task.subjects.clone().unwrap_or_else(|| {
-            task.prompt.split_whitespace().next().map(str::to_owned).into_iter().collect()
-        });
+        let subjects = task
+            .subjects
+            .clone()
+            .unwrap_or_else(|| task.prompt.split_whitespace().next().map(str::to_owned).into_iter().collect());
         let mask: Vec<u8> = texture(3, pixels).into_iter().map(|value| if value < 128 { 0 } else { 255 }).collect();
         let coverage = mask.iter().filter(|value| **value == 255).count() as f64 / pixels as f64;
         let reference = job.reference.as_ref().map(|reference| ReferenceRecord {
@@ -89,10 +90,8 @@ impl SyntheticGenerator {
             width: reference.picture.width,
             height: reference.picture.height,
         });
-        let heatmaps = subjects.iter().zip(4u8..).map(|(subject, salt)| Heatmap {
-            subject: subject.clone(),
-            picture: rgb(salt),
-        });
+        let heatmaps =
+            subjects.iter().zip(4u8..).map(|(subject, salt)| Heatmap { subject: subject.clone(), picture: rgb(salt) });
         Ok(Generated {
             image: rgb(1),
             overlay: masked.then(|| rgb(2)),

@@ -186,7 +186,8 @@ impl Worker {
     async fn give_signs_of_life(self: Arc<Self>) {
         let ttl = self.config.heartbeat * 3;
         loop {
-            let holding: Vec<_> = locked(&self.holding).iter().map(|(key, holder)| (key.clone(), holder.clone())).collect();
+            let holding: Vec<_> =
+                locked(&self.holding).iter().map(|(key, holder)| (key.clone(), holder.clone())).collect();
             let state = match (self.stopping.is_cancelled(), holding.is_empty()) {
                 (true, _) => "draining",
                 (false, true) => "idle",

@@ -1,0 +1,128 @@
+//! Brings a submitted run to its end: reconcile, pump round after round, finalise.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use diorama_backends::Backends;
+use diorama_backends::run_store::RunStore;
+use diorama_core::key::ObjectKey;
+use diorama_core::run::{RunSpec, RunState, RunSummary};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::CoordinatorError;
+use crate::finalise::finalise;
+use crate::pump::RoundEnd;
+use crate::reconcile::reconcile;
+use crate::rounds::{self, RoundInfo};
+use crate::watch::{Gauge, RunProgress};
+
+/// How a coordinator works.
+#[derive(Debug, Clone)]
+pub struct CoordinatorConfig {
+    /// Shards of a run that are in the queue or in work at a time.
+    pub window: usize,
+    /// Between two looks at the progress.
+    pub poll: Duration,
+    /// A shard that was published longer ago than this, waits nowhere and is held by nobody, is published again.
+    pub publish_again_after: Duration,
+    /// Where the final files are prepared; best on the same file system as a folder store.
+    pub scratch: PathBuf,
+}
+
+impl CoordinatorConfig {
+    /// The defaults, preparing files in `scratch`.
+    pub fn new(scratch: PathBuf) -> Self {
+        Self { window: 16, poll: Duration::from_millis(50), publish_again_after: Duration::from_secs(60), scratch }
+    }
+}
+
+/// How [`Coordinator::drive`] ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RunEnd {
+    /// Every task has its outcome.
+    Finished(RunSummary),
+    /// The run was cancelled; what was committed before is kept, the rest failed as `cancelled`.
+    Cancelled(RunSummary),
+    /// Stopped in good order on request; the same run can go on later.
+    Drained,
+}
+
+/// Drives one run.
+pub struct Coordinator {
+    pub(crate) backends: Backends,
+    pub(crate) store: RunStore,
+    pub(crate) config: CoordinatorConfig,
+    pub(crate) watchers: watch::Sender<RunProgress>,
+}
+
+impl Coordinator {
+    /// A coordinator of the run in `store`, which tells `watchers` how far it is.
+    pub fn new(
+        backends: Backends,
+        store: RunStore,
+        config: CoordinatorConfig,
+        watchers: watch::Sender<RunProgress>,
+    ) -> Self {
+        Self { backends, store, config, watchers }
+    }
+
+    /// Brings a submitted run to its end, or stops when `drain` is cancelled. Work is done by workers that consume
+    /// the pool's queue meanwhile.
+    pub async fn drive(&self, spec: &RunSpec, drain: &CancellationToken) -> Result<RunEnd, CoordinatorError> {
+        if let Some(summary) = self.store.read_json::<RunSummary>(&ObjectKey::Summary).await? {
+            return Ok(ended(summary));
+        }
+        reconcile(&self.store, spec, &*self.backends.progress).await?;
+        let mut gauge = Gauge::new();
+        let mut round = self.latest_round().await?;
+        let state = loop {
+            if self.wait_until(&round, drain).await == RoundEnd::Drained {
+                return Ok(RunEnd::Drained);
+            }
+            match self.pump(spec, &round, &mut gauge, drain).await? {
+                RoundEnd::Drained => return Ok(RunEnd::Drained),
+                RoundEnd::Cancelled => break RunState::Cancelled,
+                RoundEnd::Committed => match rounds::next(&self.store, spec, &round).await? {
+                    Some(next) => round = next,
+                    None => break RunState::Finished,
+                },
+            }
+        };
+        let summary = finalise(&self.store, spec, state, &self.config.scratch).await?;
+        self.tell(spec, state, &round, &mut gauge).await?;
+        Ok(ended(summary))
+    }
+
+    async fn latest_round(&self) -> Result<RoundInfo, CoordinatorError> {
+        let latest = rounds::all(&self.store).await?.pop();
+        latest.ok_or_else(|| {
+            let key = self.store.path(&ObjectKey::RoundComplete(diorama_core::id::Round(0)));
+            diorama_backends::objects::ObjectError::damaged(key, "the run is not completely submitted").into()
+        })
+    }
+
+    /// Waits until the round may begin; a drain or a cancellation does not wait for it.
+    async fn wait_until(&self, round: &RoundInfo, drain: &CancellationToken) -> RoundEnd {
+        loop {
+            let left = Timestamp::now().duration_until(round.not_before);
+            let Ok(left) = Duration::try_from(left) else { return RoundEnd::Committed };
+            if left.is_zero() || matches!(self.store.control().await, Ok(RunState::Cancelled)) {
+                return RoundEnd::Committed;
+            }
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => return RoundEnd::Drained,
+                () = tokio::time::sleep(left.min(Duration::from_secs(1))) => {}
+            }
+        }
+    }
+}
+
+fn ended(summary: RunSummary) -> RunEnd {
+    match summary.state {
+        RunState::Cancelled => RunEnd::Cancelled(summary),
+        RunState::Finished | RunState::Running | RunState::Paused => RunEnd::Finished(summary),
+    }
+}

@@ -1,0 +1,81 @@
+//! What ends the coordination of a run. Nothing of it loses what is committed.
+
+use std::path::PathBuf;
+
+use diorama_backends::objects::ObjectError;
+use diorama_backends::progress::ProgressError;
+use diorama_backends::queue::QueueError;
+use diorama_core::id::ShardId;
+
+/// Any error of the code that gives tasks.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a run could not be submitted or brought to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum CoordinatorError {
+    /// The object store.
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
+    /// The queue.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The progress service.
+    #[error(transparent)]
+    Progress(#[from] ProgressError),
+    /// The place holds another run, or this one with other settings.
+    #[error("a run is here already, and it is not the one that was asked for: {}; choose another folder, or run the \
+             command as it was the first time", .differences.join("; "))]
+    Differs {
+        /// Each thing that differs: `what: there is A, asked for is B`.
+        differences: Vec<String>,
+    },
+    /// The manifest gave no further task.
+    #[error("the manifest could not be read to its end: {0}")]
+    Tasks(BoxError),
+    /// The manifest gave other tasks than were counted when it was checked.
+    #[error(
+        "the manifest gave {found} tasks where {counted} were counted when it was checked; was it changed since? \
+             Run the command again"
+    )]
+    TaskCount {
+        /// Tasks that it was said to have.
+        counted: u64,
+        /// Tasks that came.
+        found: u64,
+    },
+    /// A shard that no worker can run.
+    #[error(
+        "shard {shard} cannot be run: {problem}; the run cannot end. Restore the file from a copy, or start in a \
+             new folder"
+    )]
+    Unusable {
+        /// Which.
+        shard: ShardId,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The local disk on which the final files are prepared.
+    #[error("preparing {} failed: {error}", .path.display())]
+    Scratch {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        error: std::io::Error,
+    },
+}
+
+impl CoordinatorError {
+    /// Whether the same run may go on later with nothing changed by hand.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Objects(error) => error.is_retryable(),
+            Self::Queue(error) => error.is_retryable(),
+            Self::Progress(_) => true,
+            Self::Differs { .. }
+            | Self::Tasks(_)
+            | Self::TaskCount { .. }
+            | Self::Unusable { .. }
+            | Self::Scratch { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The end of a run: `results.jsonl`, `errors.jsonl`, and last `summary.json`, whose existence says that it has ended.
+//!
+//! Each is written as a whole or not at all, streamed, tasks in the manifest's order. What attempts left behind that
+//! were never committed is removed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use diorama_backends::fault;
+use diorama_backends::objects::list_all;
+use diorama_backends::run_store::RunStore;
+use diorama_core::id::ShardId;
+use diorama_core::key::ObjectKey;
+use diorama_core::manifest::ManifestIssue;
+use diorama_core::outcome::{Outcome, TaskOutcome};
+use diorama_core::run::{RunSpec, RunState, RunSummary};
+use serde::Serialize;
+use tempfile::TempPath;
+use tokio::io::{AsyncWriteExt, BufWriter};
+
+use crate::error::CoordinatorError;
+use crate::outcomes::Outcomes;
+use crate::rounds::{self, RoundInfo};
+
+/// A line of `results.jsonl`.
+#[derive(Serialize)]
+struct ResultLine<'a> {
+    #[serde(flatten)]
+    outcome: &'a TaskOutcome,
+    /// Which archive holds the files, in webdataset format.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    archive: Option<&'a str>,
+}
+
+/// A line of `errors.jsonl` about a row that never became a task.
+#[derive(Serialize)]
+struct InvalidLine<'a> {
+    status: &'static str,
+    #[serde(flatten)]
+    issue: &'a ManifestIssue,
+}
+
+/// Writes the final files of a run all of whose shards are committed, or that was cancelled. Doing it twice gives the
+/// same files.
+pub async fn finalise(
+    store: &RunStore,
+    spec: &RunSpec,
+    state: RunState,
+    scratch: &Path,
+) -> Result<RunSummary, CoordinatorError> {
+    let rounds = rounds::all(store).await?;
+    let last_round = rounds.last().map_or(0, |round| round.round.0);
+    let mut outcomes = Outcomes::new(store, rounds.clone(), state == RunState::Cancelled);
+    let mut results = LocalFile::create(scratch).await?;
+    let mut errors = LocalFile::create(scratch).await?;
+    let (mut done, mut failed, mut failures) = (0, 0, BTreeMap::new());
+    while let Some(last) = outcomes.next().await? {
+        match &last.outcome.outcome {
+            Outcome::Done { .. } => {
+                done += 1;
+                results.line(&ResultLine { outcome: &last.outcome, archive: last.archive.as_deref() }).await?;
+            }
+            Outcome::Failed(error) => {
+                failed += 1;
+                *failures.entry(error.code.to_string()).or_insert(0) += 1;
+                errors.line(&last.outcome).await?;
+            }
+        }
+    }
+    if done + failed != spec.tasks {
+        return Err(CoordinatorError::TaskCount { counted: spec.tasks, found: done + failed });
+    }
+    for issue in invalid_rows(store).await? {
+        errors.line(&InvalidLine { status: "invalid", issue: &issue }).await?;
+    }
+    let wall_seconds = outcomes.totals.wall_seconds();
+    let summary = RunSummary {
+        run: spec.run.clone(),
+        state,
+        tasks: spec.tasks,
+        done,
+        failed,
+        invalid_rows: spec.invalid_rows,
+        failures,
+        rounds: last_round,
+        shards: outcomes.totals.shards,
+        device_seconds: outcomes.totals.device_seconds,
+        wall_seconds,
+        pictures_per_second: if wall_seconds > 0.0 { done as f64 / wall_seconds } else { 0.0 },
+    };
+    fault::point("finalise.before-results");
+    results.put(store, &ObjectKey::Results).await?;
+    fault::point("finalise.before-errors");
+    errors.put(store, &ObjectKey::Errors).await?;
+    sweep(store, &rounds).await?;
+    fault::point("finalise.before-summary");
+    store.write_json(&ObjectKey::Summary, &summary).await?;
+    fault::point("finalise.after-summary");
+    Ok(summary)
+}
+
+async fn invalid_rows(store: &RunStore) -> Result<Vec<ManifestIssue>, CoordinatorError> {
+    let bytes = store.read(&ObjectKey::InvalidRows).await?.unwrap_or_default();
+    let issues: Result<_, _> = serde_json::Deserializer::from_slice(&bytes).into_iter().collect();
+    issues.map_err(|error| {
+        let key = store.path(&ObjectKey::InvalidRows);
+        diorama_backends::objects::ObjectError::damaged(key, error.to_string()).into()
+    })
+}
+
+/// Removes archives that no marker names and journals that nobody will read.
+async fn sweep(store: &RunStore, rounds: &[RoundInfo]) -> Result<(), CoordinatorError> {
+    let archives = list_all(store.objects(), &store.relative("shards/")).await?;
+    if !archives.is_empty() {
+        let mut named = HashSet::new();
+        for shard in rounds.iter().flat_map(RoundInfo::shard_ids).collect::<Vec<ShardId>>() {
+            if let Some(archive) = store.marker(shard).await?.and_then(|marker| marker.archive) {
+                named.insert(store.relative(&archive.key));
+            }
+        }
+        for archive in archives.iter().filter(|archive| !named.contains(&archive.key)) {
+            store.objects().delete(&archive.key).await?;
+        }
+    }
+    for journal in list_all(store.objects(), &store.relative("journal/")).await? {
+        store.objects().delete(&journal.key).await?;
+    }
+    Ok(())
+}
+
+/// A file that is prepared here and then becomes an object.
+struct LocalFile {
+    path: TempPath,
+    file: BufWriter<tokio::fs::File>,
+}
+
+impl LocalFile {
+    async fn create(scratch: &Path) -> Result<Self, CoordinatorError> {
+        let scratch_error = |error| CoordinatorError::Scratch { path: scratch.to_owned(), error };
+        let (file, path) = tempfile::Builder::new()
+            .prefix("final-")
+            // As any new file; a temporary one would be readable by its owner only.
+            .permissions(std::fs::Permissions::from_mode(0o666))
+            .tempfile_in(scratch)
+            .map_err(scratch_error)?
+            .into_parts();
+        Ok(Self { path, file: BufWriter::new(tokio::fs::File::from_std(file)) })
+    }
+
+    fn failed(&self, error: std::io::Error) -> CoordinatorError {
+        CoordinatorError::Scratch { path: self.path.to_path_buf(), error }
+    }
+
+    async fn line<T: Serialize>(&mut self, value: &T) -> Result<(), CoordinatorError> {
+        let written = async {
+            let mut line = serde_json::to_vec(value)?;
+            line.push(b'\n');
+            self.file.write_all(&line).await
+        };
+        let written = written.await;
+        written.map_err(|error| self.failed(error))
+    }
+
+    async fn put(mut self, store: &RunStore, key: &ObjectKey) -> Result<(), CoordinatorError> {
+        let flushed = self.file.flush().await;
+        flushed.map_err(|error| self.failed(error))?;
+        Ok(store.objects().put_file(&store.path(key), &self.path).await?)
+    }
+}

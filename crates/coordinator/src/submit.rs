@@ -1,0 +1,115 @@
+//! Submission: the spec, the input shards, and last the word that they are complete. A run without that word is
+//! submitted again, over what is there; a run with it is never touched.
+
+use diorama_backends::fault;
+use diorama_backends::run_store::RunStore;
+use diorama_core::id::{Round, ShardId};
+use diorama_core::key::ObjectKey;
+use diorama_core::manifest::ManifestIssue;
+use diorama_core::run::RunSpec;
+use diorama_core::task::Task;
+use jiff::Timestamp;
+
+use crate::error::{BoxError, CoordinatorError};
+use crate::rounds::RoundInfo;
+
+/// The tasks of a manifest, in its order, their indices rising from 0 without a gap.
+pub type Tasks = Box<dyn Iterator<Item = Result<Task, BoxError>> + Send>;
+
+/// What is submitted.
+pub struct Submission {
+    /// The spec; where a run is there already, it must agree with it.
+    pub spec: RunSpec,
+    /// Only read where the run is not completely submitted yet.
+    pub tasks: Tasks,
+    /// The rows that were refused and skipped.
+    pub invalid: Vec<ManifestIssue>,
+}
+
+/// Submits the run, or finds that it was submitted. Gives the spec that is in force: the first one, if there was one.
+pub async fn submit(store: &RunStore, submission: Submission) -> Result<RunSpec, CoordinatorError> {
+    let spec = match store.spec().await? {
+        Some(existing) => agree(existing, &submission.spec)?,
+        None => {
+            store.write_json(&ObjectKey::Spec, &submission.spec).await?;
+            submission.spec
+        }
+    };
+    fault::point("submit.after-spec");
+    if is_submitted(store).await? {
+        return Ok(spec);
+    }
+    let invalid = store.json_lines(&ObjectKey::InvalidRows, &submission.invalid)?;
+    store.objects().put(&store.path(&ObjectKey::InvalidRows), invalid).await?;
+    write_inputs(store, &spec, submission.tasks).await?;
+    fault::point("submit.after-inputs");
+    let round = RoundInfo { round: Round(0), shards: spec.shards(), tasks: spec.tasks, not_before: Timestamp::now() };
+    store.write_json(&ObjectKey::RoundComplete(Round(0)), &round).await?;
+    fault::point("submit.after-round-complete");
+    Ok(spec)
+}
+
+/// Whether every input shard of the run is there, so that its manifest is not needed any more.
+pub async fn is_submitted(store: &RunStore) -> Result<bool, CoordinatorError> {
+    Ok(store.exists(&ObjectKey::RoundComplete(Round(0))).await?)
+}
+
+async fn write_inputs(store: &RunStore, spec: &RunSpec, mut tasks: Tasks) -> Result<(), CoordinatorError> {
+    let shard_size = spec.shard_size.max(1) as usize;
+    let mut found = 0;
+    for index in 0..spec.shards() {
+        // The iterator reads files: off the async threads with it, a shard at a time.
+        let next_shard = move || {
+            let shard = tasks.by_ref().take(shard_size).collect::<Result<Vec<_>, _>>();
+            (tasks, shard)
+        };
+        let (rest, shard) = tokio::task::spawn_blocking(next_shard)
+            .await
+            .map_err(|error| CoordinatorError::Tasks(error.to_string().into()))?;
+        tasks = rest;
+        let shard = shard.map_err(CoordinatorError::Tasks)?;
+        if shard.is_empty() {
+            break;
+        }
+        found += shard.len() as u64;
+        store.write_input(ShardId { round: Round(0), index }, &shard).await?;
+        if index == spec.shards() / 2 {
+            fault::point("submit.after-half-of-the-inputs");
+        }
+    }
+    // One more look: the end must be where it was counted, and an iterator may say only there that its file changed.
+    let surplus = tokio::task::spawn_blocking(move || tasks.next())
+        .await
+        .map_err(|error| CoordinatorError::Tasks(error.to_string().into()))?;
+    found += u64::from(surplus.transpose().map_err(CoordinatorError::Tasks)?.is_some());
+    if found != spec.tasks {
+        return Err(CoordinatorError::TaskCount { counted: spec.tasks, found });
+    }
+    Ok(())
+}
+
+/// The existing spec, where it is the run that was asked for. What may differ: ids, times, counts.
+fn agree(existing: RunSpec, asked: &RunSpec) -> Result<RunSpec, CoordinatorError> {
+    let mut differences = Vec::new();
+    let mut compare = |what: &str, there: String, asked: String| {
+        if there != asked {
+            differences.push(format!("{what}: there is {there}, asked for is {asked}"));
+        }
+    };
+    let json = |value: Result<serde_json::Value, serde_json::Error>| value.unwrap_or_default();
+    let (there_settings, asked_settings) =
+        (json(serde_json::to_value(&existing.settings)), json(serde_json::to_value(&asked.settings)));
+    for key in diorama_core::settings::Settings::KEYS {
+        let shown = |settings: &serde_json::Value| settings.get(key).map_or("unset".to_owned(), ToString::to_string);
+        compare(key, shown(&there_settings), shown(&asked_settings));
+    }
+    let methods = |spec: &RunSpec| spec.compare.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(",");
+    compare("manifest's sha256", existing.manifest_sha256.to_string(), asked.manifest_sha256.to_string());
+    compare("folder of the references", existing.reference_root.clone(), asked.reference_root.clone());
+    compare("seed of the run", existing.seed.to_string(), asked.seed.to_string());
+    compare("compare", format!("{:?}", methods(&existing)), format!("{:?}", methods(asked)));
+    compare("format", format!("{:?}", existing.format), format!("{:?}", asked.format));
+    compare("shard size", existing.shard_size.to_string(), asked.shard_size.to_string());
+    compare("retry", format!("{:?}", existing.retry), format!("{:?}", asked.retry));
+    if differences.is_empty() { Ok(existing) } else { Err(CoordinatorError::Differs { differences }) }
+}
