@@ -1,7 +1,5 @@
 //! What ends the coordination of a run. Nothing of it loses what is committed.
 
-use std::path::PathBuf;
-
 use diorama_backends::objects::ObjectError;
 use diorama_backends::progress::ProgressError;
 use diorama_backends::queue::QueueError;
@@ -13,7 +11,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Why a run could not be submitted or brought to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum CoordinatorError {
-    /// The object store.
+    /// The object store, or the local disk on which the final files are prepared.
     #[error(transparent)]
     Objects(#[from] ObjectError),
     /// The queue.
@@ -54,28 +52,16 @@ pub enum CoordinatorError {
         /// What is wrong with it.
         problem: String,
     },
-    /// The local disk on which the final files are prepared.
-    #[error("preparing {} failed: {error}", .path.display())]
-    Scratch {
-        /// The file.
-        path: PathBuf,
-        /// The system's words.
-        error: std::io::Error,
-    },
 }
 
 impl CoordinatorError {
-    /// Whether the same run may go on later with nothing changed by hand.
+    /// Whether the same run may go on later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Objects(error) => error.is_retryable(),
+            Self::Objects(error) => error.may_pass_later(),
             Self::Queue(error) => error.is_retryable(),
             Self::Progress(_) => true,
-            Self::Differs { .. }
-            | Self::Tasks(_)
-            | Self::TaskCount { .. }
-            | Self::Unusable { .. }
-            | Self::Scratch { .. } => false,
+            Self::Differs { .. } | Self::Tasks(_) | Self::TaskCount { .. } | Self::Unusable { .. } => false,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use diorama_backends::fault;
-use diorama_backends::objects::list_all;
+use diorama_backends::objects::{ObjectError, list_all};
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::ShardId;
 use diorama_core::key::ObjectKey;
@@ -105,7 +105,7 @@ async fn invalid_rows(store: &RunStore) -> Result<Vec<ManifestIssue>, Coordinato
     let issues: Result<_, _> = serde_json::Deserializer::from_slice(&bytes).into_iter().collect();
     issues.map_err(|error| {
         let key = store.path(&ObjectKey::InvalidRows);
-        diorama_backends::objects::ObjectError::damaged(key, error.to_string()).into()
+        ObjectError::damaged(key, error.to_string()).into()
     })
 }
 
@@ -137,19 +137,18 @@ struct LocalFile {
 
 impl LocalFile {
     async fn create(scratch: &Path) -> Result<Self, CoordinatorError> {
-        let scratch_error = |error| CoordinatorError::Scratch { path: scratch.to_owned(), error };
         let (file, path) = tempfile::Builder::new()
             .prefix("final-")
             // As any new file; a temporary one would be readable by its owner only.
             .permissions(std::fs::Permissions::from_mode(0o666))
             .tempfile_in(scratch)
-            .map_err(scratch_error)?
+            .map_err(|error| preparing(scratch, &error))?
             .into_parts();
         Ok(Self { path, file: BufWriter::new(tokio::fs::File::from_std(file)) })
     }
 
     fn failed(&self, error: std::io::Error) -> CoordinatorError {
-        CoordinatorError::Scratch { path: self.path.to_path_buf(), error }
+        preparing(&self.path, &error)
     }
 
     async fn line<T: Serialize>(&mut self, value: &T) -> Result<(), CoordinatorError> {
@@ -167,4 +166,8 @@ impl LocalFile {
         flushed.map_err(|error| self.failed(error))?;
         Ok(store.objects().put_file(&store.path(key), &self.path).await?)
     }
+}
+
+fn preparing(path: &Path, error: &std::io::Error) -> CoordinatorError {
+    ObjectError::io("preparing", path.display().to_string(), error).into()
 }

@@ -110,6 +110,7 @@ fn agree(existing: RunSpec, asked: &RunSpec) -> Result<RunSpec, CoordinatorError
     compare("compare", format!("{:?}", methods(&existing)), format!("{:?}", methods(asked)));
     compare("format", format!("{:?}", existing.format), format!("{:?}", asked.format));
     compare("shard size", existing.shard_size.to_string(), asked.shard_size.to_string());
+    compare("model", existing.model.to_string(), asked.model.to_string());
     compare("retry", format!("{:?}", existing.retry), format!("{:?}", asked.retry));
     if differences.is_empty() { Ok(existing) } else { Err(CoordinatorError::Differs { differences }) }
 }

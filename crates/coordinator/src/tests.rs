@@ -20,7 +20,7 @@ use diorama_core::manifest::ManifestIssue;
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
 use diorama_core::retry::RetryPolicy;
-use diorama_core::run::{Control, OutputFormat, RunSpec, RunState, RunSummary};
+use diorama_core::run::{Control, ModelIdentity, OutputFormat, RunSpec, RunState, RunSummary};
 use diorama_core::settings::Settings;
 use diorama_core::task::Task;
 use jiff::Timestamp;
@@ -51,6 +51,7 @@ pub(crate) fn spec(tasks: u64, shard_size: u32) -> RunSpec {
         tasks,
         invalid_rows: 0,
         retry: RetryPolicy { max_rounds: 2, delay_seconds: 0.0, poison_after: 2 },
+        model: ModelIdentity { sha256: "none".to_owned(), dtype: "f32".to_owned() },
     }
 }
 

@@ -53,6 +53,29 @@ pub struct RunSpec {
     pub invalid_rows: u64,
     /// When failed tasks are tried again.
     pub retry: RetryPolicy,
+    /// The model that the run was checked with: its pictures come from no other one.
+    pub model: ModelIdentity,
+}
+
+/// What of a generator decides pixels, besides the kind of its device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    /// SHA-256 over the model's weights and configurations, as in [`crate::generator::GeneratorInfo`].
+    pub sha256: String,
+    /// `f32`, `bf16` or `f16`.
+    pub dtype: String,
+}
+
+impl From<&crate::generator::GeneratorInfo> for ModelIdentity {
+    fn from(info: &crate::generator::GeneratorInfo) -> Self {
+        Self { sha256: info.model_sha256.clone(), dtype: info.dtype.clone() }
+    }
+}
+
+impl std::fmt::Display for ModelIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} in {}", self.sha256, self.dtype)
+    }
 }
 
 impl RunSpec {

@@ -8,7 +8,7 @@ use crate::engine::EngineError;
 /// Why a worker stopped. The shards that it held were handed back; what is committed is kept.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// The object store, or the disk that holds the references.
+    /// The object store, or the disk that holds the references or on which archives are prepared.
     #[error(transparent)]
     Objects(#[from] ObjectError),
     /// The queue.
@@ -17,27 +17,19 @@ pub enum WorkerError {
     /// The device.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The local disk that archives are prepared on.
-    #[error("preparing an archive in {folder} failed: {problem}; free some space or choose another folder")]
-    Scratch {
-        /// The folder.
-        folder: String,
-        /// The system's words.
-        problem: String,
-    },
     /// A defect of ours.
     #[error("a task of the worker panicked: {0}; please report this")]
     Panicked(String),
 }
 
 impl WorkerError {
-    /// Whether a new worker may succeed with nothing changed by hand.
+    /// Whether a new worker may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Objects(error) => error.is_retryable(),
+            Self::Objects(error) => error.may_pass_later(),
             Self::Queue(error) => error.is_retryable(),
             Self::Engine(EngineError::Lost(_) | EngineError::Stopped) => true,
-            Self::Engine(EngineError::Start(_)) | Self::Scratch { .. } | Self::Panicked(_) => false,
+            Self::Engine(EngineError::Start(_)) | Self::Panicked(_) => false,
         }
     }
 }

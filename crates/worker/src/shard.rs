@@ -488,9 +488,12 @@ async fn load(work: &Arc<Work>, positions: Vec<usize>) -> Result<Loaded, WorkerE
     Ok(loaded)
 }
 
+/// What the device made of one task: the task itself and the methods that it is compared with, by their numbers.
+type Variants = Vec<(usize, Result<Generated, TaskError>)>;
+
 /// Waits for a group's batches, then encodes and stores what each task came to.
 async fn finish(work: Arc<Work>, submitted: Submitted) -> Result<Finished, WorkerError> {
-    let mut made: BTreeMap<usize, Vec<(usize, Result<Generated, TaskError>)>> = BTreeMap::new();
+    let mut made: BTreeMap<usize, Variants> = BTreeMap::new();
     let mut device_seconds = 0.0;
     for (variant, positions, pending) in submitted.batches {
         let batch = pending.done().await?;
@@ -519,11 +522,7 @@ async fn finish(work: Arc<Work>, submitted: Submitted) -> Result<Finished, Worke
 }
 
 /// Encodes and stores one task's files. The outer error is the infrastructure's.
-async fn store_task(
-    work: &Arc<Work>,
-    position: usize,
-    made: Vec<(usize, Result<Generated, TaskError>)>,
-) -> Result<TaskEnd, WorkerError> {
+async fn store_task(work: &Arc<Work>, position: usize, made: Variants) -> Result<TaskEnd, WorkerError> {
     let mut main = None;
     let mut compared = Vec::new();
     let mut warnings = Vec::new();

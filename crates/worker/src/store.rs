@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use diorama_backends::fault;
+use diorama_backends::objects::ObjectError;
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{AttemptId, ShardId};
 use diorama_core::key::{ObjectKey, RunRoot};
@@ -36,7 +37,7 @@ impl Sink {
         let archive = match format {
             OutputFormat::Files => None,
             OutputFormat::Webdataset => {
-                let archive = Archive::create(scratch).map_err(|error| on_scratch(scratch, &error.to_string()))?;
+                let archive = Archive::create(scratch).map_err(|error| on_scratch(scratch, &error))?;
                 Some(Arc::new(Mutex::new(Some(archive))))
             }
         };
@@ -85,12 +86,12 @@ impl Sink {
         step: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, WorkerError> {
         match tokio::task::spawn_blocking(step).await {
-            Ok(result) => result.map_err(|error| on_scratch(&self.scratch, &error.to_string())),
+            Ok(result) => result.map_err(|error| on_scratch(&self.scratch, &error)),
             Err(error) => Err(WorkerError::Panicked(error.to_string())),
         }
     }
 }
 
-fn on_scratch(scratch: &Path, problem: &str) -> WorkerError {
-    WorkerError::Scratch { folder: scratch.display().to_string(), problem: problem.to_owned() }
+fn on_scratch(scratch: &Path, error: &std::io::Error) -> WorkerError {
+    ObjectError::io("preparing an archive in", scratch.display().to_string(), error).into()
 }

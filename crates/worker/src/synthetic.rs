@@ -16,7 +16,8 @@ use sha2::{Digest, Sha256};
 pub struct SyntheticOptions {
     /// How long a batch takes.
     pub latency: Duration,
-    /// The share of tasks that fail, 0 to 1: chosen by the task's seed, so the same ones each time.
+    /// The share of tasks that fail, 0 to 1: chosen by the task's seed, so the same ones each time. They may be tried
+    /// again, so that rounds of retries are exercised too.
     pub fail_rate: f64,
     /// Tasks a batch.
     pub batch_size: usize,
@@ -43,7 +44,7 @@ impl SyntheticGenerator {
             engine: format!("diorama {}", env!("CARGO_PKG_VERSION")),
             library: "none".to_owned(),
             model: "synthetic".to_owned(),
-            model_sha256: String::new(),
+            model_sha256: "synthetic".to_owned(),
             device: "cpu".to_owned(),
             dtype: "f32".to_owned(),
             batch_size: options.batch_size.max(1),
@@ -69,7 +70,7 @@ impl SyntheticGenerator {
         let digest = digest(job);
         // The seed alone decides, so that a failing task fails with every method and in every round.
         if (task.seed.get() % 10_000) as f64 / 10_000.0 < self.options.fail_rate {
-            return Err(TaskError::permanent(ErrorCode::NonFiniteLatents, "synthetic failure, as --fail-rate asked"));
+            return Err(TaskError::transient(ErrorCode::ModelError, "synthetic failure, as synthetic_fail_rate asked"));
         }
         let side = self.options.side;
         let texture = |salt: u8, length: usize| -> Vec<u8> {

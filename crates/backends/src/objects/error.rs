@@ -85,6 +85,11 @@ impl ObjectError {
         Self { kind: ObjectErrorKind::Damaged, doing: "reading", what: what.into(), problem: problem.into() }
     }
 
+    /// Whether a new process may succeed later: a fault that may pass, or a disk that someone may free.
+    pub fn may_pass_later(&self) -> bool {
+        self.is_retryable() || self.kind == ObjectErrorKind::DiskFull
+    }
+
     /// Whether the same call may succeed a moment later with nothing changed.
     pub fn is_retryable(&self) -> bool {
         self.kind == ObjectErrorKind::Transient

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 #[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, reason = "a suite panics where a guarantee is broken")]
 pub mod conformance;
 pub mod embedded;
 mod error;

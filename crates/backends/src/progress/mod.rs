@@ -12,6 +12,7 @@ use diorama_core::outcome::{Outcome, TaskOutcome};
 use serde::{Deserialize, Serialize};
 
 #[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, reason = "a suite panics where a guarantee is broken")]
 pub mod conformance;
 pub mod embedded;
 

@@ -10,6 +10,7 @@ use diorama_core::id::Pool;
 use diorama_core::message::ShardMessage;
 
 #[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, reason = "a suite panics where a guarantee is broken")]
 pub mod conformance;
 pub mod embedded;
 
