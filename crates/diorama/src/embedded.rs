@@ -22,7 +22,7 @@ use diorama_coordinator::{
 use diorama_core::id::{InvalidId, WorkerId};
 use diorama_core::key::{ObjectKey, RunRoot};
 use diorama_core::manifest::ManifestIssue;
-use diorama_core::run::{RunSpec, RunSummary};
+use diorama_core::run::{ModelIdentity, RunSpec, RunSummary};
 use diorama_worker::engine::{EngineError, MakeGenerator};
 use diorama_worker::picture::PictureLimits;
 use diorama_worker::{Engine, Layout, Worker, WorkerConfig, WorkerError};
@@ -57,18 +57,28 @@ pub enum EmbeddedError {
     /// The worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// The run in the folder was begun with another model.
+    #[error(
+        "the run was begun with the model {begun}, and this is {here}; go on with that model, or choose another folder"
+    )]
+    OtherModel {
+        /// As the spec has it.
+        begun: ModelIdentity,
+        /// As it was loaded.
+        here: ModelIdentity,
+    },
     /// The worker's name; cannot happen.
     #[error(transparent)]
     Id(#[from] InvalidId),
 }
 
 impl EmbeddedError {
-    /// Whether the same command may succeed later with nothing changed by hand.
+    /// Whether the same command may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::InUse { .. } => true,
-            Self::Lock { .. } | Self::Id(_) => false,
-            Self::Objects(error) => error.is_retryable(),
+            Self::Lock { .. } | Self::OtherModel { .. } | Self::Id(_) => false,
+            Self::Objects(error) => error.may_pass_later(),
             Self::Coordinator(error) => error.is_retryable(),
             Self::Worker(error) => error.is_retryable(),
         }
@@ -174,6 +184,10 @@ async fn run_on(
     }
 
     let (engine, device) = Engine::start(generator).await.map_err(WorkerError::from)?;
+    let here = ModelIdentity::from(engine.info());
+    if here != spec.model {
+        return Err(EmbeddedError::OtherModel { begun: spec.model, here });
+    }
     let name = WorkerId::new(format!("embedded-{}", std::process::id()))?;
     let config = WorkerConfig { limits, ..WorkerConfig::new(name, spec.pool.clone(), Layout::OwnFolder, scratch) };
     let worker = Worker::new(backends, engine, config);

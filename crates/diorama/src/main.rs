@@ -1,3 +1,7 @@
-//! The command line of Diorama.
+//! The program; everything is in the library, so that the whole-system tests run the same code with fault points.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    diorama::main()
+}

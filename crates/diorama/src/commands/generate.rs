@@ -1,0 +1,131 @@
+//! `diorama generate`: one picture with everything that explains it.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use diorama_core::generator::{Generated, Job};
+use diorama_core::id::{CustomId, TaskIndex};
+use diorama_core::outcome::TaskError;
+use diorama_core::settings::Method;
+use diorama_core::task::{Reference, Task};
+use diorama_runtime::config::Config;
+use diorama_runtime::options::Options;
+use diorama_worker::picture::{PictureLimits, encode_gray, encode_rgb, read_reference};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Generate};
+use crate::exit::{self, Failure};
+use crate::{maker, output};
+
+pub(crate) async fn run(command: &Generate, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
+    let config = cli.configuration().map_err(Failure::usage)?;
+    let task = task(command, &config)?;
+    fs::create_dir_all(&command.out)
+        .with_context(|| format!("making the output folder {}", command.out.display()))
+        .map_err(Failure::try_again)?;
+    let tensors = command.save_tensors.then(|| command.out.join("tensors.safetensors"));
+    let options = config.options;
+    let work = tokio::task::spawn_blocking(move || picture(task, &options, tensors.as_deref()));
+    let made = tokio::select! {
+        made = work => made.map_err(Failure::permanent)??,
+        // Nothing was written yet, so there is nothing to finish.
+        () = drain.cancelled() => return Ok(exit::DRAINED),
+    };
+    let files = write(&command.out, &made).map_err(Failure::try_again)?;
+    tell(command, cli, &made, &files);
+    Ok(exit::DONE)
+}
+
+fn task(command: &Generate, config: &Config) -> Result<Task, Failure> {
+    let usage = |message: String| Failure::usage(anyhow::anyhow!(message));
+    if command.prompt.trim().is_empty() {
+        return Err(usage("--prompt is empty; say what should appear".to_owned()));
+    }
+    let limit = diorama_coordinator::manifest::MAX_PROMPT_BYTES;
+    if command.prompt.len() > limit {
+        return Err(usage(format!("--prompt has {} bytes; at most {limit} are allowed", command.prompt.len())));
+    }
+    let without_reference = config.settings.method == Some(Method::Txt2img);
+    if command.reference.is_none() && !without_reference {
+        return Err(usage("--reference is missing; only --method txt2img does without".to_owned()));
+    }
+    let subjects = command.subjects.as_ref().map(|words| words.iter().map(|word| word.trim().to_owned()).collect());
+    Ok(Task {
+        index: TaskIndex(0),
+        custom_id: CustomId::new("image").map_err(Failure::permanent)?,
+        reference: command.reference.as_ref().map(|path| Reference::File(path.display().to_string())),
+        prompt: command.prompt.clone(),
+        subjects,
+        seed: config.options.seed,
+        settings: config.settings.clone(),
+    })
+}
+
+fn picture(task: Task, options: &Options, tensors: Option<&Path>) -> Result<Generated, Failure> {
+    let mut maker = maker::make(options).map_err(Failure::permanent)?;
+    maker.as_generator().check(&task).map_err(refused)?;
+    let reference = match &task.reference {
+        Some(Reference::File(path)) => {
+            Some(read_reference(Path::new(path), &PictureLimits::default()).map_err(refused)?)
+        }
+        _ => None,
+    };
+    maker.one(Job { task, reference }, tensors).map_err(refused)
+}
+
+fn refused(error: TaskError) -> Failure {
+    let code = if error.retryable { exit::TRY_AGAIN } else { exit::PERMANENT };
+    let json = serde_json::json!({
+        "status": "failed", "exit_code": code, "code": error.code, "message": error.message,
+        "retryable": error.retryable,
+    });
+    Failure::new(code, error).with_json(json)
+}
+
+/// Writes what was made into `out` and gives the files' names.
+fn write(out: &Path, made: &Generated) -> anyhow::Result<Vec<String>> {
+    let mut files = Vec::new();
+    let mut put = |name: String, bytes: Vec<u8>| -> anyhow::Result<()> {
+        let path = out.join(&name);
+        fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
+        files.push(name);
+        Ok(())
+    };
+    put("image.png".to_owned(), encode_rgb(&made.image)?)?;
+    if let Some(mask) = &made.mask {
+        put("mask.png".to_owned(), encode_gray(mask)?)?;
+    }
+    if let Some(overlay) = &made.overlay {
+        put("overlay.png".to_owned(), encode_rgb(overlay)?)?;
+    }
+    for heatmap in &made.heatmaps {
+        put(format!("heatmap-{}.png", file_part(&heatmap.subject)), encode_rgb(&heatmap.picture)?)?;
+    }
+    put("record.json".to_owned(), [serde_json::to_vec_pretty(&made.record)?, b"\n".to_vec()].concat())?;
+    Ok(files)
+}
+
+/// A subject as part of a file's name: it comes from the prompt and may hold anything.
+fn file_part(subject: &str) -> String {
+    let part: String = subject.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
+    if part.trim_matches('-').is_empty() { "subject".to_owned() } else { part }
+}
+
+fn tell(command: &Generate, cli: &Cli, made: &Generated, files: &[String]) {
+    if cli.json() {
+        let json = serde_json::json!({
+            "status": "done", "out": command.out, "files": files, "seed": made.record.seed,
+            "mask_coverage": made.record.mask_coverage, "warnings": made.record.warnings,
+        });
+        output::line(&json.to_string());
+        return;
+    }
+    output::line(&command.out.join("image.png").display().to_string());
+    if let Some(coverage) = made.record.mask_coverage {
+        output::line(&format!("mask: {:.1} % of the picture", coverage * 100.0));
+    }
+    for warning in &made.record.warnings {
+        output::line(&format!("warning: {warning}"));
+    }
+}

@@ -1,0 +1,237 @@
+//! `diorama run`: validates the manifest, runs it in this process, writes the gallery.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use diorama_coordinator::manifest::{Manifest, ManifestError, ManifestReport, Rules};
+use diorama_coordinator::{RunEnd, RunProgress, Tasks};
+use diorama_core::generator::Generator;
+use diorama_core::id::{Pool, RunId, Sha256Hex};
+use diorama_core::manifest::ManifestIssue;
+use diorama_core::outcome::TaskError;
+use diorama_core::retry::RetryPolicy;
+use diorama_core::run::{ModelIdentity, RunSpec, RunSummary};
+use diorama_core::settings::Method;
+use diorama_core::task::Task;
+use diorama_runtime::config::Config;
+use diorama_runtime::options::{OnInvalid, Options};
+use diorama_worker::engine::MakeGenerator;
+use diorama_worker::picture::PictureLimits;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Run};
+use crate::embedded::{EmbeddedError, Existing, Plan, RunFolder};
+use crate::exit::{self, Failure};
+use crate::maker::{self, Maker};
+use crate::{gallery, output, progress};
+
+/// Issues that are kept for printing where the run stops at them; all are counted.
+const SHOWN_ISSUES: usize = 1000;
+
+pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
+    let config = cli.configuration().map_err(Failure::usage)?;
+    let manifest = manifest(command, &config)?;
+    let folder = RunFolder::open(&command.out).map_err(embedded)?;
+    let plan = match folder.existing().await.map_err(embedded)? {
+        Some(existing) if existing.submitted => resume(command, &config, &manifest, existing)?,
+        _ => {
+            let (command, config) = (command.manifest.clone(), config.clone());
+            let work = tokio::task::spawn_blocking(move || submit(&command, &config, &manifest));
+            tokio::select! {
+                plan = work => plan.map_err(Failure::permanent)??,
+                // Nothing was submitted yet, so there is nothing to finish.
+                () = drain.cancelled() => return Ok(exit::DRAINED),
+            }
+        }
+    };
+    let (updates, shown) = watch::channel(RunProgress::start(plan.spec.tasks));
+    let display = tokio::spawn(progress::show(shown));
+    let end = folder.run(plan, drain, updates).await;
+    display.await.map_err(Failure::permanent)?;
+    finish(cli, folder.path(), end.map_err(embedded)?)
+}
+
+fn manifest(command: &Run, config: &Config) -> Result<Manifest, Failure> {
+    let rules = Rules {
+        settings: config.settings.clone(),
+        seed: config.options.seed,
+        compare: config.options.compare.clone(),
+        remote_references: false,
+    };
+    Manifest::open(&command.manifest, command.manifest_format, rules).map_err(|error| match error {
+        ManifestError::UnknownFormat(_) => Failure::usage(error),
+        error => Failure::permanent(error),
+    })
+}
+
+/// A plan for a folder whose run is already submitted: its tasks are in its input shards, and the model is loaded only
+/// where something is left to do.
+fn resume(command: &Run, config: &Config, manifest: &Manifest, existing: Existing) -> Result<Plan, Failure> {
+    let sha256 = manifest.digest().map_err(Failure::try_again)?;
+    if existing.summary.is_some() {
+        tracing::info!(target: "diorama", "this run had ended before; nothing is made again");
+    }
+    let counts = (existing.spec.tasks, existing.spec.invalid_rows);
+    // Which model this is shows when it is loaded, if it is needed; until then the spec's stands.
+    let model = existing.spec.model;
+    let options = config.options.clone();
+    let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
+    Ok(Plan {
+        spec: spec(&command.manifest, config, manifest, sha256, counts, model)?,
+        tasks: Box::new(std::iter::empty()),
+        invalid: Vec::new(),
+        generator,
+        limits: PictureLimits::default(),
+    })
+}
+
+/// A plan for a new run: the model is loaded first, because what it refuses is an issue of the manifest too.
+fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Failure> {
+    let maker = maker::make(&config.options).map_err(Failure::permanent)?;
+    let skip = config.options.on_invalid == OnInvalid::Skip;
+    let check = |task: &Task| check_all(&maker, &config.options, task);
+    let report = manifest.validate(&check, if skip { usize::MAX } else { SHOWN_ISSUES }).map_err(Failure::permanent)?;
+    if report.issue_count > 0 && !(skip && report.tasks > 0) {
+        return Err(invalid(path, &report, skip));
+    }
+    for issue in &report.issues {
+        tracing::warn!(target: "diorama", "skipped: {issue}");
+    }
+    let counts = (report.tasks, report.invalid_rows);
+    let model = ModelIdentity::from(maker.as_generator().info());
+    let spec = spec(path, config, manifest, report.sha256.clone(), counts, model)?;
+    let tasks = manifest.tasks(&report).map_err(Failure::try_again)?;
+    let tasks: Tasks = Box::new(tasks.map(|task| task.map_err(Into::into)));
+    let generator: Box<dyn Generator> = maker.into_generator();
+    Ok(Plan {
+        spec,
+        tasks,
+        invalid: report.issues,
+        generator: Box::new(move || Ok(generator)),
+        limits: PictureLimits::default(),
+    })
+}
+
+/// Asks the model about the task, and about the same task with each method that it is compared with.
+fn check_all(maker: &Maker, options: &Options, task: &Task) -> Result<(), TaskError> {
+    let generator = maker.as_generator();
+    generator.check(task)?;
+    for method in &options.compare {
+        let mut other = task.clone();
+        other.settings.method = Some(*method);
+        if *method == Method::Img2imgReduced {
+            // Runs at its own strength, as the worker has it.
+            other.settings.strength = None;
+        }
+        generator.check(&other)?;
+    }
+    Ok(())
+}
+
+fn spec(
+    path: &Path,
+    config: &Config,
+    manifest: &Manifest,
+    manifest_sha256: Sha256Hex,
+    (tasks, invalid_rows): (u64, u64),
+    model: ModelIdentity,
+) -> Result<RunSpec, Failure> {
+    let options = &config.options;
+    Ok(RunSpec {
+        version: 1,
+        run: RunId::generate(),
+        pool: Pool::new("embedded").map_err(Failure::permanent)?,
+        submitted_at: Timestamp::now(),
+        manifest: path.display().to_string(),
+        manifest_sha256,
+        reference_root: manifest.root().display().to_string(),
+        settings: config.settings.clone(),
+        seed: options.seed,
+        compare: options.compare.clone(),
+        format: options.format,
+        shard_size: options.shard_size,
+        tasks,
+        invalid_rows,
+        retry: RetryPolicy {
+            max_rounds: options.max_rounds,
+            delay_seconds: options.retry_delay,
+            ..RetryPolicy::default()
+        },
+        model,
+    })
+}
+
+/// The failure that lists what is wrong with a manifest, a line each.
+fn invalid(path: &Path, report: &ManifestReport, skip: bool) -> Failure {
+    let mut lines: Vec<String> = report.issues.iter().map(describe).collect();
+    let kept = report.issues.len() as u64;
+    if report.issue_count > kept {
+        lines.push(format!("… and {} more", report.issue_count - kept));
+    }
+    let hint = match (skip, report.tasks) {
+        (_, 0) => "no row can be used".to_owned(),
+        (_, good) => format!("{good} rows are good; --on-invalid skip runs those"),
+    };
+    let message = format!(
+        "the manifest {} has {} problems, so nothing was started ({hint}):\n{}",
+        path.display(),
+        report.issue_count,
+        lines.join("\n")
+    );
+    let json = serde_json::json!({
+        "status": "invalid_manifest", "exit_code": exit::PERMANENT, "issue_count": report.issue_count,
+        "valid_rows": report.tasks, "invalid_rows": report.invalid_rows, "issues": report.issues,
+    });
+    Failure::permanent(anyhow::anyhow!(message)).with_json(json)
+}
+
+fn describe(issue: &ManifestIssue) -> String {
+    let place = if issue.line == 0 { "file".to_owned() } else { format!("line {}", issue.line) };
+    format!("  {place}: {}: {}", issue.code, issue.message)
+}
+
+fn finish(cli: &Cli, out: &Path, end: RunEnd) -> Result<u8, Failure> {
+    let summary = match end {
+        RunEnd::Finished(summary) | RunEnd::Cancelled(summary) => summary,
+        RunEnd::Drained => {
+            output::error_line("diorama: stopped; the same command goes on from here");
+            return Ok(exit::DRAINED);
+        }
+    };
+    let page = gallery::write(out).context("the pictures are made, the gallery is not").map_err(Failure::try_again)?;
+    if cli.json() {
+        let mut json = serde_json::to_value(&summary).map_err(Failure::permanent)?;
+        json["gallery"] = serde_json::json!(page);
+        output::line(&json.to_string());
+    } else {
+        output::line(&tell(&summary));
+        output::line(&format!("gallery: {}", page.display()));
+    }
+    let clean = summary.failed == 0 && summary.invalid_rows == 0 && summary.done == summary.tasks;
+    Ok(if clean { exit::DONE } else { exit::FAILED_TASKS })
+}
+
+fn tell(summary: &RunSummary) -> String {
+    let mut text = format!(
+        "{} of {} pictures in {} ({:.2} pictures/s)",
+        summary.done,
+        summary.tasks,
+        progress::duration(Duration::from_secs_f64(summary.wall_seconds.max(0.0))),
+        summary.pictures_per_second,
+    );
+    for (code, count) in &summary.failures {
+        text.push_str(&format!("\n{count} failed: {code} (errors.jsonl)"));
+    }
+    if summary.invalid_rows > 0 {
+        text.push_str(&format!("\n{} rows were skipped (errors.jsonl)", summary.invalid_rows));
+    }
+    text
+}
+
+fn embedded(error: EmbeddedError) -> Failure {
+    let code = if error.is_retryable() { exit::TRY_AGAIN } else { exit::PERMANENT };
+    Failure::new(code, error)
+}

@@ -1,0 +1,62 @@
+//! The page: template, style and script are part of the program; the rows go in as JSON.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use diorama_core::run::{RunSpec, RunState, RunSummary};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::Row;
+
+const TEMPLATE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("script.js");
+
+pub(super) fn render(spec: &RunSpec, summary: Option<&RunSummary>, rows: &[Row]) -> String {
+    let title = spec.manifest.rsplit('/').next().unwrap_or(&spec.manifest);
+    let data = json!({
+        "title": title,
+        "summary": describe(spec, summary),
+        "total": spec.tasks + spec.invalid_rows,
+        "rows": rows,
+    });
+    // The data comes last, so that nothing in it is taken for a place in the template.
+    TEMPLATE
+        .replace("{{STYLE_HASH}}", &content_hash(STYLE))
+        .replace("{{SCRIPT_HASH}}", &content_hash(SCRIPT))
+        .replace("{{STYLE}}", STYLE)
+        .replace("{{SCRIPT}}", SCRIPT)
+        .replace("{{DATA}}", &escape(&data.to_string()))
+}
+
+/// JSON that cannot end the script element that holds it.
+fn escape(json: &str) -> String {
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+}
+
+/// What the page's content security policy allows: exactly this text.
+fn content_hash(text: &str) -> String {
+    format!("sha256-{}", BASE64_STANDARD.encode(Sha256::digest(text)))
+}
+
+fn describe(spec: &RunSpec, summary: Option<&RunSummary>) -> String {
+    let mut parts = match summary {
+        Some(summary) => {
+            let mut parts = vec![format!("{} of {} pictures", summary.done, summary.tasks)];
+            if summary.failed > 0 {
+                parts.push(format!("{} failed", summary.failed));
+            }
+            if summary.state == RunState::Cancelled {
+                parts.push("cancelled".to_owned());
+            }
+            parts.push(format!("{:.2} pictures/s", summary.pictures_per_second));
+            parts
+        }
+        None => vec![format!("{} pictures wanted", spec.tasks), "not finished".to_owned()],
+    };
+    if spec.invalid_rows > 0 {
+        parts.push(format!("{} rows refused", spec.invalid_rows));
+    }
+    parts.push(format!("run seed {}", spec.seed));
+    parts.join(" · ")
+}

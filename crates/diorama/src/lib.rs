@@ -1,0 +1,57 @@
+//! The command line of Diorama: reads configuration, calls the library crates, prints, chooses the exit code.
+//!
+//! Nothing here decides about pictures or about shards.
+
+mod cli;
+mod commands;
+pub mod embedded;
+#[cfg(feature = "engine")]
+mod engine;
+mod exit;
+mod gallery;
+mod maker;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use diorama_runtime::logging;
+use diorama_runtime::shutdown::Shutdown;
+
+use crate::cli::{Cli, Command};
+use crate::exit::Failure;
+
+/// Runs the command line and gives the exit code of `docs/cli.md`.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json();
+    match start(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.report(json);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<u8, Failure> {
+    let filter = std::env::var("DIORAMA_LOG").ok();
+    logging::init(cli.log_format, filter.as_deref(), progress::LogWriter)
+        .map_err(|message| Failure::usage(anyhow::anyhow!(message)))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::try_again)?;
+    let code = runtime.block_on(async {
+        let shutdown = Shutdown::listen().map_err(Failure::try_again)?;
+        let drain = shutdown.drain();
+        match cli.command {
+            Command::Generate(ref command) => commands::generate::run(command, &cli, drain).await,
+            Command::Run(ref command) => commands::run::run(command, &cli, drain).await,
+            Command::Report(ref command) => commands::report::run(command),
+            Command::Doctor(ref command) => commands::doctor::run(command, &cli),
+            Command::Config(ref command) => commands::config::run(command, &cli),
+        }
+    });
+    // A picture that is still being made after Ctrl-C is nobody's any more.
+    runtime.shutdown_background();
+    code
+}

@@ -1,0 +1,91 @@
+//! Which generator the configuration asks for.
+
+use std::path::Path;
+use std::time::Duration;
+
+use diorama_core::generator::{Generated, Generator, GeneratorError, Job};
+use diorama_core::outcome::{ErrorCode, TaskError};
+use diorama_runtime::options::{EngineKind, Options};
+use diorama_worker::synthetic::{SyntheticGenerator, SyntheticOptions};
+
+#[cfg(feature = "engine")]
+use crate::engine::{Engine, EngineOptions};
+
+/// A generator that was made ready.
+pub(crate) enum Maker {
+    #[cfg(feature = "engine")]
+    Engine(Box<Engine>),
+    Synthetic(SyntheticGenerator),
+}
+
+/// Loads what `options` names.
+pub(crate) fn make(options: &Options) -> anyhow::Result<Maker> {
+    match options.engine {
+        EngineKind::Synthetic => Ok(Maker::Synthetic(SyntheticGenerator::new(SyntheticOptions {
+            latency: Duration::from_millis(options.synthetic_latency),
+            fail_rate: options.synthetic_fail_rate,
+            batch_size: options.batch_size,
+            ..SyntheticOptions::default()
+        }))),
+        EngineKind::Libtorch => engine(options),
+    }
+}
+
+#[cfg(feature = "engine")]
+fn engine(options: &Options) -> anyhow::Result<Maker> {
+    let model_dir = options.model.clone().ok_or_else(|| {
+        anyhow::anyhow!(
+            "no model: name its folder with --model (DIORAMA_MODEL, or model in diorama.toml); models/demo is a small one"
+        )
+    })?;
+    let engine = Engine::load(&EngineOptions {
+        model_dir,
+        device: options.device.clone(),
+        dtype: options.dtype.map(|dtype| dtype.to_string()),
+        batch_size: options.batch_size,
+    })?;
+    Ok(Maker::Engine(Box::new(engine)))
+}
+
+#[cfg(not(feature = "engine"))]
+fn engine(_options: &Options) -> anyhow::Result<Maker> {
+    anyhow::bail!(
+        "this build has no engine: it was built with --no-default-features, as a client and coordinator; use a build with \
+         the feature `engine`, or --engine synthetic for a load test without a model"
+    )
+}
+
+impl Maker {
+    pub(crate) fn as_generator(&self) -> &dyn Generator {
+        match self {
+            #[cfg(feature = "engine")]
+            Self::Engine(engine) => engine.as_ref(),
+            Self::Synthetic(synthetic) => synthetic,
+        }
+    }
+
+    pub(crate) fn into_generator(self) -> Box<dyn Generator> {
+        match self {
+            #[cfg(feature = "engine")]
+            Self::Engine(engine) => engine,
+            Self::Synthetic(synthetic) => Box::new(synthetic),
+        }
+    }
+
+    /// Makes one picture; with `save_tensors`, what lies between goes there.
+    pub(crate) fn one(&mut self, job: Job, save_tensors: Option<&Path>) -> Result<Generated, TaskError> {
+        match self {
+            #[cfg(feature = "engine")]
+            Self::Engine(engine) => engine.generate_one(&job, save_tensors),
+            Self::Synthetic(_) if save_tensors.is_some() => Err(TaskError::permanent(
+                ErrorCode::InvalidSettings,
+                "the synthetic engine has no tensors to save; leave --save-tensors out or use a model",
+            )),
+            Self::Synthetic(synthetic) => {
+                let failed = |error: GeneratorError| TaskError::transient(ErrorCode::ModelError, error.to_string());
+                let nothing = || TaskError::transient(ErrorCode::ModelError, "the engine gave no picture");
+                synthetic.generate(&[job], &|| false).map_err(failed)?.pop().unwrap_or_else(|| Err(nothing()))
+            }
+        }
+    }
+}

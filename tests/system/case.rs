@@ -1,0 +1,197 @@
+//! A folder with references and a manifest, and the program to run on it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_diorama-under-test");
+
+/// How long any one program may take; reached only where something hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) struct Case {
+    folder: TempDir,
+}
+
+impl Case {
+    /// Three small references and an empty place for manifests.
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for n in 0..3u8 {
+            let shade = |x: u32, y: u32| image::Rgb([n * 80, (x * 4) as u8, (y * 4) as u8]);
+            image::RgbImage::from_fn(48, 32, shade).save(folder.path().join(format!("place-{n}.png"))).unwrap();
+        }
+        Self { folder }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes `rows.jsonl` with `count` good rows.
+    pub(crate) fn manifest(&self, count: usize) {
+        let row = |n: usize| {
+            json!({"custom_id": format!("row-{n:03}"), "reference": format!("place-{}.png", n % 3),
+                   "prompt": format!("seagull number {n}")})
+        };
+        self.write_rows(&(0..count).map(row).collect::<Vec<_>>());
+    }
+
+    pub(crate) fn write_rows(&self, rows: &[Value]) {
+        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+        fs::write(self.path("rows.jsonl"), lines.join("\n")).unwrap();
+    }
+
+    /// The program in this folder, with nothing of the caller's configuration.
+    pub(crate) fn diorama(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DIORAMA_")) {
+            command.env_remove(name);
+        }
+        command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// `run rows.jsonl --out OUT --engine synthetic` and more.
+    pub(crate) fn run(&self, out: &str, more: &[&str]) -> Command {
+        self.diorama(&[&["run", "rows.jsonl", "--out", out, "--engine", "synthetic"], more].concat())
+    }
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// `None` where a signal killed it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl End {
+    pub(crate) fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// The last line of standard output, which `--json` makes.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(self.stdout.trim_end().lines().last().unwrap()).unwrap()
+    }
+}
+
+/// Runs to the end.
+#[track_caller]
+pub(crate) fn end(command: &mut Command) -> End {
+    let child = command.spawn().unwrap();
+    wait(child)
+}
+
+/// Waits for the end; kills what hangs, and says so.
+#[track_caller]
+pub(crate) fn wait(mut child: Child) -> End {
+    let started = Instant::now();
+    // What a program prints here is less than a pipe holds, except lists of manifest issues.
+    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let read = |stream: &mut dyn std::io::Read| {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        bytes
+    };
+    let (stdout, stderr, status) = std::thread::scope(|scope| {
+        let stdout = scope.spawn(|| read(&mut out));
+        let stderr = scope.spawn(|| read(&mut err));
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if started.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        (stdout.join().unwrap(), stderr.join().unwrap(), status)
+    });
+    let text = String::from_utf8_lossy(&stderr);
+    let status = status.unwrap_or_else(|| panic!("the program did not end within {PATIENCE:?}:\n{text}"));
+    End::of(Output { status, stdout, stderr })
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < PATIENCE, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What is in a file. Two that differ are told apart by a few digits, not by pages of bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Contents(pub(crate) Vec<u8>);
+
+impl fmt::Debug for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut hasher = DefaultHasher::new();
+        self.0.hash(&mut hasher);
+        write!(f, "{} bytes #{:08x}", self.0.len(), hasher.finish() as u32)
+    }
+}
+
+/// Every file below `folder`, by path; none where there is no such folder.
+pub(crate) fn tree(folder: &Path) -> BTreeMap<String, Contents> {
+    let mut files = BTreeMap::new();
+    let Ok(entries) = fs::read_dir(folder) else { return files };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if path.is_dir() {
+            files.extend(tree(&path).into_iter().map(|(rest, bytes)| (format!("{name}/{rest}"), bytes)));
+        } else {
+            files.insert(name, Contents(fs::read(&path).unwrap()));
+        }
+    }
+    files
+}
+
+/// The objects of a JSONL file.
+pub(crate) fn lines(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Every outcome of a finished run, by id, without the archive's name, which tells attempts apart; panics where a task
+/// has two.
+pub(crate) fn outcomes(out: &Path) -> BTreeMap<String, Value> {
+    let mut outcomes = BTreeMap::new();
+    for mut outcome in [lines(&out.join("results.jsonl")), lines(&out.join("errors.jsonl"))].concat() {
+        outcome.as_object_mut().unwrap().remove("archive");
+        let id = outcome["custom_id"].as_str().unwrap().to_owned();
+        assert_eq!(outcomes.insert(id.clone(), outcome), None, "{id} has two outcomes");
+    }
+    outcomes
+}
+
+/// What a run made, without what may differ between two runs of the same manifest: times, ids and the page.
+pub(crate) fn pictures(out: &Path) -> BTreeMap<String, Contents> {
+    let folders = ["images/", "masks/", "overlays/", "heatmaps/", "records/", "compare/"];
+    tree(out).into_iter().filter(|(path, _)| folders.iter().any(|folder| path.starts_with(folder))).collect()
+}

@@ -1,0 +1,102 @@
+//! Exit codes, output for programs, configuration, and `generate` and `doctor` without a model.
+
+use std::fs;
+
+use crate::case::{Case, end, tree};
+
+#[test]
+fn the_exit_code_says_what_to_do_next() {
+    let case = Case::new();
+    case.manifest(10);
+    let code = |arguments: &[&str]| end(&mut case.diorama(arguments)).code.unwrap();
+    let run = |out: &str, more: &[&str]| end(&mut case.run(out, more)).code.unwrap();
+    assert_eq!(run("done", &[]), 0);
+    assert_eq!(code(&["run"]), 2, "a missing argument");
+    assert_eq!(code(&["no-such-command"]), 2);
+    assert_eq!(run("usage", &["--steps", "0"]), 2);
+    assert_eq!(run("usage", &["--no-such-flag"]), 2);
+    assert_eq!(run("failed", &["--synthetic-fail-rate", "1", "--max-rounds", "0"]), 3);
+    assert_eq!(code(&["report", "nowhere"]), 42);
+    assert_eq!(code(&["run", "rows.jsonl", "--out", "x", "--model", "nowhere"]), 42);
+}
+
+#[test]
+fn generate_writes_the_picture_and_all_that_explains_it() {
+    let case = Case::new();
+    let arguments = ["generate", "--reference", "place-0.png", "--prompt", "a seagull", "--subjects", "seagull"];
+    let arguments = [&arguments[..], &["--engine", "synthetic", "--out", "one", "--seed", "7", "--json"]].concat();
+    let over = end(&mut case.diorama(&arguments)).expect(0);
+    let files: Vec<String> = tree(&case.path("one")).into_keys().collect();
+    assert_eq!(files, ["heatmap-seagull.png", "image.png", "mask.png", "overlay.png", "record.json"]);
+    assert_eq!((&over.json()["status"], &over.json()["seed"]), (&"done".into(), &7.into()));
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(case.path("one/record.json")).unwrap()).unwrap();
+    assert_eq!((&record["prompt"], &record["seed"]), (&"a seagull".into(), &7.into()));
+}
+
+#[test]
+fn generate_refuses_what_cannot_become_a_picture() {
+    let case = Case::new();
+    fs::write(case.path("text.png"), "no picture").unwrap();
+    let generate = |more: &[&str]| {
+        let arguments = [&["generate", "--engine", "synthetic", "--out", "one", "--json"], more].concat();
+        end(&mut case.diorama(&arguments))
+    };
+    let good = ["--reference", "place-0.png", "--prompt", "a seagull"];
+    generate(&["--prompt", "a seagull"]).expect(2);
+    generate(&["--reference", "place-0.png", "--prompt", " "]).expect(2);
+    generate(&["--reference", "place-0.png", "--prompt", &"x".repeat(10_001)]).expect(2);
+    let failed = generate(&["--reference", "text.png", "--prompt", "a seagull"]).expect(42);
+    assert_eq!(failed.json()["code"], "reference_undecodable");
+    let failed = generate(&["--reference", "gone.png", "--prompt", "a seagull"]).expect(42);
+    assert_eq!(failed.json()["code"], "reference_unreadable");
+    generate(&[&good[..], &["--save-tensors"]].concat()).expect(42);
+    for (flag, value) in [
+        ("--strength", "1.5"),
+        ("--guidance", "-1"),
+        ("--threshold", "11"),
+        ("--size", "60x64"),
+        ("--edit-steps", "5,5"),
+    ] {
+        let refused = generate(&[&good[..], &[flag, value]].concat()).expect(2);
+        assert!(refused.stderr.contains("out of range") || refused.stderr.contains("must rise"), "{}", refused.stderr);
+    }
+    assert!(tree(&case.path("one")).is_empty(), "a refused picture left files");
+}
+
+#[test]
+fn config_says_where_each_value_came_from() {
+    let case = Case::new();
+    fs::write(case.path("diorama.toml"), "steps = 10\nguidance = 3.5\n").unwrap();
+    let mut command = case.diorama(&["config", "--json", "--threshold", "-0.5"]);
+    let config = end(command.env("DIORAMA_STEPS", "20")).expect(0);
+    let entries: Vec<serde_json::Value> = serde_json::from_str(&config.stdout).unwrap();
+    let entry = |key: &str| entries.iter().find(|entry| entry["key"] == key).unwrap().clone();
+    assert_eq!(
+        (&entry("steps")["value"], &entry("steps")["source"]),
+        (&20.into(), &"environment variable DIORAMA_STEPS".into())
+    );
+    assert_eq!(entry("threshold")["source"], "flag --threshold");
+    assert!(entry("guidance")["source"].as_str().unwrap().starts_with("file "));
+    assert_eq!(entry("shard_size")["source"], "default");
+}
+
+#[test]
+fn doctor_names_what_is_wrong_and_what_to_do() {
+    let case = Case::new();
+    end(&mut case.diorama(&["doctor", "--engine", "synthetic", "--out", "out"])).expect(0);
+    let sick = end(&mut case.diorama(&["doctor", "--json", "--model", "nowhere"])).expect(42);
+    let checks: Vec<serde_json::Value> = serde_json::from_str(&sick.stdout).unwrap();
+    let problems: Vec<_> = checks.iter().filter(|check| check["verdict"] == "problem").collect();
+    assert!(!problems.is_empty() && problems.iter().all(|check| check["advice"].is_string()), "{checks:?}");
+}
+
+#[test]
+fn log_lines_are_json_where_a_program_reads_them() {
+    let case = Case::new();
+    fs::write(case.path("rows.jsonl"), "nonsense\n").unwrap();
+    case.manifest(2);
+    let mut command = case.run("out", &["--log-format", "json"]);
+    let over = end(command.env("DIORAMA_STEPPS", "1")).expect(0);
+    let line: serde_json::Value = serde_json::from_str(over.stderr.lines().next().unwrap()).unwrap();
+    assert!(line["message"].as_str().unwrap().contains("DIORAMA_STEPPS"), "{line}");
+}

@@ -1,0 +1,117 @@
+//! The process dies at every step of the shard protocol; the same command then finishes, and nothing is lost, doubled
+//! or different.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use diorama_backends::fault::POINTS;
+
+use crate::case::{Case, Contents, end, outcomes, pictures, tree};
+
+/// One failing task in five, so that rounds of retries happen; shards of three, so that there are several.
+const RUN: [&str; 10] = [
+    "--synthetic-fail-rate",
+    "0.2",
+    "--shard-size",
+    "3",
+    "--max-rounds",
+    "1",
+    "--retry-delay",
+    "0",
+    "--compare",
+    "img2img",
+];
+
+/// Points that only one format passes.
+fn passes(point: &str, format: &str) -> bool {
+    match point {
+        "worker.after-half-of-the-files" => format == "files",
+        "worker.after-archive" => format == "webdataset",
+        _ => true,
+    }
+}
+
+/// The archives that the commit markers name, by shard.
+fn archives(out: &Path) -> BTreeMap<String, Contents> {
+    let marker = |bytes: Contents| serde_json::from_slice::<serde_json::Value>(&bytes.0).unwrap();
+    tree(&out.join("commits"))
+        .into_iter()
+        .filter_map(|(shard, bytes)| Some((shard, marker(bytes)["archive"]["key"].as_str()?.to_owned())))
+        .map(|(shard, key)| (shard, Contents(fs::read(out.join(key)).unwrap())))
+        .collect()
+}
+
+fn killed_at_every_point_the_run_ends_as_if_nothing_had_happened(format: &str) {
+    let case = Case::new();
+    case.manifest(20);
+    let run = |out: &str| case.run(out, &[&RUN[..], &["--format", format]].concat());
+    end(&mut run("calm")).expect(3);
+    let calm = outcomes(&case.path("calm"));
+    assert_eq!(calm.len(), 20);
+    assert!(calm.values().any(|outcome| outcome["status"] == "failed"), "no task failed, so no round was tried");
+
+    for point in POINTS.iter().filter(|point| passes(point, format)) {
+        for nth in [1, 2] {
+            let out = format!("{point}-{nth}");
+            let killed = end(run(&out).env("DIORAMA_FAULT", format!("{point}:{nth}")));
+            if nth == 1 {
+                assert_eq!(killed.code, None, "{point} was not passed:\n{}", killed.stderr);
+            }
+            let committed = tree(&case.path(&out).join("commits"));
+            end(&mut run(&out)).expect(3);
+
+            let after = case.path(&out);
+            assert_eq!(outcomes(&after), calm, "{out}: other outcomes");
+            assert_eq!(pictures(&after), pictures(&case.path("calm")), "{out}: other pictures");
+            assert_eq!(archives(&after), archives(&case.path("calm")), "{out}: other archives");
+            let commits = tree(&after.join("commits"));
+            for (shard, marker) in committed {
+                assert!(commits.get(&shard) == Some(&marker), "{out}: {shard} was committed, and was run again");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_killed_at_any_step_ends_with_the_same_files() {
+    killed_at_every_point_the_run_ends_as_if_nothing_had_happened("files");
+}
+
+#[test]
+fn a_run_killed_at_any_step_ends_with_the_same_archives() {
+    killed_at_every_point_the_run_ends_as_if_nothing_had_happened("webdataset");
+}
+
+#[test]
+fn what_a_killed_attempt_left_is_not_taken_for_a_result() {
+    let case = Case::new();
+    case.manifest(6);
+    let mut run = case.run("out", &["--format", "webdataset", "--shard-size", "3"]);
+    let killed = end(run.env("DIORAMA_FAULT", "worker.before-marker:2"));
+    assert_eq!(killed.code, None, "{}", killed.stderr);
+    end(&mut case.run("out", &["--format", "webdataset", "--shard-size", "3"])).expect(0);
+    let named: BTreeSet<String> = crate::case::lines(&case.path("out/results.jsonl"))
+        .iter()
+        .map(|outcome| outcome["archive"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(named.len(), 2, "results name other archives than those of the markers");
+}
+
+#[test]
+fn a_task_that_kills_the_process_again_and_again_is_put_aside_and_the_rest_is_done() {
+    let case = Case::new();
+    case.manifest(9);
+    let arguments = ["--shard-size", "3", "--batch-size", "1", "--max-rounds", "0"];
+    // The same task kills every process: it is the first to be generated, until it is put aside.
+    let deaths = (0..10)
+        .take_while(|_| {
+            let mut run = case.run("out", &arguments);
+            end(run.env("DIORAMA_FAULT", "worker.after-generate")).code.is_none()
+        })
+        .count();
+    end(&mut case.run("out", &arguments)).expect(3);
+    let poisoned: Vec<_> =
+        outcomes(&case.path("out")).into_values().filter(|outcome| outcome["code"] == "poison").collect();
+    assert!(!poisoned.is_empty() && poisoned.len() <= deaths, "{deaths} deaths, put aside: {poisoned:?}");
+}

@@ -1,0 +1,15 @@
+//! Whole-system tests: each runs the built program on real files and is named after the guarantee that it holds.
+//!
+//! Almost all use the synthetic engine, because what they are about is everything around the model.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where a guarantee is broken")]
+
+mod absence;
+mod case;
+mod command_line;
+mod faults;
+mod gallery;
+mod manifests;
+#[cfg(feature = "engine")]
+mod model;
+mod resume;

@@ -1,0 +1,1 @@
+//! The bundled model, end to end.

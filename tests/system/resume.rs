@@ -1,0 +1,125 @@
+//! Two runs on one folder, Ctrl-C, folders and references that go away.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Child;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::case::{Case, end, lines, outcomes, pictures, tree, until, wait};
+
+/// Slow enough that a test can step in, many shards so that some are done then.
+const SLOW: [&str; 6] = ["--synthetic-latency", "60", "--batch-size", "1", "--shard-size", "2"];
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn a_second_run_on_the_same_folder_is_refused_and_the_first_goes_on() {
+    let case = Case::new();
+    case.manifest(12);
+    let first = case.run("out", &SLOW).spawn().unwrap();
+    until("the first commit", || !tree(&case.path("out/commits")).is_empty());
+    let second = end(&mut case.run("out", &SLOW)).expect(75);
+    assert!(second.stderr.contains("in use by another run") && second.stderr.contains(&first.id().to_string()));
+    wait(first).expect(0);
+    assert_eq!(outcomes(&case.path("out")).len(), 12);
+}
+
+#[test]
+fn ctrl_c_drains_and_the_same_command_goes_on_to_the_same_pictures() {
+    let case = Case::new();
+    case.manifest(16);
+    end(&mut case.run("calm", &SLOW)).expect(0);
+    for stop in [Signal::INT, Signal::TERM] {
+        let out = format!("out-{}", stop.as_raw());
+        let child = case.run(&out, &SLOW).spawn().unwrap();
+        until("the first commit", || !tree(&case.path(&out).join("commits")).is_empty());
+        signal(&child, stop);
+        let stopped = wait(child).expect(143);
+        assert!(stopped.stderr.contains("the same command goes on"), "{}", stopped.stderr);
+        let committed = tree(&case.path(&out).join("commits"));
+        assert!(committed.len() < 8, "it was not stopped, it had finished");
+
+        end(&mut case.run(&out, &SLOW)).expect(0);
+        assert_eq!(pictures(&case.path(&out)), pictures(&case.path("calm")));
+        let commits = tree(&case.path(&out).join("commits"));
+        assert!(committed.iter().all(|(shard, marker)| commits.get(shard) == Some(marker)));
+    }
+}
+
+#[test]
+fn a_second_ctrl_c_stops_at_once() {
+    let case = Case::new();
+    case.manifest(4);
+    let child = case.run("out", &["--synthetic-latency", "60000", "--batch-size", "1"]).spawn().unwrap();
+    until("the start", || case.path("out/input").is_dir());
+    signal(&child, Signal::INT);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    signal(&child, Signal::INT);
+    let code = wait(child).code;
+    assert_eq!(code, Some(143));
+}
+
+#[test]
+fn a_finished_run_is_not_run_again() {
+    let case = Case::new();
+    case.manifest(5);
+    end(&mut case.run("out", &[])).expect(0);
+    let before = tree(&case.path("out"));
+    let again = end(&mut case.run("out", &["--json"])).expect(0);
+    assert_eq!(again.json()["done"], 5);
+    let mut after = tree(&case.path("out"));
+    for written_each_time in [".lock", "index.html"] {
+        after.insert(written_each_time.to_owned(), before[written_each_time].clone());
+    }
+    assert_eq!(after, before);
+}
+
+#[test]
+fn another_manifest_or_other_settings_in_the_same_folder_are_refused() {
+    let case = Case::new();
+    case.manifest(5);
+    end(&mut case.run("out", &[])).expect(0);
+    let other = end(&mut case.run("out", &["--steps", "7"])).expect(42);
+    assert!(other.stderr.contains("steps: there is unset, asked for is 7"), "{}", other.stderr);
+    case.manifest(6);
+    let other = end(&mut case.run("out", &[])).expect(42);
+    assert!(other.stderr.contains("manifest"), "{}", other.stderr);
+}
+
+#[test]
+fn a_reference_that_vanishes_fails_its_rows_and_no_others() {
+    let case = Case::new();
+    case.manifest(9);
+    let killed = case.run("out", &[]).env("DIORAMA_FAULT", "submit.after-round-complete").output().unwrap();
+    assert!(killed.status.signal().is_some());
+    fs::remove_file(case.path("place-1.png")).unwrap();
+    let over = end(&mut case.run("out", &["--json"])).expect(3);
+    assert_eq!((&over.json()["done"], &over.json()["failed"]), (&6.into(), &3.into()));
+    for error in lines(&case.path("out/errors.jsonl")) {
+        assert_eq!(error["code"], "reference_unreadable");
+        assert!(error["message"].as_str().unwrap().contains("place-1.png"), "{error}");
+    }
+}
+
+#[test]
+fn a_reference_that_is_no_picture_fails_its_row_and_no_other() {
+    let case = Case::new();
+    case.manifest(6);
+    fs::write(case.path("place-2.png"), "no picture").unwrap();
+    end(&mut case.run("out", &["--max-rounds", "0"])).expect(3);
+    let codes: Vec<_> = lines(&case.path("out/errors.jsonl")).iter().map(|error| error["code"].clone()).collect();
+    assert_eq!(codes, ["reference_undecodable", "reference_undecodable"]);
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_made_is_an_error_with_its_name() {
+    let case = Case::new();
+    case.manifest(3);
+    fs::write(case.path("file"), "").unwrap();
+    let refused = end(&mut case.run("file/out", &[]));
+    assert!(matches!(refused.code, Some(42 | 75)), "{refused:?}");
+    assert!(refused.stderr.contains("file/out"), "{}", refused.stderr);
+}
