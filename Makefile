@@ -1,0 +1,45 @@
+# The same names everywhere: what a person types, what CI runs. Each target installs what it needs.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint docs deny client setup setup-chromium
+
+# Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
+OUT ?= out
+MODEL ?= models/demo
+
+help: ## Says what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 16
+
+demo: setup ## Makes the pictures of examples/demo with the bundled model, and a gallery of them
+	cargo build --locked -p diorama
+	target/debug/diorama run examples/demo/manifest.jsonl --model $(MODEL) --out $(OUT) --compare img2img,img2img-reduced
+	@echo "Open $(abspath $(OUT))/index.html in a browser."
+
+test: setup setup-chromium ## Runs every test
+	cargo test --workspace --locked
+
+lint: setup ## Format and lints, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+docs: setup ## The documentation of the crates, warnings denied
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+
+deny: ## Licences, sources and banned crates of everything we depend on
+	scripts/setup-cargo-deny
+	cargo deny --workspace check bans licenses sources
+
+client: ## The client and coordinator, without libtorch
+	cargo check --locked -p diorama --no-default-features
+
+bench: setup ## Measures, and writes docs/benchmarks.md (takes long; wants an idle machine)
+	scripts/setup-python
+	scripts/bench
+
+setup:
+	@scripts/setup-system
+	@scripts/setup-libtorch
+
+setup-chromium:
+	@scripts/setup-chromium
