@@ -7,8 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
@@ -49,7 +49,8 @@ const MUST_BE_OFF: [&str; 9] = [
 ];
 
 /// Which algorithm denoises.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SchedulerKind {
     /// Ho et al. 2020: ancestral sampling, one noise a step.
     Ddpm,
@@ -60,6 +61,7 @@ pub enum SchedulerKind {
     /// Karras et al. 2022, Algorithm 2 without churn.
     Euler,
     /// Lu et al. 2022: DPM-Solver++(2M), deterministic.
+    #[serde(rename = "dpmpp-2m")]
     DpmppTwoM,
 }
 

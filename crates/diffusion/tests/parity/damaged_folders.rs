@@ -84,7 +84,11 @@ fn a_missing_file_is_named() {
 
 #[test]
 fn a_folder_of_another_variant_says_what_it_holds() {
-    Copy::of("sd2-v").assert_refused(&["diffusion_pytorch_model.fp16.safetensors", "variant"]);
+    Copy::of("sd2-v").assert_refused(&[
+        "diffusion_pytorch_model.safetensors",
+        "holds",
+        "diffusion_pytorch_model.fp16.safetensors",
+    ]);
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use diorama_diffusion::image_processor::Rgb;
+use diorama_diffusion::method::{Edits, Method, Score, Settings, Start};
+use diorama_diffusion::scheduler::SchedulerKind;
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
@@ -84,4 +86,34 @@ pub(crate) fn configurations() -> impl Iterator<Item = Golden> {
 pub(crate) fn reference() -> Rgb {
     let picture = image::open(root().join("reference.png")).expect("the golden reference is a picture").into_rgb8();
     Rgb { width: picture.width(), height: picture.height(), data: picture.into_raw() }
+}
+
+/// Settings that only differ from the defaults in being small: what a test is about it sets itself.
+pub(crate) fn settings(g: &Golden, scheduler: &str) -> Settings {
+    Settings {
+        method: Method::AbsGradSam,
+        scheduler: match scheduler {
+            "ddpm" => SchedulerKind::Ddpm,
+            "ddim" => SchedulerKind::Ddim,
+            "euler" => SchedulerKind::Euler,
+            "dpmpp-2m" => SchedulerKind::DpmppTwoM,
+            other => panic!("{other} is no scheduler"),
+        },
+        published_timesteps: false,
+        steps: 10,
+        strength: 0.9,
+        guidance: 8.0,
+        negative_prompt: String::new(),
+        edits: Edits::Fractions(vec![0.5]),
+        threshold: 0.5,
+        dilation: 1,
+        blur: 6.0,
+        layers: vec![g.facts["scores"]["last_layer"].as_str().expect("a layer").to_owned()],
+        score: Score::AbsGrad,
+        probes: 64,
+        start: Start::Reference,
+        width: g.facts["width"].as_u64().expect("a width") as u32,
+        height: g.facts["height"].as_u64().expect("a height") as u32,
+        paste_back: None,
+    }
 }

@@ -4,5 +4,8 @@
 mod components;
 mod damaged_folders;
 mod golden;
+mod method;
 mod pictures;
+mod runs;
 mod schedulers;
+mod scores;

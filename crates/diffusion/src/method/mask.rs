@@ -1,0 +1,76 @@
+//! From scores to masks: blur, threshold, dilation. Scores `[4, h, w]` float32, masks `[4, h, w]` bool; each latent
+//! channel by itself.
+
+use tch::{Kind, Tensor};
+
+use crate::error::Result;
+
+/// A 3×3 Gaussian of `sigma` latent elements, reflected at the edge, as torchvision's `gaussian_blur`. 0 leaves the
+/// score as it is.
+pub fn blur(score: &Tensor, sigma: f64) -> Result<Tensor> {
+    let (channels, height, width) = score.size3()?;
+    if sigma <= 0.0 {
+        return Ok(score.shallow_clone());
+    }
+    let side = (-0.5 / (sigma * sigma)).exp();
+    let line = [side, 1.0, side].map(|x| (x / (1.0 + 2.0 * side)) as f32);
+    let line = Tensor::f_from_slice(&line)?.f_to_device(score.device())?;
+    let kernel = line.f_outer(&line)?.f_expand([channels, 1, 3, 3], false)?;
+    // Reflection needs a second element to reflect; a single row or column is repeated.
+    let score = score.f_unsqueeze(0)?;
+    let padded = if height > 1 && width > 1 {
+        score.f_reflection_pad2d([1, 1, 1, 1])?
+    } else {
+        score.f_replication_pad2d([1, 1, 1, 1])?
+    };
+    Ok(padded.f_conv2d(&kernel, None::<&Tensor>, [1, 1], [0, 0], [1, 1], channels)?.f_squeeze_dim(0)?)
+}
+
+/// `score > mean + k·std` over the positions of each channel; the deviation with n − 1.
+pub fn threshold(score: &Tensor, k: f64) -> Result<Tensor> {
+    let positions = [1i64, 2].as_slice();
+    let mean = score.f_mean_dim(positions, true, Kind::Float)?;
+    let std = score.f_std_dim(positions, true, true)?;
+    Ok(score.f_gt_tensor(&mean.f_add(&std.f_mul_scalar(k)?)?)?)
+}
+
+/// Dilation by a 3×3 square, `times` over.
+pub fn dilate(mask: &Tensor, times: u32) -> Result<Tensor> {
+    let mut grown = mask.f_to_kind(Kind::Float)?.f_unsqueeze(0)?;
+    for _ in 0..times {
+        grown = grown.f_max_pool2d([3, 3], [1, 1], [1, 1], [1, 1], false)?;
+    }
+    Ok(grown.f_squeeze_dim(0)?.f_to_kind(Kind::Bool)?)
+}
+
+/// The share of elements that are set, 0 to 1.
+pub fn coverage(mask: &Tensor) -> Result<f64> {
+    Ok(mask.f_mean(Kind::Double)?.f_double_value(&[])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_threshold_counts_standard_deviations_of_each_channel() {
+        let score = Tensor::from_slice(&[0f32, 0.0, 0.0, 4.0, 10.0, 10.0, 10.0, 10.0]).view([2, 2, 2]);
+        // Channel 0: mean 1, deviation 2. Channel 1 is flat: nothing is above its mean.
+        let bits = |k: f64| Vec::<bool>::try_from(threshold(&score, k).unwrap().flatten(0, -1)).unwrap();
+        assert_eq!(bits(1.4), [false, false, false, true, false, false, false, false]);
+        assert_eq!(bits(1.6), [false; 8]);
+    }
+
+    #[test]
+    fn dilation_grows_by_one_element_in_each_direction_and_blur_keeps_a_flat_score() {
+        let mask = Tensor::zeros([1, 5, 5], (Kind::Bool, Device::Cpu));
+        let _ = mask.get(0).get(0).get(0).fill_(1);
+        assert_eq!(coverage(&dilate(&mask, 1).unwrap()).unwrap(), 4.0 / 25.0);
+        assert_eq!(coverage(&dilate(&mask, 2).unwrap()).unwrap(), 9.0 / 25.0);
+        assert!(dilate(&mask, 0).unwrap().equal(&mask));
+        let flat = Tensor::full([4, 3, 1], 2.0, (Kind::Float, Device::Cpu));
+        assert!((blur(&flat, 6.0).unwrap() - flat).abs().max().double_value(&[]) < 1e-6);
+    }
+}

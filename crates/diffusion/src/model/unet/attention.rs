@@ -1,0 +1,232 @@
+//! `Transformer2DModel` and its `BasicTransformerBlock`s. `[B, C, h, w]` outside, `[B, N, C]` inside.
+
+use tch::{Kind, Tensor};
+
+use super::TextContext;
+use super::tap::{Captured, Tap};
+use crate::error::{Error, Result};
+use crate::model::nn::{GroupNorm, LayerNorm, Linear, attention, merge_heads, split_heads};
+use crate::model::weights::Weights;
+
+/// Walks through the cross-attention layers in the order in which they run.
+pub(super) struct Cursor<'a, 'b> {
+    text: &'a TextContext,
+    tap: &'a mut Tap<'b>,
+    next: usize,
+}
+
+impl<'a, 'b> Cursor<'a, 'b> {
+    pub(super) fn new(text: &'a TextContext, tap: &'a mut Tap<'b>) -> Self {
+        Self { text, tap, next: 0 }
+    }
+}
+
+/// Attention of positions to positions.
+struct SelfAttention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    heads: i64,
+    upcast: bool,
+}
+
+impl SelfAttention {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let q = split_heads(&self.q.forward(x)?, self.heads)?;
+        let k = split_heads(&self.k.forward(x)?, self.heads)?;
+        let v = split_heads(&self.v.forward(x)?, self.heads)?;
+        self.out.forward(&merge_heads(&attend(&q, &k, &v, self.upcast)?)?)
+    }
+}
+
+/// Fused attention, in float32 where the model asks for it.
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, upcast: bool) -> Result<Tensor> {
+    if upcast && q.kind() != Kind::Float {
+        let up = |x: &Tensor| x.f_to_kind(Kind::Float);
+        return Ok(attention(&up(q)?, &up(k)?, &up(v)?, None)?.f_to_kind(q.kind())?);
+    }
+    attention(q, k, v, None)
+}
+
+/// Attention of positions to the prompt's tokens.
+pub struct CrossAttention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    /// The output projection `W_o` `[C, H·d]`.
+    pub out: Linear,
+    /// The number of heads H.
+    pub heads: i64,
+    upcast: bool,
+}
+
+impl CrossAttention {
+    pub(super) fn keys_and_values(&self, text: &Tensor) -> Result<(Tensor, Tensor)> {
+        Ok((split_heads(&self.k.forward(text)?, self.heads)?, split_heads(&self.v.forward(text)?, self.heads)?))
+    }
+
+    fn forward(&self, x: &Tensor, (height, width): (i64, i64), cursor: &mut Cursor<'_, '_>) -> Result<Tensor> {
+        let layer = cursor.next;
+        cursor.next += 1;
+        let (k, v) = cursor
+            .text
+            .layers
+            .get(layer)
+            .ok_or_else(|| Error::Torch("the text was prepared for another network".to_owned()))?;
+        let q = split_heads(&self.q.forward(x)?, self.heads)?;
+        if !cursor.tap.wants(layer) {
+            return self.out.forward(&merge_heads(&attend(&q, k, v, self.upcast)?)?);
+        }
+        let mut probabilities = probabilities(&q, k)?;
+        if let Some(perturb) = cursor.tap.perturb.as_ref().filter(|p| p.layer == layer) {
+            probabilities = probabilities.f_mul(perturb.factor)?;
+        }
+        if cursor.tap.layers.contains(&layer) {
+            if cursor.tap.differentiable {
+                probabilities = probabilities.f_detach()?.f_set_requires_grad(true)?;
+            }
+            cursor.tap.captured.push(Captured {
+                layer,
+                probabilities: probabilities.shallow_clone(),
+                values: v.shallow_clone(),
+                height,
+                width,
+            });
+        }
+        let mixed = probabilities.f_to_kind(v.kind())?.f_matmul(v)?;
+        self.out.forward(&merge_heads(&mixed)?)
+    }
+}
+
+/// `softmax(q kᵀ / √d)` in float32, `[B, H, N, T]`.
+fn probabilities(q: &Tensor, k: &Tensor) -> Result<Tensor> {
+    let d = q.size4()?.3;
+    let (q, k) = (q.f_to_kind(Kind::Float)?, k.f_to_kind(Kind::Float)?);
+    let logits = q.f_matmul(&k.f_transpose(-1, -2)?)?.f_mul_scalar(1.0 / (d as f64).sqrt())?;
+    Ok(logits.f_softmax(-1, Kind::Float)?)
+}
+
+/// Self-attention, cross-attention and a GEGLU feed-forward, each with a residual.
+pub struct TransformerBlock {
+    norm1: LayerNorm,
+    self_attention: SelfAttention,
+    norm2: LayerNorm,
+    /// The attention to the prompt.
+    pub cross_attention: CrossAttention,
+    /// The norm before the feed-forward.
+    pub norm3: LayerNorm,
+    /// `[2M, C]`: values and gates.
+    pub ff_in: Linear,
+    /// `[C, M]`.
+    pub ff_out: Linear,
+}
+
+impl TransformerBlock {
+    fn load(w: &Weights, name: &str, channels: i64, heads: i64, text_width: i64, upcast: bool) -> Result<Self> {
+        let projection =
+            |part: &str, inputs: i64, bias: bool| Linear::load(w, &format!("{name}.{part}"), inputs, channels, bias);
+        let norm = |part: &str| LayerNorm::load(w, &format!("{name}.{part}"), channels, 1e-5);
+        Ok(Self {
+            norm1: norm("norm1")?,
+            self_attention: SelfAttention {
+                q: projection("attn1.to_q", channels, false)?,
+                k: projection("attn1.to_k", channels, false)?,
+                v: projection("attn1.to_v", channels, false)?,
+                out: projection("attn1.to_out.0", channels, true)?,
+                heads,
+                upcast,
+            },
+            norm2: norm("norm2")?,
+            cross_attention: CrossAttention {
+                q: projection("attn2.to_q", channels, false)?,
+                k: projection("attn2.to_k", text_width, false)?,
+                v: projection("attn2.to_v", text_width, false)?,
+                out: projection("attn2.to_out.0", channels, true)?,
+                heads,
+                upcast,
+            },
+            norm3: norm("norm3")?,
+            ff_in: Linear::load(w, &format!("{name}.ff.net.0.proj"), channels, 8 * channels, true)?,
+            ff_out: Linear::load(w, &format!("{name}.ff.net.2"), 4 * channels, channels, true)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, size: (i64, i64), cursor: &mut Cursor<'_, '_>, last: bool) -> Result<Tensor> {
+        let x = self.self_attention.forward(&self.norm1.forward(x)?)?.f_add(x)?;
+        let x = self.cross_attention.forward(&self.norm2.forward(&x)?, size, cursor)?.f_add(&x)?;
+        if last && cursor.tap.tail {
+            // Each later layer overwrites it: what stays is the last layer's.
+            cursor.tap.tail_residual = Some(x.shallow_clone());
+        }
+        let h = self.ff_in.forward(&self.norm3.forward(&x)?)?;
+        let halves = h.f_chunk(2, -1)?;
+        let h = halves[0].f_mul(&halves[1].f_gelu("none")?)?;
+        Ok(self.ff_out.forward(&h)?.f_add(&x)?)
+    }
+}
+
+/// `Transformer2DModel`: positions of a feature map attend to each other and to the prompt.
+pub struct TransformerModel {
+    norm: GroupNorm,
+    proj_in: Linear,
+    /// Its blocks.
+    pub blocks: Vec<TransformerBlock>,
+    /// The projection back into the feature map, a 1×1 convolution written as a matrix.
+    pub proj_out: Linear,
+}
+
+/// What a [`TransformerModel`] needs to know of its model.
+pub(super) struct TransformerShape {
+    pub channels: i64,
+    pub heads: i64,
+    pub depth: i64,
+    pub groups: i64,
+    pub text_width: i64,
+    pub linear_projection: bool,
+    pub upcast: bool,
+}
+
+impl TransformerModel {
+    pub(super) fn load(w: &Weights, name: &str, shape: &TransformerShape, layers: &mut Vec<String>) -> Result<Self> {
+        let c = shape.channels;
+        // A 1×1 convolution over a feature map is the same matrix at each position.
+        let projection = |part: &str| -> Result<Linear> {
+            let name = format!("{name}.{part}");
+            if shape.linear_projection {
+                return Linear::load(w, &name, c, c, true);
+            }
+            let weight = w.take(&format!("{name}.weight"), &[c, c, 1, 1])?.f_view([c, c])?;
+            Ok(Linear { weight, bias: Some(w.take(&format!("{name}.bias"), &[c])?) })
+        };
+        let blocks = (0..shape.depth)
+            .map(|i| {
+                let block = format!("{name}.transformer_blocks.{i}");
+                layers.push(format!("{block}.attn2"));
+                TransformerBlock::load(w, &block, c, shape.heads, shape.text_width, shape.upcast)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            norm: GroupNorm::load(w, &format!("{name}.norm"), shape.groups, c, 1e-6)?,
+            proj_in: projection("proj_in")?,
+            blocks,
+            proj_out: projection("proj_out")?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, cursor: &mut Cursor<'_, '_>) -> Result<Tensor> {
+        let (b, c, height, width) = x.size4()?;
+        // In channels-last memory this permutation moves nothing.
+        let h = self.norm.forward(x)?.f_permute([0, 2, 3, 1])?.f_reshape([b, height * width, c])?;
+        let mut h = self.proj_in.forward(&h)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            h = block.forward(&h, (height, width), cursor, i + 1 == self.blocks.len())?;
+        }
+        let h = self.proj_out.forward(&h)?.f_view([b, height, width, c])?.f_permute([0, 3, 1, 2])?;
+        Ok(h.f_add(x)?)
+    }
+
+    pub(super) fn each_cross_attention(&self, visit: &mut dyn FnMut(&CrossAttention) -> Result<()>) -> Result<()> {
+        self.blocks.iter().try_for_each(|block| visit(&block.cross_attention))
+    }
+}

@@ -1,0 +1,250 @@
+//! Reads safetensors, whole or sharded, and gives tensors out by name while it keeps account: what is missing, what
+//! has another shape, what nobody asked for. All of it is reported at once.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype as StoredDtype;
+use safetensors::tensor::Metadata;
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Error, Result};
+
+/// safetensors allows headers of at most 100 MB.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+fn broken(path: &Path, problem: impl Into<String>) -> Error {
+    Error::Model { path: path.to_owned(), problem: problem.into() }
+}
+
+/// The tensors of one component of a model.
+pub struct Weights {
+    folder: PathBuf,
+    tensors: RefCell<BTreeMap<String, Tensor>>,
+    problems: RefCell<Vec<String>>,
+    kind: Kind,
+    device: Device,
+    digest: [u8; 32],
+}
+
+impl Weights {
+    /// Reads `folder/{stem}[.variant].safetensors`, or the shards that `folder/{stem}.safetensors.index[.variant].json`
+    /// lists, and checks that every number is finite. Tensors will be given out as `kind` on `device`.
+    pub fn open(folder: &Path, stem: &str, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        let mut digests = BTreeMap::new();
+        for file in find_files(folder, stem, variant)? {
+            read_file(&file, &mut |name, tensor, digest| {
+                if digests.insert(name.clone(), digest).is_some() {
+                    return Err(broken(&file, format!("holds {name:?} a second time")));
+                }
+                tensors.insert(name, tensor);
+                Ok(())
+            })?;
+        }
+        let mut whole = Sha256::new();
+        for (name, digest) in &digests {
+            whole.update((name.len() as u64).to_le_bytes());
+            whole.update(name);
+            whole.update(digest);
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            tensors: RefCell::new(tensors),
+            problems: RefCell::default(),
+            kind,
+            device,
+            digest: whole.finalize().into(),
+        })
+    }
+
+    /// SHA-256 over names, types, shapes and bytes: the same however the tensors are spread over files.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    /// Renames tensors, for folders written by other versions of diffusers and transformers.
+    pub fn rename(&self, new_name: impl Fn(&str) -> Option<String>) {
+        let mut tensors = self.tensors.borrow_mut();
+        *tensors = std::mem::take(&mut *tensors)
+            .into_iter()
+            .map(|(name, tensor)| (new_name(&name).unwrap_or(name), tensor))
+            .collect();
+    }
+
+    /// Whether a tensor of this name is still there.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.borrow().contains_key(name)
+    }
+
+    /// Drops a tensor that the network does not need, such as a buffer that other versions store.
+    pub fn ignore(&self, name: &str) {
+        self.tensors.borrow_mut().remove(name);
+    }
+
+    /// The tensor, which must have `shape`. What is wrong is kept for [`Weights::finish`]; zeros stand in until then.
+    pub fn take(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
+        let found = self.tensors.borrow_mut().remove(name);
+        let problem = match found {
+            Some(tensor) if tensor.size() == shape => {
+                return Ok(tensor.f_to_device(self.device)?.f_to_kind(self.kind)?);
+            }
+            Some(tensor) => format!("{name} has shape {:?}, but the configuration needs {shape:?}", tensor.size()),
+            None => format!("{name} is missing (shape {shape:?})"),
+        };
+        self.problems.borrow_mut().push(problem);
+        Ok(Tensor::f_zeros(shape, (self.kind, self.device))?)
+    }
+
+    /// Ends the account: an error lists every missing, misshapen and surplus tensor by name.
+    pub fn finish(self) -> Result<()> {
+        let mut problems = self.problems.into_inner();
+        problems.extend(self.tensors.into_inner().into_keys().map(|name| format!("{name} is surplus")));
+        if problems.is_empty() {
+            return Ok(());
+        }
+        const SHOWN: usize = 30;
+        let mut text = format!("the weights do not fit config.json ({} problems):", problems.len());
+        for problem in problems.iter().take(SHOWN) {
+            text.push_str("\n  ");
+            text.push_str(problem);
+        }
+        if problems.len() > SHOWN {
+            text.push_str(&format!("\n  and {} more", problems.len() - SHOWN));
+        }
+        Err(broken(&self.folder, text))
+    }
+}
+
+/// The variant to read, such as `fp16`: none where `folder` has plain files, else the only one that it has.
+pub fn detect_variant(folder: &Path, stem: &str) -> Option<String> {
+    if folder.join(format!("{stem}.safetensors")).is_file()
+        || folder.join(format!("{stem}.safetensors.index.json")).is_file()
+    {
+        return None;
+    }
+    let variants: BTreeSet<String> = std::fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name().to_string_lossy().into_owned();
+            let rest = name.strip_prefix(stem)?.strip_prefix('.')?;
+            let index = rest.strip_prefix("safetensors.index.").and_then(|rest| rest.strip_suffix(".json"));
+            let variant = index.or_else(|| rest.strip_suffix(".safetensors"))?;
+            // Not the shards of a file, such as `fp16-00001-of-00002`.
+            (!variant.contains("-of-")).then(|| variant.to_owned())
+        })
+        .collect();
+    if variants.len() == 1 { variants.into_iter().next() } else { None }
+}
+
+/// Which files hold the weights.
+fn find_files(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<PathBuf>> {
+    let (single, index) = match variant {
+        None => (format!("{stem}.safetensors"), format!("{stem}.safetensors.index.json")),
+        Some(v) => (format!("{stem}.{v}.safetensors"), format!("{stem}.safetensors.index.{v}.json")),
+    };
+    let single = folder.join(single);
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    let index = folder.join(index);
+    if index.is_file() {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let text = std::fs::read_to_string(&index).map_err(|e| broken(&index, format!("cannot be read: {e}")))?;
+        let parsed: Index =
+            serde_json::from_str(&text).map_err(|e| broken(&index, format!("is no index of weights: {e}")))?;
+        let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
+        return names
+            .into_iter()
+            .map(|name| {
+                let is_plain = Path::new(&name).file_name().is_some_and(|plain| plain == name.as_str());
+                if is_plain {
+                    Ok(folder.join(name))
+                } else {
+                    Err(broken(&index, format!("names a file outside: {name:?}")))
+                }
+            })
+            .collect();
+    }
+    if !folder.is_dir() {
+        return Err(broken(folder, "is missing"));
+    }
+    let others = std::fs::read_dir(folder).map_err(|e| broken(folder, format!("cannot be read: {e}")))?;
+    let others: Vec<String> =
+        others.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect();
+    let pickle = others.iter().find(|n| [".bin", ".pt", ".ckpt", ".pth"].iter().any(|end| n.ends_with(end)));
+    Err(match pickle {
+        Some(name) => broken(
+            &folder.join(name),
+            "is a pickle, which can run code when it is read; convert the model to safetensors (in diffusers: \
+             pipe.save_pretrained(folder, safe_serialization=True))",
+        ),
+        None => {
+            let found: Vec<_> = others.iter().filter(|n| n.ends_with(".safetensors")).cloned().collect();
+            let hint =
+                if found.is_empty() { String::new() } else { format!("; the folder holds {}", found.join(", ")) };
+            broken(&single, format!("is missing{hint}"))
+        }
+    })
+}
+
+/// Reads every tensor of one file, in the order of its bytes.
+fn read_file(path: &Path, give: &mut dyn FnMut(String, Tensor, [u8; 32]) -> Result<()>) -> Result<()> {
+    let io = |what: &str, e: std::io::Error| broken(path, format!("{what}: {e}"));
+    let mut file = File::open(path).map_err(|e| io("cannot be opened", e))?;
+    let length = file.metadata().map_err(|e| io("cannot be examined", e))?.len();
+    let mut prefix = [0; 8];
+    file.read_exact(&mut prefix).map_err(|_| broken(path, "is too short for a safetensors file"))?;
+    let header_length = u64::from_le_bytes(prefix);
+    if header_length > MAX_HEADER_BYTES || header_length + 8 > length {
+        return Err(broken(path, "is no safetensors file, or its header is truncated"));
+    }
+    let mut header = vec![0; header_length as usize];
+    file.read_exact(&mut header).map_err(|e| io("cannot be read", e))?;
+    let metadata: Metadata =
+        serde_json::from_slice(&header).map_err(|e| broken(path, format!("has a broken safetensors header: {e}")))?;
+    let expected = 8 + header_length + metadata.data_len() as u64;
+    if expected != length {
+        return Err(broken(
+            path,
+            format!(
+                "has {length} bytes, but its header promises {expected}: it is truncated or damaged; fetch it again"
+            ),
+        ));
+    }
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name) else { continue };
+        let kind = match info.dtype {
+            StoredDtype::F32 => Kind::Float,
+            StoredDtype::F16 => Kind::Half,
+            StoredDtype::BF16 => Kind::BFloat16,
+            StoredDtype::F64 => Kind::Double,
+            StoredDtype::I64 => Kind::Int64,
+            other => return Err(broken(path, format!("{name} is stored as {other:?}, which is not supported"))),
+        };
+        let (start, end) = info.data_offsets;
+        let mut bytes = vec![0; end - start];
+        file.seek(SeekFrom::Start(8 + header_length + start as u64)).map_err(|e| io("cannot be read", e))?;
+        file.read_exact(&mut bytes).map_err(|e| io("cannot be read", e))?;
+        let shape: Vec<i64> = info.shape.iter().map(|n| *n as i64).collect();
+        let digest = Sha256::new().chain_update(format!("{:?}{shape:?}", info.dtype)).chain_update(&bytes).finalize();
+        let tensor = Tensor::f_from_data_size(&bytes, &shape, kind)?;
+        if kind != Kind::Int64 && !all_finite(&tensor)? {
+            return Err(broken(path, format!("{name} holds NaN or infinite numbers: the weights are damaged")));
+        }
+        give(name, tensor, digest.into())?;
+    }
+    Ok(())
+}
+
+/// Whether no element is NaN or infinite.
+pub(crate) fn all_finite(tensor: &Tensor) -> Result<bool> {
+    Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
+}

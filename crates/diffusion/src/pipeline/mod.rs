@@ -1,0 +1,190 @@
+//! Pictures from references and prompts: loads a model folder, and makes batches of pictures with it.
+
+mod prompt;
+mod request;
+mod sampling;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Mutex;
+
+use tch::Tensor;
+
+pub use self::request::{Edit, Prompt, Request, Sample, Subject};
+use crate::device::{Device, Dtype};
+use crate::error::{Error, Result};
+use crate::method::{Method, Scorer, Settings};
+use crate::model::folder::{self, MeasuredSettings};
+use crate::model::unet::Unet;
+use crate::model::vae::AutoencoderKl;
+use crate::model::weights::detect_variant;
+use crate::scheduler::{Scheduler, SchedulerConfig, TimestepSpacing};
+use crate::text::{ClipTextModel, ClipTokenizer};
+
+/// Texts whose hidden states are kept: a run has few negative prompts and often repeats its prompts.
+const TEXTS_KEPT: usize = 256;
+
+/// How to load a model.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// The weight files' variant, such as `fp16`; without it, the plain files, else the only variant that there is.
+    pub variant: Option<String>,
+    /// Where it runs.
+    pub device: Device,
+    /// In which precision.
+    pub dtype: Dtype,
+    /// Pictures in a batch, at least 1. Smaller batches are padded, so that every picture is made at the same size.
+    pub batch_size: usize,
+}
+
+/// A Stable Diffusion 1.x / 2.x model that is ready to make pictures.
+pub struct StableDiffusion {
+    tokenizer: ClipTokenizer,
+    text_encoder: ClipTextModel,
+    unet: Unet,
+    vae: AutoencoderKl,
+    scheduler_config: SchedulerConfig,
+    measured: MeasuredSettings,
+    scorer: Scorer,
+    options: LoadOptions,
+    digest: [u8; 32],
+    texts: Mutex<HashMap<String, Tensor>>,
+}
+
+impl StableDiffusion {
+    /// Reads a model folder in diffusers layout.
+    ///
+    /// # Errors
+    /// [`Error::Model`] names the file and what is wrong with it.
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Self> {
+        folder::check_index(path)?;
+        let (kind, device) = (options.dtype.kind(), options.device.torch());
+        let part = |name: &str, stem: &str| {
+            let folder = path.join(name);
+            let variant = options.variant.clone().or_else(|| detect_variant(&folder, stem));
+            (folder, variant)
+        };
+        tch::no_grad(|| {
+            let scheduler_config = SchedulerConfig::load(&path.join("scheduler/scheduler_config.json"))?;
+            let measured = MeasuredSettings::read(path)?;
+            let (folder, variant) = part("text_encoder", "model");
+            let text_encoder = ClipTextModel::load(&folder, variant.as_deref(), kind, device)?;
+            let tokenizer = ClipTokenizer::load(&path.join("tokenizer"), text_encoder.length())?;
+            let (folder, variant) = part("unet", "diffusion_pytorch_model");
+            let unet = Unet::load(&folder, variant.as_deref(), kind, device)?;
+            if unet.text_width() != text_encoder.width() {
+                return Err(Error::Model {
+                    path: folder.join("config.json"),
+                    problem: format!(
+                        "\"cross_attention_dim\" is {}, but the text encoder's hidden states are {} wide",
+                        unet.text_width(),
+                        text_encoder.width()
+                    ),
+                });
+            }
+            let (folder, variant) = part("vae", "diffusion_pytorch_model");
+            let vae = AutoencoderKl::load(&folder, variant.as_deref(), kind, device)?;
+            let weights = [("text_encoder", text_encoder.digest()), ("unet", unet.digest()), ("vae", vae.digest())];
+            let digest = folder::digest(path, &weights)?;
+            let scorer = Scorer::new(&unet)?;
+            Ok(Self {
+                tokenizer,
+                text_encoder,
+                unet,
+                vae,
+                scheduler_config,
+                measured,
+                scorer,
+                options: options.clone(),
+                digest,
+                texts: Mutex::default(),
+            })
+        })
+    }
+
+    /// SHA-256 over weights, configurations and tokenizer.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    /// Pictures in a batch.
+    pub fn batch_size(&self) -> usize {
+        self.options.batch_size
+    }
+
+    /// The settings that were measured best for this model, if someone measured.
+    pub fn measured(&self) -> &MeasuredSettings {
+        &self.measured
+    }
+
+    /// What the model's scheduler configuration says.
+    pub fn scheduler_config(&self) -> &SchedulerConfig {
+        &self.scheduler_config
+    }
+
+    /// The cross-attention layers by their diffusers paths, in the order in which they run.
+    pub fn cross_attention_layers(&self) -> &[String] {
+        self.unet.cross_attention_layers()
+    }
+
+    /// Width and height in pixels of the pictures that the model was trained on.
+    pub fn native_size(&self) -> u32 {
+        (self.unet.sample_size() * self.vae.factor()).clamp(8, 4096) as u32
+    }
+
+    /// Checks everything that can be known before the reference is read, and gives the prompt as the model sees it.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] and the errors of subjects.
+    pub fn check(&self, prompt: &str, subjects: Option<&[String]>, settings: &Settings) -> Result<Prompt> {
+        let factor = self.vae.factor() as u32;
+        for (side, pixels) in [("width", settings.width), ("height", settings.height)] {
+            if pixels == 0 || !pixels.is_multiple_of(factor) {
+                let message =
+                    format!("a {side} of {pixels} is not a positive multiple of {factor}, as this model needs");
+                return Err(Error::Setting { param: "size", message });
+            }
+        }
+        let timesteps = self.scheduler(settings)?.timesteps().len();
+        let masked = settings.method == Method::AbsGradSam;
+        if masked {
+            settings.edits.indices(timesteps)?;
+            let elements = i64::from(settings.width / factor) * i64::from(settings.height / factor) * 4;
+            self.scorer.plan(&self.unet, settings, elements)?;
+        }
+        prompt::read_prompt(&self.tokenizer, prompt, subjects, masked)
+    }
+
+    /// The timesteps that `settings` lay, truncated by strength.
+    fn scheduler(&self, settings: &Settings) -> Result<Scheduler> {
+        let config = if settings.published_timesteps {
+            self.scheduler_config.clone().with_spacing(TimestepSpacing::Leading).with_steps_offset(0)
+        } else {
+            self.scheduler_config.clone()
+        };
+        let mut scheduler = Scheduler::new(&config, settings.scheduler, settings.steps)?;
+        scheduler.truncate(settings.effective_strength());
+        if scheduler.timesteps().is_empty() {
+            let message = format!(
+                "{} of {} steps leaves no step to run; raise strength or steps",
+                settings.strength, settings.steps
+            );
+            return Err(Error::Setting { param: "strength", message });
+        }
+        Ok(scheduler)
+    }
+
+    /// The hidden states `[1, T, C]` of a text, always computed by itself, so that they do not depend on a batch.
+    fn encode_text(&self, text: &str, ids: &[i64]) -> Result<Tensor> {
+        let mut texts = self.texts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(hidden) = texts.get(text) {
+            return Ok(hidden.shallow_clone());
+        }
+        let hidden = self.text_encoder.forward(ids)?;
+        if texts.len() >= TEXTS_KEPT {
+            texts.clear();
+        }
+        texts.insert(text.to_owned(), hidden.shallow_clone());
+        Ok(hidden)
+    }
+}

@@ -1,0 +1,72 @@
+//! From a prompt and the words that name its subject to token positions.
+
+use super::request::{Prompt, Subject};
+use crate::error::{Error, Result};
+use crate::subjects::{SubjectSpan, find_subjects, locate};
+use crate::text::{ClipTokenizer, TokenizedPrompt};
+
+/// Tokenizes `prompt`, and finds its subjects if `masked`.
+///
+/// # Errors
+/// [`Error::NoSubject`] if none is given and the prompt has no noun; [`Error::SubjectNotInPrompt`] if one that is given
+/// does not occur in what the text encoder sees; [`Error::Setting`] if the prompt is empty although a subject is wanted.
+pub(super) fn read_prompt(
+    tokenizer: &ClipTokenizer,
+    prompt: &str,
+    subjects: Option<&[String]>,
+    masked: bool,
+) -> Result<Prompt> {
+    let tokens = tokenizer.encode(prompt)?;
+    let truncated_to = tokens.truncated_at.map(|end| prompt[..end].to_owned());
+    let subjects = match (masked, subjects) {
+        (false, _) => Vec::new(),
+        (true, Some(given)) => given_subjects(prompt, &tokens, given)?,
+        (true, None) => found_subjects(prompt, &tokens)?,
+    };
+    Ok(Prompt { ids: tokens.ids, truncated_to, subjects })
+}
+
+/// The prompt's own nouns, one subject for each different word.
+fn found_subjects(prompt: &str, tokens: &TokenizedPrompt) -> Result<Vec<Subject>> {
+    let mut subjects: Vec<Subject> = Vec::new();
+    for span in find_subjects(prompt) {
+        let positions = tokens.positions(&(span.start..span.end));
+        match subjects.iter_mut().find(|subject| subject.text == span.text) {
+            Some(subject) => subject.positions.extend(positions),
+            None => subjects.push(Subject { text: span.text, positions }),
+        }
+    }
+    // A noun behind the encoder's limit has no tokens, and no say.
+    subjects.retain(|subject| !subject.positions.is_empty());
+    if subjects.is_empty() { Err(Error::NoSubject { prompt: shorten(prompt) }) } else { Ok(subjects) }
+}
+
+fn given_subjects(prompt: &str, tokens: &TokenizedPrompt, given: &[String]) -> Result<Vec<Subject>> {
+    let mut subjects: Vec<Subject> = Vec::new();
+    for text in given {
+        let spans: Vec<SubjectSpan> = locate(prompt, text);
+        let positions: Vec<i64> = spans.iter().flat_map(|span| tokens.positions(&(span.start..span.end))).collect();
+        if positions.is_empty() {
+            let hint = match tokens.truncated_at {
+                Some(end) if !spans.is_empty() => {
+                    format!(": the text encoder sees it only up to {:?}", shorten_left(&prompt[..end]))
+                }
+                _ => "; name words as the prompt has them".to_owned(),
+            };
+            return Err(Error::SubjectNotInPrompt { subject: text.clone(), prompt: shorten(prompt), hint });
+        }
+        if !subjects.iter().any(|subject| subject.positions == positions) {
+            subjects.push(Subject { text: text.clone(), positions });
+        }
+    }
+    if subjects.is_empty() { Err(Error::NoSubject { prompt: shorten(prompt) }) } else { Ok(subjects) }
+}
+
+fn shorten(text: &str) -> String {
+    if text.chars().count() <= 120 { text.to_owned() } else { text.chars().take(117).chain("...".chars()).collect() }
+}
+
+fn shorten_left(text: &str) -> String {
+    let count = text.chars().count();
+    if count <= 60 { text.to_owned() } else { "...".chars().chain(text.chars().skip(count - 57)).collect() }
+}

@@ -1,0 +1,356 @@
+//! The denoising loop over one padded batch, with the edits of Abs-Grad-SAM in it.
+
+use tch::{Kind, Tensor};
+
+use super::{Edit, Prompt, Request, Sample, StableDiffusion};
+use crate::error::{Error, Result};
+use crate::explain;
+use crate::image_processor::{Rgb, postprocess, preprocess, resize};
+use crate::method::score::{Plan, ScoredRow};
+use crate::method::{Method, Settings, Start, mask};
+use crate::model::unet::{Tap, TextContext};
+use crate::noise::TaskNoise;
+use crate::scheduler::Scheduler;
+
+/// Spreads the seeds of one task's edits over all seeds.
+const EDIT_SEED_STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What one row starts from. Tensors are on the device, `[1, 4, h, w]` float32.
+struct Row<'a> {
+    request: &'a Request,
+    prompt: Prompt,
+    reference: Option<Rgb>,
+    /// `z0`.
+    clean: Option<Tensor>,
+    noise: TaskNoise,
+    edits: Vec<Edit>,
+}
+
+impl StableDiffusion {
+    /// Makes the pictures of `requests`: at most [`batch_size`](Self::batch_size), all of one
+    /// [`batch_key`](Settings::batch_key). A request that fails by itself, such as by a latent that is not finite, does
+    /// not touch the others. `stop` is asked between steps.
+    ///
+    /// # Errors
+    /// Of the whole batch: [`Error::Stopped`], [`Error::OutOfMemory`], [`Error::Torch`], and [`Error::Setting`] if the
+    /// requests do not belong into one batch.
+    pub fn generate(&self, requests: &[Request], stop: &dyn Fn() -> bool) -> Result<Vec<Result<Sample>>> {
+        tch::no_grad(|| self.generate_without_graph(requests, stop))
+    }
+
+    fn generate_without_graph(&self, requests: &[Request], stop: &dyn Fn() -> bool) -> Result<Vec<Result<Sample>>> {
+        let Some(first) = requests.first() else { return Ok(Vec::new()) };
+        let shared = &first.settings;
+        let batch_error = |message: String| Err(Error::Setting { param: "batch", message });
+        if requests.len() > self.batch_size() {
+            return batch_error(format!("{} pictures do not fit a batch of {}", requests.len(), self.batch_size()));
+        }
+        if requests.iter().any(|request| request.settings.batch_key() != shared.batch_key()) {
+            return batch_error("pictures of one batch need the same batch key".to_owned());
+        }
+        let mut results: Vec<Option<Result<Sample>>> = Vec::new();
+        let mut rows = Vec::new();
+        let mut scheduler = match self.scheduler(shared) {
+            Ok(scheduler) => scheduler,
+            // The same for each of them.
+            Err(_) => return Ok(requests.iter().map(|request| Err(self.refusal(request))).collect()),
+        };
+        for request in requests {
+            match self.prepare(request, &scheduler) {
+                Ok(row) => {
+                    rows.push(row);
+                    results.push(None);
+                }
+                Err(error @ (Error::OutOfMemory(_) | Error::Torch(_))) => return Err(error),
+                Err(error) => results.push(Some(Err(error))),
+            }
+        }
+        if !rows.is_empty() {
+            let latents = self.denoise(&mut rows, &mut scheduler, shared, stop)?;
+            let timesteps = scheduler.timesteps().to_vec();
+            let mut finished = Vec::with_capacity(rows.len());
+            for (row, latents) in rows.into_iter().zip(latents) {
+                finished.push(match latents {
+                    Ok(latents) => self.finish(row, &latents, &timesteps),
+                    Err(error) => Err(error),
+                });
+            }
+            let mut finished = finished.into_iter();
+            for result in results.iter_mut().filter(|result| result.is_none()) {
+                *result = finished.next();
+            }
+        }
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    fn refusal(&self, request: &Request) -> Error {
+        match self.check(&request.prompt, request.subjects.as_deref(), &request.settings) {
+            Err(error) => error,
+            Ok(_) => Error::Torch("a batch was refused whose pictures are not".to_owned()),
+        }
+    }
+
+    /// Draws a row's noise and encodes its reference, by itself.
+    fn prepare<'a>(&self, request: &'a Request, scheduler: &Scheduler) -> Result<Row<'a>> {
+        let settings = &request.settings;
+        let prompt = self.check(&request.prompt, request.subjects.as_deref(), settings)?;
+        let factor = self.vae.factor();
+        let shape = [1, 4, i64::from(settings.height) / factor, i64::from(settings.width) / factor];
+        let with_reference = settings.method != Method::Txt2img;
+        let draws = (0..scheduler.timesteps().len()).filter(|&i| scheduler.needs_noise(i)).count();
+        let noise = TaskNoise::draw(request.seed, shape, with_reference, draws)?;
+        let (reference, clean) = match (&request.reference, &noise.posterior) {
+            (Some(picture), Some(posterior)) => {
+                let pixels = preprocess(picture, settings.width, settings.height)?;
+                let clean = self.vae.encode(&pixels, posterior)?;
+                (Some(resize(picture, settings.width, settings.height)?), Some(clean))
+            }
+            (None, Some(_)) => {
+                let message = "is missing; only txt2img does without".to_owned();
+                return Err(Error::Setting { param: "reference", message });
+            }
+            (_, None) => (None, None),
+        };
+        Ok(Row { request, prompt, reference, clean, noise, edits: Vec::new() })
+    }
+
+    /// Runs the loop; gives each row's final latents `[1, 4, h, w]`.
+    fn denoise(
+        &self,
+        rows: &mut [Row<'_>],
+        scheduler: &mut Scheduler,
+        shared: &Settings,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<Result<Tensor>>> {
+        let device = self.options.device.torch();
+        let size = self.batch_size();
+        // Rows beyond the last repeat the first: every picture is made in a batch of the same size.
+        let padded: Vec<usize> = (0..size).map(|i| if i < rows.len() { i } else { 0 }).collect();
+        let stack = |rows: &[Row<'_>], part: &dyn Fn(&Row<'_>) -> Option<Tensor>| -> Result<Option<Tensor>> {
+            let parts: Option<Vec<Tensor>> = padded.iter().map(|&i| part(&rows[i])).collect();
+            parts.map(|parts| Ok(Tensor::f_cat(&parts, 0)?.f_to_device(device)?)).transpose()
+        };
+        let missing = || Error::Torch("a batch without noise".to_owned());
+        let clean = stack(rows, &|row| row.clean.as_ref().map(Tensor::shallow_clone))?;
+        let noise = stack(rows, &|row| Some(row.noise.reference.shallow_clone()))?.ok_or_else(missing)?;
+        let steps = scheduler.timesteps().len();
+        let needing: Vec<usize> = (0..steps).filter(|&i| scheduler.needs_noise(i)).collect();
+        let scales: Vec<f32> = padded.iter().map(|&i| rows[i].request.settings.guidance as f32).collect();
+        let scales = Tensor::f_from_slice(&scales)?.f_view([size as i64, 1, 1, 1])?.f_to_device(device)?;
+        let (edits, plan) = if shared.method == Method::AbsGradSam {
+            let elements = noise.size()[1..].iter().product();
+            (shared.edits.indices(steps)?, Some(self.scorer.plan(&self.unet, shared, elements)?))
+        } else {
+            (Vec::new(), None)
+        };
+        let text = self.text_context(rows, &padded, shared.guided())?;
+
+        let mut latents = match (&clean, shared.start) {
+            (Some(clean), Start::Reference) => scheduler.add_noise(clean, &noise, 0)?,
+            _ => noise.f_mul_scalar(scheduler.init_noise_sigma())?,
+        };
+        // The first step after which a row's latents are not finite, else −1; read once at the end.
+        let mut first_bad = Tensor::f_full([size as i64], -1, (Kind::Int64, device))?;
+        for i in 0..steps {
+            if stop() {
+                return Err(Error::Stopped);
+            }
+            let timestep = scheduler.timesteps()[i];
+            let input = scheduler.scale_model_input(&latents, i)?;
+            let edit = plan.as_ref().filter(|_| edits.contains(&(i + 1)));
+            let mut tap = edit.map_or_else(Tap::default, Plan::tap);
+            let output = if shared.guided() {
+                self.unet.forward(&Tensor::f_cat(&[&input, &input], 0)?, timestep, &text, &mut tap)?
+            } else {
+                self.unet.forward(&input, timestep, &text, &mut tap)?
+            };
+            let (unconditional, conditional) = if shared.guided() {
+                let mut halves = output.f_chunk(2, 0)?;
+                let conditional = halves.remove(1);
+                (halves.pop(), conditional)
+            } else {
+                (None, output)
+            };
+            let guided = match &unconditional {
+                Some(unconditional) => unconditional.f_add(&conditional.f_sub(unconditional)?.f_mul(&scales)?)?,
+                None => conditional.shallow_clone(),
+            };
+            let variance = match needing.iter().position(|&step| step == i) {
+                Some(draw) => stack(rows, &|row| row.noise.variance.get(draw).map(Tensor::shallow_clone))?,
+                None => None,
+            };
+            latents = scheduler.step(&guided, i, &latents, variance.as_ref())?;
+            first_bad = note_bad(&latents, &first_bad, i)?;
+
+            let (Some(plan), Some(clean)) = (edit, &clean) else { continue };
+            let noised = scheduler.add_noise(clean, &noise, i + 1)?;
+            let offset = if shared.guided() { size as i64 } else { 0 };
+            for (index, row) in rows.iter_mut().enumerate() {
+                let index = index as i64;
+                let text = text.copies(offset + index, 1)?;
+                let unconditional = unconditional.as_ref().map(|u| u.f_get(index)).transpose()?;
+                let scored = ScoredRow {
+                    unet: &self.unet,
+                    tap: &tap,
+                    row: offset + index,
+                    input: &input.f_narrow(0, index, 1)?,
+                    timestep,
+                    text: &text,
+                    conditional: &conditional.f_get(index)?,
+                    unconditional: unconditional.as_ref(),
+                    seed: row.request.seed.wrapping_add(EDIT_SEED_STRIDE.wrapping_mul(i as u64 + 1)),
+                };
+                let before = latents.f_get(index)?.f_detach_copy()?;
+                let edit = self.edit(row, plan, &scored, &before, &noised.f_get(index)?)?;
+                latents.f_get(index)?.f_copy_(&edit.after)?;
+                row.edits.push(Edit { step: i + 1, timestep: scheduler.timesteps()[i + 1], ..edit.on_cpu()? });
+            }
+        }
+        let bad = Vec::<i64>::try_from(first_bad)?;
+        (0..rows.len())
+            .map(|index| match usize::try_from(bad[index]) {
+                Ok(step) => Ok(Err(Error::NonFinite {
+                    step,
+                    timestep: scheduler.timesteps()[step],
+                    hint: self.precision_hint(),
+                })),
+                Err(_) => Ok(Ok(latents.f_narrow(0, index as i64, 1)?)),
+            })
+            .collect()
+    }
+
+    /// Scores and masks one row, and replaces what the mask leaves out.
+    fn edit(
+        &self,
+        row: &Row<'_>,
+        plan: &Plan,
+        scored: &ScoredRow<'_>,
+        before: &Tensor,
+        noised: &Tensor,
+    ) -> Result<Edit> {
+        let settings = &row.request.settings;
+        let positions: Vec<&[i64]> = row.prompt.subjects.iter().map(|subject| subject.positions.as_slice()).collect();
+        let scores = self.scorer.scores(plan, scored, &positions)?;
+        let mut union: Option<Tensor> = None;
+        let mut subject_coverage = Vec::with_capacity(scores.len());
+        for score in &scores {
+            let blurred = mask::blur(score, settings.blur)?;
+            let mask = mask::dilate(&mask::threshold(&blurred, settings.threshold)?, settings.dilation)?;
+            subject_coverage.push(mask::coverage(&mask)?);
+            union = Some(match union {
+                None => mask,
+                Some(union) => union.f_logical_or(&mask)?,
+            });
+        }
+        let mask = union.ok_or_else(|| Error::Torch("an edit without subjects".to_owned()))?;
+        Ok(Edit {
+            step: 0,
+            timestep: scored.timestep,
+            estimator: plan.estimator,
+            scores,
+            subject_coverage,
+            coverage: mask::coverage(&mask)?,
+            after: before.f_where_self(&mask, noised)?,
+            before: before.shallow_clone(),
+            mask,
+        })
+    }
+
+    /// Keys and values of every row's texts: unconditional rows first, where guidance is in use.
+    fn text_context(&self, rows: &[Row<'_>], padded: &[usize], guided: bool) -> Result<TextContext> {
+        let mut hidden = Vec::new();
+        if guided {
+            for &i in padded {
+                let negative = &rows[i].request.settings.negative_prompt;
+                hidden.push(self.encode_text(negative, &self.tokenizer.encode(negative)?.ids)?);
+            }
+        }
+        for &i in padded {
+            hidden.push(self.encode_text(&rows[i].request.prompt, &rows[i].prompt.ids)?);
+        }
+        self.unet.prepare_text(&Tensor::f_cat(&hidden, 0)?)
+    }
+
+    /// Decodes a row by itself, and gathers what explains it.
+    fn finish(&self, row: Row<'_>, latents: &Tensor, timesteps: &[f64]) -> Result<Sample> {
+        let settings = &row.request.settings;
+        let decoded = self.vae.decode(latents)?;
+        if !crate::model::weights::all_finite(&decoded)? {
+            let (step, timestep) = (timesteps.len() - 1, timesteps.last().copied().unwrap_or_default());
+            let hint = format!("the decoder made them so; {}", self.precision_hint());
+            return Err(Error::NonFinite { step, timestep, hint });
+        }
+        let mut image =
+            postprocess(&decoded)?.pop().ok_or_else(|| Error::Torch("the decoder gave no picture".to_owned()))?;
+        let mask = row.edits.last().map(|edit| explain::mask_picture(&edit.mask, settings.width, settings.height));
+        let mask = mask.transpose()?;
+        if let (Some(feather), Some(mask), Some(reference)) = (settings.paste_back, &mask, &row.reference) {
+            image = explain::paste_back(&image, reference, mask, feather)?;
+        }
+        let cpu = |x: &Tensor| -> Result<Tensor> { Ok(x.f_get(0)?.f_to_device(tch::Device::Cpu)?) };
+        Ok(Sample {
+            image,
+            mask,
+            warnings: warnings(&row),
+            timesteps: timesteps.to_vec(),
+            reference_latents: row.clean.as_ref().map(cpu).transpose()?,
+            reference_noise: cpu(&row.noise.reference)?,
+            latents: cpu(latents)?,
+            reference: row.reference,
+            prompt: row.prompt,
+            edits: row.edits,
+        })
+    }
+
+    fn precision_hint(&self) -> String {
+        if self.options.dtype == crate::device::Dtype::F32 {
+            "a smaller guidance or another scheduler may help".to_owned()
+        } else {
+            format!("{} may be too narrow for this model: try f32", self.options.dtype.as_str())
+        }
+    }
+}
+
+impl Edit {
+    fn on_cpu(self) -> Result<Self> {
+        let cpu = |x: &Tensor| x.f_to_device(tch::Device::Cpu);
+        Ok(Self {
+            scores: self.scores.iter().map(cpu).collect::<Result<_, _>>()?,
+            mask: cpu(&self.mask)?,
+            before: cpu(&self.before)?,
+            after: cpu(&self.after)?,
+            ..self
+        })
+    }
+}
+
+/// Keeps the first step at which each row is not finite.
+fn note_bad(latents: &Tensor, first_bad: &Tensor, step: usize) -> Result<Tensor> {
+    let finite = latents.f_isfinite()?.f_flatten(1, -1)?.f_all_dim(1, false)?;
+    let newly = finite.f_logical_not()?.f_logical_and(&first_bad.f_lt(0)?)?;
+    Ok(first_bad.f_masked_fill(&newly, step as i64)?)
+}
+
+fn warnings(row: &Row<'_>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(seen) = &row.prompt.truncated_to {
+        warnings.push(format!(
+            "the prompt is longer than the text encoder reads: what follows {:?} has no effect",
+            seen.chars().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<String>()
+        ));
+    }
+    for edit in &row.edits {
+        if edit.coverage == 0.0 {
+            warnings.push(format!(
+                "the mask of edit step {} is empty: the whole picture was put back to the reference; lower threshold",
+                edit.step
+            ));
+        } else if edit.coverage == 1.0 {
+            warnings.push(format!(
+                "the mask of edit step {} covers everything: nothing was put back; raise threshold or lower dilation",
+                edit.step
+            ));
+        }
+    }
+    warnings
+}

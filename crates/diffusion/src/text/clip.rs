@@ -1,0 +1,148 @@
+//! CLIP's text transformer (`CLIPTextModel` of transformers): `[B, T]` token ids → `[B, T, C]` hidden states after
+//! the final layer norm.
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::Result;
+use crate::model::config::Config;
+use crate::model::nn::{LayerNorm, Linear, attention, merge_heads, split_heads};
+use crate::model::weights::Weights;
+
+/// The activation between the two linear layers of a block.
+#[derive(Clone, Copy)]
+enum Activation {
+    /// `x · σ(1.702 x)`: OpenAI's CLIP, Stable Diffusion 1.x.
+    QuickGelu,
+    /// The exact GELU: OpenCLIP, Stable Diffusion 2.x.
+    Gelu,
+}
+
+struct Layer {
+    norm1: LayerNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+/// The text encoder of one model.
+pub struct ClipTextModel {
+    token_embedding: Tensor,
+    position_embedding: Tensor,
+    layers: Vec<Layer>,
+    final_norm: LayerNorm,
+    heads: i64,
+    activation: Activation,
+    causal_mask: Tensor,
+    digest: [u8; 32],
+    width: i64,
+}
+
+impl ClipTextModel {
+    /// Reads a model's `text_encoder` folder.
+    pub fn load(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
+        let mut config = Config::read(&folder.join("config.json"))?;
+        let vocab: i64 = config.take("vocab_size", 49408)?;
+        let width: i64 = config.take("hidden_size", 512)?;
+        let inner: i64 = config.take("intermediate_size", 2048)?;
+        let count: i64 = config.take("num_hidden_layers", 12)?;
+        let heads: i64 = config.take("num_attention_heads", 8)?;
+        let length: i64 = config.take("max_position_embeddings", 77)?;
+        let eps: f64 = config.take("layer_norm_eps", 1e-5)?;
+        let act: String = config.take("hidden_act", "quick_gelu".to_owned())?;
+        let activation = match act.as_str() {
+            "quick_gelu" => Activation::QuickGelu,
+            "gelu" => Activation::Gelu,
+            other => {
+                return Err(config.error(format!("\"hidden_act\": \"{other}\" is not supported (quick_gelu, gelu)")));
+            }
+        };
+        config.expect("model_type", &["clip_text_model".into(), "clip".into()])?;
+        // Everything else in this file is about training, generation or other heads; the hidden states do not use it.
+        if heads < 1 || width % heads != 0 {
+            return Err(config.error(format!("\"num_attention_heads\": {heads} does not divide hidden_size {width}")));
+        }
+
+        let weights = Weights::open(folder, "model", variant, kind, device)?;
+        let digest = weights.digest();
+        // Published folders have the prefix, transformers 5 writes without it.
+        weights.rename(|name| name.strip_prefix("text_model.").map(str::to_owned));
+        weights.ignore("embeddings.position_ids");
+        let linear = |name: &str, i, o| Linear::load(&weights, name, i, o, true);
+        let norm = |name: &str| LayerNorm::load(&weights, name, width, eps);
+        let token_embedding = weights.take("embeddings.token_embedding.weight", &[vocab, width])?;
+        let position_embedding = weights.take("embeddings.position_embedding.weight", &[length, width])?;
+        let layers = (0..count)
+            .map(|i| {
+                let p = format!("encoder.layers.{i}");
+                Ok(Layer {
+                    norm1: norm(&format!("{p}.layer_norm1"))?,
+                    q: linear(&format!("{p}.self_attn.q_proj"), width, width)?,
+                    k: linear(&format!("{p}.self_attn.k_proj"), width, width)?,
+                    v: linear(&format!("{p}.self_attn.v_proj"), width, width)?,
+                    out: linear(&format!("{p}.self_attn.out_proj"), width, width)?,
+                    norm2: norm(&format!("{p}.layer_norm2"))?,
+                    fc1: linear(&format!("{p}.mlp.fc1"), width, inner)?,
+                    fc2: linear(&format!("{p}.mlp.fc2"), inner, width)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let final_norm = norm("final_layer_norm")?;
+        weights.finish()?;
+        let causal_mask =
+            Tensor::f_full([length, length], f64::NEG_INFINITY, (Kind::Float, device))?.f_triu(1)?.f_to_kind(kind)?;
+        Ok(Self {
+            token_embedding,
+            position_embedding,
+            layers,
+            final_norm,
+            heads,
+            activation,
+            causal_mask,
+            digest,
+            width,
+        })
+    }
+
+    /// The number of positions: 77 in every published model.
+    pub fn length(&self) -> usize {
+        self.position_embedding.size()[0] as usize
+    }
+
+    /// The width of the hidden states.
+    pub fn width(&self) -> i64 {
+        self.width
+    }
+
+    /// The digest of the weights.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    /// `ids`: one prompt of [`ClipTextModel::length`] tokens → `[1, T, C]`.
+    pub fn forward(&self, ids: &[i64]) -> Result<Tensor> {
+        let ids = Tensor::f_from_slice(ids)?.f_unsqueeze(0)?.f_to_device(self.token_embedding.device())?;
+        let embedded = Tensor::f_embedding(&self.token_embedding, &ids, -1, false, false)?;
+        let mut x = embedded.f_add(&self.position_embedding)?;
+        for layer in &self.layers {
+            let h = layer.norm1.forward(&x)?;
+            let q = split_heads(&layer.q.forward(&h)?, self.heads)?;
+            let k = split_heads(&layer.k.forward(&h)?, self.heads)?;
+            let v = split_heads(&layer.v.forward(&h)?, self.heads)?;
+            let h = merge_heads(&attention(&q, &k, &v, Some(&self.causal_mask))?)?;
+            x = x.f_add(&layer.out.forward(&h)?)?;
+            let h = layer.fc1.forward(&layer.norm2.forward(&x)?)?;
+            let h = match self.activation {
+                Activation::QuickGelu => h.f_mul(&h.f_mul_scalar(1.702)?.f_sigmoid()?)?,
+                Activation::Gelu => h.f_gelu("none")?,
+            };
+            x = x.f_add(&layer.fc2.forward(&h)?)?;
+        }
+        self.final_norm.forward(&x)
+    }
+}

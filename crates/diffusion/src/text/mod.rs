@@ -1,0 +1,7 @@
+//! From a prompt to the text encoder's hidden states: CLIP's BPE tokenizer and CLIP's text transformer.
+
+mod clip;
+mod tokenizer;
+
+pub use clip::ClipTextModel;
+pub use tokenizer::{ClipTokenizer, TokenizedPrompt};

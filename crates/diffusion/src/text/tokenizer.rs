@@ -1,0 +1,160 @@
+//! CLIP's byte-level BPE, from `tokenizer.json` or from `vocab.json` and `merges.txt`, with the byte span of each
+//! token, so that a subject's words are found at the right positions, all their pieces.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::replace::{Replace, ReplacePattern};
+use tokenizers::normalizers::{Lowercase, NFC, Sequence as NormalizerSequence};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizerSequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer};
+
+use crate::error::{Error, Result};
+
+/// CLIP's rule for words (Radford et al. 2021, `simple_tokenizer.py`).
+const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// The tokenizer of one model.
+pub struct ClipTokenizer {
+    tokenizer: Tokenizer,
+    start: i64,
+    end: i64,
+    pad: i64,
+    length: usize,
+}
+
+/// A prompt as the text encoder sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizedPrompt {
+    /// Token ids with start, end and padding: as many as the encoder takes (77).
+    pub ids: Vec<i64>,
+    /// For each position, the bytes of the prompt it stands for; empty at start, end and padding.
+    pub spans: Vec<Range<usize>>,
+    /// Where the prompt was too long: the part that the encoder sees ends at this byte.
+    pub truncated_at: Option<usize>,
+}
+
+impl TokenizedPrompt {
+    /// The positions of all tokens that stand for some of `bytes`, the start token counted as 0.
+    pub fn positions(&self, bytes: &Range<usize>) -> Vec<i64> {
+        (0i64..)
+            .zip(&self.spans)
+            .filter(|(_, span)| !span.is_empty() && span.start < bytes.end && bytes.start < span.end)
+            .map(|(position, _)| position)
+            .collect()
+    }
+}
+
+impl ClipTokenizer {
+    /// Reads a model's `tokenizer` folder; `length` is the number of positions of its text encoder.
+    pub fn load(folder: &Path, length: usize) -> Result<Self> {
+        let broken = |path: PathBuf, problem: String| Error::Model { path, problem };
+        let (json, vocab, merges) =
+            (folder.join("tokenizer.json"), folder.join("vocab.json"), folder.join("merges.txt"));
+        let mut tokenizer = if vocab.is_file() && merges.is_file() {
+            from_vocab(&vocab, &merges)
+                .map_err(|e| broken(folder.to_owned(), format!("vocab.json or merges.txt: {e}")))?
+        } else if json.is_file() {
+            Tokenizer::from_file(&json).map_err(|e| broken(json.clone(), format!("is no tokenizer: {e}")))?
+        } else {
+            return Err(broken(
+                folder.to_owned(),
+                "has neither tokenizer.json nor vocab.json and merges.txt".to_owned(),
+            ));
+        };
+        let special = SpecialTokens::read(folder)?;
+        // transformers finds special tokens inside a prompt too, before it splits words: with Stable Diffusion 2.x's "!"
+        // as padding, a prompt's own "!" is that token.
+        tokenizer.add_special_tokens(
+            &[&special.start, &special.end, &special.pad].map(|token| AddedToken::from(token.as_str(), true)),
+        );
+        let id = |token: &str| match tokenizer.token_to_id(token) {
+            Some(id) => Ok(i64::from(id)),
+            None => Err(broken(folder.to_owned(), format!("the special token {token:?} is not in the vocabulary"))),
+        };
+        let (start, end, pad) = (id(&special.start)?, id(&special.end)?, id(&special.pad)?);
+        Ok(Self { tokenizer, start, end, pad, length })
+    }
+
+    /// Tokenizes as `CLIPTokenizer(prompt, padding="max_length", truncation=True)` does.
+    pub fn encode(&self, prompt: &str) -> Result<TokenizedPrompt> {
+        let encoding = self
+            .tokenizer
+            .encode(prompt, false)
+            .map_err(|e| Error::Setting { param: "prompt", message: format!("cannot be tokenized: {e}") })?;
+        let room = self.length - 2;
+        let mut ids = vec![self.start];
+        let mut spans = vec![0..0];
+        for (id, (start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()).take(room) {
+            ids.push(i64::from(*id));
+            spans.push(*start..*end);
+        }
+        let truncated_at = (encoding.len() > room).then(|| spans.last().map_or(0, |span| span.end));
+        ids.push(self.end);
+        ids.resize(self.length, self.pad);
+        spans.resize(self.length, 0..0);
+        Ok(TokenizedPrompt { ids, spans, truncated_at })
+    }
+}
+
+/// The pipeline of `CLIPTokenizerFast`.
+fn from_vocab(vocab: &Path, merges: &Path) -> tokenizers::Result<Tokenizer> {
+    let (vocab, merges) = BPE::read_file(&vocab.to_string_lossy(), &merges.to_string_lossy())?;
+    let bpe = BPE::builder()
+        .vocab_and_merges(vocab, merges)
+        .unk_token("<|endoftext|>".to_owned())
+        .end_of_word_suffix("</w>".to_owned())
+        .build()?;
+    let mut tokenizer = Tokenizer::new(bpe);
+    let space = Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ")?;
+    tokenizer.with_normalizer(Some(NormalizerSequence::new(vec![
+        NormalizerWrapper::NFC(NFC),
+        NormalizerWrapper::Replace(space),
+        NormalizerWrapper::Lowercase(Lowercase),
+    ])));
+    let words = Split::new(SplitPattern::Regex(WORDS.to_owned()), SplitDelimiterBehavior::Removed, true)?;
+    tokenizer.with_pre_tokenizer(Some(PreTokenizerSequence::new(vec![
+        PreTokenizerWrapper::Split(words),
+        PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
+    ])));
+    Ok(tokenizer)
+}
+
+/// Which tokens start, end and pad.
+struct SpecialTokens {
+    start: String,
+    end: String,
+    pad: String,
+}
+
+impl SpecialTokens {
+    /// From `special_tokens_map.json`, else `tokenizer_config.json`, else CLIP's own.
+    fn read(folder: &Path) -> Result<Self> {
+        let mut sources = Vec::new();
+        for name in ["special_tokens_map.json", "tokenizer_config.json"] {
+            let path = folder.join(name);
+            if path.is_file() {
+                let broken = |problem: String| Error::Model { path: path.clone(), problem };
+                let text = std::fs::read_to_string(&path).map_err(|e| broken(format!("cannot be read: {e}")))?;
+                let value: Value = serde_json::from_str(&text).map_err(|e| broken(format!("is not JSON: {e}")))?;
+                sources.push(value);
+            }
+        }
+        let find = |key: &str| {
+            sources.iter().find_map(|source| match source.get(key)? {
+                Value::String(text) => Some(text.clone()),
+                Value::Object(token) => Some(token.get("content")?.as_str()?.to_owned()),
+                _ => None,
+            })
+        };
+        Ok(Self {
+            start: find("bos_token").unwrap_or_else(|| "<|startoftext|>".to_owned()),
+            end: find("eos_token").unwrap_or_else(|| "<|endoftext|>".to_owned()),
+            pad: find("pad_token").unwrap_or_else(|| "<|endoftext|>".to_owned()),
+        })
+    }
+}
