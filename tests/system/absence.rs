@@ -61,3 +61,25 @@ fn the_model_knows_no_crate_of_ours() {
         dependencies()["diorama-diffusion"].iter().filter(|name| name.starts_with("diorama")).cloned().collect();
     assert_eq!(ours, [] as [&str; 0]);
 }
+
+/// Every package that ends in the program, built without default features.
+fn client() -> Vec<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--package", "diorama", "--no-default-features", "--edges", "normal", "--prefix", "none"])
+        .args(["--format", "{p}", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_client_and_coordinator_are_built_without_libtorch() {
+    let packages = client();
+    assert!(packages.contains(&"diorama-coordinator".to_owned()), "{packages:?}");
+    for absent in ["tch", "torch-sys", "diorama-diffusion", "tokenizers"] {
+        assert!(!packages.contains(&absent.to_owned()), "{absent} is in the client");
+    }
+}

@@ -100,3 +100,89 @@ fn log_lines_are_json_where_a_program_reads_them() {
     let line: serde_json::Value = serde_json::from_str(over.stderr.lines().next().unwrap()).unwrap();
     assert!(line["message"].as_str().unwrap().contains("DIORAMA_STEPPS"), "{line}");
 }
+
+/// The commented example of the repository.
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/diorama.toml");
+
+fn entries(case: &Case, arguments: &[&str]) -> Vec<serde_json::Value> {
+    let config = end(&mut case.diorama(&[&["config", "--json"], arguments].concat())).expect(0);
+    serde_json::from_str(&config.stdout).unwrap()
+}
+
+#[test]
+fn the_example_file_shows_every_key_and_changes_nothing() {
+    let case = Case::new();
+    let file = fs::read_to_string(EXAMPLE).unwrap();
+    let (plain, example) = (entries(&case, &[]), entries(&case, &["--config", EXAMPLE]));
+    for (default, shown) in plain.iter().zip(&example) {
+        let key = default["key"].as_str().unwrap();
+        assert_eq!(default["value"], shown["value"], "{key} of the example is not the default");
+        let has = |start: String| file.lines().any(|line| line.starts_with(&start));
+        assert!(has(format!("{key} = ")) || has(format!("# {key} = ")), "{key} is not in the example");
+    }
+}
+
+#[test]
+fn the_example_file_with_every_comment_taken_away_is_accepted() {
+    let case = Case::new();
+    let settings = |line: &&str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+    let all = fs::read_to_string(EXAMPLE).unwrap();
+    let all: Vec<&str> = all.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).filter(settings).collect();
+    fs::write(case.path("all.toml"), all.join("\n")).unwrap();
+    let entries = entries(&case, &["--config", "all.toml"]);
+    assert!(entries.iter().all(|entry| entry["source"].as_str().unwrap().starts_with("file ")), "{entries:?}");
+}
+
+#[test]
+fn every_flag_of_the_method_and_the_engine_reaches_the_configuration() {
+    let case = Case::new();
+    let flags = [
+        ("method", "img2img"),
+        ("preset", "paper"),
+        ("steps", "30"),
+        ("strength", "0.7"),
+        ("guidance", "5.5"),
+        ("negative-prompt", "blur"),
+        ("edit-steps", "5,18,28"),
+        ("threshold", "-0.5"),
+        ("dilation", "2"),
+        ("blur", "3.5"),
+        ("layers", "last"),
+        ("score", "attention"),
+        ("probes", "8"),
+        ("start", "noise"),
+        ("scheduler", "dpmpp-2m"),
+        ("size", "256x320"),
+        ("paste-back", "4.5"),
+        ("model", "some/folder"),
+        ("device", "cuda:1"),
+        ("dtype", "bf16"),
+        ("batch-size", "3"),
+        ("engine", "synthetic"),
+        ("synthetic-latency", "7"),
+        ("synthetic-fail-rate", "0.5"),
+        ("seed", "12"),
+        ("format", "webdataset"),
+        ("compare", "img2img,txt2img"),
+        ("on-invalid", "skip"),
+        ("shard-size", "9"),
+        ("max-rounds", "1"),
+        ("retry-delay", "0.5"),
+    ];
+    let arguments: Vec<String> =
+        flags.iter().flat_map(|(flag, value)| [format!("--{flag}"), (*value).to_owned()]).collect();
+    let entries = entries(&case, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    for entry in &entries {
+        let key = entry["key"].as_str().unwrap();
+        let (_, text) = flags.iter().find(|(flag, _)| flag.replace('-', "_") == key).unwrap();
+        let value = match &entry["value"] {
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Array(values) => {
+                values.iter().map(|value| value.to_string().replace('"', "")).collect::<Vec<_>>().join(",")
+            }
+            other => other.to_string(),
+        };
+        assert_eq!((value.as_str(), &entry["source"]), (*text, &format!("flag --{}", key.replace('_', "-")).into()));
+    }
+    assert_eq!(entries.len(), flags.len(), "a flag sets no key");
+}

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use diorama_backends::fault::POINTS;
 
-use crate::case::{Case, Contents, end, outcomes, pictures, tree};
+use crate::case::{Case, Contents, end, outcomes, pictures, tree, until, wait};
 
 /// One failing task in five, so that rounds of retries happen; shards of three, so that there are several.
 const RUN: [&str; 10] = [
@@ -99,19 +99,49 @@ fn what_a_killed_attempt_left_is_not_taken_for_a_result() {
 }
 
 #[test]
-fn a_task_that_kills_the_process_again_and_again_is_put_aside_and_the_rest_is_done() {
+fn a_task_that_kills_its_process_is_put_aside_and_every_other_one_is_done() {
     let case = Case::new();
     case.manifest(9);
-    let arguments = ["--shard-size", "3", "--batch-size", "1", "--max-rounds", "0"];
-    // The same task kills every process: it is the first to be generated, until it is put aside.
-    let deaths = (0..10)
-        .take_while(|_| {
-            let mut run = case.run("out", &arguments);
-            end(run.env("DIORAMA_FAULT", "worker.after-generate")).code.is_none()
-        })
-        .count();
-    end(&mut case.run("out", &arguments)).expect(3);
-    let poisoned: Vec<_> =
-        outcomes(&case.path("out")).into_values().filter(|outcome| outcome["code"] == "poison").collect();
-    assert!(!poisoned.is_empty() && poisoned.len() <= deaths, "{deaths} deaths, put aside: {poisoned:?}");
+    let run = || case.run("out", &["--shard-size", "3", "--batch-size", "3", "--max-rounds", "0"]);
+    let deaths = (0..10).take_while(|_| end(run().env("DIORAMA_FAULT", "task=row-004")).code.is_none()).count();
+    assert!((2..=4).contains(&deaths), "{deaths} deaths before the task was put aside");
+    end(&mut run()).expect(3);
+    for (id, outcome) in outcomes(&case.path("out")) {
+        match id.as_str() {
+            "row-004" => assert_eq!(outcome["code"], "poison"),
+            _ => assert_eq!(outcome["status"], "done", "{id}"),
+        }
+    }
+}
+
+#[test]
+fn a_run_killed_from_outside_again_and_again_ends_as_if_nothing_had_happened() {
+    let case = Case::new();
+    case.manifest(24);
+    // Slow enough to be killed between any two commits.
+    let slow = ["--synthetic-latency", "20", "--batch-size", "1", "--shard-size", "2"];
+    end(&mut case.run("calm", &slow)).expect(0);
+    let committed = || tree(&case.path("out/commits")).len();
+    for wanted in [1, 3, 4, 7, 10] {
+        let mut child = case.run("out", &slow).spawn().unwrap();
+        until("the next commit", || committed() >= wanted);
+        child.kill().unwrap();
+        wait(child);
+    }
+    assert!(committed() < 12, "it was never killed in the middle");
+    end(&mut case.run("out", &slow)).expect(0);
+    assert_eq!(outcomes(&case.path("out")), outcomes(&case.path("calm")));
+    assert_eq!(pictures(&case.path("out")), pictures(&case.path("calm")));
+}
+
+#[test]
+fn tasks_that_may_work_later_are_tried_in_rounds_and_no_longer() {
+    let case = Case::new();
+    case.manifest(6);
+    let all = ["--synthetic-fail-rate", "1", "--shard-size", "4", "--retry-delay", "0"];
+    let over = end(&mut case.run("out", &[&all[..], &["--max-rounds", "3", "--json"]].concat())).expect(3);
+    assert_eq!((&over.json()["rounds"], &over.json()["failed"]), (&3.into(), &6.into()));
+    assert_eq!(over.json()["failures"]["model_error"], 6);
+    // Two shards in each of the rounds 0 to 3.
+    assert_eq!(tree(&case.path("out/commits")).len(), 8);
 }

@@ -7,6 +7,7 @@
 mod absence;
 mod case;
 mod command_line;
+mod disks;
 mod faults;
 mod gallery;
 mod manifests;

@@ -1,7 +1,8 @@
 //! Places where a test may make the process die, at every step of the shard protocol.
 //!
 //! Compiled to nothing without the feature `fault-points`. With it, `DIORAMA_FAULT=name` aborts the process when it
-//! passes that point, `DIORAMA_FAULT=name:3` when it passes it the third time.
+//! passes that point, `DIORAMA_FAULT=name:3` when it passes it the third time, `DIORAMA_FAULT=task=ID` whenever the
+//! device takes up the task ID: a task that kills its process.
 
 /// Every point, in the order in which a run passes them.
 #[cfg(feature = "fault-points")]
@@ -59,6 +60,19 @@ pub fn point(name: &'static str) {
         && fault.name == name
         && fault.left.fetch_sub(1, Ordering::SeqCst) == 1
     {
+        std::process::abort();
+    }
+}
+
+/// Takes up a task; dies here where the test asked for it.
+#[cfg(not(feature = "fault-points"))]
+#[inline(always)]
+pub fn task(_id: &str) {}
+
+/// Takes up a task; dies here where the test asked for it.
+#[cfg(feature = "fault-points")]
+pub fn task(id: &str) {
+    if std::env::var("DIORAMA_FAULT").is_ok_and(|fault| fault.strip_prefix("task=") == Some(id)) {
         std::process::abort();
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use diorama_backends::fault;
 use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, GeneratorInfo, Job};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::Task;
@@ -214,6 +215,7 @@ impl Device {
         if stop() {
             return Err(EngineError::Stopped);
         }
+        batch.iter().for_each(|job| fault::task(job.task.custom_id.as_str()));
         match catch_unwind(AssertUnwindSafe(|| self.generator.generate(batch, &stop))) {
             Ok(Ok(made)) if made.len() == batch.len() => Ok(Call::Done(made)),
             Ok(Ok(made)) => Ok(Call::Failed(format!("{} results came back for {} tasks", made.len(), batch.len()))),
