@@ -13,4 +13,5 @@ mod gallery;
 mod manifests;
 #[cfg(feature = "engine")]
 mod model;
+mod references;
 mod resume;

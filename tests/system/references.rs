@@ -1,0 +1,79 @@
+//! References as people have them, through a whole run; their pixels are tested in `crates/worker`.
+
+use std::fs;
+use std::path::Path;
+
+use image::codecs::jpeg::JpegEncoder;
+use image::{DynamicImage, ImageBuffer, Rgb, RgbImage, Rgba};
+use serde_json::{Value, json};
+
+use crate::case::{Case, end, lines};
+
+const CMYK: &[u8] = include_bytes!("../../crates/worker/src/picture/cmyk.jpg");
+
+fn plain() -> RgbImage {
+    RgbImage::from_fn(32, 16, |x, y| Rgb([(x * 8) as u8, (y * 16) as u8, 90]))
+}
+
+fn save(path: &Path, image: impl Into<DynamicImage>) {
+    image.into().save(path).unwrap();
+}
+
+/// A JPEG of 32×16 pixels that the camera held upright: 16×32 when it is turned.
+fn turned() -> Vec<u8> {
+    let mut jpeg = Vec::new();
+    JpegEncoder::new(&mut jpeg).encode_image(&plain()).unwrap();
+    let exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    let head = [&jpeg[..2], &[0xFF, 0xE1], &(exif.len() as u16 + 2).to_be_bytes()].concat();
+    [&head[..], exif, &jpeg[2..]].concat()
+}
+
+#[test]
+fn each_bad_reference_fails_its_own_row_with_the_reason_and_odd_ones_are_read() {
+    let case = Case::new();
+    save(&case.path("one-pixel.png"), RgbImage::from_pixel(1, 1, Rgb([1, 2, 3])));
+    let wide: ImageBuffer<Rgb<u16>, Vec<u16>> = ImageBuffer::from_pixel(5, 4, Rgb([1, 2, 40_000]));
+    save(&case.path("sixteen-bits.png"), wide);
+    save(&case.path("alpha.png"), image::RgbaImage::from_pixel(7, 6, Rgba([9, 9, 9, 100])));
+    fs::write(case.path("cmyk.jpg"), CMYK).unwrap();
+    fs::write(case.path("turned.jpg"), turned()).unwrap();
+    fs::write(case.path("text.png"), "a poem").unwrap();
+    let whole = fs::read(case.path("place-0.png")).unwrap();
+    fs::write(case.path("half.png"), &whole[..whole.len() / 2]).unwrap();
+    // 30,000 × 30,000 in a small BMP.
+    let side = 30_000_i32.to_le_bytes();
+    let huge =
+        [b"BM".as_slice(), &[0; 8], &[54, 0, 0, 0, 40, 0, 0, 0], &side, &side, &[1, 0, 24, 0], &[0; 24]].concat();
+    fs::write(case.path("huge.bmp"), huge).unwrap();
+
+    let good = [
+        ("one-pixel.png", (1, 1)),
+        ("sixteen-bits.png", (5, 4)),
+        ("alpha.png", (7, 6)),
+        ("cmyk.jpg", (16, 16)),
+        ("turned.jpg", (16, 32)),
+    ];
+    let bad = [
+        ("text.png", "reference_undecodable"),
+        ("half.png", "reference_undecodable"),
+        ("huge.bmp", "reference_too_large"),
+    ];
+    let files = good.iter().map(|(file, _)| *file).chain(bad.iter().map(|(file, _)| *file));
+    let rows: Vec<Value> =
+        files.map(|file| json!({"custom_id": file, "reference": file, "prompt": "a seagull"})).collect();
+    case.write_rows(&rows);
+    let over = end(&mut case.run("out", &["--json"])).expect(3);
+    assert_eq!((&over.json()["done"], &over.json()["rounds"]), (&good.len().into(), &0.into()), "none is tried again");
+    for (file, (width, height)) in good {
+        let record = fs::read(case.path(&format!("out/records/{file}.json"))).unwrap();
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        let size = (&record["reference"]["width"], &record["reference"]["height"]);
+        assert_eq!(size, (&width.into(), &height.into()), "{file}");
+    }
+    let errors = lines(&case.path("out/errors.jsonl"));
+    let codes: Vec<_> = errors.iter().map(|error| error["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, bad.map(|(_, code)| code));
+    for (error, (file, _)) in errors.iter().zip(bad) {
+        assert!(error["message"].as_str().unwrap().contains(file), "{error}");
+    }
+}
