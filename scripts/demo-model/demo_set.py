@@ -28,7 +28,7 @@ def main(out):
         Image.fromarray(picture).save(out / "references" / f"{name}.png", optimize=True)
         for k in range(PROMPTS_A_REFERENCE):
             # Of the held-out combinations of this scene: each shape in turn, its colour the one used least so far.
-            shape = 2 * (n + k) % len(SHAPES)
+            shape = (n + n // len(SCENES) * 2 + k) % len(SHAPES)
             fitting = [c for c, s, b in HELD_OUT if (s, b) == (shape, scene)]
             colour = min(fitting, key=lambda c: (colours[c], c))
             colours[colour] += 1

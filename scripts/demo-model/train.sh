@@ -1,0 +1,24 @@
+#!/bin/sh
+# Makes models/demo from nothing: pictures, tokenizer, autoencoder, judge, UNet and text encoder, export,
+# measurements. Seconds of training can be set; with the defaults two busy cores take two hours.
+#
+#   scripts/demo-model/train.sh [WORK_FOLDER] [OUT_FOLDER]
+set -eu
+cd "$(dirname "$0")"
+root=$(cd ../.. && pwd)
+work=$(mkdir -p "${1:-/tmp/diorama-demo-model}" && cd "${1:-/tmp/diorama-demo-model}" && pwd)
+out=$(mkdir -p "${2:-$work/export}" && cd "${2:-$work/export}" && pwd)
+python=${PYTHON:-$root/.libtorch/venv/bin/python}
+export OMP_WAIT_POLICY=PASSIVE  # spinning threads are the slowest thing on a busy machine
+
+"$python" -m pip download --quiet --no-deps open_clip_torch -d "$work/wheels"
+"$python" make_tokenizer.py "$work/wheels" "$work/model/tokenizer"
+"$python" scenes.py make "${PICTURES:-16000}" 0 "$work/train.npz"
+"$python" train_autoencoder.py "$work" "${AUTOENCODER_SECONDS:-1260}"
+"$python" judge.py "$work" "${JUDGE_SECONDS:-240}"
+"$python" train_diffusion.py "$work" "${DIFFUSION_SECONDS:-4200}" --grounding "${GROUNDING:-0.05}"
+"$python" export.py "$work" "$out" "${WEIGHTS:-ema}"
+[ -e "$out/diorama.json" ] || cp "$root/models/demo/diorama.json" "$out/"
+"$python" absgrad.py "$out"
+"$python" evaluate.py "$work" "$out" --grid "$work/samples.png"
+"$python" evaluate_method.py "$work" "$out" --grid "$work/method.png"
