@@ -3,7 +3,6 @@
 //! The program links the CPU half of libtorch only. Where torch's CUDA half is installed, [`Device`] loads it before
 //! the first CUDA query, after which the same program serves the GPU: loading it later has no effect.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -120,7 +119,7 @@ fn find_cuda_library() -> Option<PathBuf> {
         }
         folders.push(named);
     }
-    folders.extend(std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_else(OsString::new)));
+    folders.extend(std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default()));
     folders.into_iter().map(|folder| folder.join(NAME)).find(|path| path.is_file())
 }
 

@@ -88,7 +88,8 @@ impl ClipTokenizer {
             .map_err(|e| Error::Setting { param: "prompt", message: format!("cannot be tokenized: {e}") })?;
         let room = self.length - 2;
         let mut ids = vec![self.start];
-        let mut spans = vec![0..0];
+        let mut spans = Vec::with_capacity(self.length);
+        spans.push(0..0);
         for (id, (start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()).take(room) {
             ids.push(i64::from(*id));
             spans.push(*start..*end);

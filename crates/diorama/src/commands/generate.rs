@@ -25,7 +25,11 @@ pub(crate) async fn run(command: &Generate, cli: &Cli, drain: CancellationToken)
         .with_context(|| format!("making the output folder {}", command.out.display()))
         .map_err(Failure::try_again)?;
     let tensors = command.save_tensors.then(|| command.out.join("tensors.safetensors"));
-    let options = config.options;
+    let mut options = config.options;
+    if config.entries.iter().any(|entry| entry.key == "batch_size" && entry.source == "default") {
+        // One picture needs no room for others, unless it should equal one that was made in a batch.
+        options.batch_size = 1;
+    }
     let work = tokio::task::spawn_blocking(move || picture(task, &options, tensors.as_deref()));
     let made = tokio::select! {
         made = work => made.map_err(Failure::permanent)??,
