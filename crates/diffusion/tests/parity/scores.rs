@@ -112,6 +112,7 @@ fn reverse_mode_equals_brute_force_at_layers_without_a_closed_form() {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "docs/method.md shows the errors; --nocapture prints them")]
 fn random_signs_estimate_the_l2_form_and_more_of_them_estimate_it_better() {
     // A mean of K squares of nearly normal numbers is off by sqrt(2/K) of itself, its root by half as much.
     let deviation = |s: &Scored, layer: &str, name: &str, probes: u32| {
@@ -127,6 +128,7 @@ fn random_signs_estimate_the_l2_form_and_more_of_them_estimate_it_better() {
         for (layer, name) in [("down_layer", "down"), ("mid_layer", "mid")] {
             let (few, many) = (deviation(&s, layer, name, 8), deviation(&s, layer, name, 64));
             let what = format!("{} {name}: {few:.3} with 8 probes, {many:.3} with 64", s.g.name);
+            eprintln!("{what}");
             // sqrt(1/(2·64)) is 0.088.
             assert!(many < 0.13 && many < few, "{what}");
         }
