@@ -320,3 +320,66 @@ fn rgb8(picture: Rgb) -> Rgb8 {
 fn gray8(picture: Gray) -> Gray8 {
     Gray8 { width: picture.width, height: picture.height, data: picture.data }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn engine(model: &str) -> Engine {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let options =
+            EngineOptions { model_dir: root.join(model), device: "cpu".to_owned(), dtype: None, batch_size: 1 };
+        Engine::load(&options).unwrap()
+    }
+
+    const TINY: &str = "../diffusion/tests/golden/sd1/model";
+
+    #[test]
+    fn the_paper_preset_is_what_its_author_published_whatever_was_measured() {
+        for model in [TINY, "../../models/demo"] {
+            let engine = engine(model);
+            let wanted = core::Settings { preset: Some(Preset::Paper), ..core::Settings::default() };
+            let paper = engine.resolve(&wanted);
+            assert_eq!((paper.scheduler, paper.published_timesteps, paper.steps), (SchedulerKind::Ddpm, true, 50));
+            assert_eq!((paper.strength, paper.guidance, paper.threshold), (0.9, 8.0, 0.5));
+            assert_eq!((paper.score, paper.start, paper.blur), (Score::ReluGrad, Start::Noise, 0.0));
+            assert_eq!(paper.edits.indices(45).unwrap(), [5, 18, 28]);
+            assert_eq!(paper.layers.first(), engine.model.cross_attention_layers().last());
+            // What the user says goes before the preset.
+            let changed = engine.resolve(&core::Settings { guidance: Some(2.0), ..wanted });
+            assert_eq!((changed.guidance, changed.steps), (2.0, 50));
+        }
+    }
+
+    #[test]
+    fn measured_settings_of_a_model_go_before_the_defaults_and_behind_the_user() {
+        let measured = engine("../../models/demo");
+        let file = measured.model.measured().clone();
+        let settings = measured.resolve(&core::Settings::default());
+        assert_eq!(Some(settings.steps as u32), file.steps);
+        assert_eq!(Some(settings.layers), file.layers);
+        let user = core::Settings { steps: Some(7), layers: Some(Layers::Last), ..core::Settings::default() };
+        let settings = measured.resolve(&user);
+        assert_eq!(settings.steps, 7);
+        assert_eq!(settings.layers.first(), measured.model.cross_attention_layers().last());
+        // Without such a file: the method's own.
+        let settings = engine(TINY).resolve(&core::Settings::default());
+        assert_eq!((settings.steps, settings.guidance, settings.strength), (50, 8.0, 0.9));
+    }
+
+    #[test]
+    fn the_baselines_start_from_the_reference_and_reduced_means_0_6() {
+        let engine = engine(TINY);
+        let with = |method| core::Settings {
+            method: Some(method),
+            preset: Some(Preset::Paper),
+            strength: Some(0.8),
+            ..core::Settings::default()
+        };
+        let img2img = engine.resolve(&with(core::Method::Img2img));
+        assert_eq!((img2img.start, img2img.strength), (Start::Reference, 0.8));
+        assert_eq!(engine.resolve(&with(core::Method::Img2imgReduced)).strength, 0.6);
+    }
+}

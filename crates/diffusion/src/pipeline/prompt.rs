@@ -17,7 +17,7 @@ pub(super) fn read_prompt(
     masked: bool,
 ) -> Result<Prompt> {
     let tokens = tokenizer.encode(prompt)?;
-    let truncated_to = tokens.truncated_at.map(|end| prompt[..end].to_owned());
+    let truncated_to = tokens.truncated_at.map(|end| seen(prompt, end).to_owned());
     let subjects = match (masked, subjects) {
         (false, _) => Vec::new(),
         (true, Some(given)) => given_subjects(prompt, &tokens, given)?,
@@ -49,7 +49,7 @@ fn given_subjects(prompt: &str, tokens: &TokenizedPrompt, given: &[String]) -> R
         if positions.is_empty() {
             let hint = match tokens.truncated_at {
                 Some(end) if !spans.is_empty() => {
-                    format!(": the text encoder sees it only up to {:?}", shorten_left(&prompt[..end]))
+                    format!(": the text encoder sees it only up to {:?}", shorten_left(seen(prompt, end)))
                 }
                 _ => "; name words as the prompt has them".to_owned(),
             };
@@ -60,6 +60,11 @@ fn given_subjects(prompt: &str, tokens: &TokenizedPrompt, given: &[String]) -> R
         }
     }
     if subjects.is_empty() { Err(Error::NoSubject { prompt: shorten(prompt) }) } else { Ok(subjects) }
+}
+
+/// The prompt up to `end`, or to the character that `end` cuts: a token may be a part of one.
+fn seen(prompt: &str, end: usize) -> &str {
+    &prompt[..prompt.floor_char_boundary(end)]
 }
 
 fn shorten(text: &str) -> String {

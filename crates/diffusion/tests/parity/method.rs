@@ -182,5 +182,10 @@ fn a_prompt_without_a_subject_or_with_the_wrong_one_says_what_to_do() {
     let sample = with(&long, None).unwrap();
     assert!(sample.prompt.truncated_to.is_some());
     assert!(sample.warnings.iter().any(|warning| warning.contains("longer than the text encoder reads")));
+    // Tokens may be parts of a character: the cut must not be inside one.
+    for lead in ["a fox ", "the fox  ", "a big fox "] {
+        let sample = with(&format!("{lead}{}", "🦊".repeat(100)), Some(&["fox"])).unwrap();
+        assert!(sample.prompt.truncated_to.unwrap().starts_with(lead));
+    }
     assert_eq!(with("a 🦊 fox", Some(&["🦊"])).unwrap().prompt.subjects[0].text, "🦊");
 }
