@@ -266,7 +266,12 @@ impl Generator for Engine {
         let requests = batch.iter().map(|job| self.request(job)).collect::<Result<Vec<_>, _>>();
         let requests = requests.map_err(|error| GeneratorError::Failed(error.to_string()))?;
         let samples = self.model.generate(&requests, stop).map_err(|error| match error {
-            Error::OutOfMemory(message) => GeneratorError::OutOfMemory { batch: batch.len(), message },
+            Error::OutOfMemory(message) => {
+                // Fewer tasks alone would not help: a batch is padded to its size. Records say which size it was.
+                self.info.batch_size = (self.info.batch_size / 2).max(1);
+                self.model.set_batch_size(self.info.batch_size);
+                GeneratorError::OutOfMemory { batch: batch.len(), message }
+            }
             Error::Stopped => GeneratorError::Stopped,
             Error::Torch(message) if message.contains("CUDA error") => GeneratorError::DeviceLost(message),
             other => GeneratorError::Failed(other.to_string()),

@@ -112,6 +112,11 @@ impl StableDiffusion {
         self.options.batch_size
     }
 
+    /// Pads to another size from now on, such as a smaller one after [`Error::OutOfMemory`].
+    pub fn set_batch_size(&mut self, batch_size: usize) {
+        self.options.batch_size = batch_size.max(1);
+    }
+
     /// The settings that were measured best for this model, if someone measured.
     pub fn measured(&self) -> &MeasuredSettings {
         &self.measured
