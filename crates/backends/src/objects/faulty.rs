@@ -38,9 +38,9 @@ impl<O: Objects> FaultyObjects<O> {
         Self { inner, rule: Mutex::new(rule), dead: watch::Sender::new(false) }
     }
 
-    /// Comes back when the process has "died": then drop everything that uses this store.
-    pub async fn died(&self) {
-        let _ = self.dead.subscribe().wait_for(|dead| *dead).await;
+    /// Becomes true when the process has "died": then drop everything that uses this store.
+    pub fn death(&self) -> watch::Receiver<bool> {
+        self.dead.subscribe()
     }
 
     async fn decide(&self, operation: &'static str, key: &str) -> Result<bool, ObjectError> {

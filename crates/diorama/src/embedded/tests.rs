@@ -1,1 +1,210 @@
-//! The fleet in one process, with the synthetic generator, against every fault that one process can simulate.
+//! The fleet in one process, with the synthetic generator, against every fault of the store that one process can
+//! simulate. What a real SIGKILL leaves behind is tested in `tests/system/faults.rs`.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use diorama_backends::objects::ObjectErrorKind;
+use diorama_backends::objects::faulty::{Fault, FaultyObjects, Rule};
+use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, GeneratorInfo, Job};
+use diorama_core::id::{CustomId, Pool, RunId, Seed, Sha256Hex, TaskIndex};
+use diorama_core::marker::CommitMarker;
+use diorama_core::outcome::TaskError;
+use diorama_core::retry::RetryPolicy;
+use diorama_core::run::OutputFormat;
+use diorama_core::settings::{Method, Settings};
+use diorama_core::task::Task;
+use diorama_worker::synthetic::{SyntheticGenerator, SyntheticOptions};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::*;
+
+const TASKS: u64 = 5;
+
+/// Makes synthetic pictures and remembers of which tasks.
+struct Counting {
+    inner: SyntheticGenerator,
+    made: Arc<Mutex<Vec<String>>>,
+}
+
+impl Generator for Counting {
+    fn info(&self) -> &GeneratorInfo {
+        self.inner.info()
+    }
+
+    fn check(&self, task: &Task) -> Result<BatchKey, TaskError> {
+        self.inner.check(task)
+    }
+
+    fn generate(
+        &mut self,
+        batch: &[Job],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
+        self.made.lock().unwrap().extend(batch.iter().map(|job| job.task.custom_id.to_string()));
+        self.inner.generate(batch, stop)
+    }
+}
+
+/// A run of one folder, as often as it takes.
+struct Bench {
+    folder: tempfile::TempDir,
+    format: OutputFormat,
+    made: Arc<Mutex<Vec<String>>>,
+}
+
+impl Bench {
+    fn new(format: OutputFormat) -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), format, made: Arc::default() }
+    }
+
+    fn plan(&self) -> Plan {
+        let generator = SyntheticGenerator::new(SyntheticOptions { batch_size: 2, ..SyntheticOptions::default() });
+        let settings = Settings { method: Some(Method::Txt2img), ..Settings::default() };
+        let task = |index: u64| Task {
+            index: TaskIndex(index),
+            custom_id: CustomId::new(format!("t{index}")).unwrap(),
+            reference: None,
+            prompt: "a duck".to_owned(),
+            subjects: None,
+            seed: Seed::new(index + 1).unwrap(),
+            settings: Settings { method: Some(Method::Txt2img), ..Settings::default() },
+        };
+        let spec = RunSpec {
+            version: 1,
+            run: RunId::new("run").unwrap(),
+            pool: Pool::new("pool").unwrap(),
+            submitted_at: Timestamp::UNIX_EPOCH,
+            manifest: "manifest.jsonl".to_owned(),
+            manifest_sha256: Sha256Hex::of(b"manifest"),
+            reference_root: ".".to_owned(),
+            settings,
+            seed: Seed::new(1).unwrap(),
+            compare: Vec::new(),
+            format: self.format,
+            shard_size: 2,
+            tasks: TASKS,
+            invalid_rows: 0,
+            // A simulated death is a death: many of them must not make a shard poison here.
+            retry: RetryPolicy { max_rounds: 1, delay_seconds: 0.0, poison_after: 1000 },
+            model: ModelIdentity::from(generator.info()),
+        };
+        let made = self.made.clone();
+        Plan {
+            spec,
+            tasks: Box::new((0..TASKS).map(move |index| Ok(task(index)))),
+            invalid: Vec::new(),
+            generator: Box::new(move || Ok(Box::new(Counting { inner: generator, made }))),
+            limits: PictureLimits::default(),
+        }
+    }
+
+    /// Runs to the end, or to the death that `rule` brings; says whether it was the end.
+    async fn run(&self, rule: Rule) -> bool {
+        let inner = FolderObjects::open(self.folder.path()).unwrap();
+        let scratch = inner.scratch();
+        let faulty = FaultyObjects::new(inner, rule);
+        let mut death = faulty.death();
+        let objects: Arc<dyn Objects> = Arc::new(Retrying::new(faulty));
+        let (progress, _watched) = watch::channel(RunProgress::start(0));
+        let run = run_on(objects, scratch, self.plan(), CancellationToken::new(), progress);
+        let ended = tokio::time::timeout(Duration::from_secs(60), async {
+            tokio::select! {
+                biased;
+                Ok(_) = death.wait_for(|dead| *dead) => None,
+                end = run => Some(end),
+            }
+        });
+        match ended.await.expect("the run hangs") {
+            None => false,
+            Some(end) => {
+                assert!(matches!(end.unwrap(), RunEnd::Finished(_)));
+                true
+            }
+        }
+    }
+
+    /// The ids of tasks whose shard has its marker.
+    fn committed(&self) -> BTreeSet<String> {
+        let Ok(markers) = std::fs::read_dir(self.folder.path().join("commits")) else { return BTreeSet::new() };
+        markers
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+            .flat_map(|path| {
+                let marker: CommitMarker = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+                marker.outcomes.into_iter().map(|outcome| outcome.custom_id.to_string())
+            })
+            .collect()
+    }
+
+    /// Every outcome without the archive's name, which belongs to the attempt.
+    fn results(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.path().join("results.jsonl")).unwrap();
+        let line = |line: &str| {
+            let mut value: Value = serde_json::from_str(line).unwrap();
+            value.as_object_mut().unwrap().remove("archive");
+            value
+        };
+        text.lines().map(line).collect()
+    }
+}
+
+fn no_fault() -> Rule {
+    Box::new(|_, _| Fault::None)
+}
+
+/// `fault` at the operation of this number, counted from 0.
+fn at(number: usize, fault: Fault) -> Rule {
+    let mut count = 0;
+    Box::new(move |_, _| {
+        count += 1;
+        if count == number + 1 { fault } else { Fault::None }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_at_any_operation_of_the_store_loses_nothing_and_repeats_nothing_that_was_committed() {
+    for format in [OutputFormat::Files, OutputFormat::Webdataset] {
+        let undisturbed = Bench::new(format);
+        assert!(undisturbed.run(no_fault()).await);
+        let expected = undisturbed.results();
+        assert_eq!(expected.len() as u64, TASKS);
+        let mut deaths = 0;
+        for number in 0.. {
+            let mut died = false;
+            for fault in [Fault::DieBefore, Fault::DieAfter] {
+                let bench = Bench::new(format);
+                died |= !bench.run(at(number, fault)).await;
+                let committed = bench.committed();
+                bench.made.lock().unwrap().clear();
+                assert!(bench.run(no_fault()).await, "{format:?}, {fault:?} at operation {number}");
+                let again: Vec<String> =
+                    bench.made.lock().unwrap().iter().filter(|id| committed.contains(*id)).cloned().collect();
+                assert_eq!(again, [""; 0], "{format:?}: committed, and made again after {fault:?} at {number}");
+                assert_eq!(bench.results(), expected, "{format:?}, {fault:?} at operation {number}");
+            }
+            if !died {
+                break;
+            }
+            deaths += 1;
+        }
+        assert!(deaths > 20, "the run has only {deaths} operations");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_fails_for_a_moment_is_tried_again_and_changes_nothing() {
+    let undisturbed = Bench::new(OutputFormat::Webdataset);
+    assert!(undisturbed.run(no_fault()).await);
+    let bench = Bench::new(OutputFormat::Webdataset);
+    // Each operation on each key fails the first time.
+    let mut seen = BTreeSet::new();
+    let rule = move |operation: &'static str, key: &str| {
+        let first = seen.insert(format!("{operation} {key}"));
+        if first { Fault::Fail(ObjectErrorKind::Transient) } else { Fault::None }
+    };
+    assert!(bench.run(Box::new(rule)).await);
+    assert_eq!(bench.results(), undisturbed.results());
+}
