@@ -55,6 +55,8 @@ impl Case {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DIORAMA_")) {
             command.env_remove(name);
         }
+        // Tests run side by side: each program keeps to one core, and waits without spinning.
+        command.env("OMP_NUM_THREADS", "1").env("OMP_WAIT_POLICY", "PASSIVE");
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command

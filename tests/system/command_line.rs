@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::case::{Case, end, tree};
+use crate::case::{Case, PROGRAM, end, tree};
 
 #[test]
 fn the_exit_code_says_what_to_do_next() {
@@ -185,4 +185,23 @@ fn every_flag_of_the_method_and_the_engine_reaches_the_configuration() {
         assert_eq!((value.as_str(), &entry["source"]), (*text, &format!("flag --{}", key.replace('_', "-")).into()));
     }
     assert_eq!(entries.len(), flags.len(), "a flag sets no key");
+}
+
+#[test]
+fn a_bar_with_rate_and_time_left_is_drawn_on_a_terminal_and_nowhere_else() {
+    let case = Case::new();
+    case.manifest(12);
+    let run = "run rows.jsonl --engine synthetic --synthetic-latency 150 --batch-size 1 --shard-size 2 --out";
+    let piped = end(&mut case.diorama(&[run.split(' ').collect(), vec!["piped"]].concat())).expect(0);
+    assert!(!piped.stderr.contains("pictures/s") && !piped.stderr.contains('\u{1b}'), "{}", piped.stderr);
+
+    // `script` gives the program a terminal of its own.
+    let mut terminal = std::process::Command::new("script");
+    terminal.args(["--quiet", "--return", "--flush", "--command", &format!("{PROGRAM} {run} shown"), "/dev/null"]);
+    terminal.current_dir(case.path("")).env("TERM", "xterm-256color").stdin(std::process::Stdio::null());
+    terminal.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let shown = end(&mut terminal).expect(0).stdout;
+    for part in ["/12 pictures", " pictures/s", "ETA ", "━"] {
+        assert!(shown.contains(part), "{part:?} is not in\n{shown}");
+    }
 }

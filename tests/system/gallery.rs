@@ -70,7 +70,11 @@ fn the_gallery_shows_each_row_with_its_pictures_side_by_side() {
     let first = html.split("data-id=\"row-000\"").nth(1).unwrap().split("</article>").next().unwrap();
     let captions: Vec<&str> = first.split("<figcaption>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect();
     assert_eq!(captions, ["reference", "picture", "mask", "heat map: seagull", "img2img", "img2img-reduced"]);
-    assert!(first.contains("seagull number 0") && first.contains("mask <b>"), "{first}");
+    for fact in ["seagull number 0", "mask <b>", "background <b>"] {
+        assert!(first.contains(fact), "{fact:?} is not in {first}");
+    }
+    // The picture and both that it is compared with.
+    assert_eq!(first.matches("class=\"score\"").count(), 3, "{first}");
 }
 
 #[test]
@@ -90,10 +94,12 @@ fn the_gallery_filters_and_sorts() {
     assert_eq!(failed.matches("note failure").count(), ids(&failed).len());
     assert_eq!(ids(&rendered(&page, "#text=number+17")), ["row-017"]);
     assert_eq!(ids(&rendered(&page, "#text=no+such+thing")), [] as [&str; 0]);
-    let html = rendered(&page, "#status=done&sort=coverage-down");
-    let coverage: Vec<f64> =
-        html.split("mask <b>").skip(1).map(|rest| rest.split(" %").next().unwrap().parse().unwrap()).collect();
-    assert!(coverage.len() > 10 && coverage.is_sorted_by(|a, b| a >= b), "{coverage:?}");
+    for (sort, fact, unit) in [("coverage-down", "mask <b>", " %"), ("background-down", "background <b>", " dB")] {
+        let html = rendered(&page, &format!("#status=done&sort={sort}"));
+        let values: Vec<f64> =
+            html.split(fact).skip(1).map(|rest| rest.split(unit).next().unwrap().parse().unwrap()).collect();
+        assert!(values.len() > 10 && values.is_sorted_by(|a, b| a >= b), "{sort}: {values:?}");
+    }
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn submission(spec: &RunSpec) -> Submission {
 type Decide = Arc<dyn Fn(u64, u32) -> Outcome + Send + Sync>;
 
 fn done() -> Outcome {
-    Outcome::Done { files: [].into(), mask_coverage: None, warnings: Vec::new() }
+    Outcome::Done { files: [].into(), mask_coverage: None, scores: [].into(), warnings: Vec::new() }
 }
 
 fn failed(retryable: bool) -> Outcome {

@@ -1,5 +1,7 @@
 //! The contract between a worker and a model: synchronous, one owner thread, whole batches.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::TaskError;
@@ -36,7 +38,7 @@ pub struct Job {
     /// The task.
     pub task: Task,
     /// The decoded reference picture, upright; `None` only for methods without one.
-    pub reference: Option<ReferencePicture>,
+    pub reference: Option<Arc<ReferencePicture>>,
 }
 
 /// A decoded reference.

@@ -102,6 +102,10 @@ pub enum Outcome {
         /// The share of the picture that the last mask covers, 0 to 1, where there is a mask.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         mask_coverage: Option<f64>,
+        /// What can be measured on the spot: `background_psnr`, and `background_psnr.METHOD` of a comparison: PSNR in
+        /// dB against the reference outside the task's mask, 0 to 100.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+        scores: BTreeMap<String, f64>,
         /// What the user should know, such as an empty mask or a truncated prompt.
         #[serde(skip_serializing_if = "Vec::is_empty", default)]
         warnings: Vec<String>,

@@ -114,7 +114,7 @@ impl Engine {
             scheduler: pick(
                 wanted.scheduler.map(scheduler_kind),
                 paper.then_some(SchedulerKind::Ddpm),
-                measured.scheduler.as_deref().and_then(|name| name.parse().ok()).map(scheduler_kind),
+                measured.scheduler,
                 config.kind(),
             ),
             published_timesteps: paper,
@@ -221,7 +221,7 @@ impl Engine {
                 .map(|subject| SubjectRecord { text: subject.text.clone(), positions: subject.positions.clone() })
                 .collect(),
             seed: task.seed,
-            reference: job.reference.as_ref().map(reference),
+            reference: job.reference.as_deref().map(reference),
             settings: resolved,
             generator: self.info.clone(),
             edits: sample

@@ -10,6 +10,7 @@ mod journal;
 mod output;
 pub mod picture;
 mod plan;
+mod preservation;
 mod reference;
 mod shard;
 mod store;

@@ -26,6 +26,7 @@ use crate::error::WorkerError;
 use crate::journal::Journal;
 use crate::output::{by_role, encode};
 use crate::plan::{Keys, batches, groups, variants};
+use crate::preservation::Background;
 use crate::reference::References;
 use crate::store::Sink;
 use crate::worker::{Hold, IN_FLIGHT, Worker, flatten};
@@ -99,11 +100,12 @@ struct Outputs {
 }
 
 /// A group of tasks whose references are there.
-type Loaded = Vec<(usize, Result<Option<ReferencePicture>, TaskError>)>;
+type Loaded = Vec<(usize, Result<Option<Arc<ReferencePicture>>, TaskError>)>;
 
 /// A group that the device has or will get: its batches by variant.
 struct Submitted {
     positions: Vec<usize>,
+    references: BTreeMap<usize, Option<Arc<ReferencePicture>>>,
     refused: Vec<(usize, TaskError)>,
     batches: Vec<(usize, Vec<usize>, Pending)>,
 }
@@ -304,22 +306,22 @@ impl Worker {
         let work = &shard.work;
         let mut submitted = Submitted {
             positions: loaded.iter().map(|(position, _)| *position).collect(),
+            references: BTreeMap::new(),
             refused: Vec::new(),
             batches: Vec::new(),
         };
-        let mut references = BTreeMap::new();
         for (position, reference) in loaded {
             match reference {
-                Ok(reference) => drop(references.insert(position, reference)),
+                Ok(reference) => drop(submitted.references.insert(position, reference)),
                 Err(error) => submitted.refused.push((position, error)),
             }
         }
-        let positions: Vec<usize> = references.keys().copied().collect();
+        let positions: Vec<usize> = submitted.references.keys().copied().collect();
         for variant in 0..=work.spec.compare.len() {
             for batch in batches(&shard.keys, &positions, variant) {
                 let job = |position: &usize| Job {
                     task: work.variants[*position][variant].clone(),
-                    reference: references[position].clone(),
+                    reference: submitted.references[position].clone(),
                 };
                 let jobs = batch.iter().map(job).collect();
                 let pending = tokio::select! {
@@ -475,7 +477,7 @@ async fn load(work: &Arc<Work>, positions: Vec<usize>) -> Result<Loaded, WorkerE
         AbortOnDropHandle::new(tokio::spawn(async move {
             let wanted = work.variants[position].iter().any(|task| task.settings.method != Some(Method::Txt2img));
             match work.tasks[position].reference.as_ref().filter(|_| wanted) {
-                Some(reference) => Ok(work.references.load(reference).await?.map(Some)),
+                Some(reference) => Ok(work.references.load(reference).await?.map(|picture| Some(Arc::new(picture)))),
                 None => Ok(Ok(None)),
             }
         }))
@@ -492,7 +494,7 @@ async fn load(work: &Arc<Work>, positions: Vec<usize>) -> Result<Loaded, WorkerE
 type Variants = Vec<(usize, Result<Generated, TaskError>)>;
 
 /// Waits for a group's batches, then encodes and stores what each task came to.
-async fn finish(work: Arc<Work>, submitted: Submitted) -> Result<Finished, WorkerError> {
+async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<Finished, WorkerError> {
     let mut made: BTreeMap<usize, Variants> = BTreeMap::new();
     let mut device_seconds = 0.0;
     for (variant, positions, pending) in submitted.batches {
@@ -509,7 +511,10 @@ async fn finish(work: Arc<Work>, submitted: Submitted) -> Result<Finished, Worke
     for position in submitted.positions {
         let end = match refused.remove(&position) {
             Some(error) => Err(error),
-            None => store_task(&work, position, made.remove(&position).unwrap_or_default()).await?,
+            None => {
+                let reference = submitted.references.remove(&position).flatten();
+                store_task(&work, position, reference, made.remove(&position).unwrap_or_default()).await?
+            }
         };
         match &end {
             Ok(_) => done += 1,
@@ -521,8 +526,13 @@ async fn finish(work: Arc<Work>, submitted: Submitted) -> Result<Finished, Worke
     Ok(Finished { ends, device_seconds })
 }
 
-/// Encodes and stores one task's files. The outer error is the infrastructure's.
-async fn store_task(work: &Arc<Work>, position: usize, made: Variants) -> Result<TaskEnd, WorkerError> {
+/// Encodes, measures and stores one task's files. The outer error is the infrastructure's.
+async fn store_task(
+    work: &Arc<Work>,
+    position: usize,
+    reference: Option<Arc<ReferencePicture>>,
+    made: Variants,
+) -> Result<TaskEnd, WorkerError> {
     let mut main = None;
     let mut compared = Vec::new();
     let mut warnings = Vec::new();
@@ -542,9 +552,12 @@ async fn store_task(work: &Arc<Work>, position: usize, made: Variants) -> Result
     let mask_coverage = main.record.mask_coverage;
 
     let (format, id) = (work.spec.format, work.tasks[position].custom_id.clone());
-    let encoded = tokio::task::spawn_blocking(move || encode(format, &id, &main, &compared)).await;
-    let files = match encoded {
-        Ok(Ok(files)) => files,
+    let encoded = tokio::task::spawn_blocking(move || {
+        let scores = scores(reference.as_deref(), &main, &compared);
+        encode(format, &id, &main, &compared).map(|files| (files, scores))
+    });
+    let (files, scores) = match encoded.await {
+        Ok(Ok(done)) => done,
         Ok(Err(error)) => return Ok(Err(error)),
         Err(error) => {
             let message = format!("encoding the picture ended badly: {error}");
@@ -553,5 +566,21 @@ async fn store_task(work: &Arc<Work>, position: usize, made: Variants) -> Result
     };
     let roles = by_role(&files);
     work.sink.store(position, files).await?;
-    Ok(Ok(Outcome::Done { files: roles, mask_coverage, warnings }))
+    Ok(Ok(Outcome::Done { files: roles, mask_coverage, scores, warnings }))
+}
+
+/// What [`Outcome::Done`] says of the background of the task's picture and of those that it is compared with.
+fn scores(
+    reference: Option<&ReferencePicture>,
+    main: &Generated,
+    compared: &[(Method, Generated)],
+) -> BTreeMap<String, f64> {
+    let background =
+        reference.zip(main.mask.as_ref()).and_then(|(reference, mask)| Background::new(&reference.picture, mask));
+    let Some(background) = background else { return BTreeMap::new() };
+    let own = background.psnr(&main.image).map(|psnr| ("background_psnr".to_owned(), psnr));
+    let other = |(method, made): &(Method, Generated)| {
+        background.psnr(&made.image).map(|psnr| (format!("background_psnr.{method}"), psnr))
+    };
+    own.into_iter().chain(compared.iter().filter_map(other)).collect()
 }

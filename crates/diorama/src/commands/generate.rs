@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use diorama_core::generator::{Generated, Job};
@@ -75,7 +76,7 @@ fn picture(task: Task, options: &Options, tensors: Option<&Path>) -> Result<Gene
         }
         _ => None,
     };
-    maker.one(Job { task, reference }, tensors).map_err(refused)
+    maker.one(Job { task, reference: reference.map(Arc::new) }, tensors).map_err(refused)
 }
 
 fn refused(error: TaskError) -> Failure {

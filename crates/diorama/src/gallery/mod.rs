@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use diorama_core::run::{RunSpec, RunSummary};
 
-use self::rows::Row;
+use self::rows::Rows;
 
 /// Rows in the page: a browser holds so many with ease. The rest is in `results.jsonl`.
 const MAX_ROWS: u64 = 20_000;

@@ -6,19 +6,23 @@ use diorama_core::run::{RunSpec, RunState, RunSummary};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::Row;
+use super::Rows;
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
-pub(super) fn render(spec: &RunSpec, summary: Option<&RunSummary>, rows: &[Row]) -> String {
-    let title = spec.manifest.rsplit('/').next().unwrap_or(&spec.manifest);
+pub(super) fn render(spec: &RunSpec, summary: Option<&RunSummary>, rows: &Rows) -> String {
+    // The folder says which data set it is; the file is often called the same.
+    let mut parts = spec.manifest.rsplit('/').take(2).collect::<Vec<_>>();
+    parts.reverse();
+    let title = parts.join("/");
     let data = json!({
         "title": title,
         "summary": describe(spec, summary),
         "total": spec.tasks + spec.invalid_rows,
-        "rows": rows,
+        "made_by": rows.made_by,
+        "rows": rows.rows,
     });
     // The data comes last, so that nothing in it is taken for a place in the template.
     TEMPLATE

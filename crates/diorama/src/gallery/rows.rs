@@ -25,6 +25,8 @@ pub(super) struct Row {
     subjects: Vec<String>,
     seed: Option<u64>,
     coverage: Option<f64>,
+    /// PSNR in dB outside the mask.
+    background: Option<f64>,
     warnings: Vec<String>,
     /// Names and values of the settings that the run or the row set.
     settings: Vec<(String, String)>,
@@ -38,6 +40,8 @@ pub(super) struct Picture {
     pub(super) role: String,
     pub(super) name: String,
     pub(super) src: String,
+    /// PSNR in dB outside the mask, of the picture and of those that it is compared with.
+    pub(super) background: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -47,9 +51,18 @@ struct Problem {
     line: Option<u64>,
 }
 
+/// What the page shows.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    pub(super) rows: Vec<Row>,
+    /// The model and the settings of the first picture, in words.
+    pub(super) made_by: Option<String>,
+}
+
 /// The first `limit` tasks of the run in `folder`, then the rows that were refused.
-pub(super) fn read(folder: &Path, spec: &RunSpec, limit: u64) -> Result<Vec<Row>> {
+pub(super) fn read(folder: &Path, spec: &RunSpec, limit: u64) -> Result<Rows> {
     let mut rows: BTreeMap<u64, Row> = BTreeMap::new();
+    let mut made_by = None;
     let mut tasks = tasks(folder, limit)?;
     let mut references = References::new(folder, Path::new(&spec.reference_root));
     // A later round's marker says more about a task than an earlier one's.
@@ -63,14 +76,36 @@ pub(super) fn read(folder: &Path, spec: &RunSpec, limit: u64) -> Result<Vec<Row>
         let mut files = files(folder, marker.archive.as_ref(), &outcomes)?;
         for outcome in outcomes {
             let Some(task) = tasks.get(&outcome.task.0) else { continue };
-            rows.insert(outcome.task.0, row(task, outcome, files.remove(&outcome.task.0), &mut references));
+            let made = files.remove(&outcome.task.0);
+            made_by = made_by.or_else(|| made.as_ref()?.record.as_ref().map(describe));
+            rows.insert(outcome.task.0, row(task, outcome, made, &mut references));
         }
     }
     tasks.retain(|index, _| !rows.contains_key(index));
     for (index, task) in tasks {
         rows.insert(index, bare(&task, Some(problem("pending", "not made yet"))));
     }
-    Ok(rows.into_values().chain(refused(folder, limit)?).collect())
+    let rows = rows.into_values().chain(refused(folder, limit)?).collect();
+    Ok(Rows { rows, made_by })
+}
+
+/// `demo, f32 on cpu · abs-grad-sam, ddim, 25 steps, strength 0.9, guidance 4`: what the record says, where it does.
+fn describe(record: &Record) -> String {
+    let generator = &record.generator;
+    let setting = |key: &str, before: &str, after: &str| match &record.settings[key] {
+        serde_json::Value::Null => None,
+        value => Some(format!("{before}{}{after}", plain(value))),
+    };
+    let settings = [
+        setting("method", "", ""),
+        setting("scheduler", "", ""),
+        setting("steps", "", " steps"),
+        setting("strength", "strength ", ""),
+        setting("guidance", "guidance ", ""),
+    ];
+    let settings: Vec<String> = settings.into_iter().flatten().collect();
+    let model = format!("{}, {} on {}", generator.model, generator.dtype, generator.device);
+    [vec![model], (!settings.is_empty()).then(|| settings.join(", ")).into_iter().collect()].concat().join(" · ")
 }
 
 /// The tasks by index, as they were submitted.
@@ -127,7 +162,7 @@ fn files(folder: &Path, archive: Option<&ArchiveRef>, outcomes: &[&TaskOutcome])
     let mut archive = archive.map(|archive| Archive::read(folder, &archive.key, outcomes)).transpose()?;
     let mut all = BTreeMap::new();
     for outcome in outcomes {
-        let Outcome::Done { files, .. } = &outcome.outcome else { continue };
+        let Outcome::Done { files, scores, .. } = &outcome.outcome else { continue };
         let mut made = Made { pictures: Vec::new(), record: None };
         for (role, file) in files {
             let (src, bytes) = match &mut archive {
@@ -140,13 +175,22 @@ fn files(folder: &Path, archive: Option<&ArchiveRef>, outcomes: &[&TaskOutcome])
             if role == "record" {
                 made.record = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
             } else if let (Some(name), Some(src)) = (name(role), src) {
-                made.pictures.push(Picture { role: role.clone(), name, src });
+                made.pictures.push(Picture { role: role.clone(), name, src, background: background(role, scores) });
             }
         }
         made.pictures.sort_by_key(|picture| rank(&picture.role));
         all.insert(outcome.task.0, made);
     }
     Ok(all)
+}
+
+fn background(role: &str, scores: &BTreeMap<String, f64>) -> Option<f64> {
+    let key = match role.split_once('.') {
+        None if role == "image" => "background_psnr".to_owned(),
+        Some(("compare", method)) => format!("background_psnr.{method}"),
+        _ => return None,
+    };
+    scores.get(&key).copied()
 }
 
 /// What the page calls a role; the bare mask is not shown beside its overlay.
@@ -186,8 +230,9 @@ fn row(task: &Task, outcome: &TaskOutcome, made: Option<Made>, references: &mut 
         row.subjects = record.subjects.into_iter().map(|subject| subject.text).collect();
     }
     match &outcome.outcome {
-        Outcome::Done { mask_coverage, warnings, .. } => {
+        Outcome::Done { mask_coverage, scores, warnings, .. } => {
             row.coverage = *mask_coverage;
+            row.background = background("image", scores);
             row.warnings.clone_from(warnings);
         }
         Outcome::Failed(error) => row.error = Some(problem(error.code.as_str(), &error.message)),
@@ -204,6 +249,7 @@ fn bare(task: &Task, error: Option<Problem>) -> Row {
         subjects: task.subjects.clone().unwrap_or_default(),
         seed: Some(task.seed.get()),
         coverage: None,
+        background: None,
         warnings: Vec::new(),
         settings: settings.map(|(key, value)| (key, plain(&value))).collect(),
         pictures: Vec::new(),
@@ -243,6 +289,7 @@ fn refused(folder: &Path, limit: u64) -> Result<Vec<Row>> {
             subjects: Vec::new(),
             seed: None,
             coverage: None,
+            background: None,
             warnings: Vec::new(),
             settings: Vec::new(),
             pictures: Vec::new(),

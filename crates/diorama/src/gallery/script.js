@@ -15,6 +15,7 @@ function make(tag, attributes, ...children) {
 document.title = data.title + " · Diorama";
 $("title").textContent = data.title;
 $("summary").textContent = data.summary;
+$("made-by").textContent = data.made_by ?? "";
 for (const row of rows) {
   const words = [row.id, row.prompt, row.error && row.error.code, row.error && row.error.message];
   row.haystack = words.concat(row.subjects, row.warnings).filter(Boolean).join("\n").toLowerCase();
@@ -24,6 +25,8 @@ const order = {
   "manifest": null,
   "id": (a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0),
   "coverage-up": (a, b) => (a.coverage ?? 2) - (b.coverage ?? 2),
+  "background-up": (a, b) => (a.background ?? 101) - (b.background ?? 101),
+  "background-down": (a, b) => (b.background ?? -1) - (a.background ?? -1),
   "coverage-down": (a, b) => (b.coverage ?? -1) - (a.coverage ?? -1),
 };
 const shows = {
@@ -74,10 +77,15 @@ function percent(share) {
   return (share * 100).toFixed(1) + " %";
 }
 
+function decibel(psnr) {
+  return psnr.toFixed(1) + " dB";
+}
+
 function card(row, at) {
   const facts = make("p", { class: "facts" }, fact("id", row.id));
   if (row.seed !== null) facts.append(fact("seed", row.seed));
   if (row.coverage !== null) facts.append(fact("mask", percent(row.coverage)));
+  if (row.background !== null) facts.append(fact("background", decibel(row.background)));
   if (row.subjects.length) facts.append(fact("subject", row.subjects.join(", ")));
   for (const [name, value] of row.settings) facts.append(fact(name, value));
   const element = make("article", { class: "row", "data-id": row.id }, make("h2", {}, row.prompt || "(no prompt)"), facts);
@@ -93,7 +101,9 @@ function card(row, at) {
     const button = make("button", { type: "button", "aria-label": `Enlarge ${picture.name} of ${row.id}` }, image);
     button.addEventListener("click", () => open(at, i));
     const made = picture.role === "image" ? "made" : "";
-    strip.append(make("figure", { class: made }, button, make("figcaption", {}, picture.name)));
+    const caption = make("figcaption", {}, picture.name);
+    if (picture.background !== null) caption.append(make("span", { class: "score" }, decibel(picture.background)));
+    strip.append(make("figure", { class: made }, button, caption));
   });
   element.append(strip);
   return element;

@@ -48,7 +48,7 @@ fn nothing_from_outside_becomes_markup_or_a_place_in_the_template() {
 
 #[test]
 fn the_page_names_no_outer_resource() {
-    let html = page::render(&spec(), None, &[]);
+    let html = page::render(&spec(), None, &Rows::default());
     for word in ["http:", "https:", "src=\"//", "@import", "url("] {
         assert!(!html.contains(word), "{word}");
     }
