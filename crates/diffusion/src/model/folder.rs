@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::config::Config;
 use crate::error::{Error, Result};
+use crate::scheduler::SchedulerKind;
 
 /// The classes that a component may have, as `model_index.json` names them.
 const COMPONENTS: [(&str, &[&str]); 5] = [
@@ -104,8 +105,8 @@ pub struct MeasuredSettings {
     pub strength: Option<f64>,
     /// Where latents are replaced, as shares of the truncated list.
     pub edit_fractions: Option<Vec<f64>>,
-    /// The sampler: `ddpm`, `ddim`, `euler` or `dpmpp-2m`.
-    pub scheduler: Option<String>,
+    /// The sampler.
+    pub scheduler: Option<SchedulerKind>,
 }
 
 impl MeasuredSettings {

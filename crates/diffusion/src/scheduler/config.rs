@@ -49,7 +49,7 @@ const MUST_BE_OFF: [&str; 9] = [
 ];
 
 /// Which algorithm denoises.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SchedulerKind {
     /// Ho et al. 2020: ancestral sampling, one noise a step.

@@ -7,6 +7,7 @@ mod components;
 mod damaged_folders;
 mod golden;
 mod method;
+mod model_folders;
 mod pictures;
 mod runs;
 mod schedulers;

@@ -1,0 +1,137 @@
+//! Whole model folders: what `model_index.json` and `diorama.json` may say, which variant is taken, and what identifies
+//! a model.
+
+use std::path::{Path, PathBuf};
+
+use diorama_diffusion::device::{Device, Dtype};
+use diorama_diffusion::pipeline::{LoadOptions, StableDiffusion};
+use serde_json::{Value, json};
+
+use crate::golden::Golden;
+
+/// A copy of a golden model that a test may damage.
+struct Copy {
+    _holder: tempfile::TempDir,
+    folder: PathBuf,
+}
+
+impl Copy {
+    fn of(name: &'static str) -> Self {
+        let holder = tempfile::tempdir().unwrap();
+        let folder = holder.path().join("model");
+        copy(&Golden::read(name).model, &folder);
+        Self { _holder: holder, folder }
+    }
+
+    fn edit(&self, file: &str, edit: impl FnOnce(&mut Value)) {
+        let path = self.folder.join(file);
+        let mut value: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        edit(&mut value);
+        std::fs::write(path, value.to_string()).unwrap();
+    }
+
+    fn load(&self) -> Result<StableDiffusion, String> {
+        let options = LoadOptions { variant: None, device: Device::CPU, dtype: Dtype::F32, batch_size: 1 };
+        StableDiffusion::load(&self.folder, &options).map_err(|error| error.to_string())
+    }
+
+    #[track_caller]
+    fn assert_refused(&self, words: &[&str]) {
+        let error = self.load().err().expect("the folder must be refused");
+        for word in words {
+            assert!(error.contains(word), "{word:?} is not in: {error}");
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_class_that_is_not_supported_names_the_file_and_the_key() {
+    let copy = Copy::of("flat");
+    copy.edit("model_index.json", |index| index["_class_name"] = json!("StableDiffusionXLPipeline"));
+    copy.assert_refused(&["model_index.json", "_class_name", "StableDiffusionXLPipeline"]);
+
+    let copy = Copy::of("flat");
+    copy.edit("model_index.json", |index| index["vae"] = json!(["diffusers", "VQModel"]));
+    copy.assert_refused(&["model_index.json", "vae", "VQModel", "AutoencoderKL"]);
+
+    let copy = Copy::of("flat");
+    copy.edit("unet/config.json", |config| config["_class_name"] = json!("UNet3DConditionModel"));
+    copy.assert_refused(&["unet", "config.json", "_class_name", "UNet3DConditionModel"]);
+
+    let copy = Copy::of("flat");
+    copy.edit("scheduler/scheduler_config.json", |config| config["_class_name"] = json!("LCMScheduler"));
+    copy.assert_refused(&["scheduler_config.json", "LCMScheduler"]);
+}
+
+#[test]
+fn a_folder_that_is_no_model_or_lacks_a_part_says_which() {
+    let copy = Copy::of("flat");
+    std::fs::remove_file(copy.folder.join("model_index.json")).unwrap();
+    copy.assert_refused(&["model_index.json", "missing", "diffusers layout"]);
+
+    for (part, word) in [("vae", "vae"), ("text_encoder", "text_encoder"), ("tokenizer", "tokenizer")] {
+        let copy = Copy::of("flat");
+        std::fs::remove_dir_all(copy.folder.join(part)).unwrap();
+        copy.assert_refused(&[word]);
+    }
+
+    let copy = Copy::of("flat");
+    std::fs::remove_dir_all(&copy.folder).unwrap();
+    copy.assert_refused(&["is no folder"]);
+}
+
+#[test]
+fn parts_that_do_not_fit_each_other_are_refused() {
+    let copy = Copy::of("flat");
+    let other = Golden::read("demo").model;
+    std::fs::remove_dir_all(copy.folder.join("text_encoder")).unwrap();
+    self::copy(&other.join("text_encoder"), &copy.folder.join("text_encoder"));
+    copy.assert_refused(&["unet", "config.json", "cross_attention_dim", "16"]);
+}
+
+#[test]
+fn the_only_variant_is_found_by_itself() {
+    assert!(Golden::read("sd2-v").variant().is_some());
+    Copy::of("sd2-v").load().unwrap();
+}
+
+#[test]
+fn measured_settings_are_read_and_a_misspelt_key_is_refused() {
+    let copy = Copy::of("flat");
+    let path = copy.folder.join("diorama.json");
+    std::fs::write(&path, r#"{"threshold": 1.5, "edit_fractions": [0.1, 0.5], "scheduler": "ddim"}"#).unwrap();
+    let measured = copy.load().unwrap().measured().clone();
+    assert_eq!((measured.threshold, measured.edit_fractions), (Some(1.5), Some(vec![0.1, 0.5])));
+
+    std::fs::write(&path, r#"{"treshold": 1.5}"#).unwrap();
+    copy.assert_refused(&["diorama.json", "treshold"]);
+    std::fs::write(&path, r#"{"scheduler": "lcm"}"#).unwrap();
+    copy.assert_refused(&["diorama.json", "lcm", "dpmpp-2m"]);
+    std::fs::write(&path, r#"{"edit_fractions": [5]}"#).unwrap();
+    copy.assert_refused(&["diorama.json", "edit_fractions", "between 0 and 1"]);
+}
+
+#[test]
+fn a_model_is_known_by_its_numbers_and_not_by_its_files() {
+    let plain = Copy::of("flat");
+    let digest = plain.load().unwrap().digest();
+    assert_eq!(Copy::of("flat").load().unwrap().digest(), digest);
+    // Measured settings are written into each record; they are not the model.
+    std::fs::write(plain.folder.join("diorama.json"), "{}").unwrap();
+    assert_eq!(plain.load().unwrap().digest(), digest);
+    plain.edit("scheduler/scheduler_config.json", |config| config["beta_end"] = json!(0.02));
+    assert_ne!(plain.load().unwrap().digest(), digest);
+}
