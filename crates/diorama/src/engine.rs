@@ -74,11 +74,16 @@ impl Engine {
     }
 
     /// Makes one picture; with `save_tensors`, everything between reference and picture goes there.
-    pub(crate) fn generate_one(&mut self, job: &Job, save_tensors: Option<&Path>) -> Result<Generated, TaskError> {
+    pub(crate) fn generate_one(
+        &mut self,
+        job: &Job,
+        save_tensors: Option<&Path>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Generated, TaskError> {
         let request = self.request(job)?;
         let sample = self
             .model
-            .generate(std::slice::from_ref(&request), &|| false)
+            .generate(std::slice::from_ref(&request), stop)
             .map_err(|error| task_error(&error))?
             .pop()
             .unwrap_or_else(|| Err(Error::Torch("the model gave no picture".to_owned())))

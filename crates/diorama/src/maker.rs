@@ -72,11 +72,17 @@ impl Maker {
         }
     }
 
-    /// Makes one picture; with `save_tensors`, what lies between goes there.
-    pub(crate) fn one(&mut self, job: Job, save_tensors: Option<&Path>) -> Result<Generated, TaskError> {
+    /// Makes one picture; with `save_tensors`, what lies between goes there. `stop` is asked before each step; when it
+    /// says true, the picture is abandoned.
+    pub(crate) fn one(
+        &mut self,
+        job: Job,
+        save_tensors: Option<&Path>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Generated, TaskError> {
         match self {
             #[cfg(feature = "engine")]
-            Self::Engine(engine) => engine.generate_one(&job, save_tensors),
+            Self::Engine(engine) => engine.generate_one(&job, save_tensors, stop),
             Self::Synthetic(_) if save_tensors.is_some() => Err(TaskError::permanent(
                 ErrorCode::InvalidSettings,
                 "the synthetic engine has no tensors to save; leave --save-tensors out or use a model",
@@ -84,7 +90,7 @@ impl Maker {
             Self::Synthetic(synthetic) => {
                 let failed = |error: GeneratorError| TaskError::transient(ErrorCode::ModelError, error.to_string());
                 let nothing = || TaskError::transient(ErrorCode::ModelError, "the engine gave no picture");
-                synthetic.generate(&[job], &|| false).map_err(failed)?.pop().unwrap_or_else(|| Err(nothing()))
+                synthetic.generate(&[job], stop).map_err(failed)?.pop().unwrap_or_else(|| Err(nothing()))
             }
         }
     }

@@ -60,6 +60,39 @@ pub(crate) async fn show(mut updates: watch::Receiver<RunProgress>) {
     }
 }
 
+/// Shows on a terminal that a single picture gets on.
+pub(crate) struct Steps(Option<ProgressBar>);
+
+impl Steps {
+    pub(crate) fn start() -> Self {
+        Self(io::stderr().is_terminal().then(|| {
+            let bar = BARS.add(ProgressBar::new_spinner());
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {elapsed}") {
+                bar.set_style(style);
+            }
+            bar.set_message("loading the model");
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        }))
+    }
+
+    /// Another denoising step begins.
+    pub(crate) fn step(&self) {
+        if let Some(bar) = &self.0 {
+            bar.inc(1);
+            bar.set_message(format!("step {}", bar.position()));
+        }
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 fn bar() -> ProgressBar {
     let bar = BARS.add(ProgressBar::new(0));
     if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} pictures  {msg}") {

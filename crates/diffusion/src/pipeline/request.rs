@@ -88,7 +88,7 @@ pub struct Sample {
     pub reference_noise: Tensor,
     /// The final latents `[4, h, w]`, before decoding.
     pub latents: Tensor,
-    /// The picture before reference pixels were pasted back, and the mask at the picture's size, if there is one.
+    /// The mask of the last edit at the picture's size.
     pub(super) mask: Option<Gray>,
 }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Generate};
 use crate::exit::{self, Failure};
+use crate::progress::Steps;
 use crate::{maker, output};
 
 pub(crate) async fn run(command: &Generate, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
@@ -31,12 +32,20 @@ pub(crate) async fn run(command: &Generate, cli: &Cli, drain: CancellationToken)
         // One picture needs no room for others, unless it should equal one that was made in a batch.
         options.batch_size = 1;
     }
-    let work = tokio::task::spawn_blocking(move || picture(task, &options, tensors.as_deref()));
-    let made = tokio::select! {
-        made = work => made.map_err(Failure::permanent)??,
+    let stop = drain.clone();
+    let made = tokio::task::spawn_blocking(move || {
+        let steps = Steps::start();
+        picture(task, &options, tensors.as_deref(), &|| {
+            steps.step();
+            stop.is_cancelled()
+        })
+    });
+    let made = made.await.map_err(Failure::permanent)?;
+    if made.is_err() && drain.is_cancelled() {
         // Nothing was written yet, so there is nothing to finish.
-        () = drain.cancelled() => return Ok(exit::DRAINED),
-    };
+        return Ok(exit::DRAINED);
+    }
+    let made = made?;
     let files = write(&command.out, &made).map_err(Failure::try_again)?;
     tell(command, cli, &made, &files);
     Ok(exit::DONE)
@@ -67,7 +76,13 @@ fn task(command: &Generate, config: &Config) -> Result<Task, Failure> {
     })
 }
 
-fn picture(task: Task, options: &Options, tensors: Option<&Path>) -> Result<Generated, Failure> {
+/// Loads, checks and makes; `stop` is asked before each step.
+fn picture(
+    task: Task,
+    options: &Options,
+    tensors: Option<&Path>,
+    stop: &dyn Fn() -> bool,
+) -> Result<Generated, Failure> {
     let mut maker = maker::make(options).map_err(Failure::permanent)?;
     maker.as_generator().check(&task).map_err(refused)?;
     let reference = match &task.reference {
@@ -76,7 +91,7 @@ fn picture(task: Task, options: &Options, tensors: Option<&Path>) -> Result<Gene
         }
         _ => None,
     };
-    maker.one(Job { task, reference: reference.map(Arc::new) }, tensors).map_err(refused)
+    maker.one(Job { task, reference: reference.map(Arc::new) }, tensors, stop).map_err(refused)
 }
 
 fn refused(error: TaskError) -> Failure {
