@@ -8,6 +8,9 @@ SHELL := /bin/bash
 OUT ?= out
 MODEL ?= models/demo
 
+# libtorch's threads wait by sleeping: spinning ones are several times slower wherever cores are shared.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 help: ## Says what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 16
 

@@ -117,7 +117,21 @@ fn library(options: &Options) -> Vec<Check> {
         Ok(device) => Check::ok("device", device.to_string()),
         Err(error) => Check::bad("device", Verdict::Problem, error.to_string(), "choose one that exists, or cpu"),
     };
-    vec![Check::ok("libtorch", "linked and loaded"), cuda, device]
+    vec![Check::ok("libtorch", "linked and loaded"), cuda, device, threads()]
+}
+
+/// libgomp reads how its threads wait when it is loaded, before any code of ours runs.
+#[cfg(feature = "engine")]
+fn threads() -> Check {
+    match std::env::var("OMP_WAIT_POLICY") {
+        Ok(policy) => Check::ok("threads", format!("OMP_WAIT_POLICY is {policy}")),
+        Err(_) => Check::bad(
+            "threads",
+            Verdict::Warning,
+            "OMP_WAIT_POLICY is not set: libtorch's threads wait by spinning",
+            "where other programs share the cores, set OMP_WAIT_POLICY=PASSIVE; there it is several times as fast",
+        ),
+    }
 }
 
 #[cfg(not(feature = "engine"))]
