@@ -71,11 +71,6 @@ pub struct ShardSet {
 }
 
 impl ShardSet {
-    /// From a bitmap as Redis keeps it: bit 7 of byte 0 is shard 0.
-    pub fn from_bits(bits: Vec<u8>) -> Self {
-        Self { bits }
-    }
-
     /// Whether the shard with this index is in the set.
     pub fn contains(&self, index: u32) -> bool {
         self.bits.get(index as usize / 8).is_some_and(|byte| byte & (0x80 >> (index % 8)) != 0)

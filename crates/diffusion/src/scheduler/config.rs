@@ -2,7 +2,7 @@
 //!
 //! A key that is absent or null takes the default of the class that is *run*, not of the class that the file names, as
 //! diffusers' `from_config` does: so `timestep_spacing` is `leading` for DDPM and DDIM, `linspace` for Euler and
-//! DPM-Solver++. A value that this crate does not support is an error that names the file and the key; so is a key that
+//! DPM-Solver++. The exception is `clip_sample`, which is off unless the file turns it on. A value that this crate does not support is an error that names the file and the key; so is a key that
 //! it does not know, unless the key cannot change a result ([`IGNORED`]).
 
 use std::path::{Path, PathBuf};
@@ -164,7 +164,7 @@ pub struct SchedulerConfig {
     pub(super) prediction_type: PredictionType,
     spacing: Option<TimestepSpacing>,
     pub(super) steps_offset: usize,
-    clip_sample: Option<bool>,
+    clip_sample: bool,
     pub(super) clip_sample_range: f64,
     pub(super) variance_type: FixedVariance,
     pub(super) set_alpha_to_one: bool,
@@ -229,7 +229,7 @@ impl SchedulerConfig {
             prediction_type: keys.or_default("prediction_type")?,
             spacing: keys.optional("timestep_spacing")?,
             steps_offset: keys.or_default("steps_offset")?,
-            clip_sample: keys.optional("clip_sample")?,
+            clip_sample: keys.or_default("clip_sample")?,
             clip_sample_range: keys.or("clip_sample_range", 1.0)?,
             variance_type: keys.or_default("variance_type")?,
             set_alpha_to_one: keys.or("set_alpha_to_one", true)?,
@@ -287,15 +287,6 @@ impl SchedulerConfig {
         self.prediction_type
     }
 
-    /// As diffusers' `StableDiffusion*Pipeline` classes use any configuration they are given: `steps_offset` 1 and no
-    /// clipping of the predicted sample, whatever the file says.
-    #[must_use]
-    pub fn for_stable_diffusion(mut self) -> Self {
-        self.steps_offset = 1;
-        self.clip_sample = Some(false);
-        self
-    }
-
     /// With another offset of the timesteps; counts only for `leading` spacing.
     #[must_use]
     pub fn with_steps_offset(mut self, offset: usize) -> Self {
@@ -317,8 +308,10 @@ impl SchedulerConfig {
         })
     }
 
+    /// To which range the predicted clean sample is clipped. Only a file that says so clips: the classes' own default is
+    /// for pictures in [−1, 1], it ruins latents, and diffusers' Stable Diffusion pipelines turn it off.
     pub(super) fn clip_sample(&self) -> Option<f64> {
-        self.clip_sample.unwrap_or(true).then_some(self.clip_sample_range)
+        self.clip_sample.then_some(self.clip_sample_range)
     }
 }
 

@@ -287,7 +287,7 @@ fn every_scheduler_gives_what_diffusers_gives() {
 #[test]
 fn the_paper_preset_runs_45_steps_from_880_without_offset() {
     let config = load("PNDMScheduler", r#""beta_schedule": "scaled_linear", "steps_offset": 1"#).unwrap();
-    let config = config.for_stable_diffusion().with_steps_offset(0).with_spacing(TimestepSpacing::Leading);
+    let config = config.with_steps_offset(0).with_spacing(TimestepSpacing::Leading);
     let mut scheduler = Scheduler::new(&config, SchedulerKind::Ddpm, 50).unwrap();
     assert_eq!(scheduler.timesteps()[..2], [980.0, 960.0]);
     scheduler.truncate(0.9);
