@@ -73,6 +73,8 @@ fn the_gallery_shows_each_row_with_its_pictures_side_by_side() {
     for fact in ["seagull number 0", "mask <b>", "background <b>"] {
         assert!(first.contains(fact), "{fact:?} is not in {first}");
     }
+    let means = html.split("id=\"kept\"").nth(1).unwrap().split("</p>").next().unwrap();
+    assert_eq!(means.matches(" dB</b>").count(), 3, "{means}");
     // The picture and both that it is compared with.
     assert_eq!(first.matches("class=\"score\"").count(), 3, "{first}");
 }

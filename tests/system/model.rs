@@ -256,7 +256,10 @@ fn model_copy(case: &Case) -> PathBuf {
         for entry in fs::read_dir(from).unwrap() {
             let path = entry.unwrap().path();
             let to = to.join(path.file_name().unwrap());
-            if path.is_dir() { copy(&path, &to) } else { drop(fs::copy(&path, &to).unwrap()) }
+            match path.is_dir() {
+                true => copy(&path, &to),
+                false => assert!(fs::copy(&path, &to).unwrap() > 0),
+            }
         }
     }
     let to = case.path("model");
@@ -319,5 +322,31 @@ fn doctor_finds_the_bundled_model_well() {
     let well = end(&mut case.diorama(&["doctor", "--json", "--model", MODEL, "--out", "out"])).expect(0);
     let checks: Vec<Value> = serde_json::from_str(&well.stdout).unwrap();
     let names: Vec<_> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["libtorch", "CUDA library", "device", "model", "output folder", "disk"]);
+    assert_eq!(names, ["libtorch", "CUDA library", "device", "threads", "model", "output folder", "disk"]);
+}
+
+#[test]
+fn the_example_of_the_repository_runs_to_its_gallery() {
+    let case = Case::new();
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/demo/manifest.jsonl");
+    let rows = fs::read_to_string(manifest).unwrap().lines().count();
+    let over = end(&mut case.diorama(&[
+        "run",
+        manifest,
+        "--model",
+        MODEL,
+        "--out",
+        "out",
+        "--steps",
+        "2",
+        "--strength",
+        "1",
+        "--edit-steps",
+        "1",
+        "--json",
+    ]))
+    .expect(0);
+    assert_eq!(over.json()["done"], rows);
+    assert_eq!(tree(&case.path("out/images")).len(), rows);
+    assert!(case.path("out/index.html").is_file());
 }

@@ -8,12 +8,14 @@ use diorama_coordinator::manifest;
 use diorama_runtime::config::{Config, ConfigError, Sources, load};
 use diorama_runtime::logging::LogFormat;
 
-/// Makes pictures from a reference picture and a prompt: the prompt's subject appears, the reference's place stays.
+/// Makes pictures from a reference picture and a prompt: the prompt's subject appears, the place
+/// stays.
 ///
-/// Settings: flag > environment (DIORAMA_…) > file (diorama.toml) > default; `diorama config` says what is in force.
+/// Settings: flag > environment (DIORAMA_…) > file (diorama.toml) > default; `diorama config` says
+/// what is in force.
 ///
-/// Exit codes: 0 done, 2 usage, 3 finished with failed tasks, 42 will not work if tried again, 75 try again,
-/// 143 drained by a signal (the same command goes on).
+/// Exit codes: 0 done, 2 usage, 3 finished with failed tasks, 42 will not work if tried again,
+/// 75 try again, 143 drained by a signal (the same command goes on).
 #[derive(Debug, Parser)]
 #[command(name = "diorama", version, max_term_width = 100, verbatim_doc_comment)]
 pub(crate) struct Cli {
@@ -185,7 +187,7 @@ flags! {
     EngineFlags under "Engine" {
         /// The model's folder, in the layout of diffusers
         model: "DIR",
-        /// cpu, cuda or cuda:N
+        /// auto (a GPU where there is one), cpu, cuda or cuda:N
         device: "DEVICE",
         /// f32, bf16 or f16 (default: f32 on a CPU, bf16 on a GPU)
         dtype: "TYPE",

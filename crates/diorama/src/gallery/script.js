@@ -3,6 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const rows = data.rows;
+const explained = "PSNR against the reference, outside the mask: how much of the place was kept";
 
 // Everything from outside becomes text or an attribute, never markup.
 function make(tag, attributes, ...children) {
@@ -16,6 +17,19 @@ document.title = data.title + " · Diorama";
 $("title").textContent = data.title;
 $("summary").textContent = data.summary;
 $("made-by").textContent = data.made_by ?? "";
+
+// How much of the place each method keeps, over the rows of this page.
+const kept = new Map();
+for (const picture of rows.flatMap((row) => row.pictures)) {
+  if (picture.background === null) continue;
+  const sum = kept.get(picture.name) ?? { total: 0, count: 0 };
+  kept.set(picture.name, { total: sum.total + picture.background, count: sum.count + 1 });
+}
+if (kept.size > 0) {
+  const means = [...kept].map(([name, { total, count }]) => fact(name, decibel(total / count)));
+  $("kept").append("mean background: ", ...means.flatMap((mean, i) => (i ? [" · ", mean] : [mean])));
+  $("kept").title = explained;
+}
 for (const row of rows) {
   const words = [row.id, row.prompt, row.error && row.error.code, row.error && row.error.message];
   row.haystack = words.concat(row.subjects, row.warnings).filter(Boolean).join("\n").toLowerCase();
@@ -85,7 +99,11 @@ function card(row, at) {
   const facts = make("p", { class: "facts" }, fact("id", row.id));
   if (row.seed !== null) facts.append(fact("seed", row.seed));
   if (row.coverage !== null) facts.append(fact("mask", percent(row.coverage)));
-  if (row.background !== null) facts.append(fact("background", decibel(row.background)));
+  if (row.background !== null) {
+    const background = fact("background", decibel(row.background));
+    background.title = explained;
+    facts.append(background);
+  }
   if (row.subjects.length) facts.append(fact("subject", row.subjects.join(", ")));
   for (const [name, value] of row.settings) facts.append(fact(name, value));
   const element = make("article", { class: "row", "data-id": row.id }, make("h2", {}, row.prompt || "(no prompt)"), facts);
