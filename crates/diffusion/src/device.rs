@@ -47,15 +47,16 @@ impl Device {
 impl FromStr for Device {
     type Err = Error;
 
-    /// `cpu`, `cuda` or `cuda:N`.
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
     fn from_str(text: &str) -> Result<Self> {
         let refuse = |message: String| Err(Error::Setting { param: "device", message });
         let index = match text {
+            "auto" => return Ok(Self::best()),
             "cpu" => return Ok(Self::CPU),
             "cuda" => 0,
             _ => match text.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok()) {
                 Some(index) => index,
-                None => return refuse(format!("{text:?} is no device; write cpu, cuda or cuda:N")),
+                None => return refuse(format!("{text:?} is no device; write auto, cpu, cuda or cuda:N")),
             },
         };
         let loaded = load_cuda();

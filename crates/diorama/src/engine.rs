@@ -36,7 +36,7 @@ mod default {
 pub(crate) struct EngineOptions {
     /// The model's folder, in diffusers layout.
     pub(crate) model_dir: PathBuf,
-    /// `cpu`, `cuda` or `cuda:N`.
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub(crate) device: String,
     /// `f32`, `bf16` or `f16`; unset: what suits the device.
     pub(crate) dtype: Option<String>,

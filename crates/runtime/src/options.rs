@@ -60,7 +60,7 @@ pub struct Options {
     pub engine: EngineKind,
     /// The model's folder, in the layout of diffusers.
     pub model: Option<PathBuf>,
-    /// `cpu`, `cuda` (the first GPU) or `cuda:N`.
+    /// `auto` (the first GPU where there is one, else the CPU), `cpu`, `cuda` (the first GPU) or `cuda:N`.
     pub device: String,
     /// Unset: `f32` on a CPU, `bf16` on a GPU.
     pub dtype: Option<Dtype>,
@@ -91,7 +91,7 @@ impl Default for Options {
         Self {
             engine: EngineKind::Libtorch,
             model: None,
-            device: "cpu".to_owned(),
+            device: "auto".to_owned(),
             dtype: None,
             batch_size: 4,
             seed: Seed::default(),
@@ -187,10 +187,10 @@ fn real(key: &str, value: &Value, low: f64, high: f64) -> Result<f64, SettingErr
 }
 
 fn device(key: &str, value: &Value) -> Result<String, SettingError> {
-    let want = "cpu, cuda or cuda:N";
+    let want = "auto, cpu, cuda or cuda:N";
     let text: String = read(key, value, want)?;
     let number = text.strip_prefix("cuda:").is_some_and(|number| usize::from_str(number).is_ok());
-    if text == "cpu" || text == "cuda" || number {
+    if ["auto", "cpu", "cuda"].contains(&text.as_str()) || number {
         Ok(text)
     } else {
         Err(refusal(key, "wrong_type", format!("{text:?} is not {want}")))

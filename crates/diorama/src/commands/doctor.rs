@@ -102,7 +102,7 @@ fn engine(options: &Options) -> Vec<Check> {
 fn library(options: &Options) -> Vec<Check> {
     use diorama_diffusion::device::{CudaLibrary, Device, TORCH_LIB_VARIABLE, load_cuda};
 
-    let wants_gpu = options.device != "cpu";
+    let wants_gpu = options.device.starts_with("cuda");
     let verdict = if wants_gpu { Verdict::Problem } else { Verdict::Ok };
     let advice = format!("install torch 2.11 with CUDA and name its lib folder in {TORCH_LIB_VARIABLE}");
     let cuda = match load_cuda() {
