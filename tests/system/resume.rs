@@ -8,8 +8,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::case::{Case, end, lines, outcomes, pictures, tree, until, wait};
 
-/// Slow enough that a test can step in, many shards so that some are done then.
-const SLOW: [&str; 6] = ["--synthetic-latency", "60", "--batch-size", "1", "--shard-size", "2"];
+/// Many shards, so that some are done when a test steps in.
+const CUT: [&str; 4] = ["--batch-size", "1", "--shard-size", "2"];
+
+/// The same, and slow enough for that. How slow the engine is makes no other run of it.
+const SLOW: [&str; 6] = ["--batch-size", "1", "--shard-size", "2", "--synthetic-latency", "300"];
 
 fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
@@ -21,8 +24,11 @@ fn a_second_run_on_the_same_folder_is_refused_and_the_first_goes_on() {
     case.manifest(12);
     let first = case.run("out", &SLOW).spawn().unwrap();
     until("the first commit", || !tree(&case.path("out/commits")).is_empty());
-    let second = end(&mut case.run("out", &SLOW)).expect(75);
+    // Held, so that it does not end before the second one has begun.
+    signal(&first, Signal::STOP);
+    let second = end(&mut case.run("out", &CUT)).expect(75);
     assert!(second.stderr.contains("in use by another run") && second.stderr.contains(&first.id().to_string()));
+    signal(&first, Signal::CONT);
     wait(first).expect(0);
     assert_eq!(outcomes(&case.path("out")).len(), 12);
 }
@@ -31,7 +37,7 @@ fn a_second_run_on_the_same_folder_is_refused_and_the_first_goes_on() {
 fn ctrl_c_drains_and_the_same_command_goes_on_to_the_same_pictures() {
     let case = Case::new();
     case.manifest(16);
-    end(&mut case.run("calm", &SLOW)).expect(0);
+    end(&mut case.run("calm", &CUT)).expect(0);
     for stop in [Signal::INT, Signal::TERM] {
         let out = format!("out-{}", stop.as_raw());
         let child = case.run(&out, &SLOW).spawn().unwrap();
@@ -42,7 +48,7 @@ fn ctrl_c_drains_and_the_same_command_goes_on_to_the_same_pictures() {
         let committed = tree(&case.path(&out).join("commits"));
         assert!(committed.len() < 8, "it was not stopped, it had finished");
 
-        end(&mut case.run(&out, &SLOW)).expect(0);
+        end(&mut case.run(&out, &CUT)).expect(0);
         assert_eq!(pictures(&case.path(&out)), pictures(&case.path("calm")));
         let commits = tree(&case.path(&out).join("commits"));
         assert!(committed.iter().all(|(shard, marker)| commits.get(shard) == Some(marker)));
