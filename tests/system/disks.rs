@@ -50,7 +50,7 @@ fn on_a_full_disk_a_run_stops_with_the_reason_and_goes_on_when_there_is_space() 
 fn a_read_only_folder_is_an_error_that_says_so_and_touches_nothing() {
     let case = Case::new();
     case.manifest(12);
-    end(&mut case.run("out", &["--shard-size", "2"]).env("DIORAMA_FAULT", "worker.after-ack:3"));
+    end(case.run("out", &["--shard-size", "2"]).env("DIORAMA_FAULT", "worker.after-ack:3"));
     let over = with_mounts(
         &case,
         "mount --bind out out && mount -o remount,ro,bind out
