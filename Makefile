@@ -36,9 +36,9 @@ deny: ## Licences, sources and banned crates of everything we depend on
 client: ## The client and coordinator, without libtorch
 	cargo check --locked -p diorama --no-default-features
 
-bench: setup ## Measures, and writes docs/benchmarks.md (takes long; wants an idle machine)
+bench: setup ## Measures against diffusers, writes docs/benchmarks.md (long; wants an idle machine; BENCH="--help")
 	scripts/setup-python
-	scripts/bench
+	.libtorch/venv/bin/python -B scripts/bench/run.py $(BENCH)
 
 setup:
 	@scripts/setup-system
