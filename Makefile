@@ -26,8 +26,8 @@ lint: setup ## Format and lints, warnings denied
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-docs: setup ## The documentation of the crates, warnings denied
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+docs: setup ## The documentation of the crates, private items included, warnings denied
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --locked
 
 deny: ## Licences, sources and banned crates of everything we depend on
 	scripts/setup-cargo-deny
