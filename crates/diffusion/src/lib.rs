@@ -9,6 +9,7 @@ pub mod device;
 pub mod error;
 pub mod explain;
 pub mod image_processor;
+pub mod memory;
 pub mod method;
 pub mod model;
 pub mod noise;

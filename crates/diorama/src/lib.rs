@@ -24,6 +24,8 @@ use crate::exit::Failure;
 
 /// Runs the command line and gives the exit code of `docs/cli.md`.
 pub fn main() -> ExitCode {
+    #[cfg(feature = "engine")]
+    diorama_diffusion::memory::keep_freed_memory();
     let cli = Cli::parse();
     let json = cli.json();
     match start(cli) {

@@ -1,6 +1,6 @@
 //! The few layers that the networks are made of, with fallible calls only. Names and semantics are PyTorch's.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::weights::Weights;
 use crate::error::Result;
@@ -50,7 +50,7 @@ impl Conv2d {
     ) -> Result<Self> {
         let weight = weights.take(&format!("{name}.weight"), &[outputs, inputs, kernel, kernel])?;
         Ok(Self {
-            weight: channels_last(&weight)?,
+            weight: for_convolution(&weight)?,
             bias: weights.take(&format!("{name}.bias"), &[outputs])?,
             stride,
             padding,
@@ -64,8 +64,12 @@ impl Conv2d {
     }
 }
 
-/// The same numbers with the channels of a pixel side by side in memory, which convolutions and attention both like.
-pub fn channels_last(x: &Tensor) -> Result<Tensor> {
+/// The same numbers in the memory order in which convolutions are fastest: on a GPU the channels of a pixel side by side,
+/// on a CPU plane by plane.
+pub fn for_convolution(x: &Tensor) -> Result<Tensor> {
+    if x.device() == Device::Cpu {
+        return Ok(x.f_contiguous()?);
+    }
     Ok(x.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?)
 }
 

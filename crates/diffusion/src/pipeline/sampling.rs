@@ -156,6 +156,7 @@ impl StableDiffusion {
                 return Err(Error::Stopped);
             }
             let timestep = scheduler.timesteps()[i];
+            tracing::debug!(step = i, timestep, "denoising");
             let input = scheduler.scale_model_input(&latents, i)?;
             let edit = plan.as_ref().filter(|_| edits.contains(&(i + 1)));
             let mut tap = edit.map_or_else(Tap::default, Plan::tap);

@@ -216,14 +216,15 @@ impl TransformerModel {
 
     pub(super) fn forward(&self, x: &Tensor, cursor: &mut Cursor<'_, '_>) -> Result<Tensor> {
         let (b, c, height, width) = x.size4()?;
-        // In channels-last memory this permutation moves nothing.
+        // Where the channels of a pixel lie side by side this permutation moves nothing.
         let h = self.norm.forward(x)?.f_permute([0, 2, 3, 1])?.f_reshape([b, height * width, c])?;
         let mut h = self.proj_in.forward(&h)?;
         for (i, block) in self.blocks.iter().enumerate() {
             h = block.forward(&h, (height, width), cursor, i + 1 == self.blocks.len())?;
         }
         let h = self.proj_out.forward(&h)?.f_view([b, height, width, c])?.f_permute([0, 3, 1, 2])?;
-        Ok(h.f_add(x)?)
+        // The sum takes its memory order from its first term.
+        Ok(x.f_add(&h)?)
     }
 
     pub(super) fn each_cross_attention(&self, visit: &mut dyn FnMut(&CrossAttention) -> Result<()>) -> Result<()> {
