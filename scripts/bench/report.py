@@ -1,0 +1,140 @@
+"""Writes docs/benchmarks.md from docs/benchmarks.json (and benchmarks-gpu.json, where there is one)."""
+import json
+import pathlib
+import statistics
+import sys
+
+QUIET = 0.05    # above this share of the machine for other programs, figures are marked
+
+
+def median(values):
+    return statistics.median(values)
+
+
+def spread(values):
+    return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def gib(number):
+    return f"{number / 2**30:.1f} GiB"
+
+
+def verdict(value, target, at_least=True):
+    met = value >= target if at_least else value <= target
+    return "met" if met else "**missed**"
+
+
+def steps(m):
+    lines = [f"## Stable Diffusion v1.5's size, {m['size']}x{m['size']}, float32, CPU, guided", "",
+             "Random weights, `txt2img`, DDIM; a step is everything between the beginnings of two network evaluations. "
+             "Median (range).", "",
+             "| batch | diffusers, s a step | Diorama, s a step | ratio | CPU seconds a step, diffusers / Diorama | "
+             "peak memory, diffusers / Diorama | target ≥ 1.0 |", "|---|---|---|---|---|---|---|"]
+    for row in m["rows"]:
+        a, b = row["sides"]["diffusers"], row["sides"]["diorama"]
+        ratio = median(a["seconds"]) / median(b["seconds"])
+        lines.append(f"| {row['batch']} | {spread(a['seconds'])} | {spread(b['seconds'])} | **{ratio:.2f}x** | "
+                     f"{median(a['cpu']):.1f} / {median(b['cpu']):.1f} | {gib(a['peak_steps'])} / {gib(b['peak_steps'])} | "
+                     f"{verdict(ratio, 1.0)} |")
+    load = {side: median([row["sides"][side]["load"] for row in m["rows"]]) for side in ("diffusers", "diorama")}
+    first = m["rows"][0]["sides"]
+    picture, mask = m["picture"], m["mask"]
+    lines += ["", f"- Loading the model (4 GB, in the page cache): diffusers {load['diffusers']:.1f} s, Diorama "
+              f"{load['diorama']:.1f} s, which hashes every weight and checks that it is finite; peak memory while loading "
+              f"{gib(first['diffusers']['peak_load'])} and {gib(first['diorama']['peak_load'])}.",
+              f"- One picture of two steps with encoder and decoder: around the steps (text, encoder, decoder) diffusers "
+              f"takes {picture['diffusers']['around_the_steps']:.1f} s, Diorama "
+              f"{picture['diorama']['around_the_steps']:.1f} s; peak memory {gib(picture['diffusers']['peak'])} and "
+              f"{gib(picture['diorama']['peak'])}. The final latents of the two differ by "
+              f"{picture['relative_difference']:.1e} (relative, L2).",
+              f"- The exact mask step for one token (closed form, blur, threshold, dilation, and keeping what it needs): a "
+              f"forward pass of one row takes {spread(mask['forward'])} s, with the mask step {spread(mask['with_mask'])} s: "
+              f"**{mask['share']:.2f}** of a forward pass (target ≤ 0.35: {verdict(mask['share'], 0.35, False)}). Peak memory "
+              f"{gib(mask['peak'])}."]
+    return lines
+
+
+def pictures(m):
+    s = m["settings"]
+    lines = ["## The bundled model, 64x64, float32, CPU", "",
+             f"`img2img` with encoder and decoder, {s['scheduler']}, {s['steps']} steps, strength {s['strength']}, guidance "
+             f"{s['guidance']}, another prompt for each picture. Pictures a second, median (range).", "",
+             "| batch | diffusers | Diorama | ratio | latents differ by | target ≥ 2 |", "|---|---|---|---|---|---|"]
+    for row in m["rows"]:
+        a, b = row["sides"]["diffusers"], row["sides"]["diorama"]
+        ratio = median(b) / median(a)
+        lines.append(f"| {row['batch']} | {spread(a)} | {spread(b)} | **{ratio:.2f}x** | {row['relative_difference']:.0e} | "
+                     f"{verdict(ratio, 2.0)} |")
+    return lines
+
+
+def machinery(m):
+    shares = [1 - row["device_seconds"] / row["wall_seconds"] for row in m["rows"]]
+    rates = [row["pictures_per_second"] for row in m["rows"]]
+    around = [row["process_seconds"] - row["wall_seconds"] for row in m["rows"]]
+    return ["## `diorama run`", "",
+            f"{m['rows'][0]['done']} pictures of the bundled model (`abs-grad-sam`, its measured settings) in batches of "
+            f"{m['batch']}, with masks, overlays, heat maps, records and markers; from `summary.json`.", "",
+            f"- Share of the run's time (first attempt to last commit) in which the model's thread had no batch: "
+            f"**{max(shares):.2%}**, the worst of {len(shares)} runs (target < 2 %: {verdict(max(shares), 0.02, False)}). "
+            "The batch's own time includes drawing its heat maps and overlays.",
+            f"- {spread(rates)} pictures a second.",
+            f"- Loading, validation, results and gallery take {spread(around)} s more."]
+
+
+def start_up(m):
+    a, b = m["diffusers"], m["diorama"]
+    return ["## Start-up", "",
+            "From the start of the process to the beginning of the first step, bundled model, one picture, files in the page "
+            f"cache: diffusers {spread(a)} s, `diorama generate` {spread(b)} s: **{median(a) / median(b):.1f}x**."]
+
+
+def gpu(path):
+    if not path.exists():
+        return ["## GPU", "",
+                "Not measured: no GPU was available when this was written, so nothing is claimed. `scripts/bench/gpu.sh` is "
+                "ready to run where there is one: it carries a built program to the machine's own torch 2.11, checks that CPU "
+                "and GPU agree on a tiny golden model, and measures Stable Diffusion v1.5's size in bfloat16 at batch 1, 4 "
+                "and 16, 50 guided steps, in pictures a second and as a share of the card's bfloat16 limit, beside eager "
+                "PyTorch and `torch.compile` in the same call."]
+    m = json.loads(path.read_text())
+    lines = ["## GPU", "", f"{m['device']}, torch {m['torch']}, {m['date']}. Stable Diffusion v1.5's size, 512x512, bfloat16, "
+             f"{m['steps']} guided steps of `txt2img`, decoder included. The card's limit is what a large bfloat16 matrix "
+             f"product reaches on it in the same call: {m['limit_tflops']:.0f} TFLOP/s"
+             + (f" ({m['nominal_tflops']} by its data sheet)." if m["nominal_tflops"] else "."), "",
+             "| batch | program | pictures/s | share of the limit |", "|---|---|---|---|"]
+    for row in m["rows"]:
+        lines.append(f"| {row['batch']} | {row['program']} | {spread(row['pictures_per_second'])} | {row['share']:.0%} |")
+    return lines + ["", f"A tiny golden model on CPU and GPU, float32: latents differ by {m['agreement']:.1e} (relative, L2)."]
+
+
+def write(folder):
+    m = json.loads((folder / "benchmarks.json").read_text())
+    c = m["conditions"]
+    lines = ["# Benchmarks", "",
+             "Written by `make bench` (`scripts/bench/run.py`); do not edit. Both programs run on the same libtorch, are loaded "
+             "side by side and measured in turns, so that whatever the machine does meets both. Raw figures: "
+             "[benchmarks.json](benchmarks.json).", "",
+             f"- {c['date']}, commit {c['commit']}; command: `{c['command']}`",
+             f"- CPU: {c['cpu']}, {c['cores']} cores, {gib(c['memory'])}; {c['threads']} threads for both programs, "
+             f"OMP_WAIT_POLICY {c['wait_policy']} for both",
+             f"- Diorama built with rustc {c['rustc']}, profile `{c['profile']}`; Python {c['python']}, torch {c['torch']}, "
+             f"diffusers {c['diffusers']}, transformers {c['transformers']}"]
+    shares = {part: m[part]["others"] for part in ("steps", "pictures", "machinery", "start_up")
+              if m.get(part, {}).get("others") is not None}
+    if shares:
+        loud = {part: share for part, share in shares.items() if share > QUIET}
+        told = ", ".join(f"{part.replace('_', '-')} {share:.0%}" for part, share in shares.items())
+        lines.append(f"- CPU time of other programs meanwhile, as a share of the machine: {told}")
+        if loud:
+            lines += ["", f"**The machine was not quiet** during {', '.join(loud)}: times are longer than they are on an idle "
+                      "machine. The ratios compare programs that were disturbed in the same way."]
+    for part, tell in (("steps", steps), ("pictures", pictures), ("machinery", machinery), ("start_up", start_up)):
+        if part in m:
+            lines += ["", *tell(m[part])]
+    lines += ["", *gpu(folder / "benchmarks-gpu.json"), ""]
+    (folder / "benchmarks.md").write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    write(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))
