@@ -1,5 +1,6 @@
 """How well does masked latent replacement work on an exported folder? 64 cases: the combinations never
-trained on; the reference is a fresh scene without object, the prompt names an object on that scene.
+trained on (`--cases` takes fewer of them); the reference is a fresh scene without object, the prompt
+names an object on that scene.
 
     python evaluate_method.py WORK FOLDER --probe          where does each score look, step by step?
     python evaluate_method.py WORK FOLDER --run JSON ...   one row of figures for each JSON of settings
@@ -21,15 +22,13 @@ from judge import Verdict, load_judge
 from networks import (ALPHA, LATENT, NOUN_POSITION, add_noise, ddim_step, decode, load, noise_of, save_grid, timesteps, to_tensor, token_ids)
 from scenes import HELD_OUT, prompt, sample
 
-CASES = 64
-
 
 @dataclass(frozen=True)
 class Settings:
     score: str = "abs-grad"  # abs-grad, relu-grad, attention, guidance-difference, none
     threshold: float = 1.0
     dilation: int = 1
-    edit_fractions: tuple = (0.11, 0.4, 0.62)
+    edit_fractions: tuple = (0.2, 0.5, 0.85)
     guidance: float = 4.0
     steps: int = 25
     strength: float = 0.9
@@ -74,16 +73,18 @@ def score(kind, layer, u, c, token=NOUN_POSITION):
 
 
 class Study:
-    def __init__(self, work, folder):
+    def __init__(self, work, folder, cases=64):
+        apart = len(HELD_OUT) // cases
+        asked, self.cases = [HELD_OUT[apart * k + k % apart] for k in range(cases)], cases
         self.unet, self.text_encoder, self.autoencoder, tokenizer = load(folder)
         self.judge, self.layer = load_judge(work), LastLayer(self.unet)
-        self.asked = torch.tensor(HELD_OUT[:CASES])
+        self.asked = torch.tensor(asked)
         self.reference = to_tensor(torch.stack([torch.from_numpy(sample(70_000_000 + i, scene=b, with_object=False)[0])
-                                                for i, (_, _, b) in enumerate(HELD_OUT[:CASES])]))
+                                                for i, (_, _, b) in enumerate(asked)]))
         encode = lambda texts: self.text_encoder(token_ids(tokenizer, texts)).last_hidden_state
-        self.text, self.empty = encode([prompt(*a) for a in HELD_OUT[:CASES]]), encode([""]).expand(CASES, -1, -1)
+        self.text, self.empty = encode([prompt(*a) for a in asked]), encode([""]).expand(cases, -1, -1)
         posterior = self.autoencoder.encode(self.reference).latent_dist
-        self.generators = lambda: [torch.Generator().manual_seed(i) for i in range(CASES)]
+        self.generators = lambda: [torch.Generator().manual_seed(i) for i in range(cases)]
         draw = lambda g: torch.randn((2, *LATENT), generator=g)  # diffusers' order: posterior sample, then noise
         first, self.noise = torch.stack([draw(g) for g in self.generators()], 1)
         self.z0 = (posterior.mean + posterior.std * first) * self.autoencoder.config.scaling_factor
@@ -91,11 +92,11 @@ class Study:
 
     @torch.no_grad()
     def run(self, s, observe=None):
-        """Pictures, and for each edit the mask before and after dilation [64, 4, 16, 16]."""
+        """Pictures, and for each edit the mask before and after dilation [cases, 4, 16, 16]."""
         offset = 1 if s.paper else 0
         ts = [t - offset for t in timesteps(s.steps)][s.steps - int(s.steps * s.strength):]
         edits = s.edit_indices(len(ts)) if s.score != "none" else set()
-        generators = [torch.Generator().manual_seed(10_000 + i) for i in range(CASES)]
+        generators = [torch.Generator().manual_seed(10_000 + i) for i in range(self.cases)]
         fresh = lambda: torch.stack([torch.randn(LATENT, generator=g) for g in generators])
         z, masks = fresh() if s.paper else add_noise(self.z0, self.noise, ts[0]), []
         for i, t in enumerate(ts):
@@ -144,7 +145,7 @@ class Study:
             (i, t, {k: blur(score(k, self.layer, u, c)) for k in kinds})) if i % 2 == 0 else None)
         seen = Verdict(self.judge, x)
         object_, has = seen.mask[:, None], seen.present
-        print(f"{int(has.sum())} of {CASES} undisturbed pictures have an object; mean IoU of the undilated union mask, k = 0.5/1/1.5")
+        print(f"{int(has.sum())} of {self.cases} undisturbed pictures have an object; mean IoU of the undilated union mask, k = 0.5/1/1.5")
         for i, t, scores in seen_scores:
             cells = ["/".join(f"{iou(enlarge(threshold(scores[k], k_).any(1, keepdim=True)), object_)[has].mean():.2f}"
                               for k_ in (0.5, 1, 1.5)) for k in kinds]
@@ -185,10 +186,11 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--probe", action="store_true")
     parser.add_argument("--run", nargs="+")
+    parser.add_argument("--cases", type=int, default=64, choices=(8, 16, 32, 64))
     parser.add_argument("--grid")
     o = parser.parse_args()
     torch.set_num_threads(2)
-    study = Study(o.work, o.folder)
+    study = Study(o.work, o.folder, o.cases)
     if o.probe:
         return study.probe(Settings())
     if o.run:
@@ -197,7 +199,7 @@ def main():
         return None
     with open(f"{o.folder}/diorama.json") as f:
         best = json.load(f)
-    ours = Settings(**{k: best[k] for k in ("threshold", "dilation", "edit_fractions", "guidance", "steps")})
+    ours = Settings(**{k: v for k, v in best.items() if k not in ("layers", "scheduler")})
     plain = study.figures(replace(ours, score="none"))
     edited = study.figures(ours)
     show("img2img", plain[0])

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from networks import to_tensor
 from scenes import HELD_OUT, NO_SHAPE, SHAPES, sample
 
-BATCH, HELD_BACK, MINIMUM_AREA = 64, 1000, 60
+BATCH, HELD_BACK, MINIMUM_AREA = 32, 1000, 60
 
 
 def conv(inputs, outputs, stride=1):
@@ -102,10 +102,11 @@ def main(work, seconds):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * (0.5 + 0.5 * math.cos(math.pi * spent)) + 1e-5
         i = torch.randint(0, len(pictures), (BATCH,))
-        mask, *classes = judge(soften(to_tensor(pictures[i])))
-        loss = 4 * F.binary_cross_entropy_with_logits(mask, masks[i].float())
+        with torch.autocast("cpu", torch.bfloat16):
+            mask, *classes = judge(soften(to_tensor(pictures[i])).contiguous(memory_format=torch.channels_last))
+        loss = 4 * F.binary_cross_entropy_with_logits(mask.float(), masks[i].float())
         for logits, column in zip(classes, (1, 0, 2)):
-            loss = loss + F.cross_entropy(logits, labels[i, column])
+            loss = loss + F.cross_entropy(logits.float(), labels[i, column])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
