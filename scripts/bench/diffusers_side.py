@@ -29,7 +29,8 @@ class Side:
         started = time.perf_counter()
         text_to_image = StableDiffusionPipeline.from_pretrained(
             model, torch_dtype=DTYPES[dtype], safety_checker=None, local_files_only=True).to(device)
-        self.unet = text_to_image.unet
+        # A hook would break the compiled graph; then only the end is known.
+        self.hooked = None if compiled else text_to_image.unet
         if compiled:
             text_to_image.unet = torch.compile(text_to_image.unet)
         image_to_image = StableDiffusionImg2ImgPipeline(**text_to_image.components, requires_safety_checker=False)
@@ -60,14 +61,15 @@ class Side:
             kept["latents"] = tensors["latents"]
             return tensors
 
-        hook = self.unet.register_forward_pre_hook(note)
+        hook = self.hooked.register_forward_pre_hook(note) if self.hooked else None
         try:
             pipe(prompt=prompts, num_inference_steps=steps, guidance_scale=guidance, callback_on_step_end=keep,
                  generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds], **options)
         except LastStep:
             pass
         finally:
-            hook.remove()
+            if hook:
+                hook.remove()
         made = {"begins": begins, "end": time.perf_counter() - started}
         if latents:
             made["latents"] = kept["latents"][0].float().cpu().flatten().tolist()
