@@ -40,7 +40,8 @@ def steps(m):
     first = m["rows"][0]["sides"]
     picture, mask = m["picture"], m["mask"]
     lines += ["", f"- Loading the model (4 GB, in the page cache): diffusers {load['diffusers']:.1f} s, Diorama "
-              f"{load['diorama']:.1f} s, which hashes every weight and checks that it is finite; peak memory while loading "
+              f"{load['diorama']:.1f} s: it reads all of it, hashes every weight and checks that it is finite, while diffusers "
+              "maps the files and reads them when it first needs them. Peak memory while loading "
               f"{gib(first['diffusers']['peak_load'])} and {gib(first['diorama']['peak_load'])}.",
               f"- One picture of two steps with encoder and decoder: around the steps (text, encoder, decoder) diffusers "
               f"takes {picture['diffusers']['around_the_steps']:.1f} s, Diorama "
@@ -120,6 +121,8 @@ def write(folder):
              f"OMP_WAIT_POLICY {c['wait_policy']} for both",
              f"- Diorama built with rustc {c['rustc']}, profile `{c['profile']}`; Python {c['python']}, torch {c['torch']}, "
              f"diffusers {c['diffusers']}, transformers {c['transformers']}"]
+    if c["note"]:
+        lines.append(f"- {c['note']}")
     shares = {part: m[part]["others"] for part in ("steps", "pictures", "machinery", "start_up")
               if m.get(part, {}).get("others") is not None}
     if shares:

@@ -236,13 +236,15 @@ def conditions(options):
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
     rustc = subprocess.run(["rustc", "--version"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+    # Where the documents go is no condition.
+    arguments = " ".join(sys.argv[1:]).replace(f"--out {options.out}", "").strip()
     memory = int(open("/proc/meminfo").readline().split()[1]) * 1024
     return {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "cpu": cpu,
             "cores": CORES, "memory": memory, "threads": options.threads, "wait_policy": options.wait_policy or "not set",
-            "profile": options.profile, "commit": commit.strip(), "kernel": platform.release(), "rustc": rustc.split()[1],
+            "note": options.note, "profile": options.profile, "commit": commit.strip(), "kernel": platform.release(), "rustc": rustc.split()[1],
             "python": platform.python_version(), "torch": torch.__version__, "diffusers": diffusers.__version__,
             "transformers": transformers.__version__, "command": " ".join(["make bench"] if not sys.argv[1:] else
-                                                                         ["scripts/bench/run.py", *sys.argv[1:]])}
+                                                                         [f'make bench BENCH="{arguments}"'])}
 
 
 def main():
@@ -259,6 +261,7 @@ def main():
     parser.add_argument("--run-pictures", type=int, default=256)
     parser.add_argument("--run-rounds", type=int, default=2)
     parser.add_argument("--start-rounds", type=int, default=3)
+    parser.add_argument("--note", help="what else to know of the machine; goes into the report")
     parser.add_argument("--only", choices=["steps", "pictures", "machinery", "start_up"], action="append")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs", help="where benchmarks.md and .json go")
     options = parser.parse_args()
