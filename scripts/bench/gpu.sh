@@ -27,7 +27,7 @@ pack() {
 run() {
   local python="${1:-python3}"
   "$python" -c 'import diffusers, transformers, PIL' 2>/dev/null ||
-    "$python" -m pip install --quiet $(grep -E '^(diffusers|transformers|accelerate|safetensors|pillow)' "$root/scripts/requirements.txt")
+    "$python" -m pip install --quiet $(grep -E '^(diffusers|transformers|safetensors|pillow)' "$root/scripts/requirements.txt")
   local lib
   lib="$("$python" -c 'import os, torch; print(os.path.join(os.path.dirname(torch.__file__), "lib"))')"
   # Diorama's program finds the CPU half on the library path, and opens the CUDA half by itself.
