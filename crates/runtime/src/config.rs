@@ -273,7 +273,7 @@ mod tests {
         let message = load(&sources).unwrap_err().to_string();
         for part in [
             "stepps: is not a key; did you mean steps? (from file ",
-            "device: \"tpu\" is not cpu, cuda or cuda:N (from file ",
+            "device: \"tpu\" is not auto, cpu, cuda or cuda:N (from file ",
             "strength: 7 is out of range; it must be above 0 and at most 1 (from environment variable DIORAMA_STRENGTH)",
             "batch_size: 0 is out of range; it must be 1 to 256 (from flag --batch-size)",
         ] {
