@@ -101,9 +101,10 @@ impl StableDiffusion {
         let noise = TaskNoise::draw(request.seed, shape, with_reference, draws)?;
         let (reference, clean) = match (&request.reference, &noise.posterior) {
             (Some(picture), Some(posterior)) => {
-                let pixels = preprocess(picture, settings.width, settings.height)?;
+                let resized = resize(picture, settings.width, settings.height)?;
+                let pixels = preprocess(&resized, settings.width, settings.height)?;
                 let clean = self.vae.encode(&pixels, posterior)?;
-                (Some(resize(picture, settings.width, settings.height)?), Some(clean))
+                (Some(resized), Some(clean))
             }
             (None, Some(_)) => {
                 let message = "is missing; only txt2img does without".to_owned();
