@@ -19,4 +19,5 @@ mod worker;
 
 pub use engine::Engine;
 pub use error::WorkerError;
+pub use plan::variants;
 pub use worker::{Layout, Worker, WorkerConfig, WorkerReport};

@@ -6,7 +6,7 @@ use diorama_core::settings::Method;
 use diorama_core::task::Task;
 
 /// Every picture that the run wants of one task: the task itself, then one for each method of the comparison.
-pub(crate) fn variants(task: &Task, compare: &[Method]) -> Vec<Task> {
+pub fn variants(task: &Task, compare: &[Method]) -> Vec<Task> {
     let other = |method: &Method| {
         let mut task = task.clone();
         task.settings.method = Some(*method);

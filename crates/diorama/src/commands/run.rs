@@ -12,12 +12,12 @@ use diorama_core::manifest::ManifestIssue;
 use diorama_core::outcome::TaskError;
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{ModelIdentity, RunSpec, RunSummary};
-use diorama_core::settings::Method;
 use diorama_core::task::Task;
 use diorama_runtime::config::Config;
 use diorama_runtime::options::{OnInvalid, Options};
 use diorama_worker::engine::MakeGenerator;
 use diorama_worker::picture::PictureLimits;
+use diorama_worker::variants;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -118,15 +118,8 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Fai
 /// Asks the model about the task, and about the same task with each method that it is compared with.
 fn check_all(maker: &Maker, options: &Options, task: &Task) -> Result<(), TaskError> {
     let generator = maker.as_generator();
-    generator.check(task)?;
-    for method in &options.compare {
-        let mut other = task.clone();
-        other.settings.method = Some(*method);
-        if *method == Method::Img2imgReduced {
-            // Runs at its own strength, as the worker has it.
-            other.settings.strength = None;
-        }
-        generator.check(&other)?;
+    for variant in variants(task, &options.compare) {
+        generator.check(&variant)?;
     }
     Ok(())
 }
