@@ -124,8 +124,9 @@ impl Bench {
             let mut consumer = backends.queue.consume(&spec.pool, 1).await.unwrap();
             loop {
                 let delivery = consumer.next().await.unwrap();
+                // This consumer holds one.
                 let depth = backends.queue.depth(&spec.pool).await.unwrap();
-                most.fetch_max((depth.ready + depth.unsettled) as u32, Ordering::SeqCst);
+                most.fetch_max(depth.ready as u32 + 1, Ordering::SeqCst);
                 let shard = delivery.message.shard;
                 commit(&store, &spec, shard, &decide).await;
                 let marker = store.marker(shard).await.unwrap().unwrap();

@@ -378,6 +378,8 @@ impl Worker {
         let winner = work.store.commit(marker).await?;
         fault::point("worker.after-marker");
         if winner.attempt == work.attempt {
+            let made = winner.outcomes.iter().filter(|outcome| matches!(outcome.outcome, Outcome::Done { .. })).count();
+            self.count(|report| report.pictures += made as u64);
             self.tell_progress(&work.spec, &winner).await;
             fault::point("worker.after-progress");
             return Ok(Ending::Committed);

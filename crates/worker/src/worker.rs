@@ -78,6 +78,8 @@ impl WorkerConfig {
 pub struct WorkerReport {
     /// Shards that it committed.
     pub committed: u64,
+    /// Pictures in them.
+    pub pictures: u64,
     /// Shards that were committed already, or by another worker first.
     pub already_committed: u64,
     /// Shards that it handed back.
@@ -195,9 +197,12 @@ impl Worker {
             };
             let heartbeat = Heartbeat {
                 worker: self.config.worker.clone(),
+                pool: self.config.pool.clone(),
                 state: state.to_owned(),
                 model: self.engine.info().model.clone(),
+                identity: self.engine.info().into(),
                 device: self.engine.info().device.clone(),
+                done: locked(&self.report).pictures,
             };
             if let Err(error) = self.backends.progress.heartbeat(&heartbeat, ttl).await {
                 tracing::warn!(%error, "no sign of life could be given");

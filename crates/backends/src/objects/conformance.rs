@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::io::AsyncReadExt;
 use tokio::sync::Barrier;
 
 use super::{ObjectErrorKind, Objects, Put, list_all};
@@ -20,6 +21,20 @@ pub async fn what_was_put_is_got_whole_and_the_last_put_counts(store: &dyn Objec
     assert_eq!(store.get("a/large").await.unwrap(), large);
     assert_eq!(store.get("a/twice").await.unwrap(), "second");
     assert_eq!(store.head("a/large").await.unwrap().unwrap().bytes, large.len() as u64);
+}
+
+/// A reader gives every byte of an object, small or large, and says its length; there is none for what is not there.
+pub async fn a_reader_gives_the_whole_object(store: &dyn Objects) {
+    for (key, length) in [("a/empty", 0), ("a/small", 10), ("a/large", 9_000_000u32)] {
+        let bytes: Bytes = (0..length).map(|i| (i * 31 % 251) as u8).collect::<Vec<_>>().into();
+        store.put(key, bytes.clone()).await.unwrap();
+        let mut reader = store.open(key).await.unwrap();
+        assert_eq!(reader.bytes, u64::from(length));
+        let mut read = Vec::new();
+        reader.body.read_to_end(&mut read).await.unwrap();
+        assert!(read == bytes, "{key}: {} bytes came back of {length}", read.len());
+    }
+    assert_eq!(store.open("a/none").await.err().unwrap().kind, ObjectErrorKind::NotFound);
 }
 
 /// Absence is `NotFound` to `get`, `None` to `head`, no error to `delete`, and follows a `delete`.

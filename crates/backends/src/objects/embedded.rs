@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{ObjectError, ObjectErrorKind, ObjectMeta, Objects, Page, Put, check_key};
+use super::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put, check_key};
 
 /// The folder inside the root where writes begin. No key can name it, because no component starts with a dot.
 const TEMPORARY: &str = ".tmp";
@@ -177,6 +177,16 @@ impl Objects for FolderObjects {
         self.blocking("reading", path.display().to_string(), move |_| fs::read(path).map(Bytes::from)).await
     }
 
+    async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError> {
+        let path = self.path(key)?;
+        let opened = self.blocking("reading", path.display().to_string(), move |_| {
+            let file = File::open(path)?;
+            Ok((file.metadata()?.len(), file))
+        });
+        let (bytes, file) = opened.await?;
+        Ok(ObjectReader { bytes, body: Box::pin(tokio::fs::File::from_std(file)) })
+    }
+
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {
         let path = self.path(key)?;
         let key = key.to_owned();
@@ -294,6 +304,20 @@ mod tests {
     #[tokio::test]
     async fn a_local_file_becomes_an_object() {
         with_store(async |store| conformance::a_local_file_becomes_an_object(&store).await).await;
+    }
+
+    #[tokio::test]
+    async fn a_reader_gives_the_whole_object_and_the_version_that_it_opened() {
+        with_store(async |store| conformance::a_reader_gives_the_whole_object(&store).await).await;
+    }
+
+    #[tokio::test]
+    async fn the_probe_of_the_condition_says_what_holds() {
+        with_store(async |store| {
+            assert!(super::super::probe_conditional_put(&store).await.unwrap());
+            assert_eq!(super::super::list_all(&store, "").await.unwrap(), [], "the probe left something behind");
+        })
+        .await;
     }
 
     #[tokio::test]

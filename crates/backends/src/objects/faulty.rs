@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{ObjectError, ObjectErrorKind, ObjectMeta, Objects, Page, Put};
+use super::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put};
 
 /// What happens to one operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Fault {
     DieAfter,
 }
 
-/// Which operation: its name (`get`, `head`, `list`, `put`, `put_if_absent`, `put_file`, `delete`) and its key.
+/// Which operation: its name (`get`, `open`, `head`, `list`, `put`, `put_if_absent`, `put_file`, `delete`) and its key.
 pub type Rule = Box<dyn FnMut(&'static str, &str) -> Fault + Send>;
 
 /// A store with faults. From its death on, no operation ever comes back.
@@ -76,6 +76,10 @@ macro_rules! faulty {
 impl<O: Objects> Objects for FaultyObjects<O> {
     async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
         faulty!(self, "get", key, self.inner.get(key))
+    }
+
+    async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError> {
+        faulty!(self, "open", key, self.inner.open(key))
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {

@@ -4,9 +4,11 @@
 //! [`diorama_core::key::ObjectKey`]. An object is either there as a whole or not at all, whatever dies when.
 
 use std::path::Path;
+use std::pin::Pin;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::io::AsyncRead;
 
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "a suite panics where a guarantee is broken")]
@@ -37,6 +39,14 @@ pub struct Page {
     pub next: Option<String>,
 }
 
+/// An object that is read piece by piece.
+pub struct ObjectReader {
+    /// Its length.
+    pub bytes: u64,
+    /// Its content.
+    pub body: Pin<Box<dyn AsyncRead + Send>>,
+}
+
 /// Whether a conditional put was the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
@@ -52,6 +62,10 @@ pub trait Objects: Send + Sync {
     /// The whole object; [`ObjectErrorKind::NotFound`] where there is none.
     async fn get(&self, key: &str) -> Result<Bytes, ObjectError>;
 
+    /// Opens the object for reading piece by piece, so that its size does not matter to our memory;
+    /// [`ObjectErrorKind::NotFound`] where there is none. A reader sees one version of the object or fails.
+    async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError>;
+
     /// Whether the object is there, and how long it is.
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError>;
 
@@ -62,7 +76,7 @@ pub trait Objects: Send + Sync {
     async fn put(&self, key: &str, bytes: Bytes) -> Result<(), ObjectError>;
 
     /// Writes the object only where there is none: of any number of callers at once, exactly one sees
-    /// [`Put::Created`], and the object is that caller's.
+    /// [`Put::Created`], and the object is that caller's. [`probe_conditional_put`] says whether a store can do that.
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<Put, ObjectError>;
 
     /// Writes the object from a local file without reading it into memory as a whole. The file is consumed: on
@@ -81,6 +95,15 @@ pub fn check_key(key: &str) -> Result<(), ObjectError> {
             && component.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
     };
     if key.len() <= 1024 && key.split('/').all(component_is_fine) { Ok(()) } else { Err(ObjectError::invalid_key(key)) }
+}
+
+/// Whether the store honours the condition of [`Objects::put_if_absent`]: tries it below `probe/`.
+pub async fn probe_conditional_put(objects: &dyn Objects) -> Result<bool, ObjectError> {
+    let key = format!("probe/{}", diorama_core::id::AttemptId::generate());
+    let first = objects.put_if_absent(&key, Bytes::from_static(b"first")).await?;
+    let second = objects.put_if_absent(&key, Bytes::from_static(b"second")).await;
+    objects.delete(&key).await?;
+    Ok(first == Put::Created && second? == Put::Exists)
 }
 
 /// Every object under `prefix`, page by page.

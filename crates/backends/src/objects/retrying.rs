@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 
-use super::{ObjectError, ObjectMeta, Objects, Page, Put};
+use super::{ObjectError, ObjectMeta, ObjectReader, Objects, Page, Put};
 
 /// A store whose transient faults are tried again in place.
 ///
@@ -44,6 +44,11 @@ macro_rules! retried {
 impl<O: Objects> Objects for Retrying<O> {
     async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
         retried!(self, self.inner.get(key))
+    }
+
+    /// Opening is tried again; a reader that breaks off is its user's to open again.
+    async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError> {
+        retried!(self, self.inner.open(key))
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {

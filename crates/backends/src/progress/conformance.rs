@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diorama_core::id::{AttemptId, CustomId, Round, RunId, Seed, ShardId, TaskIndex, WorkerId};
+use diorama_core::id::{AttemptId, CustomId, Pool, Round, RunId, Seed, ShardId, TaskIndex, WorkerId};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
+use diorama_core::run::ModelIdentity;
 
-use super::{Counts, Heartbeat, Holder, Progress, RECENT_FAILURES};
+use super::{Counts, Heartbeat, Holder, Progress, RECENT_FAILURES, THROUGHPUT_SECONDS};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -86,9 +87,12 @@ pub async fn a_holder_is_seen_until_it_releases_commits_or_falls_silent(progress
 pub async fn a_silent_worker_is_forgotten(progress: &dyn Progress) {
     let heartbeat = |worker: &str, state: &str| Heartbeat {
         worker: WorkerId::new(worker).unwrap(),
+        pool: Pool::new("default").unwrap(),
         state: state.to_owned(),
         model: "demo".to_owned(),
+        identity: ModelIdentity { sha256: "0123".to_owned(), dtype: "f32".to_owned() },
         device: "cpu".to_owned(),
+        done: 12,
     };
     progress.heartbeat(&heartbeat("silent", "idle"), Duration::from_millis(20)).await.unwrap();
     progress.heartbeat(&heartbeat("b", "idle"), LONG).await.unwrap();
@@ -113,4 +117,59 @@ pub async fn the_newest_failures_are_kept_and_no_more_than_the_cap(progress: &dy
     }
     let recent = progress.recent_failures(&run).await.unwrap();
     assert_eq!(recent, (150 - RECENT_FAILURES as u64..150).rev().map(failure).collect::<Vec<_>>());
+}
+
+/// A lease has one owner, who may renew it; it is free after it was given up or not renewed, and names do not mix.
+pub async fn of_many_owners_one_has_the_lease(progress: &dyn Progress) {
+    assert!(progress.lease("pump", "a", LONG).await.unwrap());
+    assert!(progress.lease("pump", "a", LONG).await.unwrap(), "an owner may renew");
+    assert!(!progress.lease("pump", "b", LONG).await.unwrap());
+    assert!(progress.lease("other", "b", LONG).await.unwrap());
+    progress.release_lease("pump", "b").await.unwrap();
+    assert!(!progress.lease("pump", "b", LONG).await.unwrap(), "only its owner gives it up");
+    progress.release_lease("pump", "a").await.unwrap();
+    assert!(progress.lease("pump", "b", Duration::from_millis(20)).await.unwrap());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(progress.lease("pump", "a", LONG).await.unwrap(), "a silent owner loses it");
+}
+
+/// A claim has one attempt, which may renew it, until it is not renewed in time.
+pub async fn of_many_attempts_one_may_commit_until_its_claim_ends(progress: &dyn Progress) {
+    let (run, a, b) = (run("claims"), AttemptId::new("a").unwrap(), AttemptId::new("b").unwrap());
+    assert_eq!(progress.claim(&run, shard(0, 1), &a, LONG).await.unwrap(), a);
+    assert_eq!(progress.claim(&run, shard(0, 1), &b, LONG).await.unwrap(), a);
+    assert_eq!(progress.claim(&run, shard(0, 2), &b, LONG).await.unwrap(), b, "shards do not mix");
+    assert_eq!(progress.claim(&run, shard(0, 1), &a, Duration::from_millis(20)).await.unwrap(), a);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(progress.claim(&run, shard(0, 1), &b, LONG).await.unwrap(), b);
+}
+
+/// The intervals begin at multiples of their length, rise, and hold what was counted, once.
+pub async fn the_throughput_adds_up_to_what_was_counted(progress: &dyn Progress) {
+    let run = run("throughput");
+    let counts = Counts { shards: 1, done: 7, failed: 1, retrying: 0 };
+    for index in [0, 1, 1, 2, 0] {
+        progress.commit(&run, shard(0, index), counts).await.unwrap();
+    }
+    let throughput = progress.throughput(&run).await.unwrap();
+    assert_eq!(throughput.iter().map(|interval| interval.done).sum::<u64>(), 21);
+    assert!(throughput.iter().all(|interval| interval.at % THROUGHPUT_SECONDS == 0));
+    assert!(throughput.is_sorted_by(|a, b| a.at < b.at));
+}
+
+/// A run that expires is as it was before anything was known of it; others stay.
+pub async fn an_expired_run_is_forgotten_in_time(progress: &dyn Progress) {
+    let (ended, other) = (run("ended"), run("other"));
+    let counts = Counts { shards: 1, done: 7, ..Counts::default() };
+    for run in [&ended, &other] {
+        progress.commit(run, shard(0, 0), counts).await.unwrap();
+    }
+    progress.expire(&ended, LONG).await.unwrap();
+    assert_eq!(progress.counts(&ended).await.unwrap(), counts);
+    progress.expire(&ended, Duration::from_millis(20)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(progress.counts(&ended).await.unwrap(), Counts::default());
+    assert!(progress.committed(&ended, Round(0)).await.unwrap().is_empty());
+    assert_eq!(progress.throughput(&ended).await.unwrap(), []);
+    assert_eq!(progress.counts(&other).await.unwrap(), counts);
 }

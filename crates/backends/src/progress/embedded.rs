@@ -9,7 +9,10 @@ use diorama_core::id::{AttemptId, Round, RunId, ShardId, WorkerId};
 use diorama_core::outcome::TaskOutcome;
 use tokio::time::Instant;
 
-use super::{Counts, Heartbeat, Holder, Progress, ProgressError, RECENT_FAILURES, ShardSet};
+use super::{
+    Counts, Heartbeat, Holder, Progress, ProgressError, RECENT_FAILURES, ShardSet, THROUGHPUT_INTERVALS,
+    THROUGHPUT_SECONDS, Throughput,
+};
 
 /// In-process progress. Clones share it.
 #[derive(Clone, Default)]
@@ -21,6 +24,7 @@ pub struct EmbeddedProgress {
 struct State {
     runs: HashMap<RunId, Run>,
     workers: BTreeMap<WorkerId, (Heartbeat, Instant)>,
+    leases: HashMap<String, (String, Instant)>,
 }
 
 #[derive(Default)]
@@ -29,6 +33,22 @@ struct Run {
     counts: Counts,
     holders: BTreeMap<ShardId, (Holder, Instant)>,
     failures: VecDeque<TaskOutcome>,
+    throughput: BTreeMap<i64, u64>,
+    claims: HashMap<ShardId, (AttemptId, Instant)>,
+    forget_at: Option<Instant>,
+}
+
+impl Run {
+    fn count_throughput(&mut self, done: u64) {
+        if done == 0 {
+            return;
+        }
+        let now = jiff::Timestamp::now().as_second();
+        *self.throughput.entry(now - now.rem_euclid(THROUGHPUT_SECONDS)).or_default() += done;
+        while self.throughput.len() > THROUGHPUT_INTERVALS {
+            self.throughput.pop_first();
+        }
+    }
 }
 
 impl EmbeddedProgress {
@@ -37,7 +57,12 @@ impl EmbeddedProgress {
     }
 
     fn with_run<T>(&self, run: &RunId, step: impl FnOnce(&mut Run) -> T) -> T {
-        step(self.state().runs.entry(run.clone()).or_default())
+        let mut state = self.state();
+        let known = state.runs.entry(run.clone()).or_default();
+        if known.forget_at.is_some_and(|at| at <= Instant::now()) {
+            *known = Run::default();
+        }
+        step(known)
     }
 }
 
@@ -48,6 +73,7 @@ impl Progress for EmbeddedProgress {
             let new = run.committed.entry(shard.round).or_default().insert(shard.index);
             if new {
                 run.counts = run.counts.plus(counts);
+                run.count_throughput(counts.done);
                 run.holders.remove(&shard);
             }
             new
@@ -115,6 +141,51 @@ impl Progress for EmbeddedProgress {
         Ok(self.with_run(run, |run| run.failures.iter().cloned().collect()))
     }
 
+    async fn throughput(&self, run: &RunId) -> Result<Vec<Throughput>, ProgressError> {
+        Ok(self
+            .with_run(run, |run| run.throughput.iter().map(|(at, done)| Throughput { at: *at, done: *done }).collect()))
+    }
+
+    async fn claim(
+        &self,
+        run: &RunId,
+        shard: ShardId,
+        attempt: &AttemptId,
+        ttl: Duration,
+    ) -> Result<AttemptId, ProgressError> {
+        let now = Instant::now();
+        Ok(self.with_run(run, |run| match run.claims.get(&shard) {
+            Some((other, until)) if other != attempt && *until > now => other.clone(),
+            _ => {
+                run.claims.insert(shard, (attempt.clone(), now + ttl));
+                attempt.clone()
+            }
+        }))
+    }
+
+    async fn lease(&self, name: &str, owner: &str, ttl: Duration) -> Result<bool, ProgressError> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let free = state.leases.get(name).is_none_or(|(holder, until)| holder == owner || *until <= now);
+        if free {
+            state.leases.insert(name.to_owned(), (owner.to_owned(), now + ttl));
+        }
+        Ok(free)
+    }
+
+    async fn release_lease(&self, name: &str, owner: &str) -> Result<(), ProgressError> {
+        let mut state = self.state();
+        if state.leases.get(name).is_some_and(|(holder, _)| holder == owner) {
+            state.leases.remove(name);
+        }
+        Ok(())
+    }
+
+    async fn expire(&self, run: &RunId, after: Duration) -> Result<(), ProgressError> {
+        self.with_run(run, |run| run.forget_at = Some(Instant::now() + after));
+        Ok(())
+    }
+
     async fn forget(&self, run: &RunId) -> Result<(), ProgressError> {
         self.state().runs.remove(run);
         Ok(())
@@ -144,6 +215,26 @@ mod tests {
     #[tokio::test]
     async fn a_silent_worker_is_forgotten() {
         conformance::a_silent_worker_is_forgotten(&EmbeddedProgress::default()).await;
+    }
+
+    #[tokio::test]
+    async fn of_many_owners_one_has_the_lease_until_it_gives_it_up_or_falls_silent() {
+        conformance::of_many_owners_one_has_the_lease(&EmbeddedProgress::default()).await;
+    }
+
+    #[tokio::test]
+    async fn of_many_attempts_one_may_commit_until_its_claim_ends() {
+        conformance::of_many_attempts_one_may_commit_until_its_claim_ends(&EmbeddedProgress::default()).await;
+    }
+
+    #[tokio::test]
+    async fn the_throughput_adds_up_to_what_was_counted() {
+        conformance::the_throughput_adds_up_to_what_was_counted(&EmbeddedProgress::default()).await;
+    }
+
+    #[tokio::test]
+    async fn an_expired_run_is_forgotten_in_time() {
+        conformance::an_expired_run_is_forgotten_in_time(&EmbeddedProgress::default()).await;
     }
 
     #[tokio::test]

@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use diorama_core::id::{AttemptId, Round, RunId, ShardId, WorkerId};
+use diorama_core::id::{AttemptId, Pool, Round, RunId, ShardId, WorkerId};
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{Outcome, TaskOutcome};
+use diorama_core::run::ModelIdentity;
 use serde::{Deserialize, Serialize};
 
 #[cfg(any(test, feature = "testing"))]
@@ -117,13 +118,34 @@ pub struct Holder {
 pub struct Heartbeat {
     /// The worker.
     pub worker: WorkerId,
+    /// The pool that it serves.
+    pub pool: Pool,
     /// What it does: `idle`, `working`, `draining`.
     pub state: String,
-    /// The model it serves.
+    /// The model it serves, by its folder's name.
     pub model: String,
+    /// The same, as runs are bound to it.
+    pub identity: ModelIdentity,
     /// Its device.
     pub device: String,
+    /// Pictures that it committed since it started.
+    pub done: u64,
 }
+
+/// Pictures made in one interval of [`THROUGHPUT_SECONDS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Throughput {
+    /// When the interval began, in seconds since 1970; a multiple of [`THROUGHPUT_SECONDS`].
+    pub at: i64,
+    /// Pictures committed in it.
+    pub done: u64,
+}
+
+/// The length of an interval of the throughput, in seconds.
+pub const THROUGHPUT_SECONDS: i64 = 10;
+
+/// How many intervals of throughput a run keeps: the last hour.
+pub const THROUGHPUT_INTERVALS: usize = 360;
 
 /// How many recent failures a run keeps.
 pub const RECENT_FAILURES: usize = 100;
@@ -131,8 +153,8 @@ pub const RECENT_FAILURES: usize = 100;
 /// What everybody may look at.
 #[async_trait]
 pub trait Progress: Send + Sync {
-    /// Sets the shard's bit; where it was 0, adds `counts` to the run's and forgets the shard's holder, all in one
-    /// step. Whether it was 0.
+    /// Sets the shard's bit; where it was 0, adds `counts` to the run's, its pictures to the throughput of this
+    /// moment, and forgets the shard's holder, all in one step. Whether it was 0.
     async fn commit(&self, run: &RunId, shard: ShardId, counts: Counts) -> Result<bool, ProgressError>;
 
     /// The committed shards of a round.
@@ -163,6 +185,29 @@ pub trait Progress: Send + Sync {
     /// The latest failures, newest first, at most [`RECENT_FAILURES`].
     async fn recent_failures(&self, run: &RunId) -> Result<Vec<TaskOutcome>, ProgressError>;
 
+    /// Pictures by interval, oldest first, at most [`THROUGHPUT_INTERVALS`]; intervals without any are left out.
+    async fn throughput(&self, run: &RunId) -> Result<Vec<Throughput>, ProgressError>;
+
+    /// For a store that ignores the condition of a conditional put: the one attempt that may write the shard's marker.
+    /// That is `attempt`, unless another one was claimed less than `ttl` ago. Asking again renews.
+    async fn claim(
+        &self,
+        run: &RunId,
+        shard: ShardId,
+        attempt: &AttemptId,
+        ttl: Duration,
+    ) -> Result<AttemptId, ProgressError>;
+
+    /// Takes or renews the lease `name` for `owner`; false where another owner has it and renewed it less than its
+    /// `ttl` ago. A lease saves double work; safety never depends on it.
+    async fn lease(&self, name: &str, owner: &str, ttl: Duration) -> Result<bool, ProgressError>;
+
+    /// Gives the lease up, where `owner` has it.
+    async fn release_lease(&self, name: &str, owner: &str) -> Result<(), ProgressError>;
+
     /// Forgets everything about the run, before it is rebuilt.
     async fn forget(&self, run: &RunId) -> Result<(), ProgressError>;
+
+    /// Forgets everything about the run `after` this long, because it has ended.
+    async fn expire(&self, run: &RunId, after: Duration) -> Result<(), ProgressError>;
 }

@@ -100,7 +100,7 @@ pub async fn handed_back_goes_to_another_and_dead_letters_are_kept_apart(queue: 
     expect_nothing(&mut other).await;
 
     let depth = queue.depth(&pool).await.unwrap();
-    assert_eq!((depth.ready, depth.unsettled, depth.dead), (0, 0, 1));
+    assert_eq!((depth.ready, depth.consumers, depth.dead), (0, 1, 1));
     let dead = queue.dead_letter(&pool).await.unwrap().expect("the dead letter");
     assert_eq!(dead.message.shard.index, 0);
     dead.settle(Settlement::Ack).await.unwrap();

@@ -30,6 +30,7 @@ struct PoolState {
     unsettled: HashMap<u64, Unsettled>,
     next_tag: u64,
     next_consumer: u64,
+    consumers: u64,
 }
 
 #[derive(Clone)]
@@ -118,6 +119,7 @@ impl Consumer for EmbeddedConsumer {
 impl Drop for EmbeddedConsumer {
     fn drop(&mut self) {
         let mut state = self.queue.state();
+        state.consumers -= 1;
         let mine: Vec<u64> =
             state.unsettled.iter().filter(|(_, held)| held.consumer == Some(self.id)).map(|(tag, _)| *tag).collect();
         for tag in mine {
@@ -150,6 +152,7 @@ impl Queue for EmbeddedQueue {
         let id = {
             let mut state = queue.state();
             state.next_consumer += 1;
+            state.consumers += 1;
             state.next_consumer
         };
         Ok(Box::new(EmbeddedConsumer { queue, id, prefetch: usize::from(prefetch.max(1)) }))
@@ -165,11 +168,7 @@ impl Queue for EmbeddedQueue {
     async fn depth(&self, pool: &Pool) -> Result<QueueDepth, QueueError> {
         let queue = self.pool(pool);
         let state = queue.state();
-        Ok(QueueDepth {
-            ready: state.ready.len() as u64,
-            unsettled: state.unsettled.len() as u64,
-            dead: state.dead.len() as u64,
-        })
+        Ok(QueueDepth { ready: state.ready.len() as u64, consumers: state.consumers, dead: state.dead.len() as u64 })
     }
 }
 

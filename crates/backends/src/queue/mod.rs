@@ -87,10 +87,10 @@ impl Delivery {
 /// How full a pool's queue is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QueueDepth {
-    /// Waiting.
+    /// Messages that wait for a consumer.
     pub ready: u64,
-    /// Delivered and not settled.
-    pub unsettled: u64,
+    /// Consumers.
+    pub consumers: u64,
     /// Dead letters.
     pub dead: u64,
 }

@@ -1,0 +1,3 @@
+//! An S3 server over a folder.
+
+fn main() {}

@@ -1,0 +1,6 @@
+//! What whole-system tests and `make fleet` stand on: private RabbitMQ, Redis and S3 servers on free ports, in folders of
+//! their own, gone with the value that stands for them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot start its services stops there, and says why")]
+
+pub mod services;
