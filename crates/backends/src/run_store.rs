@@ -83,8 +83,9 @@ impl RunStore {
     }
 
     /// What the run's owner wants of it.
-    pub async fn control(&self) -> Result<RunState, ObjectError> {
-        Ok(self.read_json::<Control>(&ObjectKey::Control).await?.map_or(RunState::Running, |control| control.state))
+    pub async fn control(&self) -> Result<Control, ObjectError> {
+        let running = || Control { state: RunState::Running, reason: None };
+        Ok(self.read_json(&ObjectKey::Control).await?.unwrap_or_else(running))
     }
 
     /// A shard's tasks; `None` where the shard does not exist.

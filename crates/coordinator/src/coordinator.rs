@@ -6,7 +6,7 @@ use std::time::Duration;
 use diorama_backends::Backends;
 use diorama_backends::run_store::RunStore;
 use diorama_core::key::ObjectKey;
-use diorama_core::run::{RunSpec, RunState, RunSummary};
+use diorama_core::run::{Control, RunSpec, RunState, RunSummary};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,17 +14,20 @@ use tokio_util::sync::CancellationToken;
 use crate::error::CoordinatorError;
 use crate::finalise::finalise;
 use crate::pump::RoundEnd;
-use crate::reconcile::reconcile;
+use crate::reconcile::catch_up;
 use crate::rounds::{self, RoundInfo};
+use crate::share::Shares;
 use crate::watch::{Gauge, RunProgress};
 
 /// How a coordinator works.
 #[derive(Debug, Clone)]
 pub struct CoordinatorConfig {
-    /// Shards of a run that are in the queue or in work at a time.
-    pub window: usize,
+    /// How many shards may be in the queue or in work at a time, over all runs of a pool.
+    pub shares: Shares,
     /// Between two looks at the progress.
     pub poll: Duration,
+    /// Between two looks at what the run's owner wants.
+    pub control_poll: Duration,
     /// A shard that was published longer ago than this, waits nowhere and is held by nobody, is published again.
     pub publish_again_after: Duration,
     /// Where the final files are prepared; best on the same file system as a folder store.
@@ -34,7 +37,13 @@ pub struct CoordinatorConfig {
 impl CoordinatorConfig {
     /// The defaults, preparing files in `scratch`.
     pub fn new(scratch: PathBuf) -> Self {
-        Self { window: 16, poll: Duration::from_millis(50), publish_again_after: Duration::from_secs(60), scratch }
+        Self {
+            shares: Shares::new(16),
+            poll: Duration::from_millis(50),
+            control_poll: Duration::from_millis(50),
+            publish_again_after: Duration::from_secs(60),
+            scratch,
+        }
     }
 }
 
@@ -74,7 +83,7 @@ impl Coordinator {
         if let Some(summary) = self.store.read_json::<RunSummary>(&ObjectKey::Summary).await? {
             return Ok(ended(summary));
         }
-        reconcile(&self.store, spec, &*self.backends.progress).await?;
+        catch_up(&self.store, spec, &*self.backends.progress).await?;
         let mut gauge = Gauge::new();
         let mut round = self.latest_round().await?;
         let state = loop {
@@ -83,7 +92,10 @@ impl Coordinator {
             }
             match self.pump(spec, &round, &mut gauge, drain).await? {
                 RoundEnd::Drained => return Ok(RunEnd::Drained),
-                RoundEnd::Cancelled => break RunState::Cancelled,
+                RoundEnd::Cancelled => {
+                    self.cancel_the_rest(spec, &round).await?;
+                    break RunState::Cancelled;
+                }
                 RoundEnd::Committed => match rounds::next(&self.store, spec, &round).await? {
                     Some(next) => round = next,
                     None => break RunState::Finished,
@@ -108,7 +120,8 @@ impl Coordinator {
         loop {
             let left = Timestamp::now().duration_until(round.not_before);
             let Ok(left) = Duration::try_from(left) else { return RoundEnd::Committed };
-            if left.is_zero() || matches!(self.store.control().await, Ok(RunState::Cancelled)) {
+            let cancelled = |control: Control| control.state == RunState::Cancelled;
+            if left.is_zero() || self.store.control().await.is_ok_and(cancelled) {
                 return RoundEnd::Committed;
             }
             tokio::select! {

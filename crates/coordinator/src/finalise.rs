@@ -10,7 +10,6 @@ use std::path::Path;
 use diorama_backends::fault;
 use diorama_backends::objects::{ObjectError, list_all};
 use diorama_backends::run_store::RunStore;
-use diorama_core::id::ShardId;
 use diorama_core::key::ObjectKey;
 use diorama_core::manifest::ManifestIssue;
 use diorama_core::outcome::{Outcome, TaskOutcome};
@@ -21,7 +20,7 @@ use tokio::io::{AsyncWriteExt, BufWriter};
 
 use crate::error::CoordinatorError;
 use crate::outcomes::Outcomes;
-use crate::rounds::{self, RoundInfo};
+use crate::rounds;
 
 /// A line of `results.jsonl`.
 #[derive(Serialize)]
@@ -41,7 +40,7 @@ struct InvalidLine<'a> {
     issue: &'a ManifestIssue,
 }
 
-/// Writes the final files of a run all of whose shards are committed, or that was cancelled. Doing it twice gives the
+/// Writes the final files of a run all of whose shards are committed. Doing it twice gives the
 /// same files.
 pub async fn finalise(
     store: &RunStore,
@@ -51,7 +50,7 @@ pub async fn finalise(
 ) -> Result<RunSummary, CoordinatorError> {
     let rounds = rounds::all(store).await?;
     let last_round = rounds.last().map_or(0, |round| round.round.0);
-    let mut outcomes = Outcomes::new(store, rounds.clone(), state == RunState::Cancelled);
+    let mut outcomes = Outcomes::new(store, &rounds);
     let mut results = LocalFile::create(scratch).await?;
     let mut errors = LocalFile::create(scratch).await?;
     let (mut done, mut failed, mut failures) = (0, 0, BTreeMap::new());
@@ -93,7 +92,7 @@ pub async fn finalise(
     results.put(store, &ObjectKey::Results).await?;
     fault::point("finalise.before-errors");
     errors.put(store, &ObjectKey::Errors).await?;
-    sweep(store, &rounds).await?;
+    sweep(store, &outcomes.totals.archives).await?;
     fault::point("finalise.before-summary");
     store.write_json(&ObjectKey::Summary, &summary).await?;
     fault::point("finalise.after-summary");
@@ -110,16 +109,10 @@ async fn invalid_rows(store: &RunStore) -> Result<Vec<ManifestIssue>, Coordinato
 }
 
 /// Removes archives that no marker names and journals that nobody will read.
-async fn sweep(store: &RunStore, rounds: &[RoundInfo]) -> Result<(), CoordinatorError> {
-    let archives = list_all(store.objects(), &store.relative("shards/")).await?;
-    if !archives.is_empty() {
-        let mut named = HashSet::new();
-        for shard in rounds.iter().flat_map(RoundInfo::shard_ids).collect::<Vec<ShardId>>() {
-            if let Some(archive) = store.marker(shard).await?.and_then(|marker| marker.archive) {
-                named.insert(store.relative(&archive.key));
-            }
-        }
-        for archive in archives.iter().filter(|archive| !named.contains(&archive.key)) {
+async fn sweep(store: &RunStore, named: &HashSet<String>) -> Result<(), CoordinatorError> {
+    let named: HashSet<String> = named.iter().map(|key| store.relative(key)).collect();
+    for archive in list_all(store.objects(), &store.relative("shards/")).await? {
+        if !named.contains(&archive.key) {
             store.objects().delete(&archive.key).await?;
         }
     }

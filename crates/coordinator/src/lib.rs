@@ -3,6 +3,7 @@
 //! Knows no model and no worker, and no particular backend. Never prints: progress goes into a watch channel. Several
 //! may run for one run: nothing here is needed for safety, which the commit markers alone give.
 
+pub mod api;
 mod coordinator;
 mod error;
 mod finalise;
@@ -11,6 +12,9 @@ mod outcomes;
 mod pump;
 mod reconcile;
 mod rounds;
+mod service;
+mod share;
+mod status;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -21,5 +25,8 @@ pub use error::{BoxError, CoordinatorError};
 pub use finalise::finalise;
 pub use reconcile::reconcile;
 pub use rounds::RoundInfo;
+pub use service::{Service, ServiceConfig};
+pub use share::Shares;
+pub use status::{RunStatus, status};
 pub use submit::{Submission, Tasks, is_submitted, submit};
 pub use watch::RunProgress;

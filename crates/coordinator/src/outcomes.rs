@@ -3,11 +3,15 @@
 //! Round 0 holds every task; a later round holds, in the same order, some of those of the round before. So all rounds
 //! are read side by side, and where several speak of a task, the last one counts.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
+use diorama_backends::objects::ObjectError;
 use diorama_backends::run_store::RunStore;
+use diorama_core::id::ShardId;
 use diorama_core::marker::CommitMarker;
-use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
+use diorama_core::outcome::{Outcome, TaskOutcome};
+use futures::stream::{self, BoxStream};
+use futures::StreamExt;
 use jiff::Timestamp;
 
 use crate::error::CoordinatorError;
@@ -27,27 +31,34 @@ pub(crate) struct Totals {
     pub(crate) device_seconds: f64,
     pub(crate) started: Option<Timestamp>,
     pub(crate) committed: Option<Timestamp>,
+    /// The archives that count, relative to the run.
+    pub(crate) archives: HashSet<String>,
 }
+
+/// Markers that are read ahead, a round.
+const AHEAD: usize = 16;
+
+type Markers<'a> = BoxStream<'a, (ShardId, Result<Option<CommitMarker>, ObjectError>)>;
 
 /// Reads the markers of all rounds side by side.
 pub(crate) struct Outcomes<'a> {
-    store: &'a RunStore,
-    /// Whether shards may lack a marker: their tasks were cancelled.
-    cancelled: bool,
-    rounds: Vec<Cursor>,
+    rounds: Vec<Cursor<'a>>,
     pub(crate) totals: Totals,
 }
 
-struct Cursor {
-    info: RoundInfo,
-    next_shard: u32,
+struct Cursor<'a> {
+    markers: Markers<'a>,
     buffered: VecDeque<Final>,
 }
 
 impl<'a> Outcomes<'a> {
-    pub(crate) fn new(store: &'a RunStore, rounds: Vec<RoundInfo>, cancelled: bool) -> Self {
-        let cursor = |info| Cursor { info, next_shard: 0, buffered: VecDeque::new() };
-        Self { store, cancelled, rounds: rounds.into_iter().map(cursor).collect(), totals: Totals::default() }
+    /// The outcomes of rounds all of whose shards are committed.
+    pub(crate) fn new(store: &'a RunStore, rounds: &[RoundInfo]) -> Self {
+        let cursor = move |info: &RoundInfo| {
+            let read = move |shard| async move { (shard, store.marker(shard).await) };
+            Cursor { markers: stream::iter(info.shard_ids()).map(read).buffered(AHEAD).boxed(), buffered: VecDeque::new() }
+        };
+        Self { rounds: rounds.iter().map(cursor).collect(), totals: Totals::default() }
     }
 
     /// The next task's outcome; `None` after the last task.
@@ -72,44 +83,17 @@ impl<'a> Outcomes<'a> {
 
     /// Makes sure that the round's next outcome is in memory, if there is one.
     async fn fill(&mut self, round: usize) -> Result<(), CoordinatorError> {
-        while self.rounds[round].buffered.is_empty() && self.rounds[round].next_shard < self.rounds[round].info.shards {
-            let cursor = &mut self.rounds[round];
-            let shard = diorama_core::id::ShardId { round: cursor.info.round, index: cursor.next_shard };
-            cursor.next_shard += 1;
-            match self.store.marker(shard).await? {
-                Some(marker) => {
-                    self.totals.add(&marker);
-                    let archive = marker.archive.map(|archive| archive.key);
-                    let with_archive = |outcome: TaskOutcome| {
-                        let made = matches!(outcome.outcome, Outcome::Done { .. });
-                        Final { outcome, archive: archive.clone().filter(|_| made) }
-                    };
-                    self.rounds[round].buffered = marker.outcomes.into_iter().map(with_archive).collect();
-                }
-                // A cancelled round leaves its tasks as the round before left them.
-                None if self.cancelled && round > 0 => {}
-                None if self.cancelled => {
-                    let unusable = || CoordinatorError::Unusable { shard, problem: "its input is gone".to_owned() };
-                    let tasks = self.store.input(shard).await?.ok_or_else(unusable)?;
-                    let cancelled = tasks.into_iter().map(|task| Final {
-                        outcome: TaskOutcome {
-                            task: task.index,
-                            custom_id: task.custom_id,
-                            seed: task.seed,
-                            outcome: Outcome::Failed(TaskError::permanent(
-                                ErrorCode::Cancelled,
-                                "the run was cancelled before this task ran",
-                            )),
-                        },
-                        archive: None,
-                    });
-                    self.rounds[round].buffered = cancelled.collect();
-                }
-                None => {
-                    let problem = "its commit marker is gone".to_owned();
-                    return Err(CoordinatorError::Unusable { shard, problem });
-                }
-            }
+        while self.rounds[round].buffered.is_empty() {
+            let Some((shard, marker)) = self.rounds[round].markers.next().await else { return Ok(()) };
+            let gone = || CoordinatorError::Unusable { shard, problem: "its commit marker is gone".to_owned() };
+            let marker = marker?.ok_or_else(gone)?;
+            self.totals.add(&marker);
+            let archive = marker.archive.map(|archive| archive.key);
+            let with_archive = |outcome: TaskOutcome| {
+                let made = matches!(outcome.outcome, Outcome::Done { .. });
+                Final { outcome, archive: archive.clone().filter(|_| made) }
+            };
+            self.rounds[round].buffered = marker.outcomes.into_iter().map(with_archive).collect();
         }
         Ok(())
     }
@@ -118,6 +102,7 @@ impl<'a> Outcomes<'a> {
 impl Totals {
     fn add(&mut self, marker: &CommitMarker) {
         self.shards += 1;
+        self.archives.extend(marker.archive.as_ref().map(|archive| archive.key.clone()));
         self.device_seconds += marker.device_seconds;
         self.started = Some(self.started.map_or(marker.started_at, |at| at.min(marker.started_at)));
         self.committed = Some(self.committed.map_or(marker.committed_at, |at| at.max(marker.committed_at)));

@@ -9,19 +9,29 @@ use diorama_backends::fault;
 use diorama_backends::objects::ObjectErrorKind;
 use diorama_backends::progress::ShardSet;
 use diorama_backends::queue::Settlement;
-use diorama_core::id::{AttemptId, ShardId, WorkerId};
+use diorama_backends::run_store::RunStore;
+use diorama_core::id::{AttemptId, RunId, ShardId, WorkerId};
+use diorama_core::key::{ObjectKey, RunRoot};
 use diorama_core::marker::CommitMarker;
 use diorama_core::message::ShardMessage;
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
-use diorama_core::run::{RunSpec, RunState};
+use diorama_core::run::{Control, RunSpec, RunState};
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::Coordinator;
 use crate::error::CoordinatorError;
+use crate::reconcile::catch_up;
 use crate::rounds::RoundInfo;
 use crate::watch::Gauge;
+
+/// Messages whose confirmation is awaited at a time.
+const PUBLISHING: usize = 64;
+
+/// Objects that are written or read at a time.
+const AT_ONCE: usize = 16;
 
 /// How a round ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,20 +50,40 @@ struct Window {
     cursor: u32,
     /// Published and not committed, with the time.
     published: BTreeMap<u32, Instant>,
+    /// Shards that were committed at the last look.
+    committed: u64,
 }
 
 impl Window {
     fn new() -> Self {
-        Self { cursor: 0, published: BTreeMap::new() }
+        Self { cursor: 0, published: BTreeMap::new(), committed: 0 }
     }
 
-    /// Takes out what is committed by now. Where fewer shards are committed than were, the progress service has
-    /// forgotten, and everything is looked at again.
-    fn settle(&mut self, committed: &ShardSet) {
+    /// Takes out what is committed by now. Whether the progress service has forgotten: fewer shards are committed than
+    /// were, or than the cursor has passed; then everything is looked at again.
+    fn settle(&mut self, committed: &ShardSet) -> bool {
         self.published.retain(|index, _| !committed.contains(*index));
-        if committed.len() + (self.published.len() as u64) < u64::from(self.cursor) {
+        let now = committed.len();
+        let forgotten = now < self.committed || now + (self.published.len() as u64) < u64::from(self.cursor);
+        self.committed = now;
+        if forgotten {
             self.cursor = 0;
         }
+        forgotten
+    }
+
+    /// Up to `room` shards that are neither committed nor published; they count as published from now on.
+    fn take(&mut self, room: usize, shards: u32, committed: &ShardSet) -> Vec<u32> {
+        let mut taken = Vec::new();
+        while self.published.len() < room && self.cursor < shards {
+            let index = self.cursor;
+            self.cursor += 1;
+            if !committed.contains(index) && !self.published.contains_key(&index) {
+                self.published.insert(index, Instant::now());
+                taken.push(index);
+            }
+        }
+        taken
     }
 }
 
@@ -66,9 +96,18 @@ impl Coordinator {
         gauge: &mut Gauge,
         drain: &CancellationToken,
     ) -> Result<RoundEnd, CoordinatorError> {
+        let share = self.config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight);
         let mut window = Window::new();
+        let mut control: Option<(Instant, RunState)> = None;
         loop {
-            let wanted = self.store.control().await?;
+            let wanted = match control {
+                Some((at, wanted)) if at.elapsed() < self.config.control_poll => wanted,
+                _ => {
+                    let wanted = self.store.control().await?.state;
+                    control = Some((Instant::now(), wanted));
+                    wanted
+                }
+            };
             let committed = self.backends.progress.committed(&spec.run, round.round).await?;
             self.tell(spec, wanted, round, gauge).await?;
             if committed.len() >= u64::from(round.shards) {
@@ -77,12 +116,20 @@ impl Coordinator {
             match wanted {
                 RunState::Cancelled => return Ok(RoundEnd::Cancelled),
                 // Workers let go of what they hold; it is all published again on resume.
-                RunState::Paused => window = Window::new(),
+                RunState::Paused => {
+                    share.window(false);
+                    window = Window::new();
+                }
                 RunState::Running | RunState::Finished => {
-                    window.settle(&committed);
+                    if window.settle(&committed) {
+                        tracing::warn!(run = %spec.run, "the progress service has forgotten; it is told again");
+                        catch_up(&self.store, spec, &*self.backends.progress).await?;
+                    }
                     self.bury_dead_letters(spec).await?;
                     self.publish_lost(spec, round, &mut window).await?;
-                    self.fill(spec, round, &committed, &mut window).await?;
+                    let room = share.window(window.cursor < round.shards || !window.published.is_empty());
+                    let next = window.take(room, round.shards, &committed);
+                    self.publish_all(spec, round, &next).await?;
                 }
             }
             tokio::select! {
@@ -93,23 +140,10 @@ impl Coordinator {
         }
     }
 
-    /// Publishes until the window is full.
-    async fn fill(
-        &self,
-        spec: &RunSpec,
-        round: &RoundInfo,
-        committed: &ShardSet,
-        window: &mut Window,
-    ) -> Result<(), CoordinatorError> {
-        while window.published.len() < self.config.window && window.cursor < round.shards {
-            let index = window.cursor;
-            window.cursor += 1;
-            if !committed.contains(index) && !window.published.contains_key(&index) {
-                self.publish(spec, ShardId { round: round.round, index }).await?;
-                window.published.insert(index, Instant::now());
-            }
-        }
-        Ok(())
+    /// Publishes shards of the round, several at a time.
+    async fn publish_all(&self, spec: &RunSpec, round: &RoundInfo, indices: &[u32]) -> Result<(), CoordinatorError> {
+        let publish = |index: &u32| self.publish(spec, ShardId { round: round.round, index: *index });
+        stream::iter(indices).map(publish).buffered(PUBLISHING).try_collect().await
     }
 
     async fn publish(&self, spec: &RunSpec, shard: ShardId) -> Result<(), CoordinatorError> {
@@ -119,7 +153,8 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Publishes again what was published long ago, waits nowhere and is held by nobody.
+    /// Publishes again what was published long ago and is held by nobody, where nothing waits in the queue or something
+    /// that was published later was taken up meanwhile: then it is not waiting for its turn.
     async fn publish_lost(
         &self,
         spec: &RunSpec,
@@ -127,53 +162,100 @@ impl Coordinator {
         window: &mut Window,
     ) -> Result<(), CoordinatorError> {
         let is_old = |at: &Instant| at.elapsed() > self.config.publish_again_after;
-        if !window.published.values().any(is_old) || self.backends.queue.depth(&spec.pool).await?.ready > 0 {
+        if !window.published.values().any(is_old) {
             return Ok(());
         }
+        let nothing_waits = self.backends.queue.depth(&spec.pool).await?.ready == 0;
         let holders = self.backends.progress.holders(&spec.run).await?;
+        let held = |index: u32| {
+            let shard = ShardId { round: round.round, index };
+            holders.iter().any(|(held, _)| *held == shard)
+        };
+        let last_taken_up = window.published.iter().filter(|(index, _)| held(**index)).map(|(_, at)| *at).max();
+        let mut lost = Vec::new();
         for (index, at) in window.published.iter_mut().filter(|(_, at)| is_old(at)) {
-            let shard = ShardId { round: round.round, index: *index };
-            if holders.iter().all(|(held, _)| *held != shard) {
-                tracing::warn!(%shard, "published long ago, and nobody has it: publishing it again");
-                self.publish(spec, shard).await?;
+            if held(*index) {
+                *at = Instant::now();
+            } else if nothing_waits || last_taken_up.is_some_and(|later| later > *at) {
+                let shard = ShardId { round: round.round, index: *index };
+                tracing::warn!(run = %spec.run, %shard, "published long ago, and nobody has it: publishing it again");
+                lost.push(*index);
+                *at = Instant::now();
             }
-            *at = Instant::now();
         }
-        Ok(())
+        self.publish_all(spec, round, &lost).await
     }
 
     /// Dead letters: a shard that cannot be read ends the run with the reason; one that was given up for another
     /// reason becomes failures that go into the next round.
     async fn bury_dead_letters(&self, spec: &RunSpec) -> Result<(), CoordinatorError> {
         while let Some(dead) = self.backends.queue.dead_letter(&spec.pool).await? {
-            if dead.message.run == spec.run {
-                self.give_up(spec, dead.message.shard).await?;
+            let (run, shard) = (dead.message.run.clone(), dead.message.shard);
+            if run == spec.run {
+                self.give_up(&self.store, spec, shard).await?;
+            } else {
+                self.give_up_other(&run, shard).await?;
             }
             dead.settle(Settlement::Ack).await?;
         }
         Ok(())
     }
 
-    async fn give_up(&self, spec: &RunSpec, shard: ShardId) -> Result<(), CoordinatorError> {
+    async fn give_up(&self, store: &RunStore, spec: &RunSpec, shard: ShardId) -> Result<(), CoordinatorError> {
+        let message = "the queue gave this shard up after too many deliveries";
+        self.commit_failure(store, spec, shard, &TaskError::transient(ErrorCode::ModelError, message)).await
+    }
+
+    /// A dead letter of another run of the pool. What is wrong with that run must not stop this one: it is paused.
+    async fn give_up_other(&self, run: &RunId, shard: ShardId) -> Result<(), CoordinatorError> {
+        let store = RunStore::new(self.backends.objects.clone(), RunRoot::Shared(run.clone()));
+        let Some(spec) = store.spec().await? else {
+            tracing::error!(%run, %shard, "a dead letter of a run that does not exist was thrown away");
+            return Ok(());
+        };
+        match self.give_up(&store, &spec, shard).await {
+            Err(error @ CoordinatorError::Unusable { .. }) => {
+                tracing::error!(%run, %error, "the run is paused");
+                let control = Control { state: RunState::Paused, reason: Some(error.to_string()) };
+                Ok(store.write_json(&ObjectKey::Control, &control).await?)
+            }
+            result => result,
+        }
+    }
+
+    /// Commits what is left of the round as cancelled, so that no worker that is late can add to it.
+    pub(crate) async fn cancel_the_rest(&self, spec: &RunSpec, round: &RoundInfo) -> Result<(), CoordinatorError> {
+        let committed = self.backends.progress.committed(&spec.run, round.round).await?;
+        let message = "the run was cancelled before this task ran";
+        let cancelled = TaskError::permanent(ErrorCode::Cancelled, message);
+        let cancel = |shard: ShardId| self.commit_failure(&self.store, spec, shard, &cancelled);
+        let rest = round.shard_ids().filter(|shard| !committed.contains(shard.index));
+        stream::iter(rest).map(cancel).buffered(AT_ONCE).try_collect().await
+    }
+
+    /// Commits the shard with `error` as the outcome of each of its tasks, unless it is committed.
+    async fn commit_failure(
+        &self,
+        store: &RunStore,
+        spec: &RunSpec,
+        shard: ShardId,
+        error: &TaskError,
+    ) -> Result<(), CoordinatorError> {
         let unusable = |problem: String| CoordinatorError::Unusable { shard, problem };
         let damaged = |error: diorama_backends::objects::ObjectError| match error.kind {
             ObjectErrorKind::Damaged => unusable(error.to_string()),
             _ => error.into(),
         };
-        if self.store.marker(shard).await.map_err(damaged)?.is_some() {
+        if store.marker(shard).await.map_err(damaged)?.is_some() {
             return Ok(());
         }
-        let tasks = self.store.input(shard).await.map_err(damaged)?;
+        let tasks = store.input(shard).await.map_err(damaged)?;
         let tasks = tasks.ok_or_else(|| unusable("its input is gone".to_owned()))?;
-        let failed = || {
-            let message = "the queue gave this shard up after too many deliveries";
-            Outcome::Failed(TaskError::transient(ErrorCode::ModelError, message))
-        };
         let outcome = |task: diorama_core::task::Task| TaskOutcome {
             task: task.index,
             custom_id: task.custom_id,
             seed: task.seed,
-            outcome: failed(),
+            outcome: Outcome::Failed(error.clone()),
         };
         let now = Timestamp::now();
         let marker = CommitMarker {
@@ -188,7 +270,7 @@ impl Coordinator {
             committed_at: now,
             device_seconds: 0.0,
         };
-        let winner = self.store.commit(marker).await?;
+        let winner = store.commit(marker).await?;
         let counts = diorama_backends::progress::Counts::of(&winner, spec.retry.max_rounds);
         self.backends.progress.commit(&spec.run, shard, counts).await?;
         Ok(())

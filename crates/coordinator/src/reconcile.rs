@@ -1,32 +1,60 @@
 //! Rebuilds the progress of a run from its commit markers, which are the truth.
 
-use diorama_backends::progress::{Counts, Progress};
+use diorama_backends::objects::ObjectError;
+use diorama_backends::progress::{Counts, Progress, ShardSet};
 use diorama_backends::run_store::RunStore;
-use diorama_core::id::ShardId;
-use diorama_core::key::ObjectKey;
+use diorama_core::id::{Round, ShardId};
 use diorama_core::run::RunSpec;
+use futures::{StreamExt, TryStreamExt, stream};
+use std::collections::HashMap;
 
 use crate::error::CoordinatorError;
+
+/// Markers that are read at a time.
+const AT_ONCE: usize = 16;
 
 /// Forgets what the progress service knows about the run and adds every marker anew.
 pub async fn reconcile(store: &RunStore, spec: &RunSpec, progress: &dyn Progress) -> Result<Counts, CoordinatorError> {
     progress.forget(&spec.run).await?;
+    catch_up(store, spec, progress).await?;
+    // What a worker counted between the two was forgotten, and its marker may have been behind the listing.
+    catch_up(store, spec, progress).await
+}
+
+/// Adds the markers that the progress service does not know. Nothing is counted twice, whoever else counts meanwhile.
+pub(crate) async fn catch_up(
+    store: &RunStore,
+    spec: &RunSpec,
+    progress: &dyn Progress,
+) -> Result<Counts, CoordinatorError> {
     let prefix = store.relative("commits/");
+    let mut known: HashMap<Round, ShardSet> = HashMap::new();
     let mut after: Option<String> = None;
     loop {
         let page = store.objects().list(&prefix, after.as_deref(), 1000).await?;
+        let mut unknown = Vec::new();
         for object in page.objects {
             let name = object.key.strip_prefix(&prefix).and_then(|name| name.strip_suffix(".json"));
             let Some(Ok(shard)) = name.map(str::parse::<ShardId>) else { continue };
-            if let Some(marker) = store.marker(shard).await? {
-                progress.commit(&spec.run, shard, Counts::of(&marker, spec.retry.max_rounds)).await?;
+            if let std::collections::hash_map::Entry::Vacant(vacant) = known.entry(shard.round) {
+                vacant.insert(progress.committed(&spec.run, shard.round).await?);
+            }
+            if !known.get(&shard.round).is_some_and(|set| set.contains(shard.index)) {
+                unknown.push(shard);
             }
         }
+        let markers = stream::iter(unknown).map(|shard| store.marker(shard)).buffered(AT_ONCE);
+        let add = |marker: Option<diorama_core::marker::CommitMarker>| async move {
+            let Some(marker) = marker else { return Ok(()) };
+            let counts = Counts::of(&marker, spec.retry.max_rounds);
+            progress.commit(&spec.run, marker.shard, counts).await.map_err(CoordinatorError::from)?;
+            Ok(())
+        };
+        markers.map_err(|error: ObjectError| CoordinatorError::from(error)).try_for_each(add).await?;
         match page.next {
             Some(next) => after = Some(next),
             None => break,
         }
     }
-    tracing::debug!(run = %spec.run, marker = %ObjectKey::Spec, "progress rebuilt from the markers");
     Ok(progress.counts(&spec.run).await?)
 }

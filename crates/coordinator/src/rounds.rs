@@ -10,10 +10,14 @@ use diorama_core::key::ObjectKey;
 use diorama_core::outcome::{Outcome, TaskOutcome};
 use diorama_core::run::RunSpec;
 use diorama_core::task::Task;
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CoordinatorError;
+
+/// Shards that are looked at, at a time.
+const AT_ONCE: usize = 16;
 
 /// That all shards of a round are there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,8 +64,9 @@ pub(crate) async fn next(
     let round = Round(last.round.0 + 1);
     let mut writer = RoundWriter { store, round, shard_size: spec.shard_size.max(1) as usize, shards: 0, tasks: 0 };
     let mut waiting = Vec::new();
-    for shard in last.shard_ids() {
-        waiting.extend(failed_tasks(store, spec, shard).await?);
+    let mut failed = stream::iter(last.shard_ids()).map(|shard| failed_tasks(store, spec, shard)).buffered(AT_ONCE);
+    while let Some(tasks) = failed.try_next().await? {
+        waiting.extend(tasks);
         while waiting.len() >= writer.shard_size {
             let rest = waiting.split_off(writer.shard_size);
             writer.write(&waiting).await?;

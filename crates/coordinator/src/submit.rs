@@ -2,6 +2,7 @@
 //! submitted again, over what is there; a run with it is never touched.
 
 use diorama_backends::fault;
+use diorama_backends::objects::ObjectError;
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{Round, ShardId};
 use diorama_core::key::ObjectKey;
@@ -9,9 +10,13 @@ use diorama_core::manifest::ManifestIssue;
 use diorama_core::run::RunSpec;
 use diorama_core::task::Task;
 use jiff::Timestamp;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::error::{BoxError, CoordinatorError};
 use crate::rounds::RoundInfo;
+
+/// Input shards that are written at a time.
+const WRITING: usize = 16;
 
 /// The tasks of a manifest, in its order, their indices rising from 0 without a gap.
 pub type Tasks = Box<dyn Iterator<Item = Result<Task, BoxError>> + Send>;
@@ -57,6 +62,7 @@ pub async fn is_submitted(store: &RunStore) -> Result<bool, CoordinatorError> {
 async fn write_inputs(store: &RunStore, spec: &RunSpec, mut tasks: Tasks) -> Result<(), CoordinatorError> {
     let shard_size = spec.shard_size.max(1) as usize;
     let mut found = 0;
+    let mut writing: JoinSet<Result<(), ObjectError>> = JoinSet::new();
     for index in 0..spec.shards() {
         // The iterator reads files: off the async threads with it, a shard at a time.
         let next_shard = move || {
@@ -72,10 +78,22 @@ async fn write_inputs(store: &RunStore, spec: &RunSpec, mut tasks: Tasks) -> Res
             break;
         }
         found += shard.len() as u64;
-        store.write_input(ShardId { round: Round(0), index }, &shard).await?;
+        if writing.len() >= WRITING
+            && let Some(written) = writing.join_next().await
+        {
+            flatten(written)?;
+        }
+        let store = store.clone();
+        writing.spawn(async move { store.write_input(ShardId { round: Round(0), index }, &shard).await });
         if index == spec.shards() / 2 {
+            while let Some(written) = writing.join_next().await {
+                flatten(written)?;
+            }
             fault::point("submit.after-half-of-the-inputs");
         }
+    }
+    while let Some(written) = writing.join_next().await {
+        flatten(written)?;
     }
     // One more look: the end must be where it was counted, and an iterator may say only there that its file changed.
     let surplus = tokio::task::spawn_blocking(move || tasks.next())
@@ -86,6 +104,13 @@ async fn write_inputs(store: &RunStore, spec: &RunSpec, mut tasks: Tasks) -> Res
         return Err(CoordinatorError::TaskCount { counted: spec.tasks, found });
     }
     Ok(())
+}
+
+fn flatten(written: Result<Result<(), ObjectError>, JoinError>) -> Result<(), CoordinatorError> {
+    match written {
+        Ok(written) => Ok(written?),
+        Err(error) => Err(CoordinatorError::Tasks(error.into())),
+    }
 }
 
 /// The existing spec, where it is the run that was asked for. What may differ: ids, times, counts.
@@ -110,7 +135,9 @@ fn agree(existing: RunSpec, asked: &RunSpec) -> Result<RunSpec, CoordinatorError
     compare("compare", format!("{:?}", methods(&existing)), format!("{:?}", methods(asked)));
     compare("format", format!("{:?}", existing.format), format!("{:?}", asked.format));
     compare("shard size", existing.shard_size.to_string(), asked.shard_size.to_string());
-    compare("model", existing.model.to_string(), asked.model.to_string());
+    let model = |spec: &RunSpec| spec.model.as_ref().map_or("any".to_owned(), ToString::to_string);
+    compare("model", model(&existing), model(asked));
+    compare("pool", existing.pool.to_string(), asked.pool.to_string());
     compare("retry", format!("{:?}", existing.retry), format!("{:?}", asked.retry));
     if differences.is_empty() { Ok(existing) } else { Err(CoordinatorError::Differs { differences }) }
 }

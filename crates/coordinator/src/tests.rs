@@ -28,6 +28,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::share::Shares;
 use crate::{
     Coordinator, CoordinatorConfig, CoordinatorError, RunEnd, RunProgress, Submission, finalise, is_submitted,
     reconcile, submit,
@@ -51,7 +52,10 @@ pub(crate) fn spec(tasks: u64, shard_size: u32) -> RunSpec {
         tasks,
         invalid_rows: 0,
         retry: RetryPolicy { max_rounds: 2, delay_seconds: 0.0, poison_after: 2 },
-        model: ModelIdentity { sha256: "none".to_owned(), dtype: "f32".to_owned() },
+        model: Some(ModelIdentity { sha256: "none".to_owned(), dtype: "f32".to_owned() }),
+        name: None,
+        priority: 0,
+        weight: 1,
     }
 }
 
@@ -210,7 +214,7 @@ async fn the_queue_never_holds_more_than_the_window() {
     let (bench, spec) = (Bench::new(), spec(100, 1));
     submit(&bench.store, submission(&spec)).await.unwrap();
     let _worker = bench.worker(&spec, Arc::new(|_, _| done()));
-    let (coordinator, progress) = bench.coordinator(|config| config.window = 3);
+    let (coordinator, progress) = bench.coordinator(|config| config.shares = Shares::new(3));
     within(coordinator.drive(&spec, &CancellationToken::new())).await.unwrap();
     assert!((1..=3).contains(&bench.published_at_once.load(Ordering::SeqCst)));
     let last = progress.borrow().clone();
@@ -339,7 +343,7 @@ async fn a_forgetful_progress_service_does_not_stop_the_run() {
 async fn a_paused_run_publishes_nothing_until_it_is_resumed() {
     let (bench, spec) = (Bench::new(), spec(6, 2));
     submit(&bench.store, submission(&spec)).await.unwrap();
-    bench.store.write_json(&ObjectKey::Control, &Control { state: RunState::Paused }).await.unwrap();
+    bench.store.write_json(&ObjectKey::Control, &Control { state: RunState::Paused, reason: None }).await.unwrap();
     let _worker = bench.worker(&spec, Arc::new(|_, _| done()));
     let (coordinator, mut progress) = bench.coordinator(|_| ());
     let drain = CancellationToken::new();
@@ -358,7 +362,7 @@ async fn a_cancelled_run_keeps_what_is_committed_and_the_rest_is_cancelled() {
     let (bench, spec) = (Bench::new(), spec(10, 3));
     submit(&bench.store, submission(&spec)).await.unwrap();
     commit(&bench.store, &spec, ShardId { round: Round(0), index: 1 }, &(Arc::new(|_, _| done()) as Decide)).await;
-    bench.store.write_json(&ObjectKey::Control, &Control { state: RunState::Cancelled }).await.unwrap();
+    bench.store.write_json(&ObjectKey::Control, &Control { state: RunState::Cancelled, reason: None }).await.unwrap();
     let (coordinator, _) = bench.coordinator(|_| ());
     let end = within(coordinator.drive(&spec, &CancellationToken::new())).await.unwrap();
     let RunEnd::Cancelled(summary) = end else { panic!("cancelled") };

@@ -35,6 +35,8 @@ pub enum ObjectKey {
     Journal(ShardId),
     /// Paused or cancelled.
     Control,
+    /// The model that the run is bound to, where its spec does not say.
+    Model,
     /// The outcomes of tasks with a picture, one a line.
     Results,
     /// The outcomes of tasks without, and the rows that were refused.
@@ -71,11 +73,46 @@ impl fmt::Display for ObjectKey {
             Self::Commit(shard) => write!(f, "commits/{shard}.json"),
             Self::Journal(shard) => write!(f, "journal/{shard}.jsonl"),
             Self::Control => f.write_str("control.json"),
+            Self::Model => f.write_str("model.json"),
             Self::Results => f.write_str("results.jsonl"),
             Self::Errors => f.write_str("errors.jsonl"),
             Self::Summary => f.write_str("summary.json"),
             Self::Gallery => f.write_str("index.html"),
             Self::Blob(sha256) => write!(f, "blobs/{sha256}"),
+        }
+    }
+}
+
+/// An object beside the runs of a shared store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SharedKey {
+    /// That the run was submitted; listed in the order of submission, because run ids rise.
+    Submitted(RunId),
+    /// That the run has not ended; removed when it has.
+    Active(RunId),
+    /// Which run a submission became, by the key that its sender chose.
+    Idempotency(Sha256Hex),
+}
+
+impl SharedKey {
+    /// What every [`SharedKey::Submitted`] begins with.
+    pub const SUBMITTED: &'static str = "index/submitted/";
+    /// What every [`SharedKey::Active`] begins with.
+    pub const ACTIVE: &'static str = "index/active/";
+
+    /// The run that a listed key of [`SharedKey::Submitted`] or [`SharedKey::Active`] is about.
+    pub fn run(key: &str) -> Option<RunId> {
+        key.rsplit_once('/').and_then(|(_, run)| RunId::new(run).ok())
+    }
+}
+
+impl fmt::Display for SharedKey {
+    /// The full key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Submitted(run) => write!(f, "{}{run}", Self::SUBMITTED),
+            Self::Active(run) => write!(f, "{}{run}", Self::ACTIVE),
+            Self::Idempotency(key) => write!(f, "index/idempotency/{key}"),
         }
     }
 }

@@ -26,8 +26,17 @@ pub struct RunSpec {
     pub version: u32,
     /// The run.
     pub run: RunId,
+    /// What its owner calls it; need not be unique.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub name: Option<String>,
     /// The pool that does the work.
     pub pool: Pool,
+    /// Runs of a higher priority in the same pool go first: -100 to 100.
+    #[serde(default)]
+    pub priority: i32,
+    /// Its share of the pool among runs of the same priority: 1 to 1000.
+    #[serde(default = "one")]
+    pub weight: u32,
     /// When it was submitted.
     pub submitted_at: Timestamp,
     /// The manifest, as the user named it.
@@ -53,8 +62,14 @@ pub struct RunSpec {
     pub invalid_rows: u64,
     /// When failed tasks are tried again.
     pub retry: RetryPolicy,
-    /// The model that the run was checked with: its pictures come from no other one.
-    pub model: ModelIdentity,
+    /// The model that the run was checked with: its pictures come from no other one. `None`: the first worker that
+    /// takes up the run binds it to its own, in `model.json`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub model: Option<ModelIdentity>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// What of a generator decides pixels, besides the kind of its device.
@@ -99,16 +114,30 @@ pub enum RunState {
     Finished,
 }
 
+impl std::fmt::Display for RunState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Cancelled => "cancelled",
+            Self::Finished => "finished",
+        })
+    }
+}
+
 /// What the run's owner wants of it, as `control.json` holds it. Absent: running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Control {
     /// Running, paused or cancelled.
     pub state: RunState,
+    /// Why, where it was not the owner's own wish.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
 }
 
 /// A change of state that is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a {from:?} run cannot become {to:?}")]
+#[error("a {from} run cannot become {to}")]
 pub struct IllegalTransition {
     /// The state it is in.
     pub from: RunState,
@@ -164,7 +193,7 @@ mod tests {
     #[test]
     fn an_ended_run_stays_ended_and_the_error_names_both_states() {
         let error = RunState::Finished.to(RunState::Running).unwrap_err();
-        assert_eq!(error.to_string(), "a Finished run cannot become Running");
+        assert_eq!(error.to_string(), "a finished run cannot become running");
         assert!(RunState::Cancelled.to(RunState::Paused).is_err());
         assert_eq!(RunState::Paused.to(RunState::Running), Ok(RunState::Running));
     }

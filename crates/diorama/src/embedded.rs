@@ -185,8 +185,8 @@ async fn run_on(
 
     let (engine, device) = Engine::start(generator).await.map_err(WorkerError::from)?;
     let here = ModelIdentity::from(engine.info());
-    if here != spec.model {
-        return Err(EmbeddedError::OtherModel { begun: spec.model, here });
+    if let Some(begun) = spec.model.clone().filter(|begun| *begun != here) {
+        return Err(EmbeddedError::OtherModel { begun, here });
     }
     let name = WorkerId::new(format!("embedded-{}", std::process::id()))?;
     let config = WorkerConfig { limits, ..WorkerConfig::new(name, spec.pool.clone(), Layout::OwnFolder, scratch) };

@@ -260,7 +260,7 @@ impl Worker {
         {
             return Ok(state);
         }
-        let state = store.control().await?;
+        let state = store.control().await?.state;
         locked(&self.controls).insert(run.clone(), (Instant::now(), state));
         Ok(state)
     }

@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 pub use self::format::{Format, MAX_LINE_BYTES};
 use self::format::{Raw, Rows, issue};
 use self::reference::{Files, Refusal};
-pub use self::row::{MAX_PROMPT_BYTES, Rules};
+pub use self::row::{MAX_PROMPT_BYTES, References, Rules};
 
 /// A manifest that cannot be read at all. What is wrong inside one is a [`ManifestIssue`].
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +92,13 @@ impl Manifest {
         Ok(Self { path: path.to_owned(), root, format, rules })
     }
 
-    /// The folder that relative references start from: the manifest's own, canonical.
+    /// The same manifest, whose relative references start from `root`.
+    pub fn with_root(self, root: &Path) -> Result<Self, ManifestError> {
+        let read = |source| ManifestError::Read { path: root.to_owned(), source };
+        Ok(Self { root: root.canonicalize().map_err(read)?, ..self })
+    }
+
+    /// The folder that relative references start from: the manifest's own where none was given, canonical.
     pub fn root(&self) -> &Path {
         &self.root
     }

@@ -4,16 +4,19 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use diorama_core::id::Sha256Hex;
 use diorama_core::task::Reference;
+
+use super::row::References;
 
 /// A stable code and a message.
 pub(super) type Refusal = (&'static str, String);
 
 /// Reads a reference. Looks at nothing but the text.
-pub(super) fn parse(text: &str, remote_allowed: bool) -> Result<Reference, Refusal> {
+pub(super) fn parse(text: &str, allowed: References) -> Result<Reference, Refusal> {
     let bad_url = |want: &str| Err(("bad_reference", format!("reference {text:?} is not of the form {want}")));
     let remote = |reference: Reference| {
-        if remote_allowed {
+        if allowed.remote() {
             return Ok(reference);
         }
         let message =
@@ -23,8 +26,19 @@ pub(super) fn parse(text: &str, remote_allowed: bool) -> Result<Reference, Refus
     if text.is_empty() || text.contains('\0') {
         return Err(("bad_reference", "reference is empty or holds a NUL; write a path".to_owned()));
     }
+    if let Some(sha256) = text.strip_prefix("blob:") {
+        let sha256 = Sha256Hex::try_from(sha256.to_owned());
+        return sha256.map_err(|error| ("bad_reference", error.to_string())).and_then(|it| remote(Reference::Blob(it)));
+    }
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Ok(Reference::File(text.to_owned()));
+        if allowed.files() {
+            return Ok(Reference::File(text.to_owned()));
+        }
+        let message = format!(
+            "reference {text:?} is a file, which the coordinator cannot read; `diorama submit` uploads files, or write \
+             an s3:// or https:// address"
+        );
+        return Err(("local_reference", message));
     };
     match scheme {
         "s3" => match rest.split_once('/') {

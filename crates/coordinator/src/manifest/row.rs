@@ -21,8 +21,33 @@ pub struct Rules {
     pub seed: Seed,
     /// Methods made beside the row's own: a reference is needed where any of them needs one.
     pub compare: Vec<Method>,
-    /// Whether `s3://` and `https://` references can be fetched.
-    pub remote_references: bool,
+    /// Which references can be read.
+    pub references: References,
+}
+
+/// Which references whoever makes the pictures can read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum References {
+    /// A run on this machine: files.
+    Files,
+    /// A submission from this machine: files, which are uploaded, and what workers fetch.
+    FilesAndRemote,
+    /// A fleet: what workers fetch, and what was uploaded.
+    Remote,
+    /// A fleet whose workers share the coordinator's folder of references: all of them.
+    All,
+}
+
+impl References {
+    /// Whether a path means a file here.
+    pub(super) fn files(self) -> bool {
+        self != Self::Remote
+    }
+
+    /// Whether `s3://` and `https://` can be fetched.
+    pub(super) fn remote(self) -> bool {
+        self != Self::Files
+    }
 }
 
 /// The task of a row. Its index is for the caller to set.
@@ -115,7 +140,7 @@ impl Reading {
 
     fn reference(&mut self, value: Value, rules: &Rules) -> Option<Reference> {
         let text = self.text("reference", value)?;
-        reference::parse(&text, rules.remote_references)
+        reference::parse(&text, rules.references)
             .map_err(|(code, message)| self.refuse(code, "reference", message))
             .ok()
     }

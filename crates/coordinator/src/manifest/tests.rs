@@ -34,7 +34,7 @@ impl Case {
             settings: Settings { steps: Some(20), ..Settings::default() },
             seed: Seed::new(7).unwrap(),
             compare: Vec::new(),
-            remote_references: false,
+            references: References::Files,
         }
     }
 

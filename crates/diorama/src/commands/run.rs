@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use diorama_coordinator::manifest::{Manifest, ManifestError, ManifestReport, Rules};
+use diorama_coordinator::manifest::{Manifest, ManifestError, ManifestReport, References, Rules};
 use diorama_coordinator::{RunEnd, RunProgress, Tasks};
 use diorama_core::generator::Generator;
 use diorama_core::id::{Pool, RunId, Sha256Hex};
@@ -59,7 +59,7 @@ fn manifest(command: &Run, config: &Config) -> Result<Manifest, Failure> {
         settings: config.settings.clone(),
         seed: config.options.seed,
         compare: config.options.compare.clone(),
-        remote_references: false,
+        references: References::Files,
     };
     Manifest::open(&command.manifest, command.manifest_format, rules).map_err(|error| match error {
         ManifestError::UnknownFormat(_) => Failure::usage(error),
@@ -101,7 +101,7 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Fai
         tracing::warn!(target: "diorama", "skipped: {issue}");
     }
     let counts = (report.tasks, report.invalid_rows);
-    let model = ModelIdentity::from(maker.as_generator().info());
+    let model = Some(ModelIdentity::from(maker.as_generator().info()));
     let spec = spec(path, config, manifest, report.sha256.clone(), counts, model)?;
     let tasks = manifest.tasks(&report).map_err(Failure::try_again)?;
     let tasks: Tasks = Box::new(tasks.map(|task| task.map_err(Into::into)));
@@ -130,13 +130,16 @@ fn spec(
     manifest: &Manifest,
     manifest_sha256: Sha256Hex,
     (tasks, invalid_rows): (u64, u64),
-    model: ModelIdentity,
+    model: Option<ModelIdentity>,
 ) -> Result<RunSpec, Failure> {
     let options = &config.options;
     Ok(RunSpec {
         version: 1,
         run: RunId::generate(),
+        name: None,
         pool: Pool::new("embedded").map_err(Failure::permanent)?,
+        priority: 0,
+        weight: 1,
         submitted_at: Timestamp::now(),
         manifest: path.display().to_string(),
         manifest_sha256,

@@ -1,0 +1,127 @@
+//! Who may do what: bearer tokens with a role each, known by their digests only.
+
+use std::path::{Path, PathBuf};
+
+use axum::extract::{Request, State};
+use axum::http::{Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use diorama_core::id::Sha256Hex;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::{Problem, Shared};
+
+/// What a token allows; each role includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// To look.
+    Viewer,
+    /// To submit runs and to steer them.
+    Submitter,
+    /// Everything.
+    Admin,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Token {
+    /// Whose it is; stands in logs.
+    name: String,
+    role: Role,
+    /// SHA-256 of the token, in hexadecimal.
+    sha256: Sha256Hex,
+    /// Until when it is good.
+    #[serde(default)]
+    expires: Option<Timestamp>,
+}
+
+/// The tokens of a file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tokens {
+    token: Vec<Token>,
+}
+
+/// A file of tokens that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the token file {path}: {problem}; it holds [[token]] tables with name, role (viewer, submitter or admin), \
+         sha256 of the token and, optionally, expires", path = .path.display())]
+pub struct TokensError {
+    path: PathBuf,
+    problem: String,
+}
+
+impl Tokens {
+    /// Reads the file.
+    pub fn load(path: &Path) -> Result<Self, TokensError> {
+        let failed = |problem: String| TokensError { path: path.to_owned(), problem };
+        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        let tokens: Self = toml::from_str(&text).map_err(|error| failed(error.to_string()))?;
+        if tokens.token.is_empty() { Err(failed("there is no token in it".to_owned())) } else { Ok(tokens) }
+    }
+
+    fn role(&self, token: &str, now: Timestamp) -> Result<Role, Problem> {
+        let digest = Sha256Hex::of(token.as_bytes());
+        let unknown = || Problem::new(401, "unknown_token", "this token is none of ours");
+        let token = self.token.iter().find(|known| known.sha256 == digest).ok_or_else(unknown)?;
+        match token.expires {
+            Some(expires) if expires <= now => {
+                let message = format!("the token of {} expired at {expires}; ask for a new one", token.name);
+                Err(Problem::new(401, "expired_token", message))
+            }
+            _ => Ok(token.role),
+        }
+    }
+}
+
+/// Lets a request through where its token's role is high enough: reading needs viewer, everything else submitter.
+pub(super) async fn check(State(api): State<Shared>, request: Request, next: Next) -> Response {
+    let Some(tokens) = &api.config.tokens else { return next.run(request).await };
+    let wanted = match *request.method() {
+        Method::GET | Method::HEAD => Role::Viewer,
+        _ => Role::Submitter,
+    };
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let role = match given.and_then(|value| value.strip_prefix("Bearer ")) {
+        Some(token) => tokens.role(token.trim(), Timestamp::now()),
+        None => Err(Problem::new(401, "missing_token", "send a token: Authorization: Bearer TOKEN")),
+    };
+    match role {
+        Ok(role) if role >= wanted => next.run(request).await,
+        Ok(role) => {
+            let message = format!("this needs the role {wanted:?}, and the token has {role:?}").to_lowercase();
+            Problem::new(403, "role_too_low", message).into_response()
+        }
+        Err(problem) => {
+            let mut response = problem.into_response();
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+            response
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens() -> Tokens {
+        let entry = |name: &str, role: &str, expires: &str| {
+            let sha256 = Sha256Hex::of(name.as_bytes());
+            format!("[[token]]\nname = \"{name}\"\nrole = \"{role}\"\nsha256 = \"{sha256}\"\n{expires}\n")
+        };
+        let text = [entry("eve", "viewer", ""), entry("old", "admin", "expires = \"2020-01-01T00:00:00Z\"")].concat();
+        toml::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_token_has_its_role_until_it_expires_and_no_other_text_is_one() {
+        let role = |token: &str, now: &str| tokens().role(token, now.parse().unwrap()).map_err(|problem| problem.code);
+        assert_eq!(role("eve", "2026-01-01T00:00:00Z"), Ok(Role::Viewer));
+        assert_eq!(role("old", "2019-12-31T23:59:59Z"), Ok(Role::Admin));
+        assert_eq!(role("old", "2020-01-01T00:00:00Z"), Err("expired_token".to_owned()));
+        assert_eq!(role("mallory", "2020-01-01T00:00:00Z"), Err("unknown_token".to_owned()));
+        assert_eq!(role("", "2020-01-01T00:00:00Z"), Err("unknown_token".to_owned()));
+    }
+}

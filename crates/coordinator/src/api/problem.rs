@@ -1,0 +1,122 @@
+//! Errors as RFC 9457 says: a status, a stable code, a sentence that helps.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use diorama_backends::objects::{ObjectError, ObjectErrorKind};
+use diorama_backends::progress::ProgressError;
+use diorama_backends::queue::QueueError;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::error::CoordinatorError;
+
+/// What went wrong (`application/problem+json`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// The HTTP status.
+    #[schema(example = 409)]
+    pub status: u16,
+    /// A stable code.
+    #[schema(example = "illegal_transition")]
+    pub code: String,
+    /// The status in words.
+    pub title: String,
+    /// What was wrong and how to mend it.
+    pub detail: String,
+    /// What is wrong with a manifest: line, code, message, param.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub issues: Option<Vec<diorama_core::manifest::ManifestIssue>>,
+    /// All of them, where not all are listed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub issue_count: Option<u64>,
+}
+
+impl Problem {
+    pub(crate) fn new(status: u16, code: &str, detail: impl Into<String>) -> Self {
+        let title = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
+        Self {
+            status,
+            code: code.to_owned(),
+            title: title.to_owned(),
+            detail: detail.into(),
+            issues: None,
+            issue_count: None,
+        }
+    }
+
+    pub(crate) fn bad_request(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(400, code, detail)
+    }
+
+    pub(crate) fn not_found(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(404, code, detail)
+    }
+
+    pub(crate) fn conflict(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(409, code, detail)
+    }
+
+    pub(crate) fn too_large(what: &str, limit: u64) -> Self {
+        Self::new(413, "too_large", format!("the {what} is larger than {limit} bytes"))
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, axum::Json(self)).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response
+    }
+}
+
+/// Logged here, because this is where it is decided what becomes of it.
+fn unavailable(code: &str, error: &dyn std::fmt::Display) -> Problem {
+    tracing::warn!(%error, code, "a request could not be served");
+    Problem::new(503, code, format!("{error}; try again"))
+}
+
+impl From<ObjectError> for Problem {
+    fn from(error: ObjectError) -> Self {
+        match error.kind {
+            ObjectErrorKind::NotFound => Self::not_found("unknown_object", error.to_string()),
+            ObjectErrorKind::InvalidKey => Self::bad_request("invalid_key", error.to_string()),
+            ObjectErrorKind::Damaged => {
+                tracing::error!(%error, "a damaged object");
+                Self::new(500, "damaged_object", error.to_string())
+            }
+            _ => unavailable("object_store_unavailable", &error),
+        }
+    }
+}
+
+impl From<ProgressError> for Problem {
+    fn from(error: ProgressError) -> Self {
+        unavailable("progress_unavailable", &error)
+    }
+}
+
+impl From<QueueError> for Problem {
+    fn from(error: QueueError) -> Self {
+        unavailable("queue_unavailable", &error)
+    }
+}
+
+impl From<CoordinatorError> for Problem {
+    fn from(error: CoordinatorError) -> Self {
+        match error {
+            CoordinatorError::Objects(error) => error.into(),
+            CoordinatorError::Queue(error) => error.into(),
+            CoordinatorError::Progress(error) => error.into(),
+            CoordinatorError::Differs { .. } => Self::conflict("other_run", error.to_string()),
+            CoordinatorError::Tasks(_) | CoordinatorError::TaskCount { .. } => {
+                Self::bad_request("manifest_changed", error.to_string())
+            }
+            CoordinatorError::Unusable { .. } => {
+                tracing::error!(%error, "a damaged run");
+                Self::new(500, "damaged_run", error.to_string())
+            }
+        }
+    }
+}
