@@ -9,6 +9,7 @@ use figment::value::{Dict, Map};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde_json::Value;
 
+use crate::fleet::Fleet;
 use crate::options::Options;
 
 /// What environment variables begin with.
@@ -37,8 +38,10 @@ pub struct Sources {
 /// The values in force.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Everything that is not a setting of the method.
+    /// Everything that is neither a setting of the method nor about the fleet.
     pub options: Options,
+    /// Where the fleet is, and how it works.
+    pub fleet: Fleet,
     /// The settings of the method.
     pub settings: Settings,
     /// Every key in a fixed order, with its value and where that came from.
@@ -87,11 +90,13 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
         message: error.to_string(),
     })?;
 
-    let (mut options, mut settings, mut refused) = (Options::default(), Settings::default(), Vec::new());
+    let (mut options, mut fleet, mut settings) = (Options::default(), Fleet::default(), Settings::default());
+    let mut refused = Vec::new();
     for (key, value) in &values {
         let result = match () {
             () if Settings::KEYS.contains(&key.as_str()) => settings.set(key, value).map_err(|e| e.to_string()),
             () if Options::KEYS.contains(&key.as_str()) => options.set(key, value).map_err(|e| e.to_string()),
+            () if Fleet::KEYS.contains(&key.as_str()) => fleet.set(key, value).map_err(|e| e.to_string()),
             () => Err(unknown(key)),
         };
         if let Err(message) = result {
@@ -103,15 +108,18 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     }
     let entries = keys()
         .map(|key| match values.get(key) {
+            Some(_) if Fleet::is_secret(key) => {
+                Entry { key: key.to_owned(), value: Some(Value::from("(hidden)")), source: source(&figment, key) }
+            }
             Some(value) => Entry { key: key.to_owned(), value: Some(value.clone()), source: source(&figment, key) },
             None => Entry { key: key.to_owned(), value: None, source: "unset".to_owned() },
         })
         .collect();
-    Ok(Config { options, settings, entries, unknown_variables })
+    Ok(Config { options, fleet, settings, entries, unknown_variables })
 }
 
 fn keys() -> impl Iterator<Item = &'static str> {
-    Options::KEYS.into_iter().chain(Settings::KEYS)
+    Options::KEYS.into_iter().chain(Fleet::KEYS).chain(Settings::KEYS)
 }
 
 fn file(sources: &Sources) -> Result<Option<PathBuf>, ConfigError> {
@@ -174,7 +182,8 @@ impl Layer {
             "synthetic_latency": options.synthetic_latency,
             "synthetic_fail_rate": options.synthetic_fail_rate,
         });
-        let values = values.as_object().cloned().unwrap_or_default();
+        let mut values = values.as_object().cloned().unwrap_or_default();
+        values.extend(Fleet::defaults().as_object().cloned().unwrap_or_default());
         Self { name: "default", values }
     }
 
@@ -204,7 +213,11 @@ impl Layer {
 }
 
 fn read_text(key: &str, text: &str) -> Value {
-    if Settings::KEYS.contains(&key) { Settings::read_text(key, text) } else { Options::read_text(key, text) }
+    match () {
+        () if Settings::KEYS.contains(&key) => Settings::read_text(key, text),
+        () if Fleet::KEYS.contains(&key) => Fleet::read_text(key, text),
+        () => Options::read_text(key, text),
+    }
 }
 
 impl Provider for Layer {
@@ -263,7 +276,8 @@ mod tests {
     fn the_defaults_that_are_shown_are_the_defaults_in_force() {
         let config = load(&Sources::default()).unwrap();
         assert_eq!(config.options, Options::default());
-        assert_eq!(config.entries.len(), Options::KEYS.len() + Settings::KEYS.len());
+        assert_eq!(config.fleet, Fleet::default());
+        assert_eq!(config.entries.len(), Options::KEYS.len() + Fleet::KEYS.len() + Settings::KEYS.len());
     }
 
     #[test]

@@ -162,15 +162,15 @@ impl Options {
     }
 }
 
-fn refusal(key: &str, code: &'static str, message: String) -> SettingError {
+pub(crate) fn refusal(key: &str, code: &'static str, message: String) -> SettingError {
     SettingError { param: key.to_owned(), code, message }
 }
 
-fn read<T: serde::de::DeserializeOwned>(key: &str, value: &Value, want: &str) -> Result<T, SettingError> {
+pub(crate) fn read<T: serde::de::DeserializeOwned>(key: &str, value: &Value, want: &str) -> Result<T, SettingError> {
     serde_json::from_value(value.clone()).map_err(|_| refusal(key, "wrong_type", format!("{value} is not {want}")))
 }
 
-fn whole(key: &str, value: &Value, low: u64, high: u64) -> Result<u64, SettingError> {
+pub(crate) fn whole(key: &str, value: &Value, low: u64, high: u64) -> Result<u64, SettingError> {
     let number: u64 = read(key, value, &format!("a whole number from {low} to {high}"))?;
     if (low..=high).contains(&number) {
         return Ok(number);
@@ -178,7 +178,7 @@ fn whole(key: &str, value: &Value, low: u64, high: u64) -> Result<u64, SettingEr
     Err(refusal(key, "out_of_range", format!("{number} is out of range; it must be {low} to {high}")))
 }
 
-fn real(key: &str, value: &Value, low: f64, high: f64) -> Result<f64, SettingError> {
+pub(crate) fn real(key: &str, value: &Value, low: f64, high: f64) -> Result<f64, SettingError> {
     let number: f64 = read(key, value, &format!("a number from {low} to {high}"))?;
     if (low..=high).contains(&number) {
         return Ok(number);
