@@ -6,7 +6,7 @@ use bytes::Bytes;
 use diorama_core::id::ShardId;
 use diorama_core::key::{ObjectKey, RunRoot};
 use diorama_core::marker::CommitMarker;
-use diorama_core::run::{Control, RunSpec, RunState};
+use diorama_core::run::{Control, ModelIdentity, RunSpec, RunState};
 use diorama_core::task::Task;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -86,6 +86,20 @@ impl RunStore {
     pub async fn control(&self) -> Result<Control, ObjectError> {
         let running = || Control { state: RunState::Running, reason: None };
         Ok(self.read_json(&ObjectKey::Control).await?.unwrap_or_else(running))
+    }
+
+    /// Binds the run to the model `here` unless it is bound; the model that it is bound to.
+    pub async fn bind_model(&self, here: &ModelIdentity) -> Result<ModelIdentity, ObjectError> {
+        let key = ObjectKey::Model;
+        if let Some(bound) = self.read_json(&key).await? {
+            return Ok(bound);
+        }
+        match self.objects.put_if_absent(&self.path(&key), self.json(&key, here)?).await? {
+            Put::Created => Ok(here.clone()),
+            Put::Exists => self.read_json(&key).await?.ok_or_else(|| {
+                ObjectError::damaged(self.path(&key), "the model that the run is bound to was there and is gone")
+            }),
+        }
     }
 
     /// A shard's tasks; `None` where the shard does not exist.

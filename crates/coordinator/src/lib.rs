@@ -18,6 +18,7 @@ mod status;
 mod submit;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod watch;
 
 pub use coordinator::{Coordinator, CoordinatorConfig, RunEnd};
@@ -29,4 +30,5 @@ pub use service::{Service, ServiceConfig};
 pub use share::Shares;
 pub use status::{RunStatus, status};
 pub use submit::{Submission, Tasks, is_submitted, submit};
+pub use verify::{Verification, verify};
 pub use watch::RunProgress;

@@ -10,8 +10,8 @@ use diorama_backends::run_store::RunStore;
 use diorama_core::id::ShardId;
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{Outcome, TaskOutcome};
-use futures::stream::{self, BoxStream};
 use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 
 use crate::error::CoordinatorError;
@@ -56,7 +56,10 @@ impl<'a> Outcomes<'a> {
     pub(crate) fn new(store: &'a RunStore, rounds: &[RoundInfo]) -> Self {
         let cursor = move |info: &RoundInfo| {
             let read = move |shard| async move { (shard, store.marker(shard).await) };
-            Cursor { markers: stream::iter(info.shard_ids()).map(read).buffered(AHEAD).boxed(), buffered: VecDeque::new() }
+            Cursor {
+                markers: stream::iter(info.shard_ids()).map(read).buffered(AHEAD).boxed(),
+                buffered: VecDeque::new(),
+            }
         };
         Self { rounds: rounds.iter().map(cursor).collect(), totals: Totals::default() }
     }

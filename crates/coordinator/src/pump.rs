@@ -270,7 +270,7 @@ impl Coordinator {
             committed_at: now,
             device_seconds: 0.0,
         };
-        let winner = store.commit(marker).await?;
+        let winner = self.backends.commit(store, marker).await?;
         let counts = diorama_backends::progress::Counts::of(&winner, spec.retry.max_rounds);
         self.backends.progress.commit(&spec.run, shard, counts).await?;
         Ok(())

@@ -98,7 +98,8 @@ impl Service {
         match self.backends.progress.lease(LEASE, &self.config.owner, self.config.lease).await {
             Ok(now) => {
                 if self.leading.send_replace(now) != now {
-                    let what = if now { "this coordinator drives the runs now" } else { "another coordinator took over" };
+                    let what =
+                        if now { "this coordinator drives the runs now" } else { "another coordinator took over" };
                     tracing::info!(target: "diorama", "{what}");
                 }
             }
@@ -136,13 +137,7 @@ impl Service {
 }
 
 /// Drives one run to its end, through whatever goes wrong.
-async fn conduct(
-    backends: Backends,
-    store: RunStore,
-    config: CoordinatorConfig,
-    run: &RunId,
-    stop: CancellationToken,
-) {
+async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig, run: &RunId, stop: CancellationToken) {
     let mut wait = Duration::from_millis(500);
     loop {
         match drive(&backends, &store, &config, run, &stop).await {

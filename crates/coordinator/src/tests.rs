@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use diorama_backends::Backends;
+use diorama_backends::{Backends, Exclusive};
 use diorama_backends::objects::embedded::FolderObjects;
 use diorama_backends::objects::list_all;
 use diorama_backends::progress::Counts;
@@ -103,6 +103,7 @@ impl Bench {
             queue: Arc::new(EmbeddedQueue::default()),
             progress: Arc::new(EmbeddedProgress::default()),
             objects: Arc::new(objects),
+            exclusive: Exclusive::ConditionalPut,
         };
         let store = RunStore::new(backends.objects.clone(), RunRoot::Own);
         Self { folder, backends, store, published_at_once: Arc::default() }

@@ -9,7 +9,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use diorama_backends::Backends;
+use diorama_backends::{Backends, Exclusive};
 use diorama_backends::objects::embedded::FolderObjects;
 use diorama_backends::objects::retrying::Retrying;
 use diorama_backends::objects::{ObjectError, Objects};
@@ -176,6 +176,7 @@ async fn run_on(
         queue: Arc::new(EmbeddedQueue::default()),
         progress: Arc::new(EmbeddedProgress::default()),
         objects,
+        exclusive: Exclusive::ConditionalPut,
     };
     let coordinator =
         Coordinator::new(backends.clone(), store.clone(), CoordinatorConfig::new(scratch.clone()), progress);

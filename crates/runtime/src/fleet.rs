@@ -235,9 +235,8 @@ fn secret(key: &str, value: &Value, want: &str) -> Result<Secret, SettingError> 
 
 fn secret_file(key: &str, value: &Value) -> Result<Secret, SettingError> {
     let path: PathBuf = read(key, value, "a file")?;
-    let text = std::fs::read_to_string(&path).map_err(|error| {
-        refusal(key, "unreadable_file", format!("{} cannot be read: {error}", path.display()))
-    })?;
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| refusal(key, "unreadable_file", format!("{} cannot be read: {error}", path.display())))?;
     secret(key, &Value::from(text), "in the file: it is empty")
 }
 

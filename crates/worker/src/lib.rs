@@ -20,4 +20,4 @@ mod worker;
 pub use engine::Engine;
 pub use error::WorkerError;
 pub use plan::variants;
-pub use worker::{Layout, Worker, WorkerConfig, WorkerReport};
+pub use worker::{Layout, OnOutage, Worker, WorkerConfig, WorkerReport};

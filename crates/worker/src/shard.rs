@@ -150,6 +150,9 @@ impl Worker {
             return Err(Interrupt::Ended(Ending::DeadLettered));
         };
         self.may_go_on(&spec, &store).await?;
+        if !dead_letter_damaged(self.is_our_model(&spec, &store).await)? {
+            return Err(Interrupt::Ended(Ending::LetGo));
+        }
         if let Some(marker) = dead_letter_damaged(store.marker(id).await)? {
             self.tell_progress(&spec, &marker).await;
             return Err(Interrupt::Ended(Ending::AlreadyCommitted));
@@ -160,8 +163,8 @@ impl Worker {
         };
 
         let mut journal = Journal::read(&store, id).await?;
-        let limit = spec.retry.poison_after;
-        let suspected = journal.deaths() >= limit || delivery.deliveries > limit;
+        // The journal, not the number of deliveries: a shard that was handed back in good order is not suspected.
+        let suspected = journal.deaths() >= spec.retry.poison_after;
         let flight = tokio::select! {
             biased;
             () = self.stopping.cancelled() => return Err(Interrupt::Ended(Ending::HandedBack)),
@@ -375,7 +378,7 @@ impl Worker {
         };
         let ours = marker.archive.clone();
         fault::point("worker.before-marker");
-        let winner = work.store.commit(marker).await?;
+        let winner = self.backends.commit(&work.store, marker).await?;
         fault::point("worker.after-marker");
         if winner.attempt == work.attempt {
             let made = winner.outcomes.iter().filter(|outcome| matches!(outcome.outcome, Outcome::Done { .. })).count();

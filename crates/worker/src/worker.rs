@@ -1,7 +1,7 @@
 //! The loop around the shards: takes them from the queue, at most two at a time, so that the second is ready when the
 //! device is done with the first; gives signs of life; drains.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,9 +12,9 @@ use diorama_backends::progress::{Heartbeat, Holder};
 use diorama_backends::queue::Consumer;
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{Pool, RunId, ShardId, WorkerId};
-use diorama_core::key::RunRoot;
+use diorama_core::key::{ObjectKey, RunRoot};
 use diorama_core::message::ShardMessage;
-use diorama_core::run::{RunSpec, RunState};
+use diorama_core::run::{Control, ModelIdentity, RunSpec, RunState};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -56,6 +56,19 @@ pub struct WorkerConfig {
     pub drain_grace: Duration,
     /// Between two signs of life; after three missed ones the worker counts as gone.
     pub heartbeat: Duration,
+    /// What happens when the queue or the object store is away for longer than they try again by themselves.
+    pub on_outage: OnOutage,
+    /// The worker ends in good order after this long without a shard.
+    pub max_idle: Option<Duration>,
+}
+
+/// What a worker does while a service is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnOutage {
+    /// It ends; whoever started it sees why.
+    End,
+    /// It hands its shards back, waits, and goes on when the service is back.
+    Wait,
 }
 
 impl WorkerConfig {
@@ -69,6 +82,8 @@ impl WorkerConfig {
             limits: PictureLimits::default(),
             drain_grace: Duration::from_secs(20),
             heartbeat: Duration::from_secs(5),
+            on_outage: OnOutage::End,
+            max_idle: None,
         }
     }
 }
@@ -90,6 +105,44 @@ pub struct WorkerReport {
     pub dead_lettered: u64,
 }
 
+/// A service that is away.
+struct Outage {
+    on_outage: OnOutage,
+    wait: Duration,
+}
+
+impl Outage {
+    const FIRST_WAIT: Duration = Duration::from_millis(500);
+    const LONGEST_WAIT: Duration = Duration::from_secs(15);
+
+    fn new(on_outage: OnOutage) -> Self {
+        Self { on_outage, wait: Self::FIRST_WAIT }
+    }
+
+    fn is_over(&mut self) {
+        self.wait = Self::FIRST_WAIT;
+    }
+
+    /// How long to wait, where waiting can help; the error where the worker ends.
+    fn wait(&mut self, error: WorkerError) -> Result<Duration, WorkerError> {
+        let service = matches!(error, WorkerError::Objects(_) | WorkerError::Queue(_)) && error.is_retryable();
+        if self.on_outage == OnOutage::End || !service {
+            return Err(error);
+        }
+        let wait = self.wait;
+        self.wait = (wait * 2).min(Self::LONGEST_WAIT);
+        tracing::warn!(%error, ?wait, "a service is away; the worker hands back what it holds and waits");
+        Ok(wait)
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A worker. Runs until it is drained or something breaks that it cannot mend.
 pub struct Worker {
     pub(crate) backends: Backends,
@@ -104,6 +157,8 @@ pub struct Worker {
     pub(crate) report: Mutex<WorkerReport>,
     holding: Mutex<HashMap<(RunId, ShardId), Holder>>,
     specs: Mutex<HashMap<RunId, Arc<RunSpec>>>,
+    /// Runs that are bound to our model.
+    ours: Mutex<HashSet<RunId>>,
     controls: Mutex<HashMap<RunId, (Instant, RunState)>>,
 }
 
@@ -124,6 +179,7 @@ impl Worker {
             report: Mutex::default(),
             holding: Mutex::default(),
             specs: Mutex::default(),
+            ours: Mutex::default(),
             controls: Mutex::default(),
         }
     }
@@ -153,13 +209,31 @@ impl Worker {
         shards: &mut JoinSet<Result<(), WorkerError>>,
         drain: &CancellationToken,
     ) -> Result<(), WorkerError> {
+        let mut outage = Outage::new(self.config.on_outage);
+        let mut busy = Instant::now();
         loop {
-            tokio::select! {
+            let idle = self.config.max_idle.filter(|_| shards.is_empty()).map(|limit| busy + limit);
+            let step = tokio::select! {
                 biased;
                 () = drain.cancelled() => return Ok(()),
-                Some(ended) = shards.join_next() => flatten(ended)?,
-                delivery = consumer.next(), if shards.len() < IN_FLIGHT as usize => {
-                    shards.spawn(self.clone().execute_shard(delivery?));
+                Some(ended) = shards.join_next() => {
+                    busy = Instant::now();
+                    flatten(ended).map(|()| outage.is_over())
+                }
+                delivery = consumer.next(), if shards.len() < IN_FLIGHT as usize => delivery.map_err(Into::into).map(|delivery| {
+                    shards.spawn(self.clone().execute_shard(delivery));
+                }),
+                () = until(idle) => {
+                    tracing::info!(target: "diorama", idle = ?self.config.max_idle, "no work came for long: the worker ends");
+                    return Ok(());
+                }
+            };
+            if let Err(error) = step {
+                let wait = outage.wait(error)?;
+                tokio::select! {
+                    biased;
+                    () = drain.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(wait) => {}
                 }
             }
         }
@@ -250,6 +324,31 @@ impl Worker {
             locked(&self.specs).insert(run.clone(), spec.clone());
         }
         Ok(spec)
+    }
+
+    /// Whether this worker's model is the one that the run is bound to. The first worker binds a run that names none. A
+    /// run that is bound to another one is paused with the reason: its pictures come from one model.
+    pub(crate) async fn is_our_model(&self, spec: &RunSpec, store: &RunStore) -> Result<bool, ObjectError> {
+        if locked(&self.ours).contains(&spec.run) {
+            return Ok(true);
+        }
+        let here = ModelIdentity::from(self.engine.info());
+        let bound = match &spec.model {
+            Some(bound) => bound.clone(),
+            None => store.bind_model(&here).await?,
+        };
+        if bound == here {
+            locked(&self.ours).insert(spec.run.clone());
+            return Ok(true);
+        }
+        let reason = format!(
+            "the run was begun with the model {bound}, and {} of the pool {} serves {here}; serve the first one in this \
+             pool and resume the run, or submit it again",
+            self.config.worker, self.config.pool
+        );
+        tracing::error!(run = %spec.run, %reason, "the run is paused");
+        store.write_json(&ObjectKey::Control, &Control { state: RunState::Paused, reason: Some(reason) }).await?;
+        Ok(false)
     }
 
     /// What the run's owner wants, at most a second old.

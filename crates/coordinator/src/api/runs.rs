@@ -97,8 +97,7 @@ pub(super) async fn change(
     };
     let (store, spec) = api.run(&run).await?;
     let now = status(api.backends(), &store, &spec).await?;
-    let state =
-        now.state.to(wanted).map_err(|illegal| Problem::conflict("illegal_transition", illegal.to_string()))?;
+    let state = now.state.to(wanted).map_err(|illegal| Problem::conflict("illegal_transition", illegal.to_string()))?;
     store.write_json(&ObjectKey::Control, &Control { state, reason: None }).await?;
     Ok(Json(status(api.backends(), &store, &spec).await?))
 }

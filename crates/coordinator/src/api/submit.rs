@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
+use axum::Json;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{Multipart, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::Json;
 use diorama_core::id::{Pool, RunId, Seed, Sha256Hex};
 use diorama_core::key::SharedKey;
 use diorama_core::manifest::ManifestIssue;
@@ -230,9 +230,10 @@ impl Upload {
     }
 
     fn manifest(&self, api: &Shared, settings: Settings) -> Result<Manifest, Problem> {
-        let format: Format = self.request.manifest_format.parse().map_err(|message: String| {
-            Problem::bad_request("invalid_spec", format!("manifest_format: {message}"))
-        })?;
+        let format: Format =
+            self.request.manifest_format.parse().map_err(|message: String| {
+                Problem::bad_request("invalid_spec", format!("manifest_format: {message}"))
+            })?;
         let rules = Rules {
             settings,
             seed: seed(self.request.seed)?,
@@ -356,7 +357,8 @@ fn read_invalid(file: &Path) -> Result<Vec<ManifestIssue>, Problem> {
 
 fn refused(report: ManifestReport) -> Problem {
     let good = report.tasks;
-    let hint = if good > 0 { format!("{good} rows are good; skip_invalid runs those") } else { "none is good".to_owned() };
+    let hint =
+        if good > 0 { format!("{good} rows are good; skip_invalid runs those") } else { "none is good".to_owned() };
     Problem {
         issues: Some(report.issues),
         issue_count: Some(report.issue_count),

@@ -1,0 +1,378 @@
+//! Proves that a run is whole: every task has exactly one outcome, every file and archive has its digest, the counters
+//! agree with the markers, and nothing lies about that no marker names.
+//!
+//! Reads everything, a few shards at a time, and changes nothing unless it is told to repair.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::Read;
+
+use diorama_backends::Backends;
+use diorama_backends::objects::{ObjectErrorKind, ObjectReader, list_all};
+use diorama_backends::progress::Counts;
+use diorama_backends::run_store::RunStore;
+use diorama_core::id::{Sha256Hex, ShardId};
+use diorama_core::key::ObjectKey;
+use diorama_core::marker::{ArchiveRef, CommitMarker};
+use diorama_core::message::ShardMessage;
+use diorama_core::outcome::{FileRef, Outcome};
+use diorama_core::run::{RunSpec, RunSummary};
+use futures::{StreamExt, stream};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tokio_util::io::SyncIoBridge;
+
+use crate::error::CoordinatorError;
+use crate::outcomes::Outcomes;
+use crate::reconcile::reconcile;
+use crate::rounds::{self, RoundInfo};
+
+/// Shards that are read at a time.
+const AT_ONCE: usize = 8;
+
+/// Problems that are kept in words; all are counted.
+const KEPT: usize = 1000;
+
+/// What a verification found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Verification {
+    /// Whether the run has ended.
+    pub ended: bool,
+    /// Tasks that there should be.
+    pub tasks: u64,
+    /// Tasks with a picture.
+    pub done: u64,
+    /// Tasks without.
+    pub failed: u64,
+    /// Shards of all rounds.
+    pub shards: u64,
+    /// Shards without a marker: work that is not done yet, or a loss where the run has ended.
+    pub uncommitted: u64,
+    /// Files whose digest was checked, those inside archives included.
+    pub files: u64,
+    /// Bytes that were read for it.
+    pub bytes: u64,
+    /// Archives and journals that no marker names. Attempts of a run that has not ended are among them.
+    pub orphans: u64,
+    /// Everything that is wrong, at most 1000.
+    pub problems: Vec<String>,
+    /// All of them.
+    pub problem_count: u64,
+    /// What was repaired.
+    pub repaired: Vec<String>,
+}
+
+impl Verification {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.problem_count == 0
+    }
+
+    fn problem(&mut self, problem: String) {
+        self.problem_count += 1;
+        if self.problems.len() < KEPT {
+            self.problems.push(problem);
+        }
+    }
+}
+
+/// What one shard came to.
+struct Checked {
+    shard: ShardId,
+    marker: Option<CommitMarker>,
+    problems: Vec<String>,
+    files: u64,
+    bytes: u64,
+}
+
+/// Verifies the run in `store`; with `repair`, publishes what is missing again, rebuilds the counters where they are
+/// wrong, and removes what no marker names.
+pub async fn verify(
+    backends: &Backends,
+    store: &RunStore,
+    spec: &RunSpec,
+    repair: bool,
+) -> Result<Verification, CoordinatorError> {
+    let mut found = Verification { tasks: spec.tasks, ..Verification::default() };
+    let summary = store.read_json::<RunSummary>(&ObjectKey::Summary).await?;
+    found.ended = summary.is_some();
+    let rounds = rounds::all(store).await?;
+    if rounds.is_empty() {
+        found.problem("the run is not completely submitted: submit it again".to_owned());
+        return Ok(found);
+    }
+    let in_rounds: u64 = rounds[0].tasks;
+    if in_rounds != spec.tasks {
+        found.problem(format!("the spec speaks of {} tasks, round 0 of {in_rounds}", spec.tasks));
+    }
+
+    let (mut counts, mut named, mut missing) = (Counts::default(), HashSet::new(), Vec::new());
+    for round in &rounds {
+        let check = |shard| check_shard(store, spec, shard);
+        let mut checked = stream::iter(round.shard_ids()).map(check).buffered(AT_ONCE);
+        while let Some(checked) = checked.next().await {
+            let checked = checked?;
+            found.shards += 1;
+            (found.files, found.bytes) = (found.files + checked.files, found.bytes + checked.bytes);
+            checked.problems.into_iter().for_each(|problem| found.problem(problem));
+            match checked.marker {
+                Some(marker) => {
+                    counts = counts.plus(Counts::of(&marker, spec.retry.max_rounds));
+                    named.extend(marker.archive.map(|archive| store.relative(&archive.key)));
+                }
+                None => missing.push(checked.shard),
+            }
+        }
+    }
+    found.uncommitted = missing.len() as u64;
+    match &summary {
+        Some(summary) => ended(store, &rounds, summary, &missing, &mut found).await?,
+        None => running(backends, store, spec, counts, repair, &mut found).await?,
+    }
+    if repair && summary.is_none() {
+        for shard in &missing {
+            let message = ShardMessage { run: spec.run.clone(), shard: *shard };
+            backends.queue.publish(&spec.pool, &message).await?;
+        }
+        if !missing.is_empty() {
+            found.repaired.push(format!("{} shards without a marker were published again", missing.len()));
+        }
+    }
+    orphans(store, &named, repair && summary.is_some(), &mut found).await?;
+    Ok(found)
+}
+
+/// An ended run: no shard may lack its marker, and the final files say what the markers say.
+async fn ended(
+    store: &RunStore,
+    rounds: &[RoundInfo],
+    summary: &RunSummary,
+    missing: &[ShardId],
+    found: &mut Verification,
+) -> Result<(), CoordinatorError> {
+    for shard in missing {
+        found.problem(format!("shard {shard}: the run has ended and its commit marker is gone"));
+    }
+    if !missing.is_empty() {
+        return Ok(());
+    }
+    let mut outcomes = Outcomes::new(store, rounds);
+    let (mut next, mut done, mut failed) = (0, 0, 0);
+    while let Some(last) = outcomes.next().await? {
+        if last.outcome.task.0 != next {
+            found.problem(format!("task {next} is wanted, and task {} comes: a task is lost or doubled", last.outcome.task));
+        }
+        next = last.outcome.task.0 + 1;
+        match last.outcome.outcome {
+            Outcome::Done { .. } => done += 1,
+            Outcome::Failed(_) => failed += 1,
+        }
+    }
+    (found.done, found.failed) = (done, failed);
+    if done + failed != found.tasks {
+        found.problem(format!("{} tasks have an outcome, {} were submitted", done + failed, found.tasks));
+    }
+    if (summary.done, summary.failed) != (done, failed) {
+        let (said, say) = ((summary.done, summary.failed), (done, failed));
+        found.problem(format!("summary.json says {said:?} done and failed, the markers say {say:?}"));
+    }
+    for (key, wanted) in [(ObjectKey::Results, done), (ObjectKey::Errors, failed + summary.invalid_rows)] {
+        let lines = count_lines(store.objects().open(&store.path(&key)).await?).await?;
+        if lines != wanted {
+            found.problem(format!("{key} has {lines} lines, {wanted} are wanted"));
+        }
+    }
+    Ok(())
+}
+
+/// A run that has not ended: the counters must be those of the markers. Workers may commit while we read, so a
+/// difference counts only where it stays.
+async fn running(
+    backends: &Backends,
+    store: &RunStore,
+    spec: &RunSpec,
+    counts: Counts,
+    repair: bool,
+    found: &mut Verification,
+) -> Result<(), CoordinatorError> {
+    (found.done, found.failed) = (counts.done, counts.failed);
+    let said = backends.progress.counts(&spec.run).await?;
+    if said == counts || said.shards > counts.shards {
+        return Ok(());
+    }
+    if repair {
+        let now = reconcile(store, spec, &*backends.progress).await?;
+        found.repaired.push(format!("the counters were rebuilt: {said:?} became {now:?}"));
+    } else {
+        found.problem(format!("the counters say {said:?}, the markers {counts:?}; --repair rebuilds them"));
+    }
+    Ok(())
+}
+
+async fn orphans(
+    store: &RunStore,
+    named: &HashSet<String>,
+    remove: bool,
+    found: &mut Verification,
+) -> Result<(), CoordinatorError> {
+    let mut orphans = list_all(store.objects(), &store.relative("shards/")).await?;
+    orphans.retain(|object| !named.contains(&object.key));
+    orphans.extend(list_all(store.objects(), &store.relative("journal/")).await?);
+    found.orphans = orphans.len() as u64;
+    if remove && !orphans.is_empty() {
+        for orphan in &orphans {
+            store.objects().delete(&orphan.key).await?;
+        }
+        found.repaired.push(format!("{} objects that no marker names were removed", orphans.len()));
+        found.orphans = 0;
+    }
+    Ok(())
+}
+
+async fn check_shard(store: &RunStore, spec: &RunSpec, shard: ShardId) -> Result<Checked, CoordinatorError> {
+    let mut checked = Checked { shard, marker: None, problems: Vec::new(), files: 0, bytes: 0 };
+    let Some(tasks) = store.input(shard).await? else {
+        checked.problems.push(format!("shard {shard}: its input is gone"));
+        return Ok(checked);
+    };
+    let Some(marker) = store.marker(shard).await? else { return Ok(checked) };
+    if marker.run != spec.run || marker.shard != shard {
+        checked.problems.push(format!("shard {shard}: its marker speaks of {} of {}", marker.shard, marker.run));
+    }
+    let same = marker.outcomes.len() == tasks.len()
+        && marker.outcomes.iter().zip(&tasks).all(|(outcome, task)| {
+            (outcome.task, &outcome.custom_id, outcome.seed) == (task.index, &task.custom_id, task.seed)
+        });
+    if !same {
+        checked.problems.push(format!("shard {shard}: its outcomes are not those of its tasks, one each, in order"));
+    }
+    let files = marker.outcomes.iter().filter_map(|outcome| match &outcome.outcome {
+        Outcome::Done { files, .. } => Some(files.values().cloned()),
+        Outcome::Failed(_) => None,
+    });
+    let files: Vec<FileRef> = files.flatten().collect();
+    match &marker.archive {
+        Some(archive) => check_archive(store, archive, files, &mut checked).await?,
+        None => check_files(store, &files, &mut checked).await?,
+    }
+    checked.marker = Some(marker);
+    Ok(checked)
+}
+
+async fn check_files(store: &RunStore, files: &[FileRef], checked: &mut Checked) -> Result<(), CoordinatorError> {
+    for file in files {
+        let problem = match store.objects().open(&store.relative(&file.path)).await {
+            Ok(reader) => {
+                let (bytes, digest) = digest(reader).await?;
+                (checked.files, checked.bytes) = (checked.files + 1, checked.bytes + bytes);
+                (digest != file.sha256).then_some("its content is not what was committed")
+            }
+            Err(error) if error.kind == ObjectErrorKind::NotFound => Some("it is gone"),
+            Err(error) => return Err(error.into()),
+        };
+        checked.problems.extend(problem.map(|problem| format!("shard {}: {}: {problem}", checked.shard, file.path)));
+    }
+    Ok(())
+}
+
+async fn check_archive(
+    store: &RunStore,
+    archive: &ArchiveRef,
+    files: Vec<FileRef>,
+    checked: &mut Checked,
+) -> Result<(), CoordinatorError> {
+    let place = format!("shard {}: {}", checked.shard, archive.key);
+    let reader = match store.objects().open(&store.relative(&archive.key)).await {
+        Ok(reader) => reader,
+        Err(error) if error.kind == ObjectErrorKind::NotFound => {
+            checked.problems.push(format!("{place} is gone"));
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let body = SyncIoBridge::new(reader.body);
+    let read = tokio::task::spawn_blocking(move || members(body)).await;
+    let read = read.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    let (mut members, bytes, digest) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            checked.problems.push(format!("{place} cannot be read to its end: {error}"));
+            return Ok(());
+        }
+    };
+    (checked.files, checked.bytes) = (checked.files + members.len() as u64, checked.bytes + bytes);
+    if digest != archive.sha256 || bytes != archive.bytes {
+        checked.problems.push(format!("{place} is not what was committed"));
+    }
+    for file in files {
+        match members.remove(&file.path) {
+            Some(digest) if digest == file.sha256 => {}
+            Some(_) => checked.problems.push(format!("{place}: {} is not what was committed", file.path)),
+            None => checked.problems.push(format!("{place}: {} is not in it", file.path)),
+        }
+    }
+    checked.problems.extend(members.keys().map(|path| format!("{place}: {path} belongs to no outcome")));
+    Ok(())
+}
+
+/// The members of a tar by path, its length and its digest. Blocking.
+fn members(reader: impl Read) -> std::io::Result<(BTreeMap<String, Sha256Hex>, u64, Sha256Hex)> {
+    let mut archive = tar::Archive::new(Hashing { inner: reader, digest: Sha256::new(), bytes: 0 });
+    let mut members = BTreeMap::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.to_string_lossy().into_owned();
+        let mut digest = Sha256::new();
+        std::io::copy(&mut entry, &mut digest)?;
+        if members.insert(path.clone(), Sha256Hex::from_digest(digest.finalize().into())).is_some() {
+            return Err(std::io::Error::other(format!("{path} is in it twice")));
+        }
+    }
+    let mut rest = archive.into_inner();
+    std::io::copy(&mut rest, &mut std::io::sink())?;
+    Ok((members, rest.bytes, Sha256Hex::from_digest(rest.digest.finalize().into())))
+}
+
+struct Hashing<R> {
+    inner: R,
+    digest: Sha256,
+    bytes: u64,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.digest.update(&buffer[..read]);
+        self.bytes += read as u64;
+        Ok(read)
+    }
+}
+
+async fn digest(reader: ObjectReader) -> Result<(u64, Sha256Hex), CoordinatorError> {
+    let mut hashing = Hashing { inner: SyncIoBridge::new(reader.body), digest: Sha256::new(), bytes: 0 };
+    let read = tokio::task::spawn_blocking(move || {
+        std::io::copy(&mut hashing, &mut std::io::sink())?;
+        Ok((hashing.bytes, Sha256Hex::from_digest(hashing.digest.finalize().into())))
+    });
+    read.await.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(broken_off)
+}
+
+async fn count_lines(mut reader: ObjectReader) -> Result<u64, CoordinatorError> {
+    use tokio::io::AsyncReadExt;
+    let (mut lines, mut buffer) = (0, vec![0; 1 << 16]);
+    loop {
+        match reader.body.read(&mut buffer).await.map_err(broken_off)? {
+            0 => return Ok(lines),
+            read => lines += buffer[..read].iter().filter(|byte| **byte == b'\n').count() as u64,
+        }
+    }
+}
+
+fn broken_off(error: std::io::Error) -> CoordinatorError {
+    diorama_backends::objects::ObjectError {
+        kind: ObjectErrorKind::Transient,
+        doing: "reading",
+        what: "an object".to_owned(),
+        problem: error.to_string(),
+    }
+    .into()
+}
