@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint docs deny client setup setup-chromium
+.PHONY: help demo fleet test bench lint docs deny client setup setup-chromium setup-services
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
@@ -19,7 +19,12 @@ demo: setup ## Makes the pictures of examples/demo with the bundled model, and a
 	target/debug/diorama run examples/demo/manifest.jsonl --model $(MODEL) --out $(OUT) --compare img2img,img2img-reduced
 	@echo "Open $(abspath $(OUT))/index.html in a browser."
 
-test: setup setup-chromium ## Runs every test
+fleet: setup setup-services ## A whole fleet on this machine: services, a coordinator, two workers, the example run (KEEP=1)
+	cargo build --locked -p diorama
+	cargo build --locked -p diorama-tests --bin diorama-services --bin diorama-s3
+	scripts/fleet
+
+test: setup setup-chromium setup-services ## Runs every test
 	cargo test --workspace --locked
 
 lint: setup ## Format and lints, warnings denied
@@ -43,6 +48,9 @@ bench: setup ## Measures against diffusers, writes docs/benchmarks.md (long; wan
 setup:
 	@scripts/setup-system
 	@scripts/setup-libtorch
+
+setup-services:
+	@scripts/setup-services
 
 setup-chromium:
 	@scripts/setup-chromium

@@ -9,6 +9,7 @@ mod case;
 mod command_line;
 mod disks;
 mod faults;
+mod fleet;
 mod gallery;
 mod manifests;
 #[cfg(feature = "engine")]

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use diorama_backends::{Backends, Exclusive};
 use diorama_backends::objects::embedded::FolderObjects;
 use diorama_backends::objects::list_all;
 use diorama_backends::progress::Counts;
@@ -14,6 +13,7 @@ use diorama_backends::progress::embedded::EmbeddedProgress;
 use diorama_backends::queue::Settlement;
 use diorama_backends::queue::embedded::EmbeddedQueue;
 use diorama_backends::run_store::RunStore;
+use diorama_backends::{Backends, Exclusive};
 use diorama_core::id::{AttemptId, CustomId, Pool, Round, RunId, Seed, Sha256Hex, ShardId, TaskIndex, WorkerId};
 use diorama_core::key::{ObjectKey, RunRoot};
 use diorama_core::manifest::ManifestIssue;

@@ -159,7 +159,10 @@ async fn ended(
     let (mut next, mut done, mut failed) = (0, 0, 0);
     while let Some(last) = outcomes.next().await? {
         if last.outcome.task.0 != next {
-            found.problem(format!("task {next} is wanted, and task {} comes: a task is lost or doubled", last.outcome.task));
+            found.problem(format!(
+                "task {next} is wanted, and task {} comes: a task is lost or doubled",
+                last.outcome.task
+            ));
         }
         next = last.outcome.task.0 + 1;
         match last.outcome.outcome {

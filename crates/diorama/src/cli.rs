@@ -37,6 +37,28 @@ pub(crate) enum Command {
     Run(Run),
     /// Writes the gallery (index.html) of a run's folder again
     Report(Report),
+    /// Runs a coordinator: the HTTP API, and the runs of the object store
+    Serve(Serve),
+    /// Runs a worker: pulls shards of a pool and makes their pictures
+    Worker(Worker),
+    /// Sends a manifest to a coordinator, references included; the same command again finds what it sent
+    Submit(Submit),
+    /// Says how the active runs stand, or one run
+    Status(Status),
+    /// Follows a run to its end
+    Watch(OneRun),
+    /// Stops a run until it is resumed; workers stop before their next batch
+    Pause(OneRun),
+    /// Goes on with a paused run
+    Resume(OneRun),
+    /// Ends a run; what is committed is kept, the rest is recorded as cancelled
+    Cancel(OneRun),
+    /// Downloads what a run made; the same command again goes on where it stopped
+    Results(Results),
+    /// Proves that a run is whole: one outcome a task, every digest, counters against markers
+    Verify(Verify),
+    /// Rebuilds a run's counters in Redis from its commit markers
+    Reconcile(OneRunOnServices),
     /// Checks libtorch, the device, the model and the output folder, and says what to do
     Doctor(Doctor),
     /// Prints every setting in force and where it came from
@@ -109,6 +131,119 @@ pub(crate) struct Doctor {
     pub(crate) json: bool,
     #[command(flatten)]
     engine: EngineFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    serve: ServeFlags,
+    #[command(flatten)]
+    services: ServiceFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    #[command(flatten)]
+    worker: WorkerFlags,
+    #[command(flatten)]
+    engine: EngineFlags,
+    #[command(flatten)]
+    services: ServiceFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    /// The manifest: JSONL, CSV or Parquet, one row a picture
+    pub(crate) manifest: PathBuf,
+    /// The manifest's format, where its extension does not say: jsonl, csv or parquet
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) manifest_format: Option<manifest::Format>,
+    /// What you call the run
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) name: Option<String>,
+    /// Runs of a higher priority in the same pool go first: -100 to 100
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) priority: i32,
+    /// The run's share of its pool among runs of the same priority: 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) weight: u32,
+    /// Submits it once more, where the same manifest with the same settings was submitted before
+    #[arg(long)]
+    pub(crate) again: bool,
+    /// Follows the run to its end
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Prints the run's status as JSON
+    #[arg(long)]
+    json: bool,
+    /// The pool whose workers do it
+    #[arg(long, value_name = "NAME")]
+    pool: Option<String>,
+    #[command(flatten)]
+    client: ClientFlags,
+    #[command(flatten)]
+    run: RunFlags,
+    #[command(flatten)]
+    method: MethodFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The run; without it, every active run and every worker
+    pub(crate) run: Option<String>,
+    /// Shows ended runs too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Prints it as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    client: ClientFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneRun {
+    /// The run
+    pub(crate) run: String,
+    /// Prints the run's status as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    client: ClientFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Results {
+    /// The run
+    pub(crate) run: String,
+    /// The folder for the files
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// Prints what was downloaded as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    client: ClientFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneRunOnServices {
+    /// The run
+    pub(crate) run: String,
+    /// Prints what was found as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    services: ServiceFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) run: OneRunOnServices,
+    /// Publishes what is missing again, rebuilds wrong counters, removes what no marker names
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 #[derive(Debug, Args)]
@@ -203,6 +338,86 @@ flags! {
 }
 
 flags! {
+    /// Where RabbitMQ, Redis and the object store are. Secrets are better in the environment or in a file.
+    ServiceFlags under "Services" {
+        /// RabbitMQ: amqp://user:password@host:5672/vhost or amqps://
+        amqp_url: "URL",
+        /// A file that holds it
+        amqp_url_file: "FILE",
+        /// Redis: redis://:password@host:6379/0 or rediss://
+        redis_url: "URL",
+        /// A file that holds it
+        redis_url_file: "FILE",
+        /// Whether Redis is a cluster: true or false
+        redis_cluster: "BOOL",
+        /// The bucket
+        s3_bucket: "NAME",
+        /// What every key begins with
+        s3_prefix: "TEXT",
+        /// The store's address, where it is not Amazon's
+        s3_endpoint: "URL",
+        /// The region
+        s3_region: "NAME",
+        /// The access key's id (or AWS_ACCESS_KEY_ID)
+        s3_access_key: "ID",
+        /// A file that holds the secret key (or AWS_SECRET_ACCESS_KEY)
+        s3_secret_key_file: "FILE",
+        /// endpoint/bucket/key rather than bucket.endpoint/key: true or false
+        s3_path_style: "BOOL",
+        /// Certificates (PEM) trusted beside the system's, for all three
+        ca_file: "FILE",
+    }
+}
+
+flags! {
+    /// Which coordinator.
+    ClientFlags under "Coordinator" {
+        /// Its address
+        coordinator: "URL",
+        /// A file that holds the token for it (or DIORAMA_TOKEN)
+        token_file: "FILE",
+        /// Certificates (PEM) trusted beside the system's
+        ca_file: "FILE",
+    }
+}
+
+flags! {
+    /// How a coordinator serves.
+    ServeFlags under "Coordinator" {
+        /// Where the API listens
+        listen: "HOST:PORT",
+        /// The tokens of the API; without it, it listens on loopback only
+        tokens_file: "FILE",
+        /// The folder of references that the coordinator and all workers share
+        reference_root: "DIR",
+        /// Shards of a pool that are in the queue or in work at a time: 1 to 1000000
+        window: "N",
+        /// Seconds after which another coordinator takes over from a silent one: 1 to 300
+        lease: "F",
+        /// Seconds after which a published shard that nobody holds is published again: 1 to 86400
+        publish_again: "F",
+        /// Where uploads and final files are prepared
+        scratch: "DIR",
+    }
+}
+
+flags! {
+    /// How a worker works.
+    WorkerFlags under "Worker" {
+        /// The pool that it serves
+        pool: "NAME",
+        /// Its name (default: host and process)
+        worker: "NAME",
+        /// Where archives are prepared
+        scratch: "DIR",
+        /// Ends after this many seconds without work; 0: never
+        max_idle: "F",
+        /// Seconds between two signs of life: 0.1 to 60
+        heartbeat: "F",
+    }
+}
+
+flags! {
     /// How a run is cut, stored and tried again.
     RunFlags under "Run" {
         /// From which rows without a seed derive theirs
@@ -230,7 +445,15 @@ impl Cli {
             Command::Run(command) => command.json,
             Command::Doctor(command) => command.json,
             Command::Config(command) => command.json,
-            Command::Report(_) => false,
+            Command::Report(_) | Command::Serve(_) | Command::Worker(_) => false,
+            Command::Submit(command) => command.json,
+            Command::Status(command) => command.json,
+            Command::Watch(command) | Command::Pause(command) | Command::Resume(command) | Command::Cancel(command) => {
+                command.json
+            }
+            Command::Results(command) => command.json,
+            Command::Verify(command) => command.run.json,
+            Command::Reconcile(command) => command.json,
         }
     }
 
@@ -245,6 +468,21 @@ impl Cli {
             Command::Config(command) => [command.run.pairs(), command.method.pairs(), command.engine.pairs()].concat(),
             Command::Doctor(command) => command.engine.pairs(),
             Command::Report(_) => Vec::new(),
+            Command::Serve(command) => [command.serve.pairs(), command.services.pairs()].concat(),
+            Command::Worker(command) => {
+                [command.worker.pairs(), command.engine.pairs(), command.services.pairs()].concat()
+            }
+            Command::Submit(command) => {
+                let pool = command.pool.clone().map(|pool| ("pool", pool)).into_iter().collect();
+                [command.run.pairs(), command.method.pairs(), command.client.pairs(), pool].concat()
+            }
+            Command::Status(command) => command.client.pairs(),
+            Command::Watch(command) | Command::Pause(command) | Command::Resume(command) | Command::Cancel(command) => {
+                command.client.pairs()
+            }
+            Command::Results(command) => command.client.pairs(),
+            Command::Verify(command) => command.run.services.pairs(),
+            Command::Reconcile(command) => command.services.pairs(),
         };
         // Variables whose names or values are no text are none of ours.
         let env = std::env::vars_os()

@@ -9,13 +9,13 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use diorama_backends::{Backends, Exclusive};
 use diorama_backends::objects::embedded::FolderObjects;
 use diorama_backends::objects::retrying::Retrying;
 use diorama_backends::objects::{ObjectError, Objects};
 use diorama_backends::progress::embedded::EmbeddedProgress;
 use diorama_backends::queue::embedded::EmbeddedQueue;
 use diorama_backends::run_store::RunStore;
+use diorama_backends::{Backends, Exclusive};
 use diorama_coordinator::{
     Coordinator, CoordinatorConfig, CoordinatorError, RunEnd, RunProgress, Submission, Tasks, is_submitted, submit,
 };

@@ -8,6 +8,7 @@ pub mod embedded;
 #[cfg(feature = "engine")]
 mod engine;
 mod exit;
+mod fleet;
 mod gallery;
 mod maker;
 mod output;
@@ -26,6 +27,8 @@ use crate::exit::Failure;
 pub fn main() -> ExitCode {
     #[cfg(feature = "engine")]
     diorama_diffusion::memory::keep_freed_memory();
+    // One TLS for everything; it is there already where somebody calls this twice.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = Cli::parse();
     let json = cli.json();
     match start(cli) {
@@ -51,6 +54,17 @@ fn start(cli: Cli) -> Result<u8, Failure> {
             Command::Report(ref command) => commands::report::run(command),
             Command::Doctor(ref command) => commands::doctor::run(command, &cli),
             Command::Config(ref command) => commands::config::run(command, &cli),
+            Command::Serve(_) => commands::serve::run(&cli, drain).await,
+            Command::Worker(_) => commands::worker::run(&cli, drain).await,
+            Command::Submit(ref command) => commands::submit::run(command, &cli, drain).await,
+            Command::Status(ref command) => commands::runs::status(command, &cli).await,
+            Command::Watch(ref command) => commands::runs::watch_command(command, &cli).await,
+            Command::Pause(ref command) => commands::runs::change("pause", command, &cli).await,
+            Command::Resume(ref command) => commands::runs::change("resume", command, &cli).await,
+            Command::Cancel(ref command) => commands::runs::change("cancel", command, &cli).await,
+            Command::Results(ref command) => commands::results::run(command, &cli, drain).await,
+            Command::Verify(ref command) => commands::verify::run(command, &cli).await,
+            Command::Reconcile(ref command) => commands::verify::reconcile_command(command, &cli).await,
         }
     });
     // A picture that is still being made after Ctrl-C is nobody's any more.

@@ -93,6 +93,28 @@ impl Drop for Steps {
     }
 }
 
+/// A bar that counts things; nothing where nobody looks.
+pub(crate) fn count(length: u64, what: &'static str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = BARS.add(ProgressBar::new(length));
+    if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} {msg}") {
+        bar.set_style(style.progress_chars("━━╌"));
+    }
+    bar.set_message(what);
+    bar
+}
+
+/// The bar of a run that is watched.
+pub(crate) fn live() -> ProgressBar {
+    let bar = BARS.add(ProgressBar::new(0));
+    if let Ok(style) = ProgressStyle::with_template("{bar:32} {percent}%\n{wide_msg}") {
+        bar.set_style(style.progress_chars("━━╌"));
+    }
+    bar
+}
+
 fn bar() -> ProgressBar {
     let bar = BARS.add(ProgressBar::new(0));
     if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} pictures  {msg}") {

@@ -1,4 +1,4 @@
-//! The object store: the truth of a run. One small trait over a folder and (later) S3.
+//! The object store: the truth of a run. One small trait over a folder and S3.
 //!
 //! A key is a relative path of `[A-Za-z0-9._-]` components; every key of Diorama comes out of
 //! [`diorama_core::key::ObjectKey`]. An object is either there as a whole or not at all, whatever dies when.
@@ -18,6 +18,7 @@ mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
 pub mod retrying;
+pub mod s3;
 
 pub use error::{ObjectError, ObjectErrorKind};
 

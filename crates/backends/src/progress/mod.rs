@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 #[allow(clippy::unwrap_used, reason = "a suite panics where a guarantee is broken")]
 pub mod conformance;
 pub mod embedded;
+pub mod redis;
 
 /// A failed operation on the progress. Always worth trying again: the service was away.
 #[derive(Debug, thiserror::Error)]

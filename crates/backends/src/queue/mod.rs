@@ -13,6 +13,7 @@ use diorama_core::message::ShardMessage;
 #[allow(clippy::unwrap_used, reason = "a suite panics where a guarantee is broken")]
 pub mod conformance;
 pub mod embedded;
+pub mod rabbitmq;
 
 /// A failed operation on the queue.
 #[derive(Debug, thiserror::Error)]

@@ -9,6 +9,8 @@ mod health;
 mod problem;
 mod runs;
 mod submit;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -98,6 +100,7 @@ impl Api {
         description = "Makes picture data sets from reference pictures and prompts. A token goes into `Authorization: \
                        Bearer`; its role is viewer, submitter or admin. Errors are problem+json with a stable `code`."
     ),
+    paths(runs::object),
     components(schemas(Problem)),
     tags((name = "runs"), (name = "blobs"), (name = "fleet"), (name = "health"))
 )]
@@ -112,7 +115,8 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(runs::events))
         .routes(routes!(runs::results))
         .routes(routes!(runs::errors))
-        .routes(routes!(runs::object))
+        // A path with slashes in it, which OpenAPI cannot say.
+        .route("/v1/runs/{run}/objects/{*path}", get(runs::object))
         .routes(routes!(blobs::head))
         .routes(routes!(blobs::put))
         .routes(routes!(fleet::workers))

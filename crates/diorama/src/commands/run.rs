@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use diorama_coordinator::manifest::{Manifest, ManifestError, ManifestReport, References, Rules};
+use diorama_coordinator::manifest::{Format, Manifest, ManifestError, ManifestReport, References, Rules};
 use diorama_coordinator::{RunEnd, RunProgress, Tasks};
 use diorama_core::generator::Generator;
 use diorama_core::id::{Pool, RunId, Sha256Hex};
@@ -29,7 +29,7 @@ use crate::maker::{self, Maker};
 use crate::{gallery, output, progress};
 
 /// Issues that are kept for printing where the run stops at them; all are counted.
-const SHOWN_ISSUES: usize = 1000;
+pub(crate) const SHOWN_ISSUES: usize = 1000;
 
 pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
@@ -61,7 +61,12 @@ fn manifest(command: &Run, config: &Config) -> Result<Manifest, Failure> {
         compare: config.options.compare.clone(),
         references: References::Files,
     };
-    Manifest::open(&command.manifest, command.manifest_format, rules).map_err(|error| match error {
+    open(&command.manifest, command.manifest_format, rules)
+}
+
+/// Opens a manifest; one without a format is a wrong command line.
+pub(crate) fn open(path: &Path, format: Option<Format>, rules: Rules) -> Result<Manifest, Failure> {
+    Manifest::open(path, format, rules).map_err(|error| match error {
         ManifestError::UnknownFormat(_) => Failure::usage(error),
         error => Failure::permanent(error),
     })
@@ -161,7 +166,7 @@ fn spec(
 }
 
 /// The failure that lists what is wrong with a manifest, a line each.
-fn invalid(path: &Path, report: &ManifestReport, skip: bool) -> Failure {
+pub(crate) fn invalid(path: &Path, report: &ManifestReport, skip: bool) -> Failure {
     let mut lines: Vec<String> = report.issues.iter().map(describe).collect();
     let kept = report.issues.len() as u64;
     if report.issue_count > kept {

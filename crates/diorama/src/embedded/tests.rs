@@ -89,7 +89,10 @@ impl Bench {
             invalid_rows: 0,
             // A simulated death is a death: many of them must not make a shard poison here.
             retry: RetryPolicy { max_rounds: 1, delay_seconds: 0.0, poison_after: 1000 },
-            model: ModelIdentity::from(generator.info()),
+            model: Some(ModelIdentity::from(generator.info())),
+            name: None,
+            priority: 0,
+            weight: 1,
         };
         let made = self.made.clone();
         Plan {

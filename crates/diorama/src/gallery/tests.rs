@@ -24,7 +24,10 @@ fn spec() -> RunSpec {
         tasks: 1,
         invalid_rows: 0,
         retry: RetryPolicy::default(),
-        model: ModelIdentity { sha256: "none".to_owned(), dtype: "f32".to_owned() },
+        model: Some(ModelIdentity { sha256: "none".to_owned(), dtype: "f32".to_owned() }),
+        name: None,
+        priority: 0,
+        weight: 1,
     }
 }
 

@@ -1,0 +1,26 @@
+-- Bit 0 -> 1, and only then: counts, throughput, the holder gone. Returns 1 where the bit was 0.
+local bits, rounds, counts, throughput, holders, holding, ends = unpack(KEYS)
+local index, round, shard, shards, done, failed, retrying, seconds, intervals, long = unpack(ARGV)
+
+if redis.call('SETBIT', bits, index, 1) == 1 then
+  return 0
+end
+redis.call('SADD', rounds, round)
+redis.call('HINCRBY', counts, 'shards', shards)
+redis.call('HINCRBY', counts, 'done', done)
+redis.call('HINCRBY', counts, 'failed', failed)
+redis.call('HINCRBY', counts, 'retrying', retrying)
+if tonumber(done) > 0 then
+  local now = math.floor(now_ms() / 1000)
+  redis.call('HINCRBY', throughput, whole(now - now % seconds), done)
+  if redis.call('HLEN', throughput) > tonumber(intervals) then
+    local at = redis.call('HKEYS', throughput)
+    table.sort(at, function(a, b) return tonumber(a) < tonumber(b) end)
+    for i = 1, #at - intervals do
+      redis.call('HDEL', throughput, at[i])
+    end
+  end
+end
+drop(holders, holding, shard)
+keep(ends, tonumber(long), { bits, rounds, counts, throughput, holders, holding })
+return 1

@@ -1,0 +1,225 @@
+//! The connection to the server: made when a command needs it, shared by all, made again after it was lost.
+//!
+//! Not redis' own connection manager: that one keeps a connection that was silently cut (it never gives one up after a
+//! time-out) and keeps the failure of a reconnect that was no fault of the network, such as a password that changed.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
+    RedisFuture, RedisResult, ScriptInvocation, ServerErrorKind, TlsCertificates, Value,
+};
+use secrecy::ExposeSecret;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::RedisConfig;
+use crate::progress::ProgressError;
+
+/// How long making a connection may take. A command does not wait for all of it: it fails after its own time-out, and
+/// the next one goes on waiting for the same connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+const CONNECTING: &str = "connecting to Redis";
+
+#[derive(Clone)]
+enum Connection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Single(connection) => connection.req_packed_command(cmd),
+            Self::Cluster(connection) => connection.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Single(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
+}
+
+/// What is sent.
+pub(super) enum Request<'a> {
+    Command(&'a Cmd),
+    Script(&'a ScriptInvocation<'a>),
+}
+
+#[derive(Clone)]
+enum Server {
+    Single(Box<Client>),
+    Cluster(Box<ClusterClient>),
+}
+
+type Connecting = Shared<BoxFuture<'static, RedisResult<Connection>>>;
+
+pub(super) struct Link {
+    server: Server,
+    /// Host and port, for messages; never the password.
+    address: String,
+    timeout: Duration,
+    current: Mutex<Option<Connecting>>,
+}
+
+impl Link {
+    /// Reads the configuration; connects only when the first request comes.
+    pub(super) fn new(config: &RedisConfig) -> Result<Self, ProgressError> {
+        let wrong = |problem: String| ProgressError { doing: CONNECTING, problem };
+        let url = Url::parse(config.url.expose_secret())
+            .ok()
+            .filter(|url| matches!(url.scheme(), "redis" | "rediss") && url.host().is_some())
+            .ok_or_else(|| {
+                wrong("its URL is not of the form redis://user:password@host:port/database (or rediss://)".into())
+            })?;
+        let host = url.host_str().unwrap_or_default();
+        let address = format!("{host}:{}", url.port().unwrap_or(6379));
+        let refused = |error: RedisError| wrong(format!("the URL for {address} was refused: {error}"));
+        let info = url.as_str().into_connection_info().map_err(refused)?;
+
+        let certificates = match &config.ca_file {
+            None => None,
+            Some(_) if url.scheme() != "rediss" => {
+                return Err(wrong(format!("a CA file is set, but the URL for {address} is not rediss://; change one")));
+            }
+            Some(path) => {
+                let pem = std::fs::read(path).map_err(|error| {
+                    wrong(format!("the CA file {} cannot be read ({error}); check its path", path.display()))
+                })?;
+                Some(TlsCertificates { client_tls: None, root_cert: Some(pem) })
+            }
+        };
+        if url.scheme() == "rediss" {
+            // Fails where the process has one already, which is as good.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        }
+        let server = if config.cluster {
+            let mut builder =
+                ClusterClient::builder([info]).connection_timeout(CONNECT).response_timeout(config.timeout);
+            if let Some(certificates) = certificates {
+                builder = builder.certs(certificates);
+            }
+            Server::Cluster(Box::new(builder.build().map_err(refused)?))
+        } else {
+            Server::Single(Box::new(match certificates {
+                Some(certificates) => Client::build_with_tls(info, certificates).map_err(refused)?,
+                None => Client::open(info).map_err(refused)?,
+            }))
+        };
+        Ok(Self { server, address, timeout: config.timeout, current: Mutex::new(None) })
+    }
+
+    /// Sends a request and waits for its answer, no longer than the time-out. A connection that turns out to be gone
+    /// is made again once: every request may be sent twice, the second one changes nothing.
+    pub(super) async fn send<T: FromRedisValue>(
+        &self,
+        doing: &'static str,
+        request: Request<'_>,
+    ) -> Result<T, ProgressError> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let connecting = self.connecting();
+            let was_there = connecting.peek().is_some();
+            match timeout_at(deadline, send_over(connecting.clone(), &request)).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => {
+                    if ends_connection(&error) {
+                        self.give_up(&connecting);
+                    }
+                    if !(was_there && error.is_connection_dropped()) {
+                        return Err(self.error(doing, &error));
+                    }
+                }
+                Err(_) => {
+                    // An answer may still come, or the network may have been cut without a word. A new connection is
+                    // right in both cases.
+                    if connecting.peek().is_some() {
+                        self.give_up(&connecting);
+                    }
+                    let problem = format!(
+                        "Redis at {} did not answer within {:?}; check that it runs, that this machine reaches it, and \
+                         that it is not overloaded",
+                        self.address, self.timeout
+                    );
+                    return Err(ProgressError { doing, problem });
+                }
+            }
+        }
+    }
+
+    /// The connection, or the attempt to make it, that everybody shares.
+    fn connecting(&self) -> Connecting {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.get_or_insert_with(|| connect(self.server.clone()).boxed().shared()).clone()
+    }
+
+    /// Forgets a connection, unless somebody has replaced it already.
+    fn give_up(&self, gone: &Connecting) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|current| current.ptr_eq(gone)) {
+            *current = None;
+        }
+    }
+
+    fn error(&self, doing: &'static str, error: &RedisError) -> ProgressError {
+        let check = match error.code() {
+            Some("NOAUTH" | "WRONGPASS" | "NOPERM") => "check user, password and permissions in its URL",
+            Some("OOM" | "MISCONF") => "give the server room, in memory and on its disk",
+            Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY") => "it is starting or failing over; wait",
+            _ if error.kind() == ErrorKind::AuthenticationFailed => "check user and password in its URL",
+            _ if error.is_io_error() => "check that it runs and that this machine reaches it",
+            _ => "check that it is Redis 6 or later, with Lua scripts allowed",
+        };
+        ProgressError { doing, problem: format!("Redis at {}: {error}; {check}", self.address) }
+    }
+}
+
+async fn connect(server: Server) -> RedisResult<Connection> {
+    match server {
+        Server::Single(client) => {
+            // Requests have their own time-out, which covers the wait for the connection too.
+            let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
+            client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::Single)
+        }
+        Server::Cluster(client) => client.get_async_connection().await.map(Connection::Cluster),
+    }
+}
+
+async fn send_over<T: FromRedisValue>(connecting: Connecting, request: &Request<'_>) -> RedisResult<T> {
+    let mut connection = connecting.await?;
+    match request {
+        Request::Command(command) => command.query_async(&mut connection).await,
+        Request::Script(script) => script.invoke_async(&mut connection).await,
+    }
+}
+
+/// Whether a connection that gave this error is of no more use. A server that became a replica counts: the name in the
+/// URL may lead to another one by now.
+fn ends_connection(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_unrecoverable_error()
+        || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+        || matches!(error.code(), Some("NOAUTH"))
+}

@@ -1,0 +1,268 @@
+//! Progress in Redis, for fleets. It holds nothing that is not in the markers too: an emptied server is filled again.
+//!
+//! Whatever must be one step is one Lua script. Every time is the server's, every key of a run has an end, and no
+//! command searches the server's keys.
+
+mod keys;
+mod link;
+mod scripts;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diorama_core::id::{AttemptId, Round, RunId, ShardId};
+use diorama_core::outcome::TaskOutcome;
+use redis::{Cmd, FromRedisValue, ScriptInvocation, cmd};
+use secrecy::SecretString;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::keys::{HEARTBEATS, RunKeys, SEEN};
+use self::link::{Link, Request};
+use self::scripts::Scripts;
+use super::{
+    Counts, Heartbeat, Holder, Progress, ProgressError, RECENT_FAILURES, ShardSet, THROUGHPUT_INTERVALS,
+    THROUGHPUT_SECONDS, Throughput,
+};
+
+/// How long the keys of a run live after they were last written to, where `expire` sets no earlier end. Longer than any
+/// pause of a run, and whatever is lost after it is rebuilt.
+const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Where Redis is, and how long to wait for it.
+#[derive(Debug, Clone)]
+pub struct RedisConfig {
+    /// `redis://` or `rediss://` (TLS), with user, password and database where needed.
+    pub url: SecretString,
+    /// Whether the server is one of a Redis Cluster.
+    pub cluster: bool,
+    /// The certificate authority that signed the server's certificate, in PEM, where the system does not know it.
+    pub ca_file: Option<PathBuf>,
+    /// How long a command may take, the wait for a connection included.
+    pub timeout: Duration,
+}
+
+impl RedisConfig {
+    /// The time-out of a command where nobody chose another one.
+    pub const TIMEOUT: Duration = Duration::from_secs(2);
+
+    /// One server, the system's certificate authorities, the usual time-out.
+    pub fn new(url: SecretString) -> Self {
+        Self { url, cluster: false, ca_file: None, timeout: Self::TIMEOUT }
+    }
+}
+
+/// Progress in Redis. It connects again by itself.
+pub struct RedisProgress {
+    link: Link,
+    scripts: Scripts,
+}
+
+impl RedisProgress {
+    /// Connects, and asks the server for a sign of life.
+    pub async fn connect(config: &RedisConfig) -> Result<Self, ProgressError> {
+        let progress = Self { link: Link::new(config)?, scripts: Scripts::new() };
+        progress.command::<String>("connecting to Redis", &cmd("PING")).await?;
+        Ok(progress)
+    }
+
+    async fn command<T: FromRedisValue>(&self, doing: &'static str, command: &Cmd) -> Result<T, ProgressError> {
+        self.link.send(doing, Request::Command(command)).await
+    }
+
+    async fn script<T: FromRedisValue>(
+        &self,
+        doing: &'static str,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, ProgressError> {
+        self.link.send(doing, Request::Script(script)).await
+    }
+
+    /// Names and values of what was put and renewed in time. What cannot be read was put by another version of this
+    /// program, and will be forgotten; it must not hide the rest.
+    async fn living<T: DeserializeOwned>(
+        &self,
+        doing: &'static str,
+        texts: &str,
+        untils: &str,
+    ) -> Result<Vec<(String, T)>, ProgressError> {
+        let living: Vec<(String, String)> = self.script(doing, self.scripts.living.key(texts).key(untils)).await?;
+        let mut read = Vec::with_capacity(living.len());
+        for (name, text) in living {
+            match serde_json::from_str(&text) {
+                Ok(value) => read.push((name, value)),
+                Err(error) => tracing::warn!(%name, %error, "left out while {doing}: written by another version"),
+            }
+        }
+        Ok(read)
+    }
+}
+
+#[async_trait]
+impl Progress for RedisProgress {
+    async fn commit(&self, run: &RunId, shard: ShardId, counts: Counts) -> Result<bool, ProgressError> {
+        let keys = RunKeys::of(run);
+        let mut commit = self.scripts.commit.prepare_invoke();
+        commit
+            .key(keys.bits(shard.round))
+            .key(keys.rounds())
+            .key(keys.counts())
+            .key(keys.throughput())
+            .key(keys.holders())
+            .key(keys.holding())
+            .key(keys.ends());
+        commit
+            .arg(shard.index)
+            .arg(shard.round.0)
+            .arg(shard.to_string())
+            .arg(&[counts.shards, counts.done, counts.failed, counts.retrying])
+            .arg(THROUGHPUT_SECONDS)
+            .arg(THROUGHPUT_INTERVALS)
+            .arg(millis(LIFE));
+        self.script("counting a committed shard", &commit).await
+    }
+
+    async fn committed(&self, run: &RunId, round: Round) -> Result<ShardSet, ProgressError> {
+        let key = RunKeys::of(run).bits(round);
+        let bits: Option<Vec<u8>> = self.command("reading which shards are committed", cmd("GET").arg(key)).await?;
+        // The order of the bits is the same.
+        Ok(ShardSet { bits: bits.unwrap_or_default() })
+    }
+
+    async fn counts(&self, run: &RunId) -> Result<Counts, ProgressError> {
+        let key = RunKeys::of(run).counts();
+        let counts: HashMap<String, u64> = self.command("reading a run's counts", cmd("HGETALL").arg(key)).await?;
+        let count = |name: &str| counts.get(name).copied().unwrap_or_default();
+        Ok(Counts {
+            shards: count("shards"),
+            done: count("done"),
+            failed: count("failed"),
+            retrying: count("retrying"),
+        })
+    }
+
+    async fn hold(&self, run: &RunId, shard: ShardId, holder: &Holder, ttl: Duration) -> Result<(), ProgressError> {
+        let keys = RunKeys::of(run);
+        let mut hold = self.scripts.hold.prepare_invoke();
+        hold.key(keys.bits(shard.round)).key(keys.holders()).key(keys.holding()).key(keys.ends());
+        hold.arg(shard.index).arg(shard.to_string()).arg(text(holder)).arg(millis(ttl)).arg(millis(LIFE));
+        self.script("saying who works on a shard", &hold).await
+    }
+
+    async fn release(&self, run: &RunId, shard: ShardId, attempt: &AttemptId) -> Result<(), ProgressError> {
+        let keys = RunKeys::of(run);
+        let mut release = self.scripts.release.prepare_invoke();
+        release.key(keys.holders()).key(keys.holding()).arg(shard.to_string()).arg(attempt.as_str());
+        self.script("saying that nobody works on a shard", &release).await
+    }
+
+    async fn holders(&self, run: &RunId) -> Result<Vec<(ShardId, Holder)>, ProgressError> {
+        let keys = RunKeys::of(run);
+        let living = self.living("reading who works on what", &keys.holders(), &keys.holding()).await?;
+        let mut holders: Vec<_> =
+            living.into_iter().filter_map(|(shard, holder)| Some((shard.parse().ok()?, holder))).collect();
+        holders.sort_by_key(|(shard, _)| *shard);
+        Ok(holders)
+    }
+
+    async fn heartbeat(&self, heartbeat: &Heartbeat, ttl: Duration) -> Result<(), ProgressError> {
+        let mut beat = self.scripts.heartbeat.prepare_invoke();
+        beat.key(HEARTBEATS).key(SEEN);
+        beat.arg(heartbeat.worker.as_str()).arg(text(heartbeat)).arg(millis(ttl)).arg(millis(LIFE));
+        self.script("giving a sign of life", &beat).await
+    }
+
+    async fn workers(&self) -> Result<Vec<Heartbeat>, ProgressError> {
+        let living = self.living("reading which workers live", HEARTBEATS, SEEN).await?;
+        let mut workers: Vec<Heartbeat> = living.into_iter().map(|(_, heartbeat)| heartbeat).collect();
+        workers.sort_by(|a, b| a.worker.cmp(&b.worker));
+        Ok(workers)
+    }
+
+    async fn report_failures(&self, run: &RunId, failures: &[TaskOutcome]) -> Result<(), ProgressError> {
+        if failures.is_empty() {
+            return Ok(());
+        }
+        let keys = RunKeys::of(run);
+        let mut report = self.scripts.failures.prepare_invoke();
+        report.key(keys.failures()).key(keys.ends()).arg(RECENT_FAILURES).arg(millis(LIFE));
+        for failure in &failures[failures.len().saturating_sub(RECENT_FAILURES)..] {
+            report.arg(text(failure));
+        }
+        self.script("reporting failed tasks", &report).await
+    }
+
+    async fn recent_failures(&self, run: &RunId) -> Result<Vec<TaskOutcome>, ProgressError> {
+        let key = RunKeys::of(run).failures();
+        let texts: Vec<String> =
+            self.command("reading a run's failures", cmd("LRANGE").arg(key).arg(0).arg(-1)).await?;
+        // As in `living`: what another version wrote does not hide the rest.
+        Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+    }
+
+    async fn throughput(&self, run: &RunId) -> Result<Vec<Throughput>, ProgressError> {
+        let key = RunKeys::of(run).throughput();
+        let intervals: HashMap<i64, u64> = self.command("reading a run's throughput", cmd("HGETALL").arg(key)).await?;
+        let mut intervals: Vec<_> = intervals.into_iter().map(|(at, done)| Throughput { at, done }).collect();
+        intervals.sort_by_key(|interval| interval.at);
+        Ok(intervals)
+    }
+
+    async fn claim(
+        &self,
+        run: &RunId,
+        shard: ShardId,
+        attempt: &AttemptId,
+        ttl: Duration,
+    ) -> Result<AttemptId, ProgressError> {
+        let doing = "claiming a shard's marker";
+        let keys = RunKeys::of(run);
+        let mut claim = self.scripts.claim.prepare_invoke();
+        claim.key(keys.claims()).key(keys.ends());
+        claim.arg(shard.to_string()).arg(attempt.as_str()).arg(millis(ttl)).arg(millis(LIFE));
+        let winner: String = self.script(doing, &claim).await?;
+        AttemptId::new(winner).map_err(|error| ProgressError {
+            doing,
+            problem: format!("{error}; something else writes to diorama's keys in this Redis: give it a database"),
+        })
+    }
+
+    async fn lease(&self, name: &str, owner: &str, ttl: Duration) -> Result<bool, ProgressError> {
+        let mut lease = self.scripts.lease.prepare_invoke();
+        lease.key(keys::lease(name)).arg(owner).arg(millis(ttl).max(1));
+        self.script("taking a lease", &lease).await
+    }
+
+    async fn release_lease(&self, name: &str, owner: &str) -> Result<(), ProgressError> {
+        let mut release = self.scripts.release_lease.prepare_invoke();
+        release.key(keys::lease(name)).arg(owner);
+        self.script("giving up a lease", &release).await
+    }
+
+    async fn forget(&self, run: &RunId) -> Result<(), ProgressError> {
+        let keys = RunKeys::of(run);
+        let mut forget = self.scripts.forget.prepare_invoke();
+        forget.key(&keys.all_but_bits()).arg(keys.bits_prefix());
+        self.script("forgetting a run", &forget).await
+    }
+
+    async fn expire(&self, run: &RunId, after: Duration) -> Result<(), ProgressError> {
+        let keys = RunKeys::of(run);
+        let mut expire = self.scripts.expire.prepare_invoke();
+        expire.key(&keys.all_but_bits()).arg(millis(after)).arg(keys.bits_prefix());
+        self.script("setting the end of a run's progress", &expire).await
+    }
+}
+
+/// As the scripts take a length of time.
+fn millis(duration: Duration) -> u64 {
+    // No sum with the time of day leaves what Lua counts exactly.
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(1 << 52)
+}
+
+/// As it is kept. These types have string keys and no maps that could fail.
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}

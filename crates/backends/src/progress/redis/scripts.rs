@@ -1,0 +1,41 @@
+//! The scripts, each one atomic on the server. Their text is sent once and again after the server lost it.
+
+use redis::Script;
+
+macro_rules! script {
+    ($file:literal) => {
+        Script::new(concat!(include_str!("prelude.lua"), "\n", include_str!($file)))
+    };
+}
+
+pub(super) struct Scripts {
+    pub(super) commit: Script,
+    pub(super) hold: Script,
+    pub(super) release: Script,
+    pub(super) heartbeat: Script,
+    pub(super) living: Script,
+    pub(super) failures: Script,
+    pub(super) claim: Script,
+    pub(super) lease: Script,
+    pub(super) release_lease: Script,
+    pub(super) expire: Script,
+    pub(super) forget: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self {
+            commit: script!("commit.lua"),
+            hold: script!("hold.lua"),
+            release: script!("release.lua"),
+            heartbeat: script!("heartbeat.lua"),
+            living: script!("living.lua"),
+            failures: script!("failures.lua"),
+            claim: script!("claim.lua"),
+            lease: script!("lease.lua"),
+            release_lease: script!("release_lease.lua"),
+            expire: script!("expire.lua"),
+            forget: script!("forget.lua"),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Connections to the broker: where it is, how TLS is set up, and what a failure means in words.
+//!
+//! Never tries again by itself: who uses a connection decides that.
+
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use futures::StreamExt;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::tcp::OwnedTLSConfig;
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Channel, Connect, Connection, ConnectionProperties, ErrorKind, Event};
+use secrecy::ExposeSecret;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use super::{RabbitMqConfig, unavailable};
+use crate::queue::QueueError;
+
+/// lapin waits as long as the system does for a host that does not answer: minutes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The broker, as this process reaches it. Holds the password: no `Debug`.
+pub(super) struct Endpoint {
+    uri: AMQPUri,
+    tls: OwnedTLSConfig,
+    connection_name: String,
+    pub(super) delivery_limit: u32,
+}
+
+/// An open connection with one channel.
+pub(super) struct Link {
+    pub(super) channel: Channel,
+    pub(super) connection: Connection,
+    _events: AbortOnDropHandle<()>,
+}
+
+impl Endpoint {
+    pub(super) fn new(config: &RabbitMqConfig) -> Result<Self, QueueError> {
+        let reading = "reading the RabbitMQ settings";
+        let mut uri = parse(config.url.expose_secret()).map_err(|problem| unavailable(reading, problem))?;
+        // Whole seconds on the wire; 0 would mean none.
+        uri.query.heartbeat = Some(u16::try_from(config.heartbeat.as_secs()).unwrap_or(u16::MAX).max(1));
+        let tls = match (&uri.scheme, &config.ca_file) {
+            (AMQPScheme::AMQPS, Some(file)) => std::fs::read_to_string(file).map_err(|error| {
+                unavailable(reading, format!("the CA file {} cannot be read: {error}", file.display()))
+            })?,
+            (AMQPScheme::AMQPS, None) => system_certificates().map_err(|problem| unavailable(reading, problem))?,
+            (AMQPScheme::AMQP, Some(_)) => {
+                return Err(unavailable(
+                    reading,
+                    "a CA file is given, but the URL says amqp://: write amqps:// for TLS",
+                ));
+            }
+            (AMQPScheme::AMQP, None) => String::new(),
+        };
+        Ok(Self {
+            uri,
+            tls: OwnedTLSConfig { identity: None, cert_chain: Some(tls).filter(|pem| !pem.is_empty()) },
+            connection_name: config.connection_name.clone(),
+            delivery_limit: config.delivery_limit,
+        })
+    }
+
+    /// Where the broker is, without the password.
+    pub(super) fn address(&self) -> String {
+        let AMQPUri { scheme, authority, vhost, .. } = &self.uri;
+        format!("{scheme}://{}@{}:{} (vhost {vhost:?})", authority.userinfo.username, authority.host, authority.port)
+    }
+
+    /// Opens a connection and a channel; `purpose` is shown beside the connection's name in the broker's listings.
+    pub(super) async fn open(&self, purpose: &'static str) -> Result<Link, String> {
+        let at = |problem: String| format!("{}: {problem}", self.address());
+        let runtime = lapin::runtime::default_runtime().map_err(|error| at(error.to_string()))?;
+        let properties = ConnectionProperties::default()
+            .with_connection_name(format!("{} ({purpose})", self.connection_name).into());
+        let connecting = async {
+            let connection = self.uri.clone().connect_with_config(properties, self.tls.clone(), runtime).await?;
+            let channel = connection.create_channel().await?;
+            Ok::<_, lapin::Error>((connection, channel))
+        };
+        let (connection, channel) = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(connected) => connected.map_err(|error| at(self.explain(&error)))?,
+            Err(_) => {
+                return Err(at(format!(
+                    "no answer within {CONNECT_TIMEOUT:?}: check the host, the port and the firewalls between"
+                )));
+            }
+        };
+        let events = watch(&connection, purpose);
+        Ok(Link { channel, connection, _events: events })
+    }
+
+    fn explain(&self, error: &lapin::Error) -> String {
+        let host = &self.uri.authority.host;
+        match error.kind() {
+            ErrorKind::ProtocolError(refusal) => match refusal.kind() {
+                AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => format!(
+                    "the broker refuses the login ({}): check user and password (guest may log in from the broker's own \
+                     machine only)",
+                    refusal.get_message()
+                ),
+                AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => format!(
+                    "the broker refuses the vhost ({}): check that it exists (rabbitmqctl list_vhosts) and that the user \
+                     may use it (rabbitmqctl set_permissions)",
+                    refusal.get_message()
+                ),
+                _ => format!("the broker refuses: {refusal}"),
+            },
+            ErrorKind::IOError(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
+                format!("nothing listens there ({io}): check host and port, and that the broker runs")
+            }
+            ErrorKind::IOError(io) if self.uri.scheme == AMQPScheme::AMQPS => format!(
+                "TLS failed ({io}): check that the port is the broker's TLS port, that the CA file signs its certificate, \
+                 and that the certificate is for {host:?}"
+            ),
+            ErrorKind::IOError(io) => {
+                format!("{io}: check the host's name, and that the port speaks AMQP without TLS (else amqps://)")
+            }
+            _ => error.to_string(),
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn is_up(&self) -> bool {
+        self.connection.status().connected() && self.channel.status().connected()
+    }
+}
+
+fn parse(text: &str) -> Result<AMQPUri, String> {
+    const FORM: &str = "write amqp://user:password@host:port/vhost, or amqps://, with special characters in %xx form";
+    // Neither error holds the text, which holds the password.
+    let url = url::Url::parse(text).map_err(|error| format!("the URL is not one ({error}): {FORM}"))?;
+    if !matches!(url.scheme(), "amqp" | "amqps") {
+        return Err(format!("the URL begins with {:?}: {FORM}", url.scheme()));
+    }
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| format!("the URL has no host: {FORM}"))?;
+    if url.username().is_empty() || url.password().is_none() {
+        return Err(format!("the URL has no user or no password: {FORM}"));
+    }
+    let mut uri: AMQPUri = text.parse().map_err(|error: String| {
+        let problem = if error.contains(text) { "it cannot be parsed".to_owned() } else { error };
+        format!("the URL is not one of a broker ({problem}): {FORM}")
+    })?;
+    // lapin takes an IPv6 address for no host, and the path "/" for a vhost without a name.
+    uri.authority.host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    if uri.vhost.is_empty() {
+        uri.vhost = "/".to_owned();
+    }
+    Ok(uri)
+}
+
+/// lapin comes without any trusted certificates of its own.
+fn system_certificates() -> Result<String, String> {
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        return Err("this system trusts no certificates: install ca-certificates, or give a CA file".to_owned());
+    }
+    let pem = |der: &[u8]| {
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", BASE64_STANDARD.encode(der))
+    };
+    Ok(found.certs.iter().map(|certificate| pem(certificate)).collect())
+}
+
+fn watch(connection: &Connection, purpose: &'static str) -> AbortOnDropHandle<()> {
+    let mut events = Box::pin(connection.events_listener());
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            match event {
+                Event::ConnectionBlocked(reason) => {
+                    warn!(purpose, reason, "RabbitMQ is in alarm and takes no messages: free its memory or disk");
+                }
+                Event::ConnectionUnblocked => info!(purpose, "RabbitMQ takes messages again"),
+                // An error is told by the call that it breaks.
+                _ => {}
+            }
+        }
+    }))
+}
+
+/// The pauses between attempts to reach the broker: 100 ms, doubled up to 5 s, with jitter so that a fleet does not come
+/// back all at once.
+pub(super) fn pauses() -> impl Iterator<Item = Duration> + Send {
+    use backon::BackoffBuilder;
+    backon::ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// Logs an outage once when it begins and once when it ends.
+pub(super) struct Outage {
+    doing: &'static str,
+    since: Option<Instant>,
+}
+
+impl Outage {
+    pub(super) fn none(doing: &'static str) -> Self {
+        Self { doing, since: None }
+    }
+
+    pub(super) fn goes_on(&mut self, problem: &str) {
+        if self.since.is_none() {
+            self.since = Some(Instant::now());
+            warn!(problem, "{} through RabbitMQ is interrupted; trying again", self.doing);
+        }
+    }
+
+    pub(super) fn ends(&mut self) {
+        if let Some(since) = self.since.take() {
+            info!(seconds = since.elapsed().as_secs_f64(), "{} through RabbitMQ goes on", self.doing);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `diorama results RUN --to DIR`: downloads what a run made. The same command again goes on where it stopped.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use diorama_core::id::Sha256Hex;
+use diorama_core::outcome::{FileRef, Outcome, TaskOutcome};
+use futures::StreamExt;
+use reqwest::Method;
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Results};
+use crate::exit::{self, Failure};
+use crate::fleet::client::Client;
+use crate::{output, progress};
+
+/// Objects that are downloaded at a time.
+const DOWNLOADING: usize = 4;
+
+#[derive(Deserialize)]
+struct ResultLine {
+    #[serde(flatten)]
+    outcome: TaskOutcome,
+    archive: Option<String>,
+}
+
+/// An object to download, with what is to come out of it.
+struct Wanted {
+    object: String,
+    /// An archive, whose members are extracted; otherwise a file.
+    is_archive: bool,
+    files: Vec<FileRef>,
+}
+
+pub(crate) async fn run(command: &Results, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
+    let client = super::runs::client(cli)?;
+    tokio::select! {
+        done = download(command, cli, &client) => done,
+        () = drain.cancelled() => Ok(exit::DRAINED),
+    }
+}
+
+async fn download(command: &Results, cli: &Cli, client: &Client) -> Result<u8, Failure> {
+    std::fs::create_dir_all(&command.to).map_err(|error| disk(&command.to, &error))?;
+    for name in ["results", "errors"] {
+        let to = command.to.join(format!("{name}.jsonl"));
+        fetch(client, &format!("/v1/runs/{}/{name}", command.run), &to).await?;
+    }
+    let wanted = wanted(&command.to.join("results.jsonl"))?;
+    let (objects, bar) = (wanted.len(), progress::count(wanted.len() as u64, "objects"));
+    let mut downloading: JoinSet<Result<usize, Failure>> = JoinSet::new();
+    let (mut files, mut wanted) = (0, wanted.into_iter());
+    loop {
+        while downloading.len() < DOWNLOADING
+            && let Some(next) = wanted.next()
+        {
+            downloading.spawn(one(client.clone(), command.run.clone(), command.to.clone(), next));
+        }
+        let Some(done) = downloading.join_next().await else { break };
+        files += done.map_err(Failure::permanent)??;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if cli.json() {
+        output::line(&serde_json::json!({ "to": command.to, "files": files, "objects": objects }).to_string());
+    } else {
+        output::line(&format!("{files} files are in {}", command.to.display()));
+    }
+    Ok(exit::DONE)
+}
+
+/// What the results name, by object.
+fn wanted(results: &Path) -> Result<Vec<Wanted>, Failure> {
+    let text = std::fs::read(results).map_err(|error| disk(results, &error))?;
+    let mut archives: BTreeMap<String, Vec<FileRef>> = BTreeMap::new();
+    let mut wanted = Vec::new();
+    for line in serde_json::Deserializer::from_slice(&text).into_iter::<ResultLine>() {
+        let line = line.map_err(Failure::permanent)?;
+        let Outcome::Done { files, .. } = line.outcome.outcome else { continue };
+        for file in files.into_values() {
+            // A coordinator is believed about many things, but not about where to write here.
+            if Path::new(&file.path).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+                return Err(Failure::permanent(anyhow::anyhow!("the result {:?} would leave the folder", file.path)));
+            }
+            match &line.archive {
+                Some(archive) => archives.entry(archive.clone()).or_default().push(file),
+                None => wanted.push(Wanted { object: file.path.clone(), is_archive: false, files: vec![file] }),
+            }
+        }
+    }
+    let archives = archives.into_iter().map(|(object, files)| Wanted { object, is_archive: true, files });
+    wanted.extend(archives);
+    Ok(wanted)
+}
+
+/// Downloads one object, unless everything that comes out of it is there. Gives the number of its files.
+async fn one(client: Client, run: String, to: PathBuf, wanted: Wanted) -> Result<usize, Failure> {
+    let count = wanted.files.len();
+    let (folder, files) = (to.clone(), wanted.files.clone());
+    if blocking(move || files.iter().all(|file| is_there(&folder, file))).await? {
+        return Ok(count);
+    }
+    let part = to.join(format!(".part-{}", wanted.object.replace('/', "-")));
+    fetch(&client, &format!("/v1/runs/{run}/objects/{}", wanted.object), &part).await?;
+    let place = part.clone();
+    blocking(
+        move || if wanted.is_archive { extract(&place, &to, &wanted.files) } else { keep(&place, &to, &wanted.files) },
+    )
+    .await??;
+    let _ = std::fs::remove_file(&part);
+    Ok(count)
+}
+
+fn is_there(folder: &Path, file: &FileRef) -> bool {
+    let path = folder.join(&file.path);
+    let same_size = std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == file.bytes);
+    same_size && std::fs::read(&path).is_ok_and(|bytes| Sha256Hex::of(&bytes) == file.sha256)
+}
+
+fn extract(archive: &Path, to: &Path, files: &[FileRef]) -> Result<(), Failure> {
+    let failed = |error: &std::io::Error| disk(archive, error);
+    let mut left: BTreeMap<&str, &FileRef> = files.iter().map(|file| (file.path.as_str(), file)).collect();
+    let opened = std::fs::File::open(archive).map_err(|error| failed(&error))?;
+    let mut tar = tar::Archive::new(std::io::BufReader::new(opened));
+    for entry in tar.entries().map_err(|error| failed(&error))? {
+        let mut entry = entry.map_err(|error| failed(&error))?;
+        let path = entry.path().map_err(|error| failed(&error))?.to_string_lossy().into_owned();
+        let Some(file) = left.remove(path.as_str()) else { continue };
+        let mut bytes = Vec::with_capacity(file.bytes as usize);
+        std::io::copy(&mut entry, &mut bytes).map_err(|error| failed(&error))?;
+        write(to, file, &bytes)?;
+    }
+    match left.keys().next() {
+        Some(path) => Err(Failure::permanent(anyhow::anyhow!("{path} is not in its archive; run `diorama verify`"))),
+        None => Ok(()),
+    }
+}
+
+fn keep(part: &Path, to: &Path, files: &[FileRef]) -> Result<(), Failure> {
+    let bytes = std::fs::read(part).map_err(|error| disk(part, &error))?;
+    files.iter().try_for_each(|file| write(to, file, &bytes))
+}
+
+/// Writes a file whose digest is right, as a whole.
+fn write(to: &Path, file: &FileRef, bytes: &[u8]) -> Result<(), Failure> {
+    if Sha256Hex::of(bytes) != file.sha256 {
+        let message = format!("{} is not what was committed; run `diorama verify`", file.path);
+        return Err(Failure::permanent(anyhow::anyhow!(message)));
+    }
+    let path = to.join(&file.path);
+    let folder = path.parent().unwrap_or(to);
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| tempfile::NamedTempFile::new_in(folder))
+        .and_then(|mut temporary| std::io::Write::write_all(&mut temporary, bytes).map(|()| temporary))
+        .and_then(|temporary| temporary.persist(&path).map_err(|error| error.error).map(drop));
+    written.map_err(|error| disk(&path, &error))
+}
+
+/// Streams an answer into a file. A download that breaks off is begun again.
+async fn fetch(client: &Client, path: &str, to: &Path) -> Result<(), Failure> {
+    for again in [true, true, false] {
+        let response = client.send_again(|| client.request(Method::GET, path)).await?;
+        let mut file = tokio::fs::File::create(to).await.map_err(|error| disk(to, &error))?;
+        let mut body = response.bytes_stream();
+        let broken = loop {
+            match body.next().await {
+                None => break None,
+                Some(Err(error)) => break Some(error),
+                Some(Ok(chunk)) => {
+                    file.write_all(&chunk).await.map_err(|error| disk(to, &error))?;
+                }
+            }
+        };
+        file.flush().await.map_err(|error| disk(to, &error))?;
+        match broken {
+            None => return Ok(()),
+            Some(error) if again => tracing::warn!(%error, path, "the download broke off; trying again"),
+            Some(error) => return Err(client.unreachable(&error).into()),
+        }
+    }
+    Ok(())
+}
+
+fn disk(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::try_again(anyhow::anyhow!("{}: {error}", path.display()))
+}
+
+async fn blocking<T: Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(step).await.map_err(Failure::permanent)
+}

@@ -1,0 +1,182 @@
+//! Runs of a coordinator: how they stand, live; pausing, resuming, cancelling them.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use diorama_coordinator::RunStatus;
+use diorama_core::run::RunState;
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::cli::{Cli, OneRun, Status};
+use crate::exit::{self, Failure};
+use crate::fleet::client::Client;
+use crate::{output, progress};
+
+/// Between two looks of `watch`.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Between two lines of `watch` where it does not write to a terminal.
+const LINE: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize)]
+struct RunPage {
+    runs: Vec<RunStatus>,
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WorkerLine {
+    worker: String,
+    pool: String,
+    state: String,
+    model: String,
+    device: String,
+    done: u64,
+}
+
+pub(crate) fn client(cli: &Cli) -> Result<Client, Failure> {
+    Client::new(&cli.configuration().map_err(Failure::usage)?.fleet)
+}
+
+/// `diorama status [RUN]`: one run, or all of them and the workers.
+pub(crate) async fn status(command: &Status, cli: &Cli) -> Result<u8, Failure> {
+    let client = client(cli)?;
+    if let Some(run) = &command.run {
+        let status = client.run(run).await?;
+        if cli.json() {
+            output::line(&serde_json::to_string(&status).map_err(Failure::permanent)?);
+        } else {
+            output::line(&describe(&status));
+        }
+        return Ok(exit::DONE);
+    }
+    let mut runs = Vec::new();
+    let mut after = String::new();
+    loop {
+        let filter = if command.all { "" } else { "&active=true" };
+        let page: RunPage = client.get(&format!("/v1/runs?limit=100{filter}{after}")).await?;
+        runs.extend(page.runs);
+        match page.next {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    let workers: Vec<Value> = client.get("/v1/workers").await?;
+    if cli.json() {
+        output::line(&serde_json::json!({ "runs": runs, "workers": workers }).to_string());
+        return Ok(exit::DONE);
+    }
+    if runs.is_empty() {
+        output::line(if command.all {
+            "no run was ever submitted"
+        } else {
+            "no run is active (--all shows ended ones)"
+        });
+    }
+    runs.iter().for_each(|run| output::line(&describe(run)));
+    tell_workers(workers);
+    Ok(exit::DONE)
+}
+
+fn tell_workers(workers: Vec<Value>) {
+    if workers.is_empty() {
+        output::line("no worker gives a sign of life");
+    }
+    for worker in workers.into_iter().filter_map(|worker| serde_json::from_value::<WorkerLine>(worker).ok()) {
+        let WorkerLine { worker, pool, state, model, device, done } = worker;
+        output::line(&format!("worker {worker}  pool {pool}  {state}  {model} on {device}  {done} pictures"));
+    }
+}
+
+/// A run in one line.
+fn describe(run: &RunStatus) -> String {
+    let name = run.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    let mut text = format!("{}{name}  {}  {} of {} done", run.run, run.state, run.done + run.in_work, run.tasks);
+    let mut add = |part: String| text.push_str(&format!(", {part}"));
+    if run.failed > 0 {
+        add(format!("{} failed", run.failed));
+    }
+    if run.retrying > 0 {
+        add(format!("{} tried again in round {}", run.retrying, run.round));
+    }
+    if run.summary.is_none() {
+        if let Some(rate) = run.pictures_per_second {
+            add(format!("{rate:.1} pictures/s"));
+        }
+        if let Some(eta) = run.eta_seconds {
+            add(format!("{} left", progress::duration(Duration::from_secs_f64(eta.min(1e9)))));
+        }
+        add(format!("{} shards in work", run.shards_running));
+    } else if let Some(summary) = &run.summary {
+        let took = progress::duration(Duration::from_secs_f64(summary.wall_seconds));
+        add(format!("in {took} ({:.1} pictures/s)", summary.pictures_per_second));
+    }
+    if let Some(reason) = &run.reason {
+        text.push_str(&format!("\n  paused because {reason}"));
+    }
+    text
+}
+
+/// `diorama watch RUN`: until it has ended; then the exit code says how.
+pub(crate) async fn watch_command(command: &OneRun, cli: &Cli) -> Result<u8, Failure> {
+    let client = client(cli)?;
+    watch(cli, &client, &command.run).await
+}
+
+/// Follows a run to its end: on a terminal in place, otherwise a line now and then; with `--json` a line a change.
+pub(crate) async fn watch(cli: &Cli, client: &Client, run: &str) -> Result<u8, Failure> {
+    let bar = (!cli.json() && std::io::stderr().is_terminal()).then(progress::live);
+    let mut last: Option<RunStatus> = None;
+    let mut said = None::<tokio::time::Instant>;
+    loop {
+        let status = client.run(run).await?;
+        let changed = last.as_ref() != Some(&status);
+        match &bar {
+            _ if cli.json() && changed => output::line(&serde_json::to_string(&status).map_err(Failure::permanent)?),
+            _ if cli.json() => {}
+            Some(bar) => {
+                let workers: Vec<Value> = client.get("/v1/workers").await?;
+                let working = workers.iter().filter(|worker| worker["state"] == "working").count();
+                bar.set_length(status.tasks);
+                bar.set_position(status.done + status.in_work + status.failed);
+                bar.set_message(format!("{}, {working} of {} workers", describe(&status), workers.len()));
+            }
+            None if said.is_none_or(|at| at.elapsed() >= LINE) && changed => {
+                said = Some(tokio::time::Instant::now());
+                output::line(&describe(&status));
+            }
+            None => {}
+        }
+        if let Some(summary) = &status.summary {
+            if let Some(bar) = &bar {
+                bar.finish_and_clear();
+            }
+            if !cli.json() {
+                output::line(&describe(&status));
+                for (code, count) in &summary.failures {
+                    output::line(&format!("{count} failed: {code} (errors.jsonl)"));
+                }
+            }
+            let clean = summary.failed == 0 && summary.invalid_rows == 0 && summary.state == RunState::Finished;
+            return Ok(if clean { exit::DONE } else { exit::FAILED_TASKS });
+        }
+        last = Some(status);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// `diorama pause | resume | cancel RUN`.
+pub(crate) async fn change(action: &str, command: &OneRun, cli: &Cli) -> Result<u8, Failure> {
+    let client = client(cli)?;
+    let path = format!("/v1/runs/{}/{action}", command.run);
+    let response = client.send_again(|| client.request(Method::POST, &path)).await?;
+    let status: RunStatus = client.read(response).await?;
+    if cli.json() {
+        output::line(&serde_json::to_string(&status).map_err(Failure::permanent)?);
+    } else {
+        output::line(&describe(&status));
+    }
+    Ok(exit::DONE)
+}

@@ -1,0 +1,98 @@
+//! `diorama serve`: a coordinator: the API, and, where it has the lease, the runs.
+
+use std::net::SocketAddr;
+
+use diorama_coordinator::api::{self, ApiConfig, Tokens};
+use diorama_coordinator::{CoordinatorConfig, Service, ServiceConfig, Shares};
+use diorama_runtime::fleet::Fleet;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Cli;
+use crate::exit::{self, Failure};
+use crate::fleet::connect::{backends, seconds};
+use crate::output;
+
+/// The largest manifest that is taken over HTTP, in bytes.
+const MAX_MANIFEST_BYTES: u64 = 16 << 30;
+
+/// The largest reference that is taken over HTTP, in bytes.
+const MAX_BLOB_BYTES: u64 = 256 << 20;
+
+/// How long answers under way may take after a drain was asked for.
+const GRACE: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
+    let fleet = cli.configuration().map_err(Failure::usage)?.fleet;
+    let tokens = tokens(&fleet)?;
+    let owner = format!("{}-{}", host(), uuid::Uuid::now_v7().simple());
+    let backends = backends(&fleet, &format!("diorama coordinator {owner}")).await?;
+    let scratch = tempfile::Builder::new()
+        .prefix("diorama-coordinator-")
+        .tempdir_in(fleet.scratch.clone().unwrap_or_else(std::env::temp_dir))
+        .map_err(|error| Failure::permanent(anyhow::anyhow!("the scratch folder cannot be used: {error}")))?;
+    let listener = TcpListener::bind(&fleet.listen)
+        .await
+        .map_err(|error| Failure::permanent(anyhow::anyhow!("cannot listen on {}: {error}", fleet.listen)))?;
+    let address = listener.local_addr().map_err(Failure::permanent)?;
+
+    let runs = CoordinatorConfig {
+        shares: Shares::new(fleet.window as usize),
+        poll: Duration::from_millis(200),
+        control_poll: Duration::from_secs(1),
+        publish_again_after: seconds(fleet.publish_again),
+        scratch: scratch.path().to_owned(),
+    };
+    let config = ServiceConfig { owner, lease: seconds(fleet.lease), runs };
+    let (service, leading) = Service::new(backends.clone(), config);
+    let router = api::router(ApiConfig {
+        backends,
+        scratch: scratch.path().to_owned(),
+        reference_root: fleet.reference_root.clone(),
+        tokens,
+        max_manifest_bytes: MAX_MANIFEST_BYTES,
+        max_blob_bytes: MAX_BLOB_BYTES,
+        leading,
+    });
+    output::line(&format!("diorama: the API is at http://{address} (OpenAPI: /openapi.json)"));
+    let serving = {
+        let drain = drain.clone();
+        async move { axum::serve(listener, router).with_graceful_shutdown(drain.cancelled_owned()).await }
+    };
+    let serve = async {
+        tokio::pin!(serving);
+        tokio::select! {
+            served = &mut serving => served,
+            () = async { drain.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
+        }
+    };
+    let (served, ()) = tokio::join!(serve, service.run(drain.clone()));
+    served.map_err(Failure::try_again)?;
+    Ok(exit::DRAINED)
+}
+
+/// Without tokens anybody who reaches the API may do anything, so then only this machine reaches it.
+fn tokens(fleet: &Fleet) -> Result<Option<Tokens>, Failure> {
+    if let Some(path) = &fleet.tokens_file {
+        return Tokens::load(path).map(Some).map_err(Failure::usage);
+    }
+    let loopback = match fleet.listen.parse::<SocketAddr>() {
+        Ok(address) => address.ip().is_loopback(),
+        Err(_) => fleet.listen.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),
+    };
+    if loopback {
+        return Ok(None);
+    }
+    Err(Failure::usage(anyhow::anyhow!(
+        "--listen {} can be reached from elsewhere, and there is no --tokens-file: give one, or listen on 127.0.0.1",
+        fleet.listen
+    )))
+}
+
+/// This machine's name, as far as it can stand in ids.
+pub(crate) fn host() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let fine: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(30).collect();
+    if fine.is_empty() || fine.starts_with('-') { "host".to_owned() } else { fine }
+}

@@ -1,0 +1,68 @@
+//! `diorama verify` and `diorama reconcile`: on the services themselves, because a proof asks nobody else.
+
+use diorama_backends::run_store::RunStore;
+use diorama_coordinator::{CoordinatorError, Verification, reconcile, verify};
+use diorama_core::id::RunId;
+use diorama_core::key::RunRoot;
+use diorama_core::run::RunSpec;
+
+use crate::cli::{Cli, OneRunOnServices, Verify};
+use crate::exit::{self, Failure};
+use crate::fleet::connect::backends;
+use crate::output;
+
+pub(crate) async fn run(command: &Verify, cli: &Cli) -> Result<u8, Failure> {
+    let fleet = cli.configuration().map_err(Failure::usage)?.fleet;
+    let backends = backends(&fleet, "diorama verify").await?;
+    let (store, spec) = open(&backends, &command.run.run).await?;
+    let found = verify(&backends, &store, &spec, command.repair).await.map_err(failed)?;
+    if cli.json() {
+        output::line(&serde_json::to_string(&found).map_err(Failure::permanent)?);
+    } else {
+        tell(&found);
+    }
+    Ok(if found.is_clean() { exit::DONE } else { exit::PERMANENT })
+}
+
+pub(crate) async fn reconcile_command(command: &OneRunOnServices, cli: &Cli) -> Result<u8, Failure> {
+    let fleet = cli.configuration().map_err(Failure::usage)?.fleet;
+    let backends = backends(&fleet, "diorama reconcile").await?;
+    let (store, spec) = open(&backends, &command.run).await?;
+    let counts = reconcile(&store, &spec, &*backends.progress).await.map_err(failed)?;
+    if cli.json() {
+        output::line(&serde_json::to_string(&counts).map_err(Failure::permanent)?);
+    } else {
+        let (shards, done, failed, retrying) = (counts.shards, counts.done, counts.failed, counts.retrying);
+        output::line(&format!("{shards} shards: {done} done, {failed} failed, {retrying} tried again"));
+    }
+    Ok(exit::DONE)
+}
+
+async fn open(backends: &diorama_backends::Backends, run: &str) -> Result<(RunStore, RunSpec), Failure> {
+    let run = RunId::new(run).map_err(Failure::usage)?;
+    let store = RunStore::new(backends.objects.clone(), RunRoot::Shared(run.clone()));
+    let spec = store.spec().await.map_err(|error| failed(error.into()))?;
+    let spec = spec.ok_or_else(|| Failure::permanent(anyhow::anyhow!("there is no run {run} in this store")))?;
+    Ok((store, spec))
+}
+
+fn failed(error: CoordinatorError) -> Failure {
+    if error.is_retryable() { Failure::try_again(error) } else { Failure::permanent(error) }
+}
+
+fn tell(found: &Verification) {
+    let state = if found.ended { "has ended" } else { "has not ended" };
+    let megabytes = found.bytes as f64 / 1e6;
+    output::line(&format!(
+        "the run {state}: {} tasks, {} done, {} failed; {} shards, {} without a marker; {} files ({megabytes:.1} MB) read; \
+         {} orphans",
+        found.tasks, found.done, found.failed, found.shards, found.uncommitted, found.files, found.orphans
+    ));
+    found.problems.iter().for_each(|problem| output::line(&format!("PROBLEM  {problem}")));
+    found.repaired.iter().for_each(|repaired| output::line(&format!("repaired  {repaired}")));
+    match (found.problem_count, found.ended) {
+        (0, true) => output::line("clean: every task has exactly one outcome, and every digest is right"),
+        (0, false) => output::line("clean so far: what is committed is whole, and the counters agree"),
+        (count, _) => output::line(&format!("{count} problems")),
+    }
+}

@@ -1,0 +1,68 @@
+//! `diorama worker`: pulls shards of a pool and makes their pictures.
+
+use diorama_core::id::WorkerId;
+use diorama_runtime::config::Config;
+use diorama_worker::engine::{EngineError, MakeGenerator};
+use diorama_worker::{Engine, Layout, OnOutage, Worker, WorkerConfig, WorkerError};
+use tokio_util::sync::CancellationToken;
+
+use super::serve::host;
+use crate::cli::Cli;
+use crate::exit::{self, Failure};
+use crate::fleet::connect::{backends, seconds};
+use crate::{maker, output};
+
+pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
+    let config = cli.configuration().map_err(Failure::usage)?;
+    let name = name(&config)?;
+    let backends = backends(&config.fleet, &format!("diorama worker {name}")).await?;
+    let options = config.options.clone();
+    let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
+    let started = tokio::select! {
+        started = Engine::start(generator) => started,
+        () = drain.cancelled() => return Ok(exit::DRAINED),
+    };
+    let (engine, device) = started.map_err(Failure::permanent)?;
+    let fleet = &config.fleet;
+    let scratch = tempfile::Builder::new()
+        .prefix("diorama-worker-")
+        .tempdir_in(fleet.scratch.clone().unwrap_or_else(std::env::temp_dir))
+        .map_err(|error| Failure::permanent(anyhow::anyhow!("the scratch folder cannot be used: {error}")))?;
+    let info = engine.info().clone();
+    tracing::info!(
+        target: "diorama", worker = %name, pool = %fleet.pool, model = info.model, device = info.device, dtype = info.dtype,
+        batch = info.batch_size, "ready"
+    );
+    let worker = Worker::new(
+        backends,
+        engine,
+        WorkerConfig {
+            heartbeat: seconds(fleet.heartbeat),
+            on_outage: OnOutage::Wait,
+            max_idle: (fleet.max_idle > 0.0).then(|| seconds(fleet.max_idle)),
+            ..WorkerConfig::new(name, fleet.pool.clone(), Layout::Shared, scratch.path().to_owned())
+        },
+    );
+    let worked = worker.run(drain.clone()).await;
+    match worked {
+        Ok(report) => {
+            device.join().await;
+            let (committed, pictures) = (report.committed, report.pictures);
+            let (handed_back, lost) = (report.handed_back, report.already_committed);
+            output::line(&format!(
+                "diorama: {committed} shards with {pictures} pictures committed, {handed_back} handed back, {lost} were another's"
+            ));
+            Ok(if drain.is_cancelled() { exit::DRAINED } else { exit::DONE })
+        }
+        Err(WorkerError::Engine(EngineError::Stopped)) if drain.is_cancelled() => Ok(exit::DRAINED),
+        Err(error) if error.is_retryable() => Err(Failure::try_again(error)),
+        Err(error) => Err(Failure::permanent(error)),
+    }
+}
+
+fn name(config: &Config) -> Result<WorkerId, Failure> {
+    match &config.fleet.worker {
+        Some(name) => Ok(name.clone()),
+        None => WorkerId::new(format!("{}-{}", host(), std::process::id())).map_err(Failure::permanent),
+    }
+}

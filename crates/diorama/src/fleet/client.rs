@@ -1,0 +1,196 @@
+//! The client of a coordinator's API. A coordinator that is away for a moment is waited for; what it refuses is not asked
+//! twice.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use diorama_coordinator::RunStatus;
+use diorama_coordinator::api::Problem;
+use diorama_runtime::fleet::Fleet;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+
+use crate::exit::Failure;
+
+/// A coordinator.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    address: String,
+    token: Option<String>,
+}
+
+/// What a request came to, where it did not come to what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// The coordinator refused.
+    #[error("{}: {} ({})", .0.title, .0.detail, .0.code)]
+    Refused(Box<Problem>),
+    /// It cannot be reached, or broke off.
+    #[error("the coordinator {address} cannot be reached: {problem}; is it running, and is --coordinator right?")]
+    Unreachable {
+        /// Its address.
+        address: String,
+        /// What the network says.
+        problem: String,
+    },
+    /// It answered something that is not ours.
+    #[error("{address} answered what no coordinator answers ({problem}); is --coordinator right?")]
+    NoCoordinator {
+        /// Its address.
+        address: String,
+        /// What was wrong with it.
+        problem: String,
+    },
+}
+
+impl ClientError {
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            Self::Refused(problem) => problem.status == 503,
+            Self::Unreachable { .. } => true,
+            Self::NoCoordinator { .. } => false,
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let json = match &error {
+            ClientError::Refused(problem) => serde_json::to_value(problem).ok(),
+            ClientError::Unreachable { .. } | ClientError::NoCoordinator { .. } => None,
+        };
+        let failure = if error.is_retryable() { Self::try_again(error) } else { Self::permanent(error) };
+        match json {
+            Some(json) => failure.with_json(json),
+            None => failure,
+        }
+    }
+}
+
+impl Client {
+    /// A client of the coordinator that the configuration names.
+    pub(crate) fn new(fleet: &Fleet) -> Result<Self, Failure> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("diorama/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(5))
+            .read_timeout(Duration::from_secs(60));
+        if let Some(path) = &fleet.ca_file {
+            let read = std::fs::read(path).map_err(anyhow::Error::from);
+            let certificates = read.and_then(|pem| Ok(reqwest::Certificate::from_pem_bundle(&pem)?));
+            let failed = |error: anyhow::Error| Failure::usage(error.context(format!("ca_file {}", path.display())));
+            for certificate in certificates.map_err(failed)? {
+                builder = builder.add_root_certificate(certificate);
+            }
+        }
+        let http = builder.build().map_err(Failure::permanent)?;
+        let address = fleet.coordinator.trim_end_matches('/').to_owned();
+        Ok(Self { http, address, token: fleet.token.as_ref().map(|token| token.expose().to_owned()) })
+    }
+
+    /// A request to a path of the API.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.address));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// Sends a request once; a refusal is an error.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let text = response.text().await.map_err(|error| self.unreachable(&error))?;
+        match serde_json::from_str(&text) {
+            Ok(problem) => Err(ClientError::Refused(Box::new(problem))),
+            Err(_) if status.is_server_error() => Err(ClientError::Unreachable {
+                address: self.address.clone(),
+                problem: format!("it answered {status}"),
+            }),
+            Err(_) => Err(self.no_coordinator(format!("status {status}"))),
+        }
+    }
+
+    /// Sends what may be sent twice, for as long as it may help (about half a minute).
+    pub(crate) async fn send_again(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, ClientError> {
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(200))
+            .with_max_delay(Duration::from_secs(5))
+            .with_max_times(10)
+            .with_jitter();
+        (|| self.send(request()))
+            .retry(backoff)
+            .when(ClientError::is_retryable)
+            .notify(|error, wait| tracing::warn!(%error, ?wait, "trying again"))
+            .await
+    }
+
+    /// Gets a JSON answer.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let response = self.send_again(|| self.request(Method::GET, path)).await?;
+        self.read(response).await
+    }
+
+    /// Reads a JSON answer.
+    pub(crate) async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, ClientError> {
+        let text = response.text().await.map_err(|error| self.unreachable(&error))?;
+        serde_json::from_str(&text).map_err(|error| self.no_coordinator(error.to_string()))
+    }
+
+    /// How a run stands.
+    pub(crate) async fn run(&self, run: &str) -> Result<RunStatus, ClientError> {
+        self.get(&format!("/v1/runs/{run}")).await
+    }
+
+    /// Whether the blob is there.
+    pub(crate) async fn has_blob(&self, sha256: &str) -> Result<bool, ClientError> {
+        let path = format!("/v1/blobs/{sha256}");
+        let head = || async {
+            let response = self.request(Method::HEAD, &path).send().await.map_err(|error| self.unreachable(&error))?;
+            match response.status() {
+                StatusCode::OK => Ok(true),
+                StatusCode::NOT_FOUND => Ok(false),
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                    // An answer to HEAD has no body; ask again for the words.
+                    self.send(self.request(Method::GET, "/v1/runs?limit=1")).await.map(|_| false)
+                }
+                status => Err(ClientError::Unreachable {
+                    address: self.address.clone(),
+                    problem: format!("it answered {status}"),
+                }),
+            }
+        };
+        let backoff = ExponentialBuilder::default().with_max_times(8).with_jitter();
+        head.retry(backoff).when(ClientError::is_retryable).await
+    }
+
+    pub(crate) fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        let mut problem = error.without_url_text();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            problem = format!("{problem}: {error}");
+            cause = error.source();
+        }
+        ClientError::Unreachable { address: self.address.clone(), problem }
+    }
+
+    fn no_coordinator(&self, problem: String) -> ClientError {
+        ClientError::NoCoordinator { address: self.address.clone(), problem }
+    }
+}
+
+/// An error without the address, which is said beside it.
+trait WithoutUrl {
+    fn without_url_text(&self) -> String;
+}
+
+impl WithoutUrl for reqwest::Error {
+    fn without_url_text(&self) -> String {
+        let text = self.to_string();
+        text.split(" for url (").next().unwrap_or_default().to_owned()
+    }
+}

@@ -1,0 +1,90 @@
+//! Connects to RabbitMQ, Redis and the object store as the configuration says, all three or not at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diorama_backends::objects::probe_conditional_put;
+use diorama_backends::objects::retrying::Retrying;
+use diorama_backends::objects::s3::{S3Config, S3Objects};
+use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
+use diorama_backends::queue::rabbitmq::{RabbitMqConfig, RabbitMqQueue};
+use diorama_backends::{Backends, Exclusive};
+use diorama_runtime::fleet::{Fleet, Secret};
+
+use crate::exit::Failure;
+
+/// What is missing, with the three ways to say it.
+fn missing(key: &str, what: &str) -> Failure {
+    let (flag, variable) = (key.replace('_', "-"), key.to_ascii_uppercase());
+    Failure::usage(anyhow::anyhow!(
+        "no {what}: give --{flag}, DIORAMA_{variable}, or {key} in diorama.toml (config/ has commented examples)"
+    ))
+}
+
+fn secret(secret: &Secret) -> secrecy::SecretString {
+    secret.expose().to_owned().into()
+}
+
+/// How S3 is reached.
+pub(crate) fn s3_config(fleet: &Fleet) -> Result<S3Config, Failure> {
+    let bucket = fleet.s3_bucket.clone().ok_or_else(|| missing("s3_bucket", "bucket of the object store"))?;
+    // The usual names, where ours are not given.
+    let from_environment = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let access_key = fleet.s3_access_key.clone().or_else(|| from_environment("AWS_ACCESS_KEY_ID"));
+    let secret_key = fleet.s3_secret_key.as_ref().map(|secret| secret.expose().to_owned());
+    let secret_key = secret_key.or_else(|| from_environment("AWS_SECRET_ACCESS_KEY"));
+    Ok(S3Config {
+        endpoint: fleet.s3_endpoint.clone(),
+        region: fleet.s3_region.clone(),
+        bucket,
+        prefix: fleet.s3_prefix.clone(),
+        access_key: access_key.map(Into::into),
+        secret_key: secret_key.map(Into::into),
+        path_style: fleet.s3_path_style,
+        ca_file: fleet.ca_file.clone(),
+        ..S3Config::default()
+    })
+}
+
+/// How Redis is reached.
+pub(crate) fn redis_config(fleet: &Fleet) -> Result<RedisConfig, Failure> {
+    let url = fleet.redis_url.as_ref().ok_or_else(|| missing("redis_url", "address of Redis"))?;
+    Ok(RedisConfig { cluster: fleet.redis_cluster, ca_file: fleet.ca_file.clone(), ..RedisConfig::new(secret(url)) })
+}
+
+/// How RabbitMQ is reached.
+pub(crate) fn rabbitmq_config(fleet: &Fleet, name: &str) -> Result<RabbitMqConfig, Failure> {
+    let url = fleet.amqp_url.as_ref().ok_or_else(|| missing("amqp_url", "address of RabbitMQ"))?;
+    Ok(RabbitMqConfig {
+        ca_file: fleet.ca_file.clone(),
+        connection_name: name.to_owned(),
+        ..RabbitMqConfig::new(secret(url))
+    })
+}
+
+/// Connects to all three; `name` is what the broker's list of connections shows.
+pub(crate) async fn backends(fleet: &Fleet, name: &str) -> Result<Backends, Failure> {
+    // What is missing is said before anything is connected to.
+    let (s3, redis, rabbitmq) = (s3_config(fleet)?, redis_config(fleet)?, rabbitmq_config(fleet, name)?);
+    let objects = Retrying::patient(S3Objects::connect(s3).map_err(Failure::permanent)?);
+    let probed = probe_conditional_put(&objects).await;
+    let conditional = probed
+        .map_err(|error| if error.is_retryable() { Failure::try_again(error) } else { Failure::permanent(error) })?;
+    let exclusive = if conditional {
+        Exclusive::ConditionalPut
+    } else {
+        tracing::warn!(
+            target: "diorama",
+            "the object store ignores If-None-Match: commits are fenced by claims in Redis, which is weaker; see docs/protocol.md"
+        );
+        Exclusive::Claim
+    };
+    let progress = RedisProgress::connect(&redis).await.map_err(Failure::try_again)?;
+    let queue = RabbitMqQueue::connect(rabbitmq).await.map_err(Failure::try_again)?;
+    Ok(Backends { queue: Arc::new(queue), progress: Arc::new(progress), objects: Arc::new(objects), exclusive })
+}
+
+/// Seconds of the configuration.
+pub(crate) fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.max(0.0))
+}

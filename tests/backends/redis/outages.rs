@@ -1,0 +1,94 @@
+//! Redis killed, emptied, silent, and back.
+
+use std::time::{Duration, Instant};
+
+use diorama_backends::progress::redis::RedisProgress;
+use diorama_backends::progress::{Counts, Progress};
+use diorama_core::id::Round;
+use diorama_tests::services::redis::Redis;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{ONE, config, connect, run, shard, write_everything};
+
+/// Far above any time-out in these tests: a command that takes longer has none.
+const BOUND: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn commits_survive_a_killed_and_restarted_server_on_the_same_connection() {
+    let mut redis = Redis::start_with(&["--appendfsync", "always"]);
+    let progress = connect(&redis).await;
+    let run = run("killed");
+    write_everything(&progress, &run).await;
+    let before = progress.counts(&run).await.unwrap();
+    redis.kill();
+    redis.start_again();
+
+    // The same value, no new connect: it notices by itself that the connection is gone, and that the server has
+    // forgotten its scripts.
+    assert_eq!(progress.counts(&run).await.unwrap(), before);
+    assert!(!progress.commit(&run, shard(0, 7), ONE).await.unwrap(), "it was counted before the kill");
+    assert!(progress.commit(&run, shard(0, 8), ONE).await.unwrap());
+    assert_eq!(progress.counts(&run).await.unwrap(), before.plus(ONE));
+}
+
+#[tokio::test]
+async fn a_command_while_redis_is_away_fails_in_bounded_time_and_works_when_it_is_back() {
+    let mut redis = Redis::start();
+    let progress = connect(&redis).await;
+    let run = run("away");
+    progress.commit(&run, shard(0, 0), ONE).await.unwrap();
+    redis.kill();
+    for _ in 0..3 {
+        let started = Instant::now();
+        let error = progress.counts(&run).await.unwrap_err().to_string();
+        assert!(started.elapsed() < BOUND);
+        assert!(
+            error.contains(&format!("127.0.0.1:{}", redis.port())) && error.contains("check that it runs"),
+            "{error}"
+        );
+    }
+    redis.start_again();
+    progress.commit(&run, shard(0, 1), ONE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_given_up_in_time_and_used_again_when_it_speaks() {
+    let redis = Redis::start();
+    let mut config = config(&redis);
+    config.timeout = Duration::from_millis(300);
+    let progress = RedisProgress::connect(&config).await.unwrap();
+    let run = run("silent");
+    let server = Pid::from_raw(redis.id() as i32).unwrap();
+    kill_process(server, Signal::STOP).unwrap();
+    for _ in 0..2 {
+        let started = Instant::now();
+        let error = progress.counts(&run).await.unwrap_err().to_string();
+        assert!(started.elapsed() < BOUND);
+        assert!(error.contains("did not answer within 300ms"), "{error}");
+    }
+    kill_process(server, Signal::CONT).unwrap();
+    let started = Instant::now();
+    while progress.commit(&run, shard(0, 0), ONE).await.is_err() {
+        assert!(started.elapsed() < BOUND, "it never speaks again");
+    }
+    assert_eq!(progress.counts(&run).await.unwrap(), ONE);
+}
+
+#[tokio::test]
+async fn an_emptied_server_counts_again_exactly_once_each() {
+    let redis = Redis::start();
+    let progress = connect(&redis).await;
+    let run = run("emptied");
+    for index in 0..50 {
+        progress.commit(&run, shard(0, index), ONE).await.unwrap();
+    }
+    redis.flush();
+    assert_eq!(progress.counts(&run).await.unwrap(), Counts::default());
+    // As reconciliation does it, twice, with workers that go on.
+    for index in (0..60).chain(0..50) {
+        progress.commit(&run, shard(0, index), ONE).await.unwrap();
+    }
+    assert_eq!(progress.counts(&run).await.unwrap().shards, 60);
+    assert_eq!(progress.counts(&run).await.unwrap().done, 60 * ONE.done);
+    assert_eq!(progress.committed(&run, Round(0)).await.unwrap().len(), 60);
+}

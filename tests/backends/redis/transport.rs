@@ -1,0 +1,127 @@
+//! Passwords, TLS, a cluster; and what errors say, and never say.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use diorama_backends::progress::Progress;
+use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
+use diorama_tests::services::redis::Redis;
+use tempfile::TempDir;
+
+use super::{ONE, run, shard, write_everything};
+
+async fn refusal(config: &RedisConfig) -> String {
+    let error = RedisProgress::connect(config).await.err().expect("this cannot connect").to_string();
+    assert!(!error.contains("hunter2"), "{error}");
+    error
+}
+
+#[tokio::test]
+async fn a_wrong_or_missing_password_is_a_clear_error_that_does_not_say_it() {
+    let redis = Redis::start_with(&["--requirepass", "right-hunter2"]);
+    let with = |user: &str| RedisConfig::new(redis.url().replace("//", &format!("//{user}")).into());
+    let address = format!("127.0.0.1:{}", redis.port());
+    for wrong in ["", ":wrong-hunter2@", "nobody:wrong-hunter2@"] {
+        let error = refusal(&with(wrong)).await;
+        assert!(error.contains(&address) && error.contains("check user"), "{wrong:?}: {error}");
+    }
+    let right = with(":right-hunter2@");
+    assert!(!format!("{right:?}").contains("hunter2"));
+    let progress = RedisProgress::connect(&right).await.unwrap();
+    assert!(progress.commit(&run("secret"), shard(0, 0), ONE).await.unwrap());
+}
+
+#[tokio::test]
+async fn an_error_during_an_outage_does_not_say_the_password() {
+    let mut redis = Redis::start_with(&["--requirepass", "right-hunter2"]);
+    let config = RedisConfig::new(redis.url().replace("//", "//:right-hunter2@").into());
+    let progress = RedisProgress::connect(&config).await.unwrap();
+    redis.kill();
+    let error = progress.counts(&run("secret")).await.unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    refusal(&config).await;
+}
+
+#[tokio::test]
+async fn a_url_of_something_else_is_refused_without_being_repeated() {
+    for url in ["http://:hunter2@localhost", "redis:hunter2", "hunter2", "redis://:hunter2@host/no-number"] {
+        refusal(&RedisConfig::new(url.to_owned().into())).await;
+    }
+    let mut config = RedisConfig::new("redis://localhost".to_owned().into());
+    config.ca_file = Some("ca.pem".into());
+    assert!(refusal(&config).await.contains("rediss://"), "a CA without TLS would be a false safety");
+}
+
+#[tokio::test]
+async fn tls_with_its_own_authority_works_and_a_strange_authority_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let (ours, strange) = (folder.path().join("ours"), folder.path().join("strange"));
+    authority_and_certificate(&ours);
+    authority_and_certificate(&strange);
+    let file = |name: &str| ours.join(name).display().to_string();
+    let tls = diorama_tests::services::free_port();
+    let _redis = Redis::start_with(&[
+        "--tls-port",
+        &tls.to_string(),
+        "--tls-cert-file",
+        &file("server.pem"),
+        "--tls-key-file",
+        &file("server.key"),
+        "--tls-ca-cert-file",
+        &file("ca.pem"),
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let mut config = RedisConfig::new(format!("rediss://localhost:{tls}").into());
+    config.ca_file = Some(ours.join("ca.pem"));
+    let progress = RedisProgress::connect(&config).await.unwrap();
+    assert!(progress.commit(&run("tls"), shard(0, 0), ONE).await.unwrap());
+    config.ca_file = Some(strange.join("ca.pem"));
+    assert!(refusal(&config).await.contains("ertificate"));
+    config.ca_file = Some(folder.path().join("missing.pem"));
+    assert!(refusal(&config).await.contains("missing.pem"));
+}
+
+#[tokio::test]
+async fn a_run_lives_on_a_cluster() {
+    let redis = Redis::start_with(&["--cluster-enabled", "yes"]);
+    redis.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).unwrap();
+    let mut config = RedisConfig::new(redis.url().into());
+    config.cluster = true;
+    // The node takes a moment to find that it has all slots.
+    let started = Instant::now();
+    let progress = loop {
+        let up = redis.ask(&["CLUSTER", "INFO"]).unwrap()[0].contains("cluster_state:ok");
+        match RedisProgress::connect(&config).await {
+            Ok(progress) if up => break progress,
+            _ => assert!(started.elapsed() < Duration::from_secs(30), "the cluster does not come up"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    // A cluster refuses a script whose keys are in several slots.
+    for run in ["one", "two", "three"].map(run) {
+        write_everything(&progress, &run).await;
+        assert_eq!(progress.counts(&run).await.unwrap().shards, 3);
+        progress.expire(&run, Duration::from_secs(600)).await.unwrap();
+        progress.forget(&run).await.unwrap();
+        assert_eq!(progress.counts(&run).await.unwrap().shards, 0);
+    }
+    assert!(progress.lease("pump", "a", Duration::from_secs(600)).await.unwrap());
+    assert_eq!(progress.workers().await.unwrap(), []);
+}
+
+/// Makes a folder with `ca.pem`, and `server.pem` and `server.key` signed by it for `localhost`.
+fn authority_and_certificate(folder: &Path) {
+    std::fs::create_dir(folder).unwrap();
+    std::fs::write(folder.join("server.ext"), "subjectAltName=DNS:localhost\n").unwrap();
+    for arguments in [
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2",
+        "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost",
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile server.ext -out server.pem",
+    ] {
+        let openssl = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
+        let output = openssl.expect("openssl is not installed: apt-get install -y --no-install-recommends openssl");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
