@@ -3,6 +3,7 @@
 pub mod config;
 pub mod folder;
 pub mod nn;
+mod tensor_files;
 pub mod unet;
 pub mod vae;
 pub mod weights;

@@ -1,23 +1,17 @@
-//! Reads safetensors, whole or sharded, and gives tensors out by name while it keeps account: what is missing, what
-//! has another shape, what nobody asked for. All of it is reported at once.
+//! A component's weights, whole or sharded, given out by name while account is kept: what is missing, what has another
+//! shape, what nobody asked for. All of it is reported at once.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype as StoredDtype;
-use safetensors::tensor::Metadata;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
+use super::tensor_files::{StoredTensor, read_tensors};
 use crate::error::{Error, Result};
 
-/// safetensors allows headers of at most 100 MB.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
-
-fn broken(path: &Path, problem: impl Into<String>) -> Error {
+pub(super) fn broken(path: &Path, problem: impl Into<String>) -> Error {
     Error::Model { path: path.to_owned(), problem: problem.into() }
 }
 
@@ -38,13 +32,12 @@ impl Weights {
         let mut tensors = BTreeMap::new();
         let mut digests = BTreeMap::new();
         for file in find_files(folder, stem, variant)? {
-            read_file(&file, &mut |name, tensor, digest| {
+            for StoredTensor { name, tensor, digest } in read_tensors(&file)? {
                 if digests.insert(name.clone(), digest).is_some() {
                     return Err(broken(&file, format!("holds {name:?} a second time")));
                 }
                 tensors.insert(name, tensor);
-                Ok(())
-            })?;
+            }
         }
         let mut whole = Sha256::new();
         for (name, digest) in &digests {
@@ -193,55 +186,6 @@ fn find_files(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<Pa
             broken(&single, format!("is missing{hint}"))
         }
     })
-}
-
-/// Reads every tensor of one file, in the order of its bytes.
-fn read_file(path: &Path, give: &mut dyn FnMut(String, Tensor, [u8; 32]) -> Result<()>) -> Result<()> {
-    let io = |what: &str, e: std::io::Error| broken(path, format!("{what}: {e}"));
-    let mut file = File::open(path).map_err(|e| io("cannot be opened", e))?;
-    let length = file.metadata().map_err(|e| io("cannot be examined", e))?.len();
-    let mut prefix = [0; 8];
-    file.read_exact(&mut prefix).map_err(|_| broken(path, "is too short for a safetensors file"))?;
-    let header_length = u64::from_le_bytes(prefix);
-    if header_length > MAX_HEADER_BYTES || header_length + 8 > length {
-        return Err(broken(path, "is no safetensors file, or its header is truncated"));
-    }
-    let mut header = vec![0; header_length as usize];
-    file.read_exact(&mut header).map_err(|e| io("cannot be read", e))?;
-    let metadata: Metadata =
-        serde_json::from_slice(&header).map_err(|e| broken(path, format!("has a broken safetensors header: {e}")))?;
-    let expected = 8 + header_length + metadata.data_len() as u64;
-    if expected != length {
-        return Err(broken(
-            path,
-            format!(
-                "has {length} bytes, but its header promises {expected}: it is truncated or damaged; fetch it again"
-            ),
-        ));
-    }
-    for name in metadata.offset_keys() {
-        let Some(info) = metadata.info(&name) else { continue };
-        let kind = match info.dtype {
-            StoredDtype::F32 => Kind::Float,
-            StoredDtype::F16 => Kind::Half,
-            StoredDtype::BF16 => Kind::BFloat16,
-            StoredDtype::F64 => Kind::Double,
-            StoredDtype::I64 => Kind::Int64,
-            other => return Err(broken(path, format!("{name} is stored as {other:?}, which is not supported"))),
-        };
-        let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        file.seek(SeekFrom::Start(8 + header_length + start as u64)).map_err(|e| io("cannot be read", e))?;
-        file.read_exact(&mut bytes).map_err(|e| io("cannot be read", e))?;
-        let shape: Vec<i64> = info.shape.iter().map(|n| *n as i64).collect();
-        let digest = Sha256::new().chain_update(format!("{:?}{shape:?}", info.dtype)).chain_update(&bytes).finalize();
-        let tensor = Tensor::f_from_data_size(&bytes, &shape, kind)?;
-        if kind != Kind::Int64 && !all_finite(&tensor)? {
-            return Err(broken(path, format!("{name} holds NaN or infinite numbers: the weights are damaged")));
-        }
-        give(name, tensor, digest.into())?;
-    }
-    Ok(())
 }
 
 /// Whether no element is NaN or infinite.

@@ -142,6 +142,11 @@ impl StableDiffusion {
     /// # Errors
     /// [`Error::Setting`] and the errors of subjects.
     pub fn check(&self, prompt: &str, subjects: Option<&[String]>, settings: &Settings) -> Result<Prompt> {
+        self.examine(prompt, subjects, settings).map(|(prompt, _)| prompt)
+    }
+
+    /// [`check`](Self::check), with the scheduler that it needed.
+    fn examine(&self, prompt: &str, subjects: Option<&[String]>, settings: &Settings) -> Result<(Prompt, Scheduler)> {
         let factor = self.vae.factor() as u32;
         for (side, pixels) in [("width", settings.width), ("height", settings.height)] {
             if pixels == 0 || !pixels.is_multiple_of(factor) {
@@ -150,14 +155,14 @@ impl StableDiffusion {
                 return Err(Error::Setting { param: "size", message });
             }
         }
-        let timesteps = self.scheduler(settings)?.timesteps().len();
+        let scheduler = self.scheduler(settings)?;
         let masked = settings.method == Method::AbsGradSam;
         if masked {
-            settings.edits.indices(timesteps)?;
+            settings.edits.indices(scheduler.timesteps().len())?;
             let elements = i64::from(settings.width / factor) * i64::from(settings.height / factor) * 4;
             self.scorer.plan(&self.unet, settings, elements)?;
         }
-        prompt::read_prompt(&self.tokenizer, prompt, subjects, masked)
+        Ok((prompt::read_prompt(&self.tokenizer, prompt, subjects, masked)?, scheduler))
     }
 
     /// The timesteps that `settings` lay, truncated by strength.

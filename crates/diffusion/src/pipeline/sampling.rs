@@ -50,13 +50,8 @@ impl StableDiffusion {
         }
         let mut results: Vec<Option<Result<Sample>>> = Vec::new();
         let mut rows = Vec::new();
-        let mut scheduler = match self.scheduler(shared) {
-            Ok(scheduler) => scheduler,
-            // The same for each of them.
-            Err(_) => return Ok(requests.iter().map(|request| Err(self.refusal(request))).collect()),
-        };
         for request in requests {
-            match self.prepare(request, &scheduler) {
+            match self.prepare(request) {
                 Ok(row) => {
                     rows.push(row);
                     results.push(None);
@@ -66,6 +61,7 @@ impl StableDiffusion {
             }
         }
         if !rows.is_empty() {
+            let mut scheduler = self.scheduler(shared)?;
             let latents = self.denoise(&mut rows, &mut scheduler, shared, stop)?;
             let timesteps = scheduler.timesteps().to_vec();
             let mut finished = Vec::with_capacity(rows.len());
@@ -83,17 +79,10 @@ impl StableDiffusion {
         Ok(results.into_iter().flatten().collect())
     }
 
-    fn refusal(&self, request: &Request) -> Error {
-        match self.check(&request.prompt, request.subjects.as_deref(), &request.settings) {
-            Err(error) => error,
-            Ok(_) => Error::Torch("a batch was refused whose pictures are not".to_owned()),
-        }
-    }
-
-    /// Draws a row's noise and encodes its reference, by itself.
-    fn prepare<'a>(&self, request: &'a Request, scheduler: &Scheduler) -> Result<Row<'a>> {
+    /// Checks a request, draws its noise and encodes its reference, by itself.
+    fn prepare<'a>(&self, request: &'a Request) -> Result<Row<'a>> {
         let settings = &request.settings;
-        let prompt = self.check(&request.prompt, request.subjects.as_deref(), settings)?;
+        let (prompt, scheduler) = self.examine(&request.prompt, request.subjects.as_deref(), settings)?;
         let factor = self.vae.factor();
         let shape = [1, 4, i64::from(settings.height) / factor, i64::from(settings.width) / factor];
         let with_reference = settings.method != Method::Txt2img;
