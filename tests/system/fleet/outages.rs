@@ -1,0 +1,65 @@
+//! Whatever dies in the middle of a run: the run goes on, and ends whole.
+
+use std::time::Duration;
+
+use super::Fleet;
+
+#[test]
+fn killed_workers_lose_no_task_and_double_none() {
+    let fleet = Fleet::new();
+    let _coordinator = fleet.serve();
+    let (mut first, _second) = (fleet.worker("first"), fleet.worker("second"));
+    let run = fleet.submit(400);
+    for wanted in [16, 80, 160] {
+        fleet.until_done(&run, wanted);
+        first.kill();
+        first = fleet.worker("first");
+    }
+    fleet.proves_whole(&run, 400);
+}
+
+#[test]
+fn a_killed_coordinator_is_replaced_and_the_run_goes_on() {
+    let fleet = Fleet::new();
+    let mut coordinator = fleet.serve();
+    let _worker = fleet.worker("one");
+    let run = fleet.submit(200);
+    fleet.until_done(&run, 16);
+    coordinator.kill();
+    let _other = fleet.serve();
+    fleet.proves_whole(&run, 200);
+}
+
+#[test]
+fn a_redis_that_is_emptied_in_the_middle_is_told_again() {
+    let fleet = Fleet::new();
+    let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
+    let run = fleet.submit(200);
+    fleet.until_done(&run, 40);
+    fleet.redis.flush();
+    fleet.proves_whole(&run, 200);
+}
+
+#[test]
+fn a_store_that_is_away_for_a_while_costs_no_task() {
+    let mut fleet = Fleet::new();
+    let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
+    let run = fleet.submit(200);
+    fleet.until_done(&run, 40);
+    fleet.s3.kill();
+    // Long enough for every part to notice.
+    std::thread::sleep(Duration::from_secs(5));
+    fleet.s3.start_again();
+    fleet.proves_whole(&run, 200);
+}
+
+#[test]
+fn a_killed_broker_costs_no_task() {
+    let mut fleet = Fleet::new();
+    let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
+    let run = fleet.submit(200);
+    fleet.until_done(&run, 40);
+    fleet.rabbitmq.kill();
+    fleet.rabbitmq.start_again();
+    fleet.proves_whole(&run, 200);
+}

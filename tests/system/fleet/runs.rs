@@ -1,0 +1,54 @@
+//! A run from its submission to its downloaded results, and what its owner does to it on the way.
+
+use std::time::Duration;
+
+use super::Fleet;
+use crate::case::{lines, until};
+
+#[test]
+fn a_fleet_makes_every_picture_once_and_its_results_are_downloaded_whole() {
+    let fleet = Fleet::new();
+    let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
+    let run = fleet.submit(20);
+    assert_eq!(fleet.submit(20), run, "the same manifest with the same settings is the same run");
+    let watched = fleet.run(&["watch", &run]);
+    assert_eq!(watched.code, Some(0), "{}", watched.stderr);
+    fleet.proves_whole(&run, 20);
+
+    let to = fleet.case.path("results");
+    fleet.run(&["results", &run, "--to", "results"]).expect(0);
+    let results = lines(&to.join("results.jsonl"));
+    assert_eq!(results.len(), 20);
+    for result in &results {
+        let image = result["files"]["image"]["path"].as_str().unwrap();
+        assert!(to.join(image).is_file(), "{image} was not extracted");
+    }
+    std::fs::remove_file(to.join(results[3]["files"]["image"]["path"].as_str().unwrap())).unwrap();
+    fleet.run(&["results", &run, "--to", "results"]).expect(0);
+    assert!(to.join(results[3]["files"]["image"]["path"].as_str().unwrap()).is_file(), "what is missing comes again");
+}
+
+#[test]
+fn a_paused_run_waits_and_a_cancelled_one_ends_with_an_outcome_for_every_task() {
+    let fleet = Fleet::new();
+    let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
+    let run = fleet.submit(400);
+    fleet.until_done(&run, 16);
+    assert_eq!(fleet.run(&["pause", &run, "--json"]).expect(0).json()["state"], "paused");
+    until("the workers let go", || fleet.status(&run)["shards_running"] == 0);
+    let paused = fleet.status(&run)["done"].clone();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(fleet.status(&run)["done"], paused, "a paused run went on");
+    fleet.run(&["resume", &run]).expect(0);
+    fleet.until_done(&run, paused.as_u64().unwrap() + 8);
+    fleet.run(&["cancel", &run]).expect(0);
+    until("the run ends", || !fleet.status(&run)["summary"].is_null());
+    let status = fleet.status(&run);
+    let (done, failed) = (status["done"].as_u64().unwrap(), status["failed"].as_u64().unwrap());
+    assert_eq!(done + failed, 400, "{status}");
+    assert_eq!(status["summary"]["failures"]["cancelled"], failed);
+    assert!(failed > 0, "the run was over before it was cancelled");
+    let verified = fleet.run(&["verify", &run, "--json"]).expect(0).json();
+    assert_eq!((&verified["done"], &verified["failed"]), (&done.into(), &failed.into()), "{verified}");
+    assert_eq!(fleet.run(&["resume", &run]).code, Some(42), "an ended run was resumed");
+}
