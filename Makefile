@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet test bench lint docs deny client setup setup-chromium setup-services
+.PHONY: help demo fleet test bench bench-fleet lint docs deny client setup setup-chromium setup-services
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
@@ -44,6 +44,10 @@ client: ## The client and coordinator, without libtorch
 bench: setup ## Measures against diffusers, writes docs/benchmarks.md (long; wants an idle machine; BENCH="--help")
 	scripts/setup-python
 	.libtorch/venv/bin/python -B scripts/bench/run.py $(BENCH)
+
+bench-fleet: setup setup-services ## Measures a whole fleet, Celery and Dramatiq beside it, writes docs/benchmarks-fleet.md (long; wants an idle machine; BENCH="--help")
+	.libtorch/venv/bin/pip install --quiet --disable-pip-version-check -r scripts/bench/fleet/requirements.txt
+	.libtorch/venv/bin/python -B scripts/bench/fleet/fleet.py $(BENCH)
 
 setup:
 	@scripts/setup-system

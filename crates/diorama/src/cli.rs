@@ -414,6 +414,8 @@ flags! {
         max_idle: "F",
         /// Seconds between two signs of life: 0.1 to 60
         heartbeat: "F",
+        /// Answers Prometheus at /metrics, such as 0.0.0.0:9464
+        metrics_listen: "HOST:PORT",
     }
 }
 

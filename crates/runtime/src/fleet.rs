@@ -71,6 +71,8 @@ pub struct Fleet {
     pub max_idle: f64,
     /// Seconds between two signs of life of a worker.
     pub heartbeat: f64,
+    /// Where a worker answers Prometheus; nowhere where it is not given.
+    pub metrics_listen: Option<String>,
     /// Where the API listens.
     pub listen: String,
     /// The file of the API's tokens.
@@ -113,6 +115,7 @@ impl Default for Fleet {
             scratch: None,
             max_idle: 0.0,
             heartbeat: 5.0,
+            metrics_listen: None,
             listen: "127.0.0.1:8700".to_owned(),
             tokens_file: None,
             reference_root: None,
@@ -125,7 +128,7 @@ impl Default for Fleet {
 
 impl Fleet {
     /// Every key, as it is written in configuration files.
-    pub const KEYS: [&'static str; 28] = [
+    pub const KEYS: [&'static str; 29] = [
         "amqp_url",
         "amqp_url_file",
         "redis_url",
@@ -148,6 +151,7 @@ impl Fleet {
         "scratch",
         "max_idle",
         "heartbeat",
+        "metrics_listen",
         "listen",
         "tokens_file",
         "reference_root",
@@ -214,6 +218,7 @@ impl Fleet {
             "scratch" => self.scratch = Some(read(key, value, "a folder")?),
             "max_idle" => self.max_idle = real(key, value, 0.0, 1e9)?,
             "heartbeat" => self.heartbeat = real(key, value, 0.1, 60.0)?,
+            "metrics_listen" => self.metrics_listen = Some(read(key, value, "an address such as 0.0.0.0:9464")?),
             "listen" => self.listen = read(key, value, "an address such as 127.0.0.1:8700")?,
             "tokens_file" => self.tokens_file = Some(read(key, value, "a file")?),
             "reference_root" => self.reference_root = Some(read(key, value, "a folder")?),

@@ -1,7 +1,8 @@
-//! Configuration, tracing and shutdown of a process.
+//! Configuration, tracing, metrics endpoint and shutdown of a process.
 
 pub mod config;
 pub mod fleet;
 pub mod logging;
+pub mod metrics;
 pub mod options;
 pub mod shutdown;

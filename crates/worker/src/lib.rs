@@ -6,7 +6,9 @@
 mod archive;
 pub mod engine;
 mod error;
+mod hold;
 mod journal;
+mod metrics;
 mod output;
 pub mod picture;
 mod plan;
@@ -19,5 +21,6 @@ mod worker;
 
 pub use engine::Engine;
 pub use error::WorkerError;
+pub use metrics::Metrics;
 pub use plan::variants;
 pub use worker::{Layout, OnOutage, Worker, WorkerConfig, WorkerReport};

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use diorama_backends::fault;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind};
@@ -23,13 +24,15 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::{EngineError, Pending};
 use crate::error::WorkerError;
+use crate::hold::Hold;
 use crate::journal::Journal;
+use crate::metrics::Step;
 use crate::output::{by_role, encode};
 use crate::plan::{Keys, batches, groups, variants};
 use crate::preservation::Background;
 use crate::reference::References;
 use crate::store::Sink;
-use crate::worker::{Hold, IN_FLIGHT, Worker, flatten};
+use crate::worker::{IN_FLIGHT, Worker, flatten};
 
 /// Groups whose pictures may wait to be encoded and stored while the device goes on; then the device waits.
 const STORING: usize = 3;
@@ -47,6 +50,18 @@ enum Ending {
     LetGo,
     /// Its input is missing or damaged; the coordinator decides.
     DeadLettered,
+}
+
+impl Ending {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::AlreadyCommitted => "already_committed",
+            Self::HandedBack => "handed_back",
+            Self::LetGo => "let_go",
+            Self::DeadLettered => "dead_lettered",
+        }
+    }
 }
 
 /// Why a step did not lead to the next one.
@@ -121,10 +136,10 @@ impl Worker {
     ///
     /// An error means that this worker cannot go on; the shard was handed back.
     pub(crate) async fn execute_shard(self: Arc<Self>, delivery: Delivery) -> Result<(), WorkerError> {
-        let attempted = match self.fetch_inputs(&delivery).await {
+        let attempted = match self.timed(Step::Fetch, self.fetch_inputs(&delivery)).await {
             Ok(mut shard) => {
-                let attempted = match self.generate_and_store(&mut shard).await {
-                    Ok(outputs) => self.commit(&shard, outputs).await,
+                let attempted = match self.timed(Step::Generate, self.generate_and_store(&mut shard)).await {
+                    Ok(outputs) => self.timed(Step::Commit, self.commit(&shard, outputs)).await,
                     Err(interrupt) => Err(interrupt),
                 };
                 self.close(shard, attempted).await
@@ -138,6 +153,16 @@ impl Worker {
                 Err(error)
             }
         }
+    }
+
+    /// Runs a step; one that leads to the next is timed.
+    async fn timed<T>(&self, step: Step, future: impl Future<Output = Result<T, Interrupt>>) -> Result<T, Interrupt> {
+        let started = Instant::now();
+        let result = future.await;
+        if result.is_ok() {
+            self.measure(|metrics| metrics.step(step, started.elapsed().as_secs_f64()));
+        }
+        result
     }
 
     /// Reads the spec and the tasks, looks whether there is anything left to do, notes that an attempt begins and asks
@@ -274,14 +299,19 @@ impl Worker {
             while storing.len() > STORING
                 && let Some(first) = storing.pop_front()
             {
-                outputs.add(flatten(first.await)?);
+                outputs.add(self.counted(flatten(first.await)?));
             }
         }
         drop(turn);
         for finished in storing {
-            outputs.add(flatten(finished.await)?);
+            outputs.add(self.counted(flatten(finished.await)?));
         }
         Ok(())
+    }
+
+    fn counted(&self, finished: Finished) -> Finished {
+        self.measure(|metrics| metrics.device(finished.device_seconds));
+        finished
     }
 
     /// The careful way: nothing else runs on this worker, and the journal says which task does.
@@ -298,7 +328,7 @@ impl Worker {
             self.may_go_on(&work.spec, &work.store).await?;
             shard.journal.running(&work.store, &work.attempt, work.tasks[position].index).await?;
             let submitted = self.submit(shard, load(&work, vec![position]).await?).await?;
-            outputs.add(finish(work.clone(), submitted).await?);
+            outputs.add(self.counted(finish(work.clone(), submitted).await?));
         }
         shard.journal.idle(&work.store, &work.attempt).await?;
         Ok(())
@@ -383,6 +413,7 @@ impl Worker {
         if winner.attempt == work.attempt {
             let made = winner.outcomes.iter().filter(|outcome| matches!(outcome.outcome, Outcome::Done { .. })).count();
             self.count(|report| report.pictures += made as u64);
+            self.measure(|metrics| metrics.committed(&winner));
             self.tell_progress(&work.spec, &winner).await;
             fault::point("worker.after-progress");
             return Ok(Ending::Committed);
@@ -443,6 +474,7 @@ impl Worker {
             Ending::LetGo => report.let_go += 1,
             Ending::DeadLettered => report.dead_lettered += 1,
         });
+        self.measure(|metrics| metrics.ended(ending.as_str()));
         match delivery.settle(settlement).await {
             Err(error @ QueueError::Stale(_)) => tracing::warn!(%error, "a late acknowledgement"),
             result => result?,

@@ -13,7 +13,6 @@ use diorama_backends::queue::Consumer;
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{Pool, RunId, ShardId, WorkerId};
 use diorama_core::key::{ObjectKey, RunRoot};
-use diorama_core::message::ShardMessage;
 use diorama_core::run::{Control, ModelIdentity, RunSpec, RunState};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, panic_message};
 use crate::error::WorkerError;
+use crate::metrics::Metrics;
 use crate::picture::PictureLimits;
 
 /// Shards in flight: one on the device, one being prepared or stored.
@@ -60,6 +60,8 @@ pub struct WorkerConfig {
     pub on_outage: OnOutage,
     /// The worker ends in good order after this long without a shard.
     pub max_idle: Option<Duration>,
+    /// Counts for Prometheus.
+    pub metrics: Option<Metrics>,
 }
 
 /// What a worker does while a service is away.
@@ -84,6 +86,7 @@ impl WorkerConfig {
             heartbeat: Duration::from_secs(5),
             on_outage: OnOutage::End,
             max_idle: None,
+            metrics: None,
         }
     }
 }
@@ -155,14 +158,14 @@ pub struct Worker {
     /// Whose batches go to the device: one shard's at a time, so that the first finishes first.
     pub(crate) turn: Semaphore,
     pub(crate) report: Mutex<WorkerReport>,
-    holding: Mutex<HashMap<(RunId, ShardId), Holder>>,
+    pub(crate) holding: Mutex<HashMap<(RunId, ShardId), Holder>>,
     specs: Mutex<HashMap<RunId, Arc<RunSpec>>>,
     /// Runs that are bound to our model.
     ours: Mutex<HashSet<RunId>>,
     controls: Mutex<HashMap<RunId, (Instant, RunState)>>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -290,21 +293,6 @@ impl Worker {
         }
     }
 
-    /// Says that we work on the shard; `None` where this very worker already does.
-    pub(crate) async fn hold(self: &Arc<Self>, message: &ShardMessage, holder: Holder) -> Option<Hold> {
-        let key = (message.run.clone(), message.shard);
-        {
-            let mut holding = locked(&self.holding);
-            if holding.contains_key(&key) {
-                return None;
-            }
-            holding.insert(key.clone(), holder);
-        }
-        let hold = Hold { worker: self.clone(), key };
-        hold.tell().await;
-        Some(hold)
-    }
-
     /// The run's objects.
     pub(crate) fn store(&self, run: &RunId) -> RunStore {
         let root = match self.config.layout {
@@ -364,50 +352,14 @@ impl Worker {
         Ok(state)
     }
 
+    /// Counts for Prometheus, where somebody wants it.
+    pub(crate) fn measure(&self, measure: impl FnOnce(&Metrics)) {
+        self.config.metrics.as_ref().map_or((), measure);
+    }
+
     /// Counts in the report.
     pub(crate) fn count(&self, count: impl FnOnce(&mut WorkerReport)) {
         count(&mut locked(&self.report));
-    }
-}
-
-/// That this worker works on a shard; ends with [`Hold::forget`] or, where the attempt was cut off, on drop.
-pub(crate) struct Hold {
-    worker: Arc<Worker>,
-    key: (RunId, ShardId),
-}
-
-impl Hold {
-    /// Adds what was made since, so that progress moves picture by picture.
-    pub(crate) async fn made(&self, done: u64, failed: u64) {
-        if let Some(holder) = locked(&self.worker.holding).get_mut(&self.key) {
-            holder.done += done;
-            holder.failed += failed;
-        }
-        self.tell().await;
-    }
-
-    async fn tell(&self) {
-        let holder = locked(&self.worker.holding).get(&self.key).cloned();
-        let Some(holder) = holder else { return };
-        let ttl = self.worker.config.heartbeat * 3;
-        if let Err(error) = self.worker.backends.progress.hold(&self.key.0, self.key.1, &holder, ttl).await {
-            tracing::warn!(%error, shard = %self.key.1, "the progress service does not know that we hold the shard");
-        }
-    }
-
-    /// Says that we no longer do.
-    pub(crate) async fn forget(&self) {
-        let holder = locked(&self.worker.holding).remove(&self.key);
-        let Some(holder) = holder else { return };
-        if let Err(error) = self.worker.backends.progress.release(&self.key.0, self.key.1, &holder.attempt).await {
-            tracing::warn!(%error, shard = %self.key.1, "the progress service still thinks that we hold the shard");
-        }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        locked(&self.worker.holding).remove(&self.key);
     }
 }
 

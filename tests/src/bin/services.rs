@@ -25,6 +25,8 @@ fn main() {
         ("DIORAMA_S3_ACCESS_KEY", s3::ACCESS_KEY.to_owned()),
         ("DIORAMA_S3_SECRET_KEY", s3::SECRET_KEY.to_owned()),
         ("DIORAMA_S3_PATH_STYLE", "true".to_owned()),
+        // For benchmarks, which look at what lies there.
+        ("S3_FOLDER", s3.folder().display().to_string()),
     ] {
         writeln!(text, "export {name}='{value}'").expect("text takes text");
     }

@@ -20,11 +20,14 @@ use super::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Pag
 /// The folder inside the root where writes begin. No key can name it, because no component starts with a dot.
 const TEMPORARY: &str = ".tmp";
 
+/// Numbers the temporary files of this process: of all its stores, so that a store that was given up cannot remove
+/// what a later one on the same folder writes.
+static WRITES: AtomicU64 = AtomicU64::new(0);
+
 /// A store in a folder. Of the processes on one machine, one at a time: whoever opens it holds the folder's lock.
 #[derive(Clone)]
 pub struct FolderObjects {
     root: Arc<PathBuf>,
-    counter: Arc<AtomicU64>,
 }
 
 impl FolderObjects {
@@ -40,7 +43,7 @@ impl FolderObjects {
         }
         fs::create_dir_all(&temporary).map_err(|e| failed("creating", &temporary, &e))?;
         let root = root.canonicalize().map_err(|e| failed("opening", root, &e))?;
-        Ok(Self { root: Arc::new(root), counter: Arc::new(AtomicU64::new(0)) })
+        Ok(Self { root: Arc::new(root) })
     }
 
     /// Where files may be prepared that [`Objects::put_file`] then takes over without a copy.
@@ -54,7 +57,7 @@ impl FolderObjects {
     }
 
     fn temporary(&self) -> PathBuf {
-        let unique = self.counter.fetch_add(1, Ordering::Relaxed);
+        let unique = WRITES.fetch_add(1, Ordering::Relaxed);
         self.root.join(TEMPORARY).join(format!("put-{}-{unique}", std::process::id()))
     }
 

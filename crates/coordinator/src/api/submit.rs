@@ -369,7 +369,7 @@ fn refused(report: ManifestReport) -> Problem {
 fn manifest_error(error: ManifestError) -> Problem {
     match error {
         ManifestError::UnknownFormat(_) => Problem::bad_request("invalid_spec", error.to_string()),
-        ManifestError::Read { source, .. } => disk(source),
+        ManifestError::Read { source, .. } | ManifestError::Scratch { source, .. } => disk(source),
         ManifestError::Changed(_) => panicked(error),
     }
 }

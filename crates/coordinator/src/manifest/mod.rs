@@ -1,11 +1,12 @@
 //! Manifests: validated as a whole before anything starts, then streamed as tasks.
 //!
 //! Two passes over the file. The first, [`Manifest::validate`], finds everything that is wrong with every row; the
-//! second, [`Manifest::tasks`], yields the tasks. Both hold one row at a time; besides that the first holds 24 bytes a
-//! row, to find ids that occur twice. Never fetches anything and never writes.
+//! second, [`Manifest::tasks`], yields the tasks. Both hold one row at a time, and the first what finds ids that occur
+//! twice, in bounded memory. Never fetches anything.
 
 mod csv;
 mod format;
+mod ids;
 mod jsonl;
 mod parquet;
 mod reference;
@@ -13,12 +14,11 @@ mod row;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use diorama_core::id::{CustomId, Sha256Hex, TaskIndex};
+use diorama_core::id::{Sha256Hex, TaskIndex};
 use diorama_core::manifest::ManifestIssue;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::{Reference, Task};
@@ -26,7 +26,8 @@ use sha2::{Digest, Sha256};
 
 pub use self::format::{Format, MAX_LINE_BYTES};
 use self::format::{Raw, Rows, issue};
-use self::reference::{Files, Refusal};
+use self::ids::{Duplicate, Ids};
+use self::reference::Files;
 pub use self::row::{MAX_PROMPT_BYTES, References, Rules};
 
 /// A manifest that cannot be read at all. What is wrong inside one is a [`ManifestIssue`].
@@ -35,6 +36,16 @@ pub enum ManifestError {
     /// The file cannot be opened or read.
     #[error("reading the manifest {path}: {source}")]
     Read {
+        /// The manifest.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system's temporary folder does not take what a long manifest needs: 24 bytes a row.
+    #[error(
+        "checking the manifest {path} for ids that occur twice, in a temporary file: {source}; free some space, or set TMPDIR to a folder with more"
+    )]
+    Scratch {
         /// The manifest.
         path: PathBuf,
         /// What the system says.
@@ -119,22 +130,19 @@ impl Manifest {
             root: self.root.clone(),
             refused: Vec::new(),
         };
-        let mut keep = |issues: Vec<ManifestIssue>| {
-            report.issue_count += issues.len() as u64;
-            report.issues.extend(issues.into_iter().take(max_issues.saturating_sub(report.issues.len())));
-        };
-        let mut checks = Checks { ids: HashMap::new(), files: Files::new(self.root.clone()), model: check };
+        let scratch = |source| ManifestError::Scratch { path: self.path.clone(), source };
+        let mut checks = Checks { ids: Ids::new(), files: Files::new(self.root.clone()), model: check };
         let mut usable = true;
         for raw in self.rows()? {
             let (line, issues) = match raw.map_err(|error| self.read_error(error))? {
                 Raw::File(issues) => {
                     usable = false;
-                    keep(issues);
+                    report.keep(issues, max_issues);
                     continue;
                 }
                 Raw::Bad(line, issues) => (line, issues),
                 Raw::Row(line, cells) => match row::task(line, cells, &self.rules) {
-                    Ok(task) => (line, checks.issues(line, &task)),
+                    Ok(task) => (line, checks.issues(line, &task).map_err(scratch)?),
                     Err(issues) => (line, issues),
                 },
             };
@@ -143,16 +151,54 @@ impl Manifest {
             } else {
                 report.invalid_rows += 1;
                 report.refused.push(line);
-                keep(issues);
+                report.keep(issues, max_issues);
             }
         }
+        self.refuse_duplicates(&mut report, &checks.ids.duplicates().map_err(scratch)?, max_issues)?;
         if usable && report.tasks == 0 && report.invalid_rows == 0 {
-            keep(vec![issue(0, "empty_manifest", None, "the manifest has no rows")]);
+            report.keep(vec![issue(0, "empty_manifest", None, "the manifest has no rows")], max_issues);
         }
         if !usable {
             report.tasks = 0;
         }
         Ok(report)
+    }
+
+    /// Adds the lines whose id was used before. Reads the manifest once more, for the ids themselves.
+    fn refuse_duplicates(
+        &self,
+        report: &mut ManifestReport,
+        duplicates: &[Duplicate],
+        max_issues: usize,
+    ) -> Result<(), ManifestError> {
+        let new: Vec<u64> =
+            duplicates.iter().map(|duplicate| duplicate.line).filter(|line| !report.refuses(*line)).collect();
+        report.tasks -= new.len() as u64;
+        report.invalid_rows += new.len() as u64;
+        report.refused.extend(new);
+        report.refused.sort_unstable();
+        report.issue_count += duplicates.len() as u64;
+
+        let first = &duplicates[..duplicates.len().min(max_issues)];
+        let Some(last) = first.last() else { return Ok(()) };
+        let mut wanted = first.iter().peekable();
+        for raw in self.rows()? {
+            let Raw::Row(line, cells) = raw.map_err(|error| self.read_error(error))? else { continue };
+            if line > last.line {
+                break;
+            }
+            let Some(duplicate) = wanted.next_if(|duplicate| duplicate.line == line) else { continue };
+            let task = row::task(line, cells, &self.rules).map_err(|_| ManifestError::Changed(self.path.clone()))?;
+            let message = format!("custom_id {} was used on line {} already", task.custom_id, duplicate.first);
+            report.issues.push(ManifestIssue {
+                custom_id: Some(task.custom_id.to_string()),
+                ..issue(line, "duplicate_id", Some("custom_id"), message)
+            });
+        }
+        // Stable: what else is wrong with a line stays behind it.
+        report.issues.sort_by_key(|issue| (issue.line, issue.code != "duplicate_id"));
+        report.issues.truncate(max_issues);
+        Ok(())
     }
 
     /// The valid rows of the manifest that `report` is about, in order, their indices counted from 0. Ends with
@@ -192,17 +238,29 @@ impl Manifest {
     }
 }
 
+impl ManifestReport {
+    /// Counts the issues and keeps what there is room for.
+    fn keep(&mut self, issues: Vec<ManifestIssue>, max_issues: usize) {
+        self.issue_count += issues.len() as u64;
+        self.issues.extend(issues.into_iter().take(max_issues.saturating_sub(self.issues.len())));
+    }
+
+    /// Whether the row on this line has issues.
+    fn refuses(&self, line: u64) -> bool {
+        self.refused.binary_search(&line).is_ok()
+    }
+}
+
 /// What a row's own cells cannot tell.
 struct Checks<'a> {
-    /// The first line of each id, by 128 bits of its digest.
-    ids: HashMap<[u64; 2], u64>,
+    ids: Ids,
     files: Files,
     model: &'a dyn Fn(&Task) -> Result<(), TaskError>,
 }
 
 impl Checks<'_> {
-    fn issues(&mut self, line: u64, task: &Task) -> Vec<ManifestIssue> {
-        let duplicate = self.duplicate(line, &task.custom_id);
+    fn issues(&mut self, line: u64, task: &Task) -> io::Result<Vec<ManifestIssue>> {
+        self.ids.add(&task.custom_id, line)?;
         let file = match &task.reference {
             Some(Reference::File(path)) => self.files.check(path).err(),
             Some(Reference::S3(_) | Reference::Https(_) | Reference::Blob(_)) | None => None,
@@ -212,17 +270,9 @@ impl Checks<'_> {
             custom_id: Some(task.custom_id.to_string()),
             ..issue(line, code, param, message)
         };
-        let duplicate = duplicate.map(|(code, message)| named(code, Some("custom_id"), message));
         let file = file.map(|(code, message)| named(code, Some("reference"), message));
         let model = model.map(|error| named(error.code.as_str(), key_of(error.code), error.message));
-        duplicate.into_iter().chain(file).chain(model).collect()
-    }
-
-    fn duplicate(&mut self, line: u64, id: &CustomId) -> Option<Refusal> {
-        let digest = Sha256::digest(id.as_str());
-        let half = |at: usize| digest[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-        let first = *self.ids.entry([half(0), half(8)]).or_insert(line);
-        (first != line).then(|| ("duplicate_id", format!("custom_id {id} was used on line {first} already")))
+        Ok(file.into_iter().chain(model).collect())
     }
 }
 

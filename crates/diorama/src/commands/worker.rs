@@ -2,9 +2,13 @@
 
 use diorama_core::id::WorkerId;
 use diorama_runtime::config::Config;
+use diorama_runtime::metrics;
 use diorama_worker::engine::{EngineError, MakeGenerator};
-use diorama_worker::{Engine, Layout, OnOutage, Worker, WorkerConfig, WorkerError};
+use diorama_worker::{Engine, Layout, Metrics, OnOutage, Worker, WorkerConfig, WorkerError};
+use prometheus::Registry;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::serve::host;
 use crate::cli::Cli;
@@ -33,6 +37,12 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
         target: "diorama", worker = %name, pool = %fleet.pool, model = info.model, device = info.device, dtype = info.dtype,
         batch = info.batch_size, "ready"
     );
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry, name.as_str(), fleet.pool.as_str(), &info.model, &info.device);
+    let _endpoint = match &fleet.metrics_listen {
+        Some(address) => Some(answer_prometheus(address, registry).await?),
+        None => None,
+    };
     let worker = Worker::new(
         backends,
         engine,
@@ -40,6 +50,7 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
             heartbeat: seconds(fleet.heartbeat),
             on_outage: OnOutage::Wait,
             max_idle: (fleet.max_idle > 0.0).then(|| seconds(fleet.max_idle)),
+            metrics: Some(metrics.map_err(Failure::permanent)?),
             ..WorkerConfig::new(name, fleet.pool.clone(), Layout::Shared, scratch.path().to_owned())
         },
     );
@@ -58,6 +69,18 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
         Err(error) if error.is_retryable() => Err(Failure::try_again(error)),
         Err(error) => Err(Failure::permanent(error)),
     }
+}
+
+/// Answers at `address` as long as the value lives.
+async fn answer_prometheus(address: &str, registry: Registry) -> Result<AbortOnDropHandle<()>, Failure> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| Failure::permanent(anyhow::anyhow!("metrics_listen: cannot listen on {address}: {error}")))?;
+    Ok(AbortOnDropHandle::new(tokio::spawn(async move {
+        if let Err(error) = metrics::serve(listener, registry).await {
+            tracing::warn!(%error, "Prometheus is answered no more");
+        }
+    })))
 }
 
 fn name(config: &Config) -> Result<WorkerId, Failure> {
