@@ -6,6 +6,7 @@
 mod archive;
 pub mod engine;
 mod error;
+mod group;
 mod hold;
 mod journal;
 mod metrics;

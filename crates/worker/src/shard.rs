@@ -10,26 +10,24 @@ use diorama_backends::objects::{ObjectError, ObjectErrorKind};
 use diorama_backends::progress::{Counts, Holder};
 use diorama_backends::queue::{Delivery, QueueError, Settlement};
 use diorama_backends::run_store::RunStore;
-use diorama_core::generator::{Generated, Job, ReferencePicture};
+use diorama_core::generator::Job;
 use diorama_core::id::{AttemptId, ShardId};
 use diorama_core::key::ObjectKey;
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
 use diorama_core::run::{RunSpec, RunState};
-use diorama_core::settings::Method;
 use diorama_core::task::Task;
 use jiff::Timestamp;
 use tokio::sync::{SemaphorePermit, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::engine::{EngineError, Pending};
+use crate::engine::EngineError;
 use crate::error::WorkerError;
+use crate::group::{Finished, Loaded, Submitted, TaskEnd, finish, load};
 use crate::hold::Hold;
 use crate::journal::Journal;
 use crate::metrics::Step;
-use crate::output::{by_role, encode};
 use crate::plan::{Keys, batches, groups, variants};
-use crate::preservation::Background;
 use crate::reference::References;
 use crate::store::Sink;
 use crate::worker::{IN_FLIGHT, Worker, flatten};
@@ -92,42 +90,22 @@ struct Shard<'a> {
 }
 
 /// What the parallel parts of a shard share.
-struct Work {
-    id: ShardId,
-    attempt: AttemptId,
-    spec: Arc<RunSpec>,
-    tasks: Vec<Task>,
+pub(crate) struct Work {
+    pub(crate) id: ShardId,
+    pub(crate) attempt: AttemptId,
+    pub(crate) spec: Arc<RunSpec>,
+    pub(crate) tasks: Vec<Task>,
     /// `variants[position][variant]`: the task, then its comparisons.
-    variants: Vec<Vec<Task>>,
-    store: RunStore,
-    references: References,
-    sink: Sink,
-    hold: Hold,
+    pub(crate) variants: Vec<Vec<Task>>,
+    pub(crate) store: RunStore,
+    pub(crate) references: References,
+    pub(crate) sink: Sink,
+    pub(crate) hold: Hold,
 }
-
-/// A task with its files stored, or its error.
-type TaskEnd = Result<Outcome, TaskError>;
 
 /// What a shard's tasks came to.
 struct Outputs {
     ends: BTreeMap<usize, TaskEnd>,
-    device_seconds: f64,
-}
-
-/// A group of tasks whose references are there.
-type Loaded = Vec<(usize, Result<Option<Arc<ReferencePicture>>, TaskError>)>;
-
-/// A group that the device has or will get: its batches by variant.
-struct Submitted {
-    positions: Vec<usize>,
-    references: BTreeMap<usize, Option<Arc<ReferencePicture>>>,
-    refused: Vec<(usize, TaskError)>,
-    batches: Vec<(usize, Vec<usize>, Pending)>,
-}
-
-/// A group that is done.
-struct Finished {
-    ends: Vec<(usize, TaskEnd)>,
     device_seconds: f64,
 }
 
@@ -255,9 +233,9 @@ impl Worker {
                 Some(Err(error)) => error.clone(),
                 _ => continue,
             };
-            shard.work.sink.store(position, Vec::new()).await?;
             outputs.ends.insert(position, Err(error));
         }
+        shard.work.sink.store(outputs.ends.keys().map(|position| (*position, Vec::new())).collect()).await?;
         shard.work.hold.made(0, outputs.ends.len() as u64).await;
         let size = if shard.suspected { 1 } else { self.engine.info().batch_size };
         let groups = groups(&shard.keys, |position| !outputs.ends.contains_key(&position), size);
@@ -505,119 +483,4 @@ fn dead_letter_damaged<T>(read: Result<T, ObjectError>) -> Result<T, Interrupt> 
         }
         _ => error.into(),
     })
-}
-
-/// Fetches the references of a group, all at once.
-async fn load(work: &Arc<Work>, positions: Vec<usize>) -> Result<Loaded, WorkerError> {
-    let fetch = |position: usize| {
-        let work = work.clone();
-        AbortOnDropHandle::new(tokio::spawn(async move {
-            let wanted = work.variants[position].iter().any(|task| task.settings.method != Some(Method::Txt2img));
-            match work.tasks[position].reference.as_ref().filter(|_| wanted) {
-                Some(reference) => Ok(work.references.load(reference).await?.map(|picture| Some(Arc::new(picture)))),
-                None => Ok(Ok(None)),
-            }
-        }))
-    };
-    let fetching: Vec<_> = positions.into_iter().map(|position| (position, fetch(position))).collect();
-    let mut loaded = Vec::with_capacity(fetching.len());
-    for (position, fetching) in fetching {
-        loaded.push((position, flatten(fetching.await)?));
-    }
-    Ok(loaded)
-}
-
-/// What the device made of one task: the task itself and the methods that it is compared with, by their numbers.
-type Variants = Vec<(usize, Result<Generated, TaskError>)>;
-
-/// Waits for a group's batches, then encodes and stores what each task came to.
-async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<Finished, WorkerError> {
-    let mut made: BTreeMap<usize, Variants> = BTreeMap::new();
-    let mut device_seconds = 0.0;
-    for (variant, positions, pending) in submitted.batches {
-        let batch = pending.done().await?;
-        device_seconds += batch.device_seconds;
-        for (position, result) in positions.into_iter().zip(batch.results) {
-            made.entry(position).or_default().push((variant, result));
-        }
-    }
-    fault::point("worker.after-generate");
-    let mut refused: BTreeMap<usize, TaskError> = submitted.refused.into_iter().collect();
-    let mut ends = Vec::with_capacity(submitted.positions.len());
-    let mut done = 0;
-    for position in submitted.positions {
-        let end = match refused.remove(&position) {
-            Some(error) => Err(error),
-            None => {
-                let reference = submitted.references.remove(&position).flatten();
-                store_task(&work, position, reference, made.remove(&position).unwrap_or_default()).await?
-            }
-        };
-        match &end {
-            Ok(_) => done += 1,
-            Err(_) => work.sink.store(position, Vec::new()).await?,
-        }
-        ends.push((position, end));
-    }
-    work.hold.made(done, ends.len() as u64 - done).await;
-    Ok(Finished { ends, device_seconds })
-}
-
-/// Encodes, measures and stores one task's files. The outer error is the infrastructure's.
-async fn store_task(
-    work: &Arc<Work>,
-    position: usize,
-    reference: Option<Arc<ReferencePicture>>,
-    made: Variants,
-) -> Result<TaskEnd, WorkerError> {
-    let mut main = None;
-    let mut compared = Vec::new();
-    let mut warnings = Vec::new();
-    for (variant, result) in made {
-        match (variant.checked_sub(1).map(|other| work.spec.compare[other]), result) {
-            (None, result) => main = Some(result),
-            (Some(method), Ok(other)) => compared.push((method, other)),
-            (Some(method), Err(error)) => warnings.push(format!("no comparison with {method}: {error}")),
-        }
-    }
-    let main = match main {
-        Some(Ok(main)) => main,
-        Some(Err(error)) => return Ok(Err(error)),
-        None => return Ok(Err(TaskError::transient(ErrorCode::ModelError, "the model gave no result"))),
-    };
-    warnings.splice(0..0, main.record.warnings.iter().cloned());
-    let mask_coverage = main.record.mask_coverage;
-
-    let (format, id) = (work.spec.format, work.tasks[position].custom_id.clone());
-    let encoded = tokio::task::spawn_blocking(move || {
-        let scores = scores(reference.as_deref(), &main, &compared);
-        encode(format, &id, &main, &compared).map(|files| (files, scores))
-    });
-    let (files, scores) = match encoded.await {
-        Ok(Ok(done)) => done,
-        Ok(Err(error)) => return Ok(Err(error)),
-        Err(error) => {
-            let message = format!("encoding the picture ended badly: {error}");
-            return Ok(Err(TaskError::permanent(ErrorCode::OutputUnwritable, message)));
-        }
-    };
-    let roles = by_role(&files);
-    work.sink.store(position, files).await?;
-    Ok(Ok(Outcome::Done { files: roles, mask_coverage, scores, warnings }))
-}
-
-/// What [`Outcome::Done`] says of the background of the task's picture and of those that it is compared with.
-fn scores(
-    reference: Option<&ReferencePicture>,
-    main: &Generated,
-    compared: &[(Method, Generated)],
-) -> BTreeMap<String, f64> {
-    let background =
-        reference.zip(main.mask.as_ref()).and_then(|(reference, mask)| Background::new(&reference.picture, mask));
-    let Some(background) = background else { return BTreeMap::new() };
-    let own = background.psnr(&main.image).map(|psnr| ("background_psnr".to_owned(), psnr));
-    let other = |(method, made): &(Method, Generated)| {
-        background.psnr(&made.image).map(|psnr| (format!("background_psnr.{method}"), psnr))
-    };
-    own.into_iter().chain(compared.iter().filter_map(other)).collect()
 }

@@ -44,28 +44,31 @@ impl Sink {
         Ok(Self { store, tasks, archive, scratch: scratch.to_owned() })
     }
 
-    /// Stores the files of the task at `position`; called once for each, with no files where it failed.
-    pub(crate) async fn store(&self, position: usize, files: Vec<OutputFile>) -> Result<(), WorkerError> {
-        if position == self.tasks / 2 {
-            fault::point("worker.after-half-of-the-files");
-        }
-        match &self.archive {
-            None => {
+    /// Stores the files of the tasks at these positions; each position once, with no files where its task failed.
+    pub(crate) async fn store(&self, tasks: Vec<(usize, Vec<OutputFile>)>) -> Result<(), WorkerError> {
+        let half = self.tasks / 2;
+        let Some(archive) = &self.archive else {
+            for (position, files) in tasks {
+                at_half(position, half);
                 for file in files {
                     let key = self.store.relative(&file.path);
                     self.store.objects().put(&key, file.bytes).await?;
                 }
-                Ok(())
             }
-            Some(archive) => {
-                let archive = archive.clone();
-                self.blocking(move || match archive.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-                    Some(archive) => archive.add(position, files),
-                    None => Ok(()),
-                })
-                .await
+            return Ok(());
+        };
+        let archive = archive.clone();
+        self.blocking(move || {
+            let mut archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
+            for (position, files) in tasks {
+                at_half(position, half);
+                if let Some(archive) = archive.as_mut() {
+                    archive.add(position, files)?;
+                }
             }
-        }
+            Ok(())
+        })
+        .await
     }
 
     /// Ends the attempt's archive and puts it under its own name; `None` in files format or where it is empty.
@@ -89,6 +92,12 @@ impl Sink {
             Ok(result) => result.map_err(|error| on_scratch(&self.scratch, &error)),
             Err(error) => Err(WorkerError::Panicked(error.to_string())),
         }
+    }
+}
+
+fn at_half(position: usize, half: usize) {
+    if position == half {
+        fault::point("worker.after-half-of-the-files");
     }
 }
 

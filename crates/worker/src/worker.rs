@@ -354,7 +354,9 @@ impl Worker {
 
     /// Counts for Prometheus, where somebody wants it.
     pub(crate) fn measure(&self, measure: impl FnOnce(&Metrics)) {
-        self.config.metrics.as_ref().map_or((), measure);
+        if let Some(metrics) = &self.config.metrics {
+            measure(metrics);
+        }
     }
 
     /// Counts in the report.

@@ -1,0 +1,158 @@
+//! A group of a shard's tasks, on either side of the device: its references are loaded before, its pictures encoded,
+//! measured and stored after. Off the async threads, a group at a time.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use diorama_backends::fault;
+use diorama_core::generator::{Generated, ReferencePicture};
+use diorama_core::outcome::{ErrorCode, Outcome, TaskError};
+use diorama_core::settings::Method;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::engine::{Pending, panic_message};
+use crate::error::WorkerError;
+use crate::output::{OutputFile, by_role, encode};
+use crate::preservation::Background;
+use crate::shard::Work;
+use crate::worker::flatten;
+
+/// A task with its files stored, or its error.
+pub(crate) type TaskEnd = Result<Outcome, TaskError>;
+
+/// A group of tasks whose references are there.
+pub(crate) type Loaded = Vec<(usize, Result<Option<Arc<ReferencePicture>>, TaskError>)>;
+
+/// A group that the device has or will get: its batches by variant.
+pub(crate) struct Submitted {
+    pub(crate) positions: Vec<usize>,
+    pub(crate) references: BTreeMap<usize, Option<Arc<ReferencePicture>>>,
+    pub(crate) refused: Vec<(usize, TaskError)>,
+    pub(crate) batches: Vec<(usize, Vec<usize>, Pending)>,
+}
+
+/// A group that is done.
+pub(crate) struct Finished {
+    pub(crate) ends: Vec<(usize, TaskEnd)>,
+    pub(crate) device_seconds: f64,
+}
+
+/// Fetches the references of a group, all at once.
+pub(crate) async fn load(work: &Arc<Work>, positions: Vec<usize>) -> Result<Loaded, WorkerError> {
+    let fetch = |position: usize| {
+        let work = work.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let wanted = work.variants[position].iter().any(|task| task.settings.method != Some(Method::Txt2img));
+            match work.tasks[position].reference.as_ref().filter(|_| wanted) {
+                Some(reference) => Ok(work.references.load(reference).await?.map(|picture| Some(Arc::new(picture)))),
+                None => Ok(Ok(None)),
+            }
+        }))
+    };
+    let fetching: Vec<_> = positions.into_iter().map(|position| (position, fetch(position))).collect();
+    let mut loaded = Vec::with_capacity(fetching.len());
+    for (position, fetching) in fetching {
+        loaded.push((position, flatten(fetching.await)?));
+    }
+    Ok(loaded)
+}
+
+/// What the device made of one task: the task itself and the methods that it is compared with, by their numbers.
+type Variants = Vec<(usize, Result<Generated, TaskError>)>;
+
+/// Waits for a group's batches, then encodes and stores what each task came to.
+pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<Finished, WorkerError> {
+    let mut made: BTreeMap<usize, Variants> = BTreeMap::new();
+    let mut device_seconds = 0.0;
+    for (variant, positions, pending) in submitted.batches {
+        let batch = pending.done().await?;
+        device_seconds += batch.device_seconds;
+        for (position, result) in positions.into_iter().zip(batch.results) {
+            made.entry(position).or_default().push((variant, result));
+        }
+    }
+    fault::point("worker.after-generate");
+    let mut refused: BTreeMap<usize, TaskError> = submitted.refused.into_iter().collect();
+    let mut encoding = Vec::with_capacity(submitted.positions.len());
+    for position in submitted.positions {
+        let made = match refused.remove(&position) {
+            Some(error) => Err(error),
+            None => {
+                let reference = submitted.references.remove(&position).flatten();
+                Ok((reference, made.remove(&position).unwrap_or_default()))
+            }
+        };
+        encoding.push((position, made));
+    }
+    let group = work.clone();
+    let encode = move || {
+        let end = |(position, made): (usize, Result<(_, _), TaskError>)| {
+            let encoded = made.and_then(|(reference, made)| encode_task(&group, position, reference, made));
+            (position, encoded)
+        };
+        encoding.into_iter().map(end).collect::<Vec<_>>()
+    };
+    let encoded = flatten(tokio::task::spawn_blocking(move || Ok(encode())).await)?;
+    let (mut ends, mut files) = (Vec::with_capacity(encoded.len()), Vec::with_capacity(encoded.len()));
+    for (position, encoded) in encoded {
+        let (end, own) = match encoded {
+            Ok((outcome, own)) => (Ok(outcome), own),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        ends.push((position, end));
+        files.push((position, own));
+    }
+    work.sink.store(files).await?;
+    let done = ends.iter().filter(|(_, end)| end.is_ok()).count() as u64;
+    work.hold.made(done, ends.len() as u64 - done).await;
+    Ok(Finished { ends, device_seconds })
+}
+
+/// Encodes and measures one task's files. Blocking; a panic is the task's error.
+fn encode_task(
+    work: &Work,
+    position: usize,
+    reference: Option<Arc<ReferencePicture>>,
+    made: Variants,
+) -> Result<(Outcome, Vec<OutputFile>), TaskError> {
+    let mut main = None;
+    let mut compared = Vec::new();
+    let mut warnings = Vec::new();
+    for (variant, result) in made {
+        match (variant.checked_sub(1).map(|other| work.spec.compare[other]), result) {
+            (None, result) => main = Some(result),
+            (Some(method), Ok(other)) => compared.push((method, other)),
+            (Some(method), Err(error)) => warnings.push(format!("no comparison with {method}: {error}")),
+        }
+    }
+    let lost = || TaskError::transient(ErrorCode::ModelError, "the model gave no result");
+    let main = main.ok_or_else(lost)??;
+    warnings.splice(0..0, main.record.warnings.iter().cloned());
+    let (format, id) = (work.spec.format, &work.tasks[position].custom_id);
+    let encoded = catch_unwind(AssertUnwindSafe(|| {
+        encode(format, id, &main, &compared).map(|files| (files, scores(reference.as_deref(), &main, &compared)))
+    }));
+    let (files, scores) = encoded.unwrap_or_else(|panic| {
+        let message = format!("encoding the picture ended badly: {}", panic_message(&*panic));
+        Err(TaskError::permanent(ErrorCode::OutputUnwritable, message))
+    })?;
+    let outcome = Outcome::Done { files: by_role(&files), mask_coverage: main.record.mask_coverage, scores, warnings };
+    Ok((outcome, files))
+}
+
+/// What [`Outcome::Done`] says of the background of the task's picture and of those that it is compared with.
+fn scores(
+    reference: Option<&ReferencePicture>,
+    main: &Generated,
+    compared: &[(Method, Generated)],
+) -> BTreeMap<String, f64> {
+    let background =
+        reference.zip(main.mask.as_ref()).and_then(|(reference, mask)| Background::new(&reference.picture, mask));
+    let Some(background) = background else { return BTreeMap::new() };
+    let own = background.psnr(&main.image).map(|psnr| ("background_psnr".to_owned(), psnr));
+    let other = |(method, made): &(Method, Generated)| {
+        background.psnr(&made.image).map(|psnr| (format!("background_psnr.{method}"), psnr))
+    };
+    own.into_iter().chain(compared.iter().filter_map(other)).collect()
+}
