@@ -53,10 +53,9 @@ fn failure(index: u64) -> TaskOutcome {
 /// Writes something of every kind that is kept of a run.
 async fn write_everything(progress: &dyn Progress, run: &RunId) {
     for round in 0..3 {
-        progress.commit(run, shard(round, 7), ONE).await.unwrap();
+        progress.commit(run, shard(round, 7), ONE, &[failure(1)]).await.unwrap();
     }
     progress.hold(run, shard(0, 1), &holder("a"), LONG).await.unwrap();
-    progress.report_failures(run, &[failure(1)]).await.unwrap();
     progress.claim(run, shard(0, 1), &attempt("a"), LONG).await.unwrap();
 }
 
@@ -127,7 +126,7 @@ async fn the_throughput_keeps_the_newest_intervals_and_no_more_than_the_cap() {
     let mut old = vec!["HSET".to_owned(), format!("diorama:{{{run}}}:throughput")];
     old.extend((1..=400).flat_map(|interval| [(interval * 10).to_string(), "5".to_owned()]));
     redis.ask(&old.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
-    progress.commit(&run, shard(0, 0), ONE).await.unwrap();
+    progress.commit(&run, shard(0, 0), ONE, &[]).await.unwrap();
 
     let throughput = progress.throughput(&run).await.unwrap();
     assert_eq!(throughput.len(), 360);
@@ -159,7 +158,7 @@ async fn what_is_written_after_the_end_was_set_does_not_outlive_it() {
     write_everything(&progress, &run).await;
     progress.expire(&run, LONG).await.unwrap();
     for round in 0..4 {
-        progress.commit(&run, shard(round, 8), ONE).await.unwrap();
+        progress.commit(&run, shard(round, 8), ONE, &[]).await.unwrap();
     }
     write_everything(&progress, &run).await;
     for key in keys_of(&redis, &run) {

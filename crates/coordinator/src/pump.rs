@@ -272,7 +272,8 @@ impl Coordinator {
         };
         let winner = self.backends.commit(store, marker).await?;
         let counts = diorama_backends::progress::Counts::of(&winner, spec.retry.max_rounds);
-        self.backends.progress.commit(&spec.run, shard, counts).await?;
+        let failures = diorama_backends::progress::failures(&winner);
+        self.backends.progress.commit(&spec.run, shard, counts, &failures).await?;
         Ok(())
     }
 

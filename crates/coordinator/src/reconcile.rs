@@ -1,7 +1,7 @@
 //! Rebuilds the progress of a run from its commit markers, which are the truth.
 
 use diorama_backends::objects::ObjectError;
-use diorama_backends::progress::{Counts, Progress, ShardSet};
+use diorama_backends::progress::{Counts, Progress, ShardSet, failures};
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{Round, ShardId};
 use diorama_core::run::RunSpec;
@@ -47,7 +47,7 @@ pub(crate) async fn catch_up(
         let add = |marker: Option<diorama_core::marker::CommitMarker>| async move {
             let Some(marker) = marker else { return Ok(()) };
             let counts = Counts::of(&marker, spec.retry.max_rounds);
-            progress.commit(&spec.run, marker.shard, counts).await.map_err(CoordinatorError::from)?;
+            progress.commit(&spec.run, marker.shard, counts, &failures(&marker)).await.map_err(CoordinatorError::from)?;
             Ok(())
         };
         markers.map_err(|error: ObjectError| CoordinatorError::from(error)).try_for_each(add).await?;

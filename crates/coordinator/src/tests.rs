@@ -136,7 +136,7 @@ impl Bench {
                 commit(&store, &spec, shard, &decide).await;
                 let marker = store.marker(shard).await.unwrap().unwrap();
                 let counts = Counts::of(&marker, spec.retry.max_rounds);
-                backends.progress.commit(&spec.run, shard, counts).await.unwrap();
+                backends.progress.commit(&spec.run, shard, counts, &[]).await.unwrap();
                 delivery.settle(Settlement::Ack).await.unwrap();
             }
         }))
@@ -277,7 +277,7 @@ async fn progress_is_rebuilt_from_the_markers_and_committed_shards_are_not_publi
     for index in [0, 3, 4, 9] {
         commit(&bench.store, &spec, ShardId { round: Round(0), index }, &earlier).await;
     }
-    bench.backends.progress.commit(&spec.run, ShardId { round: Round(0), index: 7 }, Counts::default()).await.unwrap();
+    bench.backends.progress.commit(&spec.run, ShardId { round: Round(0), index: 7 }, Counts::default(), &[]).await.unwrap();
     let counts = reconcile(&bench.store, &spec, &*bench.backends.progress).await.unwrap();
     assert_eq!((counts.shards, counts.done), (4, 8), "what has no marker is forgotten");
 

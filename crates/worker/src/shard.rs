@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use diorama_backends::fault;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind};
-use diorama_backends::progress::{Counts, Holder};
+use diorama_backends::progress::{Counts, Holder, failures};
 use diorama_backends::queue::{Delivery, QueueError, Settlement};
 use diorama_backends::run_store::RunStore;
 use diorama_core::generator::Job;
@@ -408,17 +408,7 @@ impl Worker {
     async fn tell_progress(&self, spec: &RunSpec, marker: &CommitMarker) {
         let progress = &self.backends.progress;
         let counts = Counts::of(marker, spec.retry.max_rounds);
-        let told = async {
-            if progress.commit(&spec.run, marker.shard, counts).await? {
-                let failed = |outcome: &&TaskOutcome| matches!(outcome.outcome, Outcome::Failed(_));
-                let failures: Vec<_> = marker.outcomes.iter().filter(failed).cloned().collect();
-                if !failures.is_empty() {
-                    progress.report_failures(&spec.run, &failures).await?;
-                }
-            }
-            Ok::<_, diorama_backends::progress::ProgressError>(())
-        };
-        if let Err(error) = told.await {
+        if let Err(error) = progress.commit(&spec.run, marker.shard, counts, &failures(marker)).await {
             tracing::warn!(%error, shard = %marker.shard, "the progress service does not know that the shard is done");
         }
     }

@@ -11,11 +11,10 @@ use super::{LONG, attempt, connect, failure, holder, run, shard};
 
 #[derive(Debug, Clone)]
 enum Step {
-    Commit(ShardId, Counts),
+    Commit(ShardId, Counts, Vec<u64>),
     Hold(ShardId, u8),
     Release(ShardId, u8),
     Claim(ShardId, u8),
-    Fail(u64),
     Lease(u8),
     ReleaseLease(u8),
     Forget,
@@ -27,12 +26,12 @@ fn any_step() -> impl Strategy<Value = Step> {
     let shards = || (0..3u32, prop_oneof![0..12u32, Just(1000)]).prop_map(|(round, index)| shard(round, index));
     let counts =
         (0..70u64, 0..5u64, 0..5u64).prop_map(|(done, failed, retrying)| Counts { shards: 1, done, failed, retrying });
+    let failed = prop::collection::vec(0..1000u64, 0..3);
     prop_oneof![
-        8 => (shards(), counts).prop_map(|(shard, counts)| Step::Commit(shard, counts)),
+        8 => (shards(), counts, failed).prop_map(|(shard, counts, failed)| Step::Commit(shard, counts, failed)),
         6 => (shards(), 0..3u8).prop_map(|(shard, attempt)| Step::Hold(shard, attempt)),
         4 => (shards(), 0..3u8).prop_map(|(shard, attempt)| Step::Release(shard, attempt)),
         3 => (shards(), 0..3u8).prop_map(|(shard, attempt)| Step::Claim(shard, attempt)),
-        2 => (0..1000u64).prop_map(Step::Fail),
         2 => (0..3u8).prop_map(Step::Lease),
         1 => (0..3u8).prop_map(Step::ReleaseLease),
         1 => Just(Step::Forget),
@@ -44,7 +43,10 @@ fn any_step() -> impl Strategy<Value = Step> {
 async fn take(progress: &dyn Progress, run: &RunId, step: &Step) -> String {
     let name = |number: &u8| format!("a{number}");
     match step {
-        Step::Commit(shard, counts) => format!("{:?}", progress.commit(run, *shard, *counts).await.unwrap()),
+        Step::Commit(shard, counts, failed) => {
+            let failures: Vec<_> = failed.iter().map(|task| failure(*task)).collect();
+            format!("{:?}", progress.commit(run, *shard, *counts, &failures).await.unwrap())
+        }
         Step::Hold(shard, by) => format!("{:?}", progress.hold(run, *shard, &holder(&name(by)), LONG).await.unwrap()),
         Step::Release(shard, by) => {
             format!("{:?}", progress.release(run, *shard, &attempt(&name(by))).await.unwrap())
@@ -52,7 +54,6 @@ async fn take(progress: &dyn Progress, run: &RunId, step: &Step) -> String {
         Step::Claim(shard, by) => {
             format!("{:?}", progress.claim(run, *shard, &attempt(&name(by)), LONG).await.unwrap())
         }
-        Step::Fail(task) => format!("{:?}", progress.report_failures(run, &[failure(*task)]).await.unwrap()),
         Step::Lease(owner) => format!("{:?}", progress.lease(run.as_str(), &name(owner), LONG).await.unwrap()),
         Step::ReleaseLease(owner) => {
             format!("{:?}", progress.release_lease(run.as_str(), &name(owner)).await.unwrap())

@@ -1,14 +1,20 @@
 //! Redis killed, emptied, silent, and back.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use diorama_backends::progress::redis::RedisProgress;
+use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
 use diorama_backends::progress::{Counts, Progress};
 use diorama_core::id::Round;
 use diorama_tests::services::redis::Redis;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{ONE, config, connect, run, shard, write_everything};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::{ONE, config, connect, failure, run, shard, write_everything};
 
 /// Far above any time-out in these tests: a command that takes longer has none.
 const BOUND: Duration = Duration::from_secs(20);
@@ -26,8 +32,8 @@ async fn commits_survive_a_killed_and_restarted_server_on_the_same_connection() 
     // The same value, no new connect: it notices by itself that the connection is gone, and that the server has
     // forgotten its scripts.
     assert_eq!(progress.counts(&run).await.unwrap(), before);
-    assert!(!progress.commit(&run, shard(0, 7), ONE).await.unwrap(), "it was counted before the kill");
-    assert!(progress.commit(&run, shard(0, 8), ONE).await.unwrap());
+    assert!(!progress.commit(&run, shard(0, 7), ONE, &[]).await.unwrap(), "it was counted before the kill");
+    assert!(progress.commit(&run, shard(0, 8), ONE, &[]).await.unwrap());
     assert_eq!(progress.counts(&run).await.unwrap(), before.plus(ONE));
 }
 
@@ -36,7 +42,7 @@ async fn a_command_while_redis_is_away_fails_in_bounded_time_and_works_when_it_i
     let mut redis = Redis::start();
     let progress = connect(&redis).await;
     let run = run("away");
-    progress.commit(&run, shard(0, 0), ONE).await.unwrap();
+    progress.commit(&run, shard(0, 0), ONE, &[]).await.unwrap();
     redis.kill();
     for _ in 0..3 {
         let started = Instant::now();
@@ -48,7 +54,7 @@ async fn a_command_while_redis_is_away_fails_in_bounded_time_and_works_when_it_i
         );
     }
     redis.start_again();
-    progress.commit(&run, shard(0, 1), ONE).await.unwrap();
+    progress.commit(&run, shard(0, 1), ONE, &[]).await.unwrap();
 }
 
 #[tokio::test]
@@ -68,7 +74,7 @@ async fn a_server_that_falls_silent_is_given_up_in_time_and_used_again_when_it_s
     }
     kill_process(server, Signal::CONT).unwrap();
     let started = Instant::now();
-    while progress.commit(&run, shard(0, 0), ONE).await.is_err() {
+    while progress.commit(&run, shard(0, 0), ONE, &[]).await.is_err() {
         assert!(started.elapsed() < BOUND, "it never speaks again");
     }
     assert_eq!(progress.counts(&run).await.unwrap(), ONE);
@@ -80,15 +86,77 @@ async fn an_emptied_server_counts_again_exactly_once_each() {
     let progress = connect(&redis).await;
     let run = run("emptied");
     for index in 0..50 {
-        progress.commit(&run, shard(0, index), ONE).await.unwrap();
+        progress.commit(&run, shard(0, index), ONE, &[]).await.unwrap();
     }
     redis.flush();
     assert_eq!(progress.counts(&run).await.unwrap(), Counts::default());
     // As reconciliation does it, twice, with workers that go on.
     for index in (0..60).chain(0..50) {
-        progress.commit(&run, shard(0, index), ONE).await.unwrap();
+        progress.commit(&run, shard(0, index), ONE, &[]).await.unwrap();
     }
     assert_eq!(progress.counts(&run).await.unwrap().shards, 60);
     assert_eq!(progress.counts(&run).await.unwrap().done, 60 * ONE.done);
     assert_eq!(progress.committed(&run, Round(0)).await.unwrap().len(), 60);
+}
+
+/// Lies between a client and a server, and can cut a connection at the moment when the server answers.
+struct Between {
+    port: u16,
+    cut: Arc<Notify>,
+    is_cutting: Arc<Notify>,
+    _connections: JoinSet<()>,
+}
+
+impl Between {
+    async fn start(server: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (cut, is_cutting) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let notes = (cut.clone(), is_cutting.clone());
+        let mut connections = JoinSet::new();
+        connections.spawn(async move {
+            let mut open = JoinSet::new();
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                open.spawn(carry(client, server, notes.clone()));
+            }
+        });
+        Self { port, cut, is_cutting, _connections: connections }
+    }
+
+    /// The connection that is open carries requests only, from now on, and ends when the server has answered one.
+    async fn cut_the_next_answer(&self) {
+        self.cut.notify_one();
+        self.is_cutting.notified().await;
+    }
+}
+
+async fn carry(mut client: TcpStream, server: u16, (cut, is_cutting): (Arc<Notify>, Arc<Notify>)) {
+    let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+    tokio::select! {
+        _ = copy_bidirectional(&mut client, &mut server) => return,
+        () = cut.notified() => is_cutting.notify_one(),
+    }
+    let (mut requests, _) = client.split();
+    let (answers, mut to_server) = server.split();
+    tokio::select! {
+        _ = tokio::io::copy(&mut requests, &mut to_server) => {}
+        answered = answers.readable() => answered.unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_counts_once_and_lists_its_failures_once() {
+    let redis = Redis::start();
+    let between = Between::start(redis.port()).await;
+    let config = RedisConfig::new(format!("redis://127.0.0.1:{}", between.port).into());
+    let progress = RedisProgress::connect(&config).await.unwrap();
+    let run = run("unanswered");
+    // The server knows the script from here on.
+    assert!(progress.commit(&run, shard(0, 0), ONE, &[failure(0)]).await.unwrap());
+    between.cut_the_next_answer().await;
+    let first = progress.commit(&run, shard(0, 1), ONE, &[failure(1)]).await.unwrap();
+    assert!(!first, "it was sent again, and the first try had done everything");
+    assert_eq!(progress.counts(&run).await.unwrap(), ONE.plus(ONE));
+    assert_eq!(progress.recent_failures(&run).await.unwrap(), [failure(1), failure(0)]);
 }

@@ -29,7 +29,7 @@ async fn a_wrong_or_missing_password_is_a_clear_error_that_does_not_say_it() {
     let right = with(":right-hunter2@");
     assert!(!format!("{right:?}").contains("hunter2"));
     let progress = RedisProgress::connect(&right).await.unwrap();
-    assert!(progress.commit(&run("secret"), shard(0, 0), ONE).await.unwrap());
+    assert!(progress.commit(&run("secret"), shard(0, 0), ONE, &[]).await.unwrap());
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn tls_with_its_own_authority_works_and_a_strange_authority_is_refused() {
     let mut config = RedisConfig::new(format!("rediss://localhost:{tls}").into());
     config.ca_file = Some(ours.join("ca.pem"));
     let progress = RedisProgress::connect(&config).await.unwrap();
-    assert!(progress.commit(&run("tls"), shard(0, 0), ONE).await.unwrap());
+    assert!(progress.commit(&run("tls"), shard(0, 0), ONE, &[]).await.unwrap());
     config.ca_file = Some(strange.join("ca.pem"));
     assert!(refusal(&config).await.contains("ertificate"));
     config.ca_file = Some(folder.path().join("missing.pem"));

@@ -31,7 +31,7 @@ pub async fn a_shard_committed_many_times_at_once_counts_once(progress: Arc<dyn 
         let commits: Vec<_> = (0..8)
             .map(|_| {
                 let (progress, run) = (progress.clone(), run.clone());
-                tokio::spawn(async move { progress.commit(&run, shard(0, index), counts).await.unwrap() })
+                tokio::spawn(async move { progress.commit(&run, shard(0, index), counts, &[]).await.unwrap() })
             })
             .collect();
         let mut first = 0;
@@ -51,10 +51,10 @@ pub async fn a_shard_committed_many_times_at_once_counts_once(progress: Arc<dyn 
 pub async fn runs_and_rounds_do_not_mix_and_forget_forgets_one(progress: &dyn Progress) {
     let (a, b) = (run("a"), run("b"));
     let counts = Counts { shards: 1, done: 1, ..Counts::default() };
-    assert!(progress.commit(&a, shard(0, 9), counts).await.unwrap());
-    assert!(progress.commit(&a, shard(1, 9), counts).await.unwrap());
-    assert!(progress.commit(&b, shard(0, 9), counts).await.unwrap());
-    assert!(!progress.commit(&b, shard(0, 9), counts).await.unwrap());
+    assert!(progress.commit(&a, shard(0, 9), counts, &[]).await.unwrap());
+    assert!(progress.commit(&a, shard(1, 9), counts, &[]).await.unwrap());
+    assert!(progress.commit(&b, shard(0, 9), counts, &[]).await.unwrap());
+    assert!(!progress.commit(&b, shard(0, 9), counts, &[]).await.unwrap());
     assert_eq!(progress.counts(&a).await.unwrap().done, 2);
     assert!(progress.committed(&a, Round(2)).await.unwrap().is_empty());
     progress.forget(&a).await.unwrap();
@@ -78,7 +78,7 @@ pub async fn a_holder_is_seen_until_it_releases_commits_or_falls_silent(progress
     progress.release(&run, shard(0, 1), &holder("other").attempt).await.unwrap();
     assert_eq!(progress.holders(&run).await.unwrap().len(), 2);
     progress.release(&run, shard(0, 1), &holder("one").attempt).await.unwrap();
-    progress.commit(&run, shard(0, 2), Counts::default()).await.unwrap();
+    progress.commit(&run, shard(0, 2), Counts::default(), &[]).await.unwrap();
     progress.hold(&run, shard(0, 2), &holder("two"), LONG).await.unwrap();
     assert_eq!(progress.holders(&run).await.unwrap(), []);
 }
@@ -102,7 +102,7 @@ pub async fn a_silent_worker_is_forgotten(progress: &dyn Progress) {
     assert_eq!(progress.workers().await.unwrap(), [heartbeat("a", "working"), heartbeat("b", "idle")]);
 }
 
-/// Recent failures are capped and the newest stay.
+/// Recent failures come with their shard, once however often it is committed; they are capped and the newest stay.
 pub async fn the_newest_failures_are_kept_and_no_more_than_the_cap(progress: &dyn Progress) {
     let run = run("failures");
     let failure = |index: u64| TaskOutcome {
@@ -111,9 +111,13 @@ pub async fn the_newest_failures_are_kept_and_no_more_than_the_cap(progress: &dy
         seed: Seed::new(index).unwrap(),
         outcome: Outcome::Failed(TaskError::permanent(ErrorCode::NoSubject, "no noun")),
     };
-    for start in (0..150).step_by(10) {
+    let counts = Counts { shards: 1, failed: 10, ..Counts::default() };
+    for index in 0..15 {
+        let start = u64::from(index) * 10;
         let failures: Vec<_> = (start..start + 10).map(failure).collect();
-        progress.report_failures(&run, &failures).await.unwrap();
+        for _ in 0..2 {
+            progress.commit(&run, shard(0, index), counts, &failures).await.unwrap();
+        }
     }
     let recent = progress.recent_failures(&run).await.unwrap();
     assert_eq!(recent, (150 - RECENT_FAILURES as u64..150).rev().map(failure).collect::<Vec<_>>());
@@ -149,7 +153,7 @@ pub async fn the_throughput_adds_up_to_what_was_counted(progress: &dyn Progress)
     let run = run("throughput");
     let counts = Counts { shards: 1, done: 7, failed: 1, retrying: 0 };
     for index in [0, 1, 1, 2, 0] {
-        progress.commit(&run, shard(0, index), counts).await.unwrap();
+        progress.commit(&run, shard(0, index), counts, &[]).await.unwrap();
     }
     let throughput = progress.throughput(&run).await.unwrap();
     assert_eq!(throughput.iter().map(|interval| interval.done).sum::<u64>(), 21);
@@ -162,7 +166,7 @@ pub async fn an_expired_run_is_forgotten_in_time(progress: &dyn Progress) {
     let (ended, other) = (run("ended"), run("other"));
     let counts = Counts { shards: 1, done: 7, ..Counts::default() };
     for run in [&ended, &other] {
-        progress.commit(run, shard(0, 0), counts).await.unwrap();
+        progress.commit(run, shard(0, 0), counts, &[]).await.unwrap();
     }
     progress.expire(&ended, LONG).await.unwrap();
     assert_eq!(progress.counts(&ended).await.unwrap(), counts);

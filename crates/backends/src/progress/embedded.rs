@@ -39,6 +39,13 @@ struct Run {
 }
 
 impl Run {
+    fn list_failures(&mut self, failures: &[TaskOutcome]) {
+        for failure in failures {
+            self.failures.push_front(failure.clone());
+        }
+        self.failures.truncate(RECENT_FAILURES);
+    }
+
     fn count_throughput(&mut self, done: u64) {
         if done == 0 {
             return;
@@ -68,12 +75,19 @@ impl EmbeddedProgress {
 
 #[async_trait]
 impl Progress for EmbeddedProgress {
-    async fn commit(&self, run: &RunId, shard: ShardId, counts: Counts) -> Result<bool, ProgressError> {
+    async fn commit(
+        &self,
+        run: &RunId,
+        shard: ShardId,
+        counts: Counts,
+        failures: &[TaskOutcome],
+    ) -> Result<bool, ProgressError> {
         Ok(self.with_run(run, |run| {
             let new = run.committed.entry(shard.round).or_default().insert(shard.index);
             if new {
                 run.counts = run.counts.plus(counts);
                 run.count_throughput(counts.done);
+                run.list_failures(failures);
                 run.holders.remove(&shard);
             }
             new
@@ -125,16 +139,6 @@ impl Progress for EmbeddedProgress {
         let mut state = self.state();
         state.workers.retain(|_, (_, until)| *until > now);
         Ok(state.workers.values().map(|(heartbeat, _)| heartbeat.clone()).collect())
-    }
-
-    async fn report_failures(&self, run: &RunId, failures: &[TaskOutcome]) -> Result<(), ProgressError> {
-        self.with_run(run, |run| {
-            for failure in failures {
-                run.failures.push_front(failure.clone());
-            }
-            run.failures.truncate(RECENT_FAILURES);
-        });
-        Ok(())
     }
 
     async fn recent_failures(&self, run: &RunId) -> Result<Vec<TaskOutcome>, ProgressError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use diorama_core::id::{AttemptId, Pool, Round, RunId, ShardId, WorkerId};
 use diorama_core::marker::CommitMarker;
-use diorama_core::outcome::{Outcome, TaskOutcome};
+use diorama_core::outcome::{ErrorCode, Outcome, TaskOutcome};
 use diorama_core::run::ModelIdentity;
 use serde::{Deserialize, Serialize};
 
@@ -151,12 +151,30 @@ pub const THROUGHPUT_INTERVALS: usize = 360;
 /// How many recent failures a run keeps.
 pub const RECENT_FAILURES: usize = 100;
 
+/// The failures of a marker that are worth showing, at most [`RECENT_FAILURES`]: those of tasks that were tried.
+pub fn failures(marker: &CommitMarker) -> Vec<TaskOutcome> {
+    let shown = |outcome: &&TaskOutcome| match &outcome.outcome {
+        Outcome::Failed(error) => error.code != ErrorCode::Cancelled,
+        Outcome::Done { .. } => false,
+    };
+    let mut failures: Vec<_> = marker.outcomes.iter().filter(shown).cloned().collect();
+    failures.drain(..failures.len().saturating_sub(RECENT_FAILURES));
+    failures
+}
+
 /// What everybody may look at.
 #[async_trait]
 pub trait Progress: Send + Sync {
     /// Sets the shard's bit; where it was 0, adds `counts` to the run's, its pictures to the throughput of this
-    /// moment, and forgets the shard's holder, all in one step. Whether it was 0.
-    async fn commit(&self, run: &RunId, shard: ShardId, counts: Counts) -> Result<bool, ProgressError>;
+    /// moment and `failures` to the run's recent ones, and forgets the shard's holder, all in one step. Whether it was
+    /// 0: false too where our own first try did all that and only its answer was lost.
+    async fn commit(
+        &self,
+        run: &RunId,
+        shard: ShardId,
+        counts: Counts,
+        failures: &[TaskOutcome],
+    ) -> Result<bool, ProgressError>;
 
     /// The committed shards of a round.
     async fn committed(&self, run: &RunId, round: Round) -> Result<ShardSet, ProgressError>;
@@ -179,9 +197,6 @@ pub trait Progress: Send + Sync {
 
     /// The workers that gave a sign of life, by name.
     async fn workers(&self) -> Result<Vec<Heartbeat>, ProgressError>;
-
-    /// Adds failures to the run's recent ones.
-    async fn report_failures(&self, run: &RunId, failures: &[TaskOutcome]) -> Result<(), ProgressError>;
 
     /// The latest failures, newest first, at most [`RECENT_FAILURES`].
     async fn recent_failures(&self, run: &RunId) -> Result<Vec<TaskOutcome>, ProgressError>;

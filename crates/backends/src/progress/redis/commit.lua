@@ -1,6 +1,7 @@
--- Bit 0 -> 1, and only then: counts, throughput, the holder gone. Returns 1 where the bit was 0.
-local bits, rounds, counts, throughput, holders, holding, ends = unpack(KEYS)
-local index, round, shard, shards, done, failed, retrying, seconds, intervals, long = unpack(ARGV)
+-- Bit 0 -> 1, and only then: counts, throughput, the holder gone, failures listed (the newest first, and no more of
+-- them than the cap). Returns 1 where the bit was 0.
+local bits, rounds, counts, throughput, holders, holding, failures, ends = unpack(KEYS)
+local index, round, shard, shards, done, failed, retrying, seconds, intervals, cap, long = unpack(ARGV)
 
 if redis.call('SETBIT', bits, index, 1) == 1 then
   return 0
@@ -21,6 +22,10 @@ if tonumber(done) > 0 then
     end
   end
 end
+for i = 12, #ARGV do
+  redis.call('LPUSH', failures, ARGV[i])
+end
+redis.call('LTRIM', failures, 0, tonumber(cap) - 1)
 drop(holders, holding, shard)
-keep(ends, tonumber(long), { bits, rounds, counts, throughput, holders, holding })
+keep(ends, tonumber(long), { bits, rounds, counts, throughput, holders, holding, failures })
 return 1

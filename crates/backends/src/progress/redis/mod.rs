@@ -102,7 +102,13 @@ impl RedisProgress {
 
 #[async_trait]
 impl Progress for RedisProgress {
-    async fn commit(&self, run: &RunId, shard: ShardId, counts: Counts) -> Result<bool, ProgressError> {
+    async fn commit(
+        &self,
+        run: &RunId,
+        shard: ShardId,
+        counts: Counts,
+        failures: &[TaskOutcome],
+    ) -> Result<bool, ProgressError> {
         let keys = RunKeys::of(run);
         let mut commit = self.scripts.commit.prepare_invoke();
         commit
@@ -112,6 +118,7 @@ impl Progress for RedisProgress {
             .key(keys.throughput())
             .key(keys.holders())
             .key(keys.holding())
+            .key(keys.failures())
             .key(keys.ends());
         commit
             .arg(shard.index)
@@ -120,7 +127,11 @@ impl Progress for RedisProgress {
             .arg(&[counts.shards, counts.done, counts.failed, counts.retrying])
             .arg(THROUGHPUT_SECONDS)
             .arg(THROUGHPUT_INTERVALS)
+            .arg(RECENT_FAILURES)
             .arg(millis(LIFE));
+        for failure in &failures[failures.len().saturating_sub(RECENT_FAILURES)..] {
+            commit.arg(text(failure));
+        }
         self.script("counting a committed shard", &commit).await
     }
 
@@ -179,19 +190,6 @@ impl Progress for RedisProgress {
         let mut workers: Vec<Heartbeat> = living.into_iter().map(|(_, heartbeat)| heartbeat).collect();
         workers.sort_by(|a, b| a.worker.cmp(&b.worker));
         Ok(workers)
-    }
-
-    async fn report_failures(&self, run: &RunId, failures: &[TaskOutcome]) -> Result<(), ProgressError> {
-        if failures.is_empty() {
-            return Ok(());
-        }
-        let keys = RunKeys::of(run);
-        let mut report = self.scripts.failures.prepare_invoke();
-        report.key(keys.failures()).key(keys.ends()).arg(RECENT_FAILURES).arg(millis(LIFE));
-        for failure in &failures[failures.len().saturating_sub(RECENT_FAILURES)..] {
-            report.arg(text(failure));
-        }
-        self.script("reporting failed tasks", &report).await
     }
 
     async fn recent_failures(&self, run: &RunId) -> Result<Vec<TaskOutcome>, ProgressError> {
