@@ -7,8 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use diorama_backends::objects::retrying::Retrying;
 use diorama_backends::objects::s3::{S3Config, S3Objects};
-use diorama_backends::objects::{ObjectErrorKind, Objects, conformance, list_all, probe_conditional_put};
+use diorama_backends::objects::{
+    ObjectErrorKind, Objects, RemoteObjects, conformance, list_all, probe_conditional_put,
+};
 use diorama_tests::services::s3::{ACCESS_KEY, BUCKET, Faults, S3Server, SECRET_KEY};
+use tokio::io::AsyncReadExt;
 
 fn server() -> S3Server {
     S3Server::start(Path::new(env!("CARGO_BIN_EXE_diorama-s3")))
@@ -42,6 +45,25 @@ async fn s3_holds_what_every_store_must_hold() {
     conformance::no_key_leaves_the_root(&new("keys")).await;
     conformance::a_reader_gives_the_whole_object(&new("reader")).await;
     conformance::a_reader_never_sees_half_an_object(Arc::new(new("half"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_another_bucket_is_read_whatever_its_key() {
+    let server = server();
+    let other = server.folder().with_file_name("places");
+    std::fs::create_dir_all(other.join("north sea")).unwrap();
+    std::fs::write(other.join("north sea/dunes, 1.png"), "dunes").unwrap();
+    let store = store(&server, "prefix");
+    let mut reader = store.open_in("places", "north sea/dunes, 1.png").await.unwrap();
+    let mut content = String::new();
+    reader.body.read_to_string(&mut content).await.unwrap();
+    assert_eq!((reader.bytes, content.as_str()), (5, "dunes"));
+    for (bucket, key) in [("places", "gone.png"), ("nowhere", "a.png")] {
+        let error = store.open_in(bucket, key).await.err().unwrap();
+        assert_eq!((error.kind, error.what.clone()), (ObjectErrorKind::NotFound, format!("s3://{bucket}/{key}")));
+    }
+    server.set(Faults { refuse: 1.0, ..Faults::default() });
+    assert!(store.open_in("places", "gone.png").await.is_err_and(|error| error.is_retryable()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

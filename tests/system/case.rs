@@ -57,6 +57,7 @@ impl Case {
         }
         // Tests run side by side: each program keeps to one core, and waits without spinning.
         command.env("OMP_NUM_THREADS", "1").env("OMP_WAIT_POLICY", "PASSIVE");
+        command.env("XDG_CACHE_HOME", self.path("caches"));
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command

@@ -24,7 +24,7 @@ fn every_problem_of_a_manifest_is_listed_and_nothing_is_started() {
         with("../e", "seed", json!(1)),
         good.clone(),
         with("f", "reference", json!("gone.png")),
-        with("g", "reference", json!("https://example.org/x.png")),
+        with("g", "reference", json!("s3://bucket/x.png")),
         with("h", "prompt", json!("")),
         with("i", "prompt", json!("x".repeat(10_001))),
     ]);

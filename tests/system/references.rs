@@ -28,6 +28,13 @@ fn turned() -> Vec<u8> {
     [&head[..], exif, &jpeg[2..]].concat()
 }
 
+fn animated() -> Vec<u8> {
+    let mut gif = Vec::new();
+    let frame = || image::Frame::new(DynamicImage::from(plain()).into_rgba8());
+    image::codecs::gif::GifEncoder::new(&mut gif).encode_frames([frame(), frame()]).unwrap();
+    gif
+}
+
 #[test]
 fn each_bad_reference_fails_its_own_row_with_the_reason_and_odd_ones_are_read() {
     let case = Case::new();
@@ -37,6 +44,7 @@ fn each_bad_reference_fails_its_own_row_with_the_reason_and_odd_ones_are_read() 
     save(&case.path("alpha.png"), image::RgbaImage::from_pixel(7, 6, Rgba([9, 9, 9, 100])));
     fs::write(case.path("cmyk.jpg"), CMYK).unwrap();
     fs::write(case.path("turned.jpg"), turned()).unwrap();
+    fs::write(case.path("animated.gif"), animated()).unwrap();
     fs::write(case.path("text.png"), "a poem").unwrap();
     let whole = fs::read(case.path("place-0.png")).unwrap();
     fs::write(case.path("half.png"), &whole[..whole.len() / 2]).unwrap();
@@ -52,6 +60,7 @@ fn each_bad_reference_fails_its_own_row_with_the_reason_and_odd_ones_are_read() 
         ("alpha.png", (7, 6)),
         ("cmyk.jpg", (16, 16)),
         ("turned.jpg", (16, 32)),
+        ("animated.gif", (32, 16)),
     ];
     let bad = [
         ("text.png", "reference_undecodable"),

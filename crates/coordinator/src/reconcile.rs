@@ -47,7 +47,10 @@ pub(crate) async fn catch_up(
         let add = |marker: Option<diorama_core::marker::CommitMarker>| async move {
             let Some(marker) = marker else { return Ok(()) };
             let counts = Counts::of(&marker, spec.retry.max_rounds);
-            progress.commit(&spec.run, marker.shard, counts, &failures(&marker)).await.map_err(CoordinatorError::from)?;
+            progress
+                .commit(&spec.run, marker.shard, counts, &failures(&marker))
+                .await
+                .map_err(CoordinatorError::from)?;
             Ok(())
         };
         markers.map_err(|error: ObjectError| CoordinatorError::from(error)).try_for_each(add).await?;

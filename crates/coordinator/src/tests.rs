@@ -277,7 +277,12 @@ async fn progress_is_rebuilt_from_the_markers_and_committed_shards_are_not_publi
     for index in [0, 3, 4, 9] {
         commit(&bench.store, &spec, ShardId { round: Round(0), index }, &earlier).await;
     }
-    bench.backends.progress.commit(&spec.run, ShardId { round: Round(0), index: 7 }, Counts::default(), &[]).await.unwrap();
+    bench
+        .backends
+        .progress
+        .commit(&spec.run, ShardId { round: Round(0), index: 7 }, Counts::default(), &[])
+        .await
+        .unwrap();
     let counts = reconcile(&bench.store, &spec, &*bench.backends.progress).await.unwrap();
     assert_eq!((counts.shards, counts.done), (4, 8), "what has no marker is forgotten");
 

@@ -26,6 +26,8 @@ macro_rules! codes {
 codes! {
     /// The reference cannot be read: missing file, no permission, no such object.
     ReferenceUnreadable = "reference_unreadable",
+    /// The reference leads to an address that references are not fetched from, such as a private one.
+    ReferenceForbidden = "reference_forbidden",
     /// The reference is no picture that we decode, or is truncated.
     ReferenceUndecodable = "reference_undecodable",
     /// The reference is larger than the limits allow.

@@ -15,7 +15,7 @@ pub enum Reference {
     File(String),
     /// `s3://bucket/key`.
     S3(String),
-    /// `https://…`.
+    /// `https://…`; `http://…` where a fleet allows it.
     Https(String),
     /// An object of the store by content: `blobs/{sha256}`.
     Blob(crate::id::Sha256Hex),

@@ -110,6 +110,8 @@ pub(crate) struct Run {
     #[command(flatten)]
     run: RunFlags,
     #[command(flatten)]
+    references: ReferenceFlags,
+    #[command(flatten)]
     method: MethodFlags,
     #[command(flatten)]
     engine: EngineFlags,
@@ -146,6 +148,8 @@ pub(crate) struct Worker {
     #[command(flatten)]
     worker: WorkerFlags,
     #[command(flatten)]
+    references: ReferenceFlags,
+    #[command(flatten)]
     engine: EngineFlags,
     #[command(flatten)]
     services: ServiceFlags,
@@ -179,6 +183,9 @@ pub(crate) struct Submit {
     /// The pool whose workers do it
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
+    /// Whether http:// references are taken, because the workers fetch them: true or false
+    #[arg(long, value_name = "BOOL")]
+    allow_private_references: Option<String>,
     #[command(flatten)]
     client: ClientFlags,
     #[command(flatten)]
@@ -390,6 +397,8 @@ flags! {
         tokens_file: "FILE",
         /// The folder of references that the coordinator and all workers share
         reference_root: "DIR",
+        /// Whether http:// references are taken, because the workers fetch them: true or false
+        allow_private_references: "BOOL",
         /// Shards of a pool that are in the queue or in work at a time: 1 to 1000000
         window: "N",
         /// Seconds after which another coordinator takes over from a silent one: 1 to 300
@@ -416,6 +425,22 @@ flags! {
         heartbeat: "F",
         /// Answers Prometheus at /metrics, such as 0.0.0.0:9464
         metrics_listen: "HOST:PORT",
+    }
+}
+
+flags! {
+    /// How references are fetched.
+    ReferenceFlags under "References" {
+        /// Whether references may come from private addresses and over plain http://: true or false
+        allow_private_references: "BOOL",
+        /// Seconds that fetching one may take: 0.1 to 3600
+        reference_timeout: "F",
+        /// The folder in which fetched ones are kept
+        reference_cache: "DIR",
+        /// Bytes that they may take there; 0: none are kept
+        reference_cache_bytes: "N",
+        /// Seconds after which a URL is asked again
+        reference_cache_seconds: "F",
     }
 }
 
@@ -466,17 +491,22 @@ impl Cli {
                 let seed = command.seed.clone().map(|seed| ("seed", seed));
                 [command.method.pairs(), command.engine.pairs(), seed.into_iter().collect()].concat()
             }
-            Command::Run(command) => [command.run.pairs(), command.method.pairs(), command.engine.pairs()].concat(),
+            Command::Run(command) => {
+                let (run, references) = (command.run.pairs(), command.references.pairs());
+                [run, references, command.method.pairs(), command.engine.pairs()].concat()
+            }
             Command::Config(command) => [command.run.pairs(), command.method.pairs(), command.engine.pairs()].concat(),
             Command::Doctor(command) => command.engine.pairs(),
             Command::Report(_) => Vec::new(),
             Command::Serve(command) => [command.serve.pairs(), command.services.pairs()].concat(),
             Command::Worker(command) => {
-                [command.worker.pairs(), command.engine.pairs(), command.services.pairs()].concat()
+                let (worker, references) = (command.worker.pairs(), command.references.pairs());
+                [worker, references, command.engine.pairs(), command.services.pairs()].concat()
             }
             Command::Submit(command) => {
-                let pool = command.pool.clone().map(|pool| ("pool", pool)).into_iter().collect();
-                [command.run.pairs(), command.method.pairs(), command.client.pairs(), pool].concat()
+                let own = [("pool", &command.pool), ("allow_private_references", &command.allow_private_references)];
+                let own = own.into_iter().filter_map(|(key, text)| Some((key, text.clone()?))).collect();
+                [command.run.pairs(), command.method.pairs(), command.client.pairs(), own].concat()
             }
             Command::Status(command) => command.client.pairs(),
             Command::Watch(command) | Command::Pause(command) | Command::Resume(command) | Command::Cancel(command) => {

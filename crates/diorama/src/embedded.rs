@@ -25,7 +25,7 @@ use diorama_core::manifest::ManifestIssue;
 use diorama_core::run::{ModelIdentity, RunSpec, RunSummary};
 use diorama_worker::engine::{EngineError, MakeGenerator};
 use diorama_worker::picture::PictureLimits;
-use diorama_worker::{Engine, Layout, Worker, WorkerConfig, WorkerError};
+use diorama_worker::{Engine, Layout, Remote, Worker, WorkerConfig, WorkerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -108,6 +108,8 @@ pub struct Plan {
     pub generator: MakeGenerator,
     /// What a reference may be at most.
     pub limits: PictureLimits,
+    /// What fetches references that are no files.
+    pub remote: Option<Arc<Remote>>,
 }
 
 /// The folder of one run, locked for this process.
@@ -170,7 +172,7 @@ async fn run_on(
     progress: watch::Sender<RunProgress>,
 ) -> Result<RunEnd, EmbeddedError> {
     let store = RunStore::new(objects.clone(), RunRoot::Own);
-    let Plan { spec, tasks, invalid, generator, limits } = plan;
+    let Plan { spec, tasks, invalid, generator, limits, remote } = plan;
     let spec = submit(&store, Submission { spec, tasks, invalid }).await?;
     let backends = Backends {
         queue: Arc::new(EmbeddedQueue::default()),
@@ -190,7 +192,8 @@ async fn run_on(
         return Err(EmbeddedError::OtherModel { begun, here });
     }
     let name = WorkerId::new(format!("embedded-{}", std::process::id()))?;
-    let config = WorkerConfig { limits, ..WorkerConfig::new(name, spec.pool.clone(), Layout::OwnFolder, scratch) };
+    let config =
+        WorkerConfig { limits, remote, ..WorkerConfig::new(name, spec.pool.clone(), Layout::OwnFolder, scratch) };
     let worker = Worker::new(backends, engine, config);
 
     // Whoever ends first, well or badly, stops the other; the error that counts is the first one.

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::fleet::Fleet;
 use crate::options::Options;
+use crate::references::ReferenceOptions;
 
 /// What environment variables begin with.
 pub const ENV_PREFIX: &str = "DIORAMA_";
@@ -42,6 +43,8 @@ pub struct Config {
     pub options: Options,
     /// Where the fleet is, and how it works.
     pub fleet: Fleet,
+    /// How references are fetched.
+    pub references: ReferenceOptions,
     /// The settings of the method.
     pub settings: Settings,
     /// Every key in a fixed order, with its value and where that came from.
@@ -91,12 +94,16 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     })?;
 
     let (mut options, mut fleet, mut settings) = (Options::default(), Fleet::default(), Settings::default());
+    let mut references = ReferenceOptions::default();
     let mut refused = Vec::new();
     for (key, value) in &values {
         let result = match () {
             () if Settings::KEYS.contains(&key.as_str()) => settings.set(key, value).map_err(|e| e.to_string()),
             () if Options::KEYS.contains(&key.as_str()) => options.set(key, value).map_err(|e| e.to_string()),
             () if Fleet::KEYS.contains(&key.as_str()) => fleet.set(key, value).map_err(|e| e.to_string()),
+            () if ReferenceOptions::KEYS.contains(&key.as_str()) => {
+                references.set(key, value).map_err(|e| e.to_string())
+            }
             () => Err(unknown(key)),
         };
         if let Err(message) = result {
@@ -115,11 +122,11 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
             None => Entry { key: key.to_owned(), value: None, source: "unset".to_owned() },
         })
         .collect();
-    Ok(Config { options, fleet, settings, entries, unknown_variables })
+    Ok(Config { options, fleet, references, settings, entries, unknown_variables })
 }
 
 fn keys() -> impl Iterator<Item = &'static str> {
-    Options::KEYS.into_iter().chain(Fleet::KEYS).chain(Settings::KEYS)
+    Options::KEYS.into_iter().chain(Fleet::KEYS).chain(ReferenceOptions::KEYS).chain(Settings::KEYS)
 }
 
 fn file(sources: &Sources) -> Result<Option<PathBuf>, ConfigError> {
@@ -183,7 +190,9 @@ impl Layer {
             "synthetic_fail_rate": options.synthetic_fail_rate,
         });
         let mut values = values.as_object().cloned().unwrap_or_default();
-        values.extend(Fleet::defaults().as_object().cloned().unwrap_or_default());
+        for more in [Fleet::defaults(), ReferenceOptions::defaults()] {
+            values.extend(more.as_object().cloned().unwrap_or_default());
+        }
         Self { name: "default", values }
     }
 
@@ -216,6 +225,7 @@ fn read_text(key: &str, text: &str) -> Value {
     match () {
         () if Settings::KEYS.contains(&key) => Settings::read_text(key, text),
         () if Fleet::KEYS.contains(&key) => Fleet::read_text(key, text),
+        () if ReferenceOptions::KEYS.contains(&key) => ReferenceOptions::read_text(key, text),
         () => Options::read_text(key, text),
     }
 }
@@ -277,7 +287,9 @@ mod tests {
         let config = load(&Sources::default()).unwrap();
         assert_eq!(config.options, Options::default());
         assert_eq!(config.fleet, Fleet::default());
-        assert_eq!(config.entries.len(), Options::KEYS.len() + Fleet::KEYS.len() + Settings::KEYS.len());
+        assert_eq!(config.references, ReferenceOptions::default());
+        let keys = Options::KEYS.len() + Fleet::KEYS.len() + ReferenceOptions::KEYS.len() + Settings::KEYS.len();
+        assert_eq!(config.entries.len(), keys);
     }
 
     #[test]

@@ -5,4 +5,5 @@ pub mod fleet;
 pub mod logging;
 pub mod metrics;
 pub mod options;
+pub mod references;
 pub mod shutdown;

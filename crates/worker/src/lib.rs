@@ -24,4 +24,5 @@ pub use engine::Engine;
 pub use error::WorkerError;
 pub use metrics::Metrics;
 pub use plan::variants;
+pub use reference::{CacheConfig, Remote, RemoteConfig, RemoteError};
 pub use worker::{Layout, OnOutage, Worker, WorkerConfig, WorkerReport};

@@ -193,7 +193,12 @@ impl Worker {
             id,
             attempt: attempt.clone(),
             variants: tasks.iter().map(|task| variants(task, &spec.compare)).collect(),
-            references: References { root, store: store.clone(), limits: self.config.limits },
+            references: References {
+                root,
+                store: store.clone(),
+                limits: self.config.limits,
+                remote: self.config.remote.clone(),
+            },
             sink: Sink::open(spec.format, store.clone(), &self.config.scratch, tasks.len())?,
             spec,
             tasks,

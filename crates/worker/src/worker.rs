@@ -23,6 +23,7 @@ use crate::engine::{Engine, panic_message};
 use crate::error::WorkerError;
 use crate::metrics::Metrics;
 use crate::picture::PictureLimits;
+use crate::reference::Remote;
 
 /// Shards in flight: one on the device, one being prepared or stored.
 pub(crate) const IN_FLIGHT: u32 = 2;
@@ -52,6 +53,8 @@ pub struct WorkerConfig {
     pub scratch: PathBuf,
     /// What a reference may be at most.
     pub limits: PictureLimits,
+    /// What fetches references over `https://` and `s3://`; without it they fail.
+    pub remote: Option<Arc<Remote>>,
     /// How long the batch on the device may go on after a drain was asked for.
     pub drain_grace: Duration,
     /// Between two signs of life; after three missed ones the worker counts as gone.
@@ -82,6 +85,7 @@ impl WorkerConfig {
             layout,
             scratch,
             limits: PictureLimits::default(),
+            remote: None,
             drain_grace: Duration::from_secs(20),
             heartbeat: Duration::from_secs(5),
             on_outage: OnOutage::End,

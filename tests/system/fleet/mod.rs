@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::case::{Case, End, end, until};
 
 mod outages;
+mod references;
 mod runs;
 
 /// One fleet at a time: a broker takes a core while it starts.
@@ -72,7 +73,13 @@ impl Fleet {
     }
 
     pub(crate) fn start(&self, arguments: &[&str]) -> Member {
+        self.start_with(&[], arguments)
+    }
+
+    /// With more variables in its environment.
+    pub(crate) fn start_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Member {
         let mut command = self.command(arguments);
+        command.envs(variables.iter().copied());
         Member(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 

@@ -17,10 +17,12 @@ pub mod embedded;
 mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
+mod remote;
 pub mod retrying;
 pub mod s3;
 
 pub use error::{ObjectError, ObjectErrorKind};
+pub use remote::RemoteObjects;
 
 /// What a listing says about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]

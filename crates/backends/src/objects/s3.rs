@@ -23,7 +23,7 @@ use aws_smithy_http_client::tls;
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put, check_key};
+use super::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put, RemoteObjects, check_key};
 
 /// The smallest part that S3 takes.
 const SMALLEST_PART: u64 = 5 << 20;
@@ -319,5 +319,16 @@ impl Objects for S3Objects {
                 error => Err(error),
             },
         }
+    }
+}
+
+#[async_trait]
+impl RemoteObjects for S3Objects {
+    async fn open_in(&self, bucket: &str, key: &str) -> Result<ObjectReader, ObjectError> {
+        let there = Self { bucket: bucket.to_owned(), prefix: String::new(), ..self.clone() };
+        let got = there.client.get_object().bucket(bucket).key(key).send().await;
+        let got = got.map_err(|error| there.error("reading", key, error))?;
+        let bytes = got.content_length().and_then(|length| u64::try_from(length).ok()).unwrap_or_default();
+        Ok(ObjectReader { bytes, body: Box::pin(got.body.into_async_read()) })
     }
 }

@@ -42,6 +42,8 @@ pub struct ApiConfig {
     pub scratch: PathBuf,
     /// The folder of references that workers share, where there is one.
     pub reference_root: Option<PathBuf>,
+    /// Whether workers fetch `http://` too.
+    pub plain_http: bool,
     /// Who may do what; `None`: anybody may do anything, which is for loopback only.
     pub tokens: Option<Tokens>,
     /// The largest manifest, in bytes.

@@ -239,6 +239,7 @@ impl Upload {
             seed: seed(self.request.seed)?,
             compare: self.request.compare.clone(),
             references: if api.config.reference_root.is_some() { References::All } else { References::Remote },
+            plain_http: api.config.plain_http,
         };
         let manifest = Manifest::open(&self.manifest, Some(format), rules).map_err(manifest_error)?;
         match &api.config.reference_root {

@@ -35,6 +35,7 @@ impl Bench {
             backends,
             scratch: objects.scratch(),
             reference_root: None,
+            plain_http: false,
             tokens: None,
             max_manifest_bytes: 1 << 20,
             max_blob_bytes: 1 << 10,

@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 use diorama_core::id::Sha256Hex;
 use diorama_core::task::Reference;
 
-use super::row::References;
+use super::row::Rules;
 
 /// A stable code and a message.
 pub(super) type Refusal = (&'static str, String);
 
 /// Reads a reference. Looks at nothing but the text.
-pub(super) fn parse(text: &str, allowed: References) -> Result<Reference, Refusal> {
+pub(super) fn parse(text: &str, rules: &Rules) -> Result<Reference, Refusal> {
     let bad_url = |want: &str| Err(("bad_reference", format!("reference {text:?} is not of the form {want}")));
-    let remote = |reference: Reference| {
-        if allowed.remote() {
+    let object = |reference: Reference| {
+        if rules.references.objects() {
             return Ok(reference);
         }
         let message =
-            format!("reference {text:?} needs the fleet: a run on this machine reads files only; download it");
+            format!("reference {text:?} needs the fleet: a run on this machine reads files and https://; download it");
         Err(("needs_fleet", message))
     };
     if text.is_empty() || text.contains('\0') {
@@ -28,10 +28,10 @@ pub(super) fn parse(text: &str, allowed: References) -> Result<Reference, Refusa
     }
     if let Some(sha256) = text.strip_prefix("blob:") {
         let sha256 = Sha256Hex::try_from(sha256.to_owned());
-        return sha256.map_err(|error| ("bad_reference", error.to_string())).and_then(|it| remote(Reference::Blob(it)));
+        return sha256.map_err(|error| ("bad_reference", error.to_string())).and_then(|it| object(Reference::Blob(it)));
     }
     let Some((scheme, rest)) = text.split_once("://") else {
-        if allowed.files() {
+        if rules.references.files() {
             return Ok(Reference::File(text.to_owned()));
         }
         let message = format!(
@@ -42,10 +42,17 @@ pub(super) fn parse(text: &str, allowed: References) -> Result<Reference, Refusa
     };
     match scheme {
         "s3" => match rest.split_once('/') {
-            Some((bucket, key)) if !bucket.is_empty() && !key.is_empty() => remote(Reference::S3(text.to_owned())),
+            Some((bucket, key)) if !bucket.is_empty() && !key.is_empty() => object(Reference::S3(text.to_owned())),
             _ => bad_url("s3://bucket/key"),
         },
-        "https" => {
+        "http" if !rules.plain_http => {
+            let message = format!(
+                "reference {text:?} is plain http://, which is fetched only where allow_private_references is set; write \
+                 https://"
+            );
+            Err(("bad_reference", message))
+        }
+        "https" | "http" => {
             let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
             if host.contains('@') {
                 let message = "reference holds a user name or password; a manifest is no place for them".to_owned();
@@ -54,7 +61,7 @@ pub(super) fn parse(text: &str, allowed: References) -> Result<Reference, Refusa
             if host.is_empty() || host.starts_with(':') || text.chars().any(char::is_whitespace) {
                 return bad_url("https://host/path");
             }
-            remote(Reference::Https(text.to_owned()))
+            Ok(Reference::Https(text.to_owned()))
         }
         _ => Err((
             "bad_reference",

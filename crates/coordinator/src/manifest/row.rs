@@ -23,13 +23,15 @@ pub struct Rules {
     pub compare: Vec<Method>,
     /// Which references can be read.
     pub references: References,
+    /// Whether `http://` is fetched as `https://` is.
+    pub plain_http: bool,
 }
 
 /// Which references whoever makes the pictures can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum References {
-    /// A run on this machine: files.
-    Files,
+    /// A run on this machine: files, and URLs.
+    FilesAndUrls,
     /// A submission from this machine: files, which are uploaded, and what workers fetch.
     FilesAndRemote,
     /// A fleet: what workers fetch, and what was uploaded.
@@ -44,9 +46,9 @@ impl References {
         self != Self::Remote
     }
 
-    /// Whether `s3://` and `https://` can be fetched.
-    pub(super) fn remote(self) -> bool {
-        self != Self::Files
+    /// Whether objects of the fleet's store can be read.
+    pub(super) fn objects(self) -> bool {
+        self != Self::FilesAndUrls
     }
 }
 
@@ -140,9 +142,7 @@ impl Reading {
 
     fn reference(&mut self, value: Value, rules: &Rules) -> Option<Reference> {
         let text = self.text("reference", value)?;
-        reference::parse(&text, rules.references)
-            .map_err(|(code, message)| self.refuse(code, "reference", message))
-            .ok()
+        reference::parse(&text, rules).map_err(|(code, message)| self.refuse(code, "reference", message)).ok()
     }
 
     fn subjects(&mut self, value: Value) -> Option<Vec<String>> {

@@ -34,7 +34,8 @@ impl Case {
             settings: Settings { steps: Some(20), ..Settings::default() },
             seed: Seed::new(7).unwrap(),
             compare: Vec::new(),
-            references: References::Files,
+            references: References::FilesAndUrls,
+            plain_http: false,
         }
     }
 
@@ -147,10 +148,16 @@ fn no_reference_leaves_the_manifests_folder() {
         ("https:///x.png", "bad_reference"),
         ("s3://bucket", "bad_reference"),
         ("s3://bucket/key.png", "needs_fleet"),
-        ("https://host/x.png", "needs_fleet"),
+        ("http://host/x.png", "bad_reference"),
     ] {
         assert_eq!(code(bad), format!("1 {want} reference"), "{bad}");
     }
+    assert_eq!(code("https://host/x.png"), "");
+    let rules = Rules { plain_http: true, ..Case::rules() };
+    let path = case.folder.path().join("set/m.jsonl");
+    fs::write(&path, r#"{"custom_id":"a","prompt":"x","reference":"http://host/x.png"}"#).unwrap();
+    let report = Manifest::open(&path, None, rules).unwrap().validate(&|_| Ok(()), 10).unwrap();
+    assert_eq!(report.issues, []);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{Cli, Run};
 use crate::embedded::{EmbeddedError, Existing, Plan, RunFolder};
 use crate::exit::{self, Failure};
+use crate::fleet::references;
 use crate::maker::{self, Maker};
 use crate::{gallery, output, progress};
 
@@ -59,7 +60,8 @@ fn manifest(command: &Run, config: &Config) -> Result<Manifest, Failure> {
         settings: config.settings.clone(),
         seed: config.options.seed,
         compare: config.options.compare.clone(),
-        references: References::Files,
+        references: References::FilesAndUrls,
+        plain_http: config.references.allow_private,
     };
     open(&command.manifest, command.manifest_format, rules)
 }
@@ -90,6 +92,7 @@ fn resume(command: &Run, config: &Config, manifest: &Manifest, existing: Existin
         invalid: Vec::new(),
         generator,
         limits: PictureLimits::default(),
+        remote: Some(references::of_this_machine(config)),
     })
 }
 
@@ -117,6 +120,7 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Fai
         invalid: report.issues,
         generator: Box::new(move || Ok(generator)),
         limits: PictureLimits::default(),
+        remote: Some(references::of_this_machine(config)),
     })
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use diorama_coordinator::api::{self, ApiConfig, Tokens};
 use diorama_coordinator::{CoordinatorConfig, Service, ServiceConfig, Shares};
+use diorama_runtime::config::Config;
 use diorama_runtime::fleet::Fleet;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -24,7 +25,7 @@ const MAX_BLOB_BYTES: u64 = 256 << 20;
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
-    let fleet = cli.configuration().map_err(Failure::usage)?.fleet;
+    let Config { fleet, references, .. } = cli.configuration().map_err(Failure::usage)?;
     let tokens = tokens(&fleet)?;
     let owner = format!("{}-{}", host(), uuid::Uuid::now_v7().simple());
     let backends = backends(&fleet, &format!("diorama coordinator {owner}")).await?;
@@ -50,6 +51,7 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
         backends,
         scratch: scratch.path().to_owned(),
         reference_root: fleet.reference_root.clone(),
+        plain_http: references.allow_private,
         tokens,
         max_manifest_bytes: MAX_MANIFEST_BYTES,
         max_blob_bytes: MAX_BLOB_BYTES,

@@ -47,6 +47,7 @@ async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -
         seed: config.options.seed,
         compare: config.options.compare.clone(),
         references: References::FilesAndRemote,
+        plain_http: config.references.allow_private,
     };
     let manifest = open(&command.manifest, command.manifest_format, rules)?;
     let skip = config.options.on_invalid == OnInvalid::Skip;

@@ -14,11 +14,13 @@ use super::serve::host;
 use crate::cli::Cli;
 use crate::exit::{self, Failure};
 use crate::fleet::connect::{backends, seconds};
+use crate::fleet::references;
 use crate::{maker, output};
 
 pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
     let name = name(&config)?;
+    let remote = references::of_fleet(&config)?;
     let backends = backends(&config.fleet, &format!("diorama worker {name}")).await?;
     let options = config.options.clone();
     let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
@@ -49,6 +51,7 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
         WorkerConfig {
             heartbeat: seconds(fleet.heartbeat),
             on_outage: OnOutage::Wait,
+            remote: Some(remote),
             max_idle: (fleet.max_idle > 0.0).then(|| seconds(fleet.max_idle)),
             metrics: Some(metrics.map_err(Failure::permanent)?),
             ..WorkerConfig::new(name, fleet.pool.clone(), Layout::Shared, scratch.path().to_owned())

@@ -101,6 +101,7 @@ impl Bench {
             invalid: Vec::new(),
             generator: Box::new(move || Ok(Box::new(Counting { inner: generator, made }))),
             limits: PictureLimits::default(),
+            remote: None,
         }
     }
 

@@ -110,6 +110,55 @@ fn sixteen_bits_grey_and_palettes_become_eight_bit_rgb() {
 }
 
 #[test]
+fn of_an_animation_the_first_frame_is_the_picture() {
+    let frames = [Rgb([250, 10, 10]), Rgb([10, 10, 250])].map(|colour| image::RgbImage::from_pixel(6, 4, colour));
+    for (name, animation) in [("GIF", gif(&frames)), ("PNG", apng(&frames)), ("WebP", webp(&frames))] {
+        let picture = read(&animation).unwrap();
+        let [red, _, blue] = pixel(&picture, 3, 2);
+        assert!((picture.width, picture.height) == (6, 4) && red > 230 && blue < 30, "{name}: {red} {blue}");
+    }
+}
+
+fn gif(frames: &[image::RgbImage; 2]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let frame = |frame: &image::RgbImage| image::Frame::new(DynamicImage::from(frame.clone()).into_rgba8());
+    image::codecs::gif::GifEncoder::new(&mut bytes).encode_frames(frames.iter().map(frame)).unwrap();
+    bytes
+}
+
+fn apng(frames: &[image::RgbImage; 2]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, frames[0].width(), frames[0].height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_animated(2, 0).unwrap();
+    let mut writer = encoder.write_header().unwrap();
+    for frame in frames {
+        writer.write_image_data(frame).unwrap();
+    }
+    writer.finish().unwrap();
+    bytes
+}
+
+fn webp(frames: &[image::RgbImage; 2]) -> Vec<u8> {
+    let chunk = |name: &[u8; 4], content: &[u8]| {
+        let padding = vec![0; content.len() % 2];
+        [&name[..], &(content.len() as u32).to_le_bytes(), content, &padding].concat()
+    };
+    let three = |number: u32| number.to_le_bytes()[..3].to_vec();
+    let size = [three(frames[0].width() - 1), three(frames[0].height() - 1)].concat();
+    let mut chunks = b"WEBP".to_vec();
+    // Flags: animated. No background, for ever.
+    chunks.extend(chunk(b"VP8X", &[&[2, 0, 0, 0], &size[..]].concat()));
+    chunks.extend(chunk(b"ANIM", &[0; 6]));
+    for frame in frames {
+        // Behind the header of the file: the one chunk of a still picture.
+        let still = &bytes(frame.clone(), ImageFormat::WebP)[12..];
+        chunks.extend(chunk(b"ANMF", &[&[0; 6], &size[..], &three(100), &[0], still].concat()));
+    }
+    chunk(b"RIFF", &chunks)
+}
+
+#[test]
 fn alpha_is_laid_on_white() {
     let mut image = image::RgbaImage::from_pixel(3, 1, Rgba([200, 0, 0, 255]));
     image.put_pixel(1, 0, Rgba([200, 0, 0, 0]));

@@ -1,17 +1,30 @@
-//! Fetches references: reads, decodes and rotates them off the device's thread, and tries transient faults again.
+//! Fetches references: reads, decodes and rotates them off the device's thread, and tries transient faults again. What
+//! comes from elsewhere comes through [`Remote`], within limits and from allowed addresses only.
+
+mod address;
+mod cache;
+mod http;
+mod remote;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind};
 use diorama_backends::run_store::RunStore;
 use diorama_core::generator::ReferencePicture;
+use diorama_core::id::Sha256Hex;
 use diorama_core::key::ObjectKey;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::Reference;
 
+pub use self::cache::CacheConfig;
+pub use self::remote::{Remote, RemoteConfig, RemoteError};
 use crate::picture::{PictureLimits, read_reference, reference_from_bytes};
 
 /// Where a run's references come from.
@@ -21,6 +34,8 @@ pub(crate) struct References {
     pub(crate) root: PathBuf,
     pub(crate) store: RunStore,
     pub(crate) limits: PictureLimits,
+    /// What fetches references that lie elsewhere.
+    pub(crate) remote: Option<Arc<Remote>>,
 }
 
 impl References {
@@ -29,20 +44,63 @@ impl References {
     pub(crate) async fn load(&self, reference: &Reference) -> Result<Result<ReferencePicture, TaskError>, ObjectError> {
         match reference {
             Reference::File(path) => self.load_file(self.root.join(path)).await,
-            Reference::Blob(sha256) => {
-                let key = ObjectKey::Blob(sha256.clone());
+            Reference::Blob(sha256) => self.load_blob(sha256).await,
+            Reference::S3(url) | Reference::Https(url) => self.load_remote(reference, url).await,
+        }
+    }
+
+    async fn load_blob(&self, sha256: &Sha256Hex) -> Result<Result<ReferencePicture, TaskError>, ObjectError> {
+        let key = ObjectKey::Blob(sha256.clone());
+        let cached = match &self.remote {
+            Some(remote) => remote.cached(sha256).await,
+            None => None,
+        };
+        let bytes = match cached {
+            Some(bytes) => bytes,
+            None => {
                 let Some(bytes) = self.store.read(&key).await? else {
                     let message = format!("the reference {key} is not in the object store");
                     return Ok(Err(TaskError::permanent(ErrorCode::ReferenceUnreadable, message)));
                 };
-                let limits = self.limits;
-                Ok(off_thread(move || reference_from_bytes(&bytes, &key.to_string(), &limits)).await)
+                if let Some(remote) = &self.remote {
+                    remote.keep_blob(sha256, &bytes).await;
+                }
+                bytes
             }
-            Reference::S3(url) | Reference::Https(url) => {
-                let message = format!("the reference {url} is remote; this worker reads files and uploaded blobs");
-                Ok(Err(TaskError::permanent(ErrorCode::ReferenceUnreadable, message)))
+        };
+        Ok(self.decode(bytes, key.to_string()).await)
+    }
+
+    async fn load_remote(
+        &self,
+        reference: &Reference,
+        url: &str,
+    ) -> Result<Result<ReferencePicture, TaskError>, ObjectError> {
+        let name = remote::name(url);
+        let Some(remote) = &self.remote else {
+            let message = format!("the reference {name} is remote, and this worker fetches none");
+            return Ok(Err(TaskError::permanent(ErrorCode::ReferenceUnreadable, message)));
+        };
+        let bytes = match remote.fetch(url).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                if error.retryable && matches!(reference, Reference::S3(_)) {
+                    // Not this picture's fault where the store that holds everything else is away too.
+                    self.store.exists(&ObjectKey::Spec).await?;
+                }
+                return Ok(Err(error));
             }
+        };
+        let decoded = self.decode(bytes, name).await;
+        if decoded.is_err() {
+            remote.forget(url).await;
         }
+        Ok(decoded)
+    }
+
+    async fn decode(&self, bytes: Bytes, name: String) -> Result<ReferencePicture, TaskError> {
+        let limits = self.limits;
+        off_thread(move || reference_from_bytes(&bytes, &name, &limits)).await
     }
 
     async fn load_file(&self, path: PathBuf) -> Result<Result<ReferencePicture, TaskError>, ObjectError> {
