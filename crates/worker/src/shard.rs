@@ -261,6 +261,7 @@ impl Worker {
         outputs: &mut Outputs,
     ) -> Result<(), Interrupt> {
         let (sender, mut loaded) = mpsc::channel(1);
+        let wanted = groups.len();
         let work = shard.work.clone();
         let _loader = AbortOnDropHandle::new(tokio::spawn(async move {
             for group in groups {
@@ -275,7 +276,9 @@ impl Worker {
             turn = self.turn.acquire() => turn,
         };
         let mut storing = VecDeque::new();
-        while let Some(group) = loaded.recv().await {
+        // Counted, so that a drain that comes when all of them are under way does not wait for another one.
+        for _ in 0..wanted {
+            let Some(group) = self.unless_stopping(loaded.recv()).await? else { break };
             self.may_go_on(&shard.work.spec, &shard.work.store).await?;
             let submitted = self.submit(shard, group?).await?;
             storing.push_back(AbortOnDropHandle::new(tokio::spawn(finish(shard.work.clone(), submitted))));
@@ -310,11 +313,21 @@ impl Worker {
         for position in order {
             self.may_go_on(&work.spec, &work.store).await?;
             shard.journal.running(&work.store, &work.attempt, work.tasks[position].index).await?;
-            let submitted = self.submit(shard, load(&work, vec![position]).await?).await?;
+            let loaded = self.unless_stopping(load(&work, vec![position])).await??;
+            let submitted = self.submit(shard, loaded).await?;
             outputs.add(self.counted(finish(work.clone(), submitted).await?));
         }
         shard.journal.idle(&work.store, &work.attempt).await?;
         Ok(())
+    }
+
+    /// Waits for references, but not into a drain: a slow server must not hold it up.
+    async fn unless_stopping<T>(&self, references: impl Future<Output = T>) -> Result<T, Interrupt> {
+        tokio::select! {
+            biased;
+            references = references => Ok(references),
+            () = self.stopping.cancelled() => Err(Interrupt::Ended(Ending::HandedBack)),
+        }
     }
 
     /// Gives a group to the device: its tasks, then their comparisons. Waits while the device has enough.

@@ -7,11 +7,13 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::Fleet;
-use crate::case::{Case, end, lines, until};
+use crate::case::{Case, end, lines, until, wait};
 
 /// A web server with one picture, which remembers what it was asked. It ends with the test's process.
 struct Web {
@@ -25,8 +27,9 @@ impl Web {
         let (port, asked) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Vec<String>>>::default());
         let (remembered, busy) = (asked.clone(), AtomicUsize::new(0));
         std::thread::spawn(move || {
+            let mut silent = Vec::new();
             for socket in listener.incoming() {
-                answer(socket.unwrap(), &picture, &remembered, &busy);
+                silent.extend(answer(socket.unwrap(), &picture, &remembered, &busy));
             }
         });
         Self { port, asked }
@@ -41,9 +44,10 @@ impl Web {
     }
 }
 
-fn answer(mut socket: TcpStream, picture: &[u8], asked: &Mutex<Vec<String>>, busy: &AtomicUsize) {
+/// Answers one request; gives the connection back where it is to stay open without an answer.
+fn answer(mut socket: TcpStream, picture: &[u8], asked: &Mutex<Vec<String>>, busy: &AtomicUsize) -> Option<TcpStream> {
     let mut lines = BufReader::new(&socket).lines().map_while(Result::ok);
-    let Some(request) = lines.next() else { return };
+    let request = lines.next()?;
     for _ in lines.by_ref().take_while(|line| !line.is_empty()) {}
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
     let (status, more, body) = match path.as_str() {
@@ -55,10 +59,14 @@ fn answer(mut socket: TcpStream, picture: &[u8], asked: &Mutex<Vec<String>>, bus
         "/busy.png" if busy.fetch_add(1, Ordering::SeqCst) == 0 => ("503 Service Unavailable", "", &b""[..]),
         _ => ("200 OK", "", picture),
     };
-    asked.lock().unwrap().push(path);
+    asked.lock().unwrap().push(path.clone());
+    if path == "/silent.png" {
+        return Some(socket);
+    }
     let length = body.len();
     let head = format!("HTTP/1.1 {status}\r\n{more}content-length: {length}\r\nconnection: close\r\n\r\n");
     let _ = socket.write_all(&[head.as_bytes(), body].concat());
+    None
 }
 
 fn row(id: &str, reference: &str) -> Value {
@@ -162,4 +170,18 @@ fn a_run_on_this_machine_fetches_urls_and_nothing_private_unless_it_is_allowed()
     end(&mut case.run("private", &[])).expect(3);
     assert_eq!(ends(&case.path("private")), expected(&[("file", "done"), ("url", "reference_forbidden")]));
     assert_eq!(web.asked.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_server_that_says_nothing_does_not_hold_up_a_drain() {
+    let case = Case::new();
+    let web = Web::start(Vec::new());
+    case.write_rows(&[row("file", "place-0.png"), row("silent", &web.url("/silent.png"))]);
+    let allowed = ["--allow-private-references", "true", "--reference-timeout", "600"];
+    let child = case.run("out", &allowed).spawn().unwrap();
+    until("the worker asks", || web.asked("/silent.png") > 0);
+    let stopped = Instant::now();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    wait(child).expect(143);
+    assert!(stopped.elapsed() < Duration::from_secs(15), "the drain took {:?}", stopped.elapsed());
 }

@@ -5,26 +5,31 @@ use std::sync::Arc;
 
 use diorama_backends::objects::RemoteObjects;
 use diorama_backends::objects::s3::S3Objects;
+use diorama_core::id::Sha256Hex;
 use diorama_runtime::config::Config;
 use diorama_worker::{CacheConfig, Remote, RemoteConfig};
+use secrecy::ExposeSecret;
 
 use super::connect::{s3_config, seconds};
 use crate::exit::Failure;
 
 /// For a worker of a fleet: `https://`, and `s3://` with the fleet's own store and key.
 pub(crate) fn of_fleet(config: &Config) -> Result<Arc<Remote>, Failure> {
-    let objects = S3Objects::connect(s3_config(&config.fleet)?).map_err(Failure::permanent)?;
-    let remote = remote(config, Some(Arc::new(objects)));
+    let s3 = s3_config(&config.fleet)?;
+    let key = s3.access_key.as_ref().map(|key| key.expose_secret()).unwrap_or_default();
+    let realm = Sha256Hex::of(format!("{:?} {key}", s3.endpoint).as_bytes()).to_string();
+    let objects = S3Objects::connect(s3).map_err(Failure::permanent)?;
+    let remote = remote(config, Some(Arc::new(objects)), realm);
     remote.prepare().map_err(Failure::permanent)?;
     Ok(remote)
 }
 
 /// For a run on this machine: `https://`.
 pub(crate) fn of_this_machine(config: &Config) -> Arc<Remote> {
-    remote(config, None)
+    remote(config, None, String::new())
 }
 
-fn remote(config: &Config, objects: Option<Arc<dyn RemoteObjects>>) -> Arc<Remote> {
+fn remote(config: &Config, objects: Option<Arc<dyn RemoteObjects>>, realm: String) -> Arc<Remote> {
     let options = &config.references;
     let folder = options.cache.clone().or_else(|| usual_cache(config)).filter(|_| options.cache_bytes > 0);
     let remote = RemoteConfig {
@@ -36,6 +41,7 @@ fn remote(config: &Config, objects: Option<Arc<dyn RemoteObjects>>) -> Arc<Remot
             bytes: options.cache_bytes,
             max_age: seconds(options.cache_seconds),
         }),
+        realm,
         ..RemoteConfig::default()
     };
     Arc::new(Remote::new(remote, objects))

@@ -39,6 +39,8 @@ pub struct RemoteConfig {
     pub ca_file: Option<PathBuf>,
     /// Where fetched references are kept; `None`: nowhere.
     pub cache: Option<CacheConfig>,
+    /// What the same address may mean something else under, such as the object store's: the cache keeps them apart.
+    pub realm: String,
 }
 
 impl Default for RemoteConfig {
@@ -49,6 +51,7 @@ impl Default for RemoteConfig {
             max_bytes: PictureLimits::default().max_file_bytes,
             ca_file: None,
             cache: None,
+            realm: String::new(),
         }
     }
 }
@@ -165,7 +168,7 @@ impl Remote {
 
     async fn fetch_or_find(self: &Arc<Self>, url: &str) -> Result<Bytes, TaskError> {
         let source = Source::read(url)?;
-        let name = url.to_owned();
+        let name = self.name_in_cache(url);
         let found = self.with_cache(move |cache| cache.find(&name)).await.unwrap_or(Found::Nothing);
         let old = match found {
             Found::Fresh(content) => return Ok(content),
@@ -180,7 +183,7 @@ impl Remote {
                 return Err(TaskError::transient(ErrorCode::ReferenceUnreadable, message));
             }
         };
-        let (name, kept) = (url.to_owned(), content.clone());
+        let (name, kept) = (self.name_in_cache(url), content.clone());
         self.keep(move |cache| cache.keep(&name, &kept, etag)).await;
         Ok(content)
     }
@@ -256,7 +259,7 @@ impl Remote {
 
     /// Forgets what was fetched from `url`, because it is no picture: it may be mended there.
     pub(super) async fn forget(self: &Arc<Self>, url: &str) {
-        let name = url.to_owned();
+        let name = self.name_in_cache(url);
         self.with_cache(move |cache| cache.forget(&name)).await;
     }
 
@@ -270,6 +273,11 @@ impl Remote {
     pub(super) async fn keep_blob(self: &Arc<Self>, sha256: &Sha256Hex, content: &Bytes) {
         let (sha256, content) = (sha256.clone(), content.clone());
         self.keep(move |cache| cache.keep_blob(&sha256, &content)).await;
+    }
+
+    /// One who may fetch less must not find what another one fetched.
+    fn name_in_cache(&self, url: &str) -> String {
+        format!("{}\n{}\n{url}", self.config.allow_private, self.config.realm)
     }
 
     async fn keep(self: &Arc<Self>, step: impl FnOnce(&Cache) -> std::io::Result<()> + Send + 'static) {

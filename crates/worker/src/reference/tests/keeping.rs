@@ -19,6 +19,19 @@ async fn a_reference_is_fetched_once_for_all_workers_that_share_a_cache() {
 }
 
 #[tokio::test]
+async fn one_who_may_fetch_less_does_not_find_what_another_one_fetched() {
+    let server = Server::of_pictures().await;
+    let mut case = Case::cached();
+    case.load(&server.url("/a.png")).await.unwrap();
+    case.config.realm = "another store".to_owned();
+    case.load(&server.url("/a.png")).await.unwrap();
+    assert_eq!(server.asked(), 2);
+    case.config.allow_private = false;
+    let loaded = case.load(&server.url("/a.png")).await;
+    Case::refused(loaded, ErrorCode::ReferenceForbidden, false, "is not fetched");
+}
+
+#[tokio::test]
 async fn tasks_that_want_the_same_reference_at_once_fetch_it_once() {
     let server = Server::of_pictures().await;
     let references = Case::new().references();
