@@ -59,6 +59,13 @@ impl Window {
         Self { cursor: 0, published: BTreeMap::new(), committed: 0 }
     }
 
+    /// Workers let go of what they hold: all of it is to be looked at again. What was committed stays known, so that a
+    /// progress service that forgets meanwhile is noticed.
+    fn pause(&mut self) {
+        self.cursor = 0;
+        self.published.clear();
+    }
+
     /// Takes out what is committed by now. Whether the progress service has forgotten: fewer shards are committed than
     /// were, or than the cursor has passed; then everything is looked at again.
     fn settle(&mut self, committed: &ShardSet) -> bool {
@@ -118,7 +125,7 @@ impl Coordinator {
                 // Workers let go of what they hold; it is all published again on resume.
                 RunState::Paused => {
                     share.window(false);
-                    window = Window::new();
+                    window.pause();
                 }
                 RunState::Running | RunState::Finished => {
                     if window.settle(&committed) {

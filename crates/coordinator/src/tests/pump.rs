@@ -1,0 +1,304 @@
+//! The pump against everything that workers and services may do to it, in any order: it keeps its window, and the run
+//! ends with one outcome for every task. Time is virtual, so that minutes of waiting cost nothing and every case repeats.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diorama_backends::progress::Holder;
+use diorama_core::id::ShardId;
+use proptest::prelude::*;
+use tokio::task::JoinSet;
+
+use super::unkind::{MemoryObjects, OpenQueue};
+use super::*;
+
+/// After this long a shard that nobody has is published again.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a silent worker counts as one that holds its shard.
+const HOLD: Duration = Duration::from_secs(15);
+
+/// How long a run may take once nothing goes wrong any more; several times what it needs.
+const ENOUGH: Duration = Duration::from_secs(600);
+
+/// What happens beside the pump; numbers say to how many messages.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Workers commit shards, tell the progress service, acknowledge.
+    Work(u8),
+    /// Workers commit shards while the progress service is away: it is not told.
+    Silent(u8),
+    /// Workers take shards, and say that they hold them.
+    Hold(u8),
+    /// What is held goes back into the queue: its workers died.
+    Return,
+    /// What is held is gone: its workers died, and the broker had lost it.
+    Vanish,
+    Lose(u8),
+    Double(u8),
+    /// The queue's first messages become its last.
+    Delay(u8),
+    DeadLetter(u8),
+    /// The progress service is emptied.
+    Forget,
+    /// The progress service loses some of what it knew: the shards whose index has one of these bits.
+    Lapse(u8),
+    Pause,
+    Resume,
+    /// The coordinator is stopped and another one goes on.
+    Restart,
+    /// One more coordinator thinks that it has the lease.
+    Second,
+    Away,
+    Back,
+    /// Milliseconds.
+    Wait(u16),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (1..6u8).prop_map(Step::Work),
+        2 => (1..4u8).prop_map(Step::Silent),
+        3 => (1..4u8).prop_map(Step::Hold),
+        2 => Just(Step::Return),
+        1 => Just(Step::Vanish),
+        3 => (1..4u8).prop_map(Step::Lose),
+        3 => (1..4u8).prop_map(Step::Double),
+        2 => (1..4u8).prop_map(Step::Delay),
+        1 => (1..3u8).prop_map(Step::DeadLetter),
+        2 => Just(Step::Forget),
+        2 => (1..=255u8).prop_map(Step::Lapse),
+        2 => Just(Step::Pause),
+        3 => Just(Step::Resume),
+        2 => Just(Step::Restart),
+        1 => Just(Step::Second),
+        1 => Just(Step::Away),
+        2 => Just(Step::Back),
+        8 => (1..8000u16).prop_map(Step::Wait),
+    ]
+}
+
+/// A run, its coordinators, and a worker that is the test.
+struct Scene {
+    spec: RunSpec,
+    window: usize,
+    bench: Bench,
+    queue: OpenQueue,
+    coordinators: JoinSet<RunEnd>,
+    drain: CancellationToken,
+}
+
+impl Scene {
+    async fn new(shards: u64, window: usize) -> Self {
+        let mut bench = Bench::new();
+        let queue = OpenQueue::default();
+        bench.backends.queue = Arc::new(queue.clone());
+        bench.backends.objects = Arc::new(MemoryObjects::default());
+        bench.store = RunStore::new(bench.backends.objects.clone(), RunRoot::Own);
+        // Two tasks a shard, the last shard has one.
+        let spec = spec(shards * 2 - 1, 2);
+        submit(&bench.store, submission(&spec)).await.unwrap();
+        let (coordinators, drain) = (JoinSet::new(), CancellationToken::new());
+        let mut scene = Self { spec, window, bench, queue, coordinators, drain };
+        scene.coordinate();
+        scene
+    }
+
+    /// Starts a coordinator, that tries again as the service does.
+    fn coordinate(&mut self) {
+        let (coordinator, _) = self.bench.coordinator(|config| {
+            config.shares = Shares::new(self.window);
+            config.poll = Duration::from_millis(100);
+            config.control_poll = Duration::from_millis(100);
+            config.publish_again_after = PUBLISH_AGAIN;
+        });
+        let (spec, drain) = (self.spec.clone(), self.drain.clone());
+        self.coordinators.spawn(async move {
+            loop {
+                match coordinator.drive(&spec, &drain).await {
+                    Ok(end) => return end,
+                    Err(error) => assert!(error.is_retryable(), "{error}"),
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+    }
+
+    async fn take(&mut self, step: &Step) {
+        let take = |count: u8| -> Vec<ShardId> {
+            let mut messages = self.queue.messages();
+            let count = usize::from(count).min(messages.ready.len());
+            if messages.away { Vec::new() } else { messages.ready.drain(..count).collect() }
+        };
+        match step {
+            Step::Work(count) => self.work(take(*count), true).await,
+            Step::Silent(count) => self.work(take(*count), false).await,
+            Step::Hold(count) => {
+                for shard in take(*count) {
+                    let worker = WorkerId::new("w").unwrap();
+                    let holder = Holder { worker, attempt: AttemptId::generate(), done: 0, failed: 0 };
+                    self.bench.backends.progress.hold(&self.spec.run, shard, &holder, HOLD).await.unwrap();
+                    self.queue.messages().held.push_back(shard);
+                }
+            }
+            Step::Return => {
+                let mut messages = self.queue.messages();
+                while let Some(shard) = messages.held.pop_back() {
+                    messages.ready.push_front(shard);
+                }
+            }
+            Step::Vanish => self.queue.messages().held.clear(),
+            Step::Lose(count) => drop(take(*count)),
+            Step::Double(count) => {
+                let mut messages = self.queue.messages();
+                let twice: Vec<_> = messages.ready.iter().take(usize::from(*count)).copied().collect();
+                messages.ready.extend(twice);
+            }
+            Step::Delay(count) => {
+                let late = take(*count);
+                self.queue.messages().ready.extend(late);
+            }
+            Step::DeadLetter(count) => {
+                let dead = take(*count);
+                self.queue.messages().dead.extend(dead);
+            }
+            Step::Forget => self.bench.backends.progress.forget(&self.spec.run).await.unwrap(),
+            Step::Lapse(mask) => self.lapse(*mask).await,
+            Step::Pause => self.wish(RunState::Paused).await,
+            Step::Resume => self.wish(RunState::Running).await,
+            Step::Restart => {
+                self.drain.cancel();
+                while let Some(end) = self.coordinators.join_next().await {
+                    end.unwrap();
+                }
+                self.drain = CancellationToken::new();
+                self.coordinate();
+            }
+            Step::Second if self.coordinators.len() < 2 => self.coordinate(),
+            Step::Second => {}
+            Step::Away => self.queue.messages().away = true,
+            Step::Back => self.queue.messages().away = false,
+            Step::Wait(millis) => tokio::time::sleep(Duration::from_millis(u64::from(*millis))).await,
+        }
+    }
+
+    /// What a worker does with a delivery. Every seventh task fails in round 0 and heals in round 1.
+    async fn work(&self, shards: Vec<ShardId>, told: bool) {
+        let decide: Decide = Arc::new(|task, round| if task % 7 == 3 && round == 0 { failed(true) } else { done() });
+        for shard in shards {
+            if self.bench.store.marker(shard).await.unwrap().is_none() {
+                commit(&self.bench.store, &self.spec, shard, &decide).await;
+            }
+            if told {
+                self.count(shard).await;
+            }
+        }
+    }
+
+    async fn count(&self, shard: ShardId) {
+        let marker = self.bench.store.marker(shard).await.unwrap().unwrap();
+        let counts = Counts::of(&marker, self.spec.retry.max_rounds);
+        self.bench.backends.progress.commit(&self.spec.run, shard, counts).await.unwrap();
+    }
+
+    async fn lapse(&self, mask: u8) {
+        let progress = &self.bench.backends.progress;
+        let mut kept = Vec::new();
+        for round in (0..3).map(Round) {
+            let committed = progress.committed(&self.spec.run, round).await.unwrap();
+            let known = (0..64).filter(|index| committed.contains(*index) && index & u32::from(mask) == 0);
+            kept.extend(known.map(|index| ShardId { round, index }));
+        }
+        progress.forget(&self.spec.run).await.unwrap();
+        for shard in kept {
+            self.count(shard).await;
+        }
+    }
+
+    async fn wish(&self, state: RunState) {
+        self.bench.store.write_json(&ObjectKey::Control, &Control { state, reason: None }).await.unwrap();
+    }
+
+    /// The shards that are out and not done, each once: never more than the window, however often the pump was wrong.
+    async fn keeps_the_window(&self) -> Result<(), TestCaseError> {
+        let mut out: BTreeSet<ShardId> = {
+            let messages = self.queue.messages();
+            messages.ready.iter().chain(&messages.held).chain(&messages.dead).copied().collect()
+        };
+        for shard in out.clone() {
+            if self.bench.store.marker(shard).await.unwrap().is_some() {
+                out.remove(&shard);
+            }
+        }
+        prop_assert!(out.len() <= self.window, "{} shards are out, the window is {}", out.len(), self.window);
+        Ok(())
+    }
+
+    /// Nothing goes wrong any more, but for what is lost already: the run ends.
+    async fn ends(&mut self) -> Result<RunSummary, TestCaseError> {
+        for step in [Step::Vanish, Step::Back, Step::Resume] {
+            self.take(&step).await;
+        }
+        let mut waited = Duration::ZERO;
+        while !self.bench.store.exists(&ObjectKey::Summary).await.unwrap() {
+            self.take(&Step::Work(2)).await;
+            self.keeps_the_window().await?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            waited += Duration::from_millis(100);
+            prop_assert!(waited < ENOUGH, "the run does not end");
+        }
+        while let Some(end) = self.coordinators.join_next().await {
+            prop_assert!(matches!(end.unwrap(), RunEnd::Finished(_)));
+        }
+        Ok(self.bench.store.read_json(&ObjectKey::Summary).await.unwrap().unwrap())
+    }
+}
+
+async fn survives(shards: u64, window: usize, steps: &[Step]) -> Result<(), TestCaseError> {
+    let mut scene = Scene::new(shards, window).await;
+    for step in steps {
+        scene.take(step).await;
+        scene.keeps_the_window().await?;
+    }
+    let summary = scene.ends().await?;
+    // `finalise` refuses a task that is lost or doubled; dead letters alone may fail a task.
+    prop_assert_eq!(summary.done + summary.failed, scene.spec.tasks);
+    let dead = steps.iter().any(|step| matches!(step, Step::DeadLetter(_)));
+    prop_assert!(summary.failed == 0 || dead, "{} tasks failed", summary.failed);
+    let (store, progress) = (&scene.bench.store, &scene.bench.backends.progress);
+    let said = progress.counts(&scene.spec.run).await.unwrap();
+    let markers = reconcile(store, &scene.spec, &**progress).await.unwrap();
+    prop_assert_eq!(said, markers, "the counters agree with the markers");
+    Ok(())
+}
+
+fn paused() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+}
+
+#[test]
+fn whatever_happens_the_window_is_kept_and_every_task_ends_with_one_outcome() {
+    let mut config = ProptestConfig::with_cases(256);
+    config.failure_persistence = None;
+    proptest!(config, |(shards in 1..30u64, window in 1..8usize, steps in prop::collection::vec(any_step(), 0..60))| {
+        paused().block_on(survives(shards, window, &steps))?;
+    });
+}
+
+#[test]
+fn what_the_progress_service_forgets_during_a_pause_is_added_again_and_not_published() {
+    paused().block_on(async {
+        let mut scene = Scene::new(20, 2).await;
+        for _ in 0..8 {
+            scene.take(&Step::Wait(200)).await;
+            scene.take(&Step::Work(2)).await;
+        }
+        for step in [Step::Wait(200), Step::Pause, Step::Wait(400), Step::Forget, Step::Resume] {
+            scene.take(&step).await;
+        }
+        scene.ends().await.unwrap();
+        let again = scene.queue.messages().published.values().filter(|times| **times > 1).count();
+        assert!(again <= scene.window, "{again} shards were published again, of which most were done");
+    });
+}
