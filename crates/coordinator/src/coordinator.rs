@@ -107,7 +107,8 @@ impl Coordinator {
         Ok(ended(summary))
     }
 
-    async fn latest_round(&self) -> Result<RoundInfo, CoordinatorError> {
+    /// The round that is under way, of a run that is completely submitted.
+    pub(crate) async fn latest_round(&self) -> Result<RoundInfo, CoordinatorError> {
         let latest = rounds::all(&self.store).await?.pop();
         latest.ok_or_else(|| {
             let key = self.store.path(&ObjectKey::RoundComplete(diorama_core::id::Round(0)));

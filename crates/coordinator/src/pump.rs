@@ -25,6 +25,7 @@ use crate::coordinator::Coordinator;
 use crate::error::CoordinatorError;
 use crate::reconcile::catch_up;
 use crate::rounds::RoundInfo;
+use crate::share::Share;
 use crate::watch::Gauge;
 
 /// Messages whose confirmation is awaited at a time.
@@ -42,6 +43,14 @@ pub(crate) enum RoundEnd {
     Cancelled,
     /// We are to stop; the round is as it is.
     Drained,
+}
+
+/// A round being pumped.
+pub(crate) struct Pump {
+    share: Share,
+    window: Window,
+    /// What the run's owner wanted at the last look.
+    control: Option<(Instant, RunState)>,
 }
 
 /// What was published of a round.
@@ -80,13 +89,13 @@ impl Window {
     }
 
     /// Up to `room` shards that are neither committed nor published; they count as published from now on.
-    fn take(&mut self, room: usize, shards: u32, committed: &ShardSet) -> Vec<u32> {
+    fn take(&mut self, room: usize, shards: u32, committed: &ShardSet, now: Instant) -> Vec<u32> {
         let mut taken = Vec::new();
         while self.published.len() < room && self.cursor < shards {
             let index = self.cursor;
             self.cursor += 1;
             if !committed.contains(index) && !self.published.contains_key(&index) {
-                self.published.insert(index, Instant::now());
+                self.published.insert(index, now);
                 taken.push(index);
             }
         }
@@ -103,41 +112,10 @@ impl Coordinator {
         gauge: &mut Gauge,
         drain: &CancellationToken,
     ) -> Result<RoundEnd, CoordinatorError> {
-        let share = self.config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight);
-        let mut window = Window::new();
-        let mut control: Option<(Instant, RunState)> = None;
+        let mut pump = self.start_pump(spec);
         loop {
-            let wanted = match control {
-                Some((at, wanted)) if at.elapsed() < self.config.control_poll => wanted,
-                _ => {
-                    let wanted = self.store.control().await?.state;
-                    control = Some((Instant::now(), wanted));
-                    wanted
-                }
-            };
-            let committed = self.backends.progress.committed(&spec.run, round.round).await?;
-            self.tell(spec, wanted, round, gauge).await?;
-            if committed.len() >= u64::from(round.shards) {
-                return Ok(RoundEnd::Committed);
-            }
-            match wanted {
-                RunState::Cancelled => return Ok(RoundEnd::Cancelled),
-                // Workers let go of what they hold; it is all published again on resume.
-                RunState::Paused => {
-                    share.window(false);
-                    window.pause();
-                }
-                RunState::Running | RunState::Finished => {
-                    if window.settle(&committed) {
-                        tracing::warn!(run = %spec.run, "the progress service has forgotten; it is told again");
-                        catch_up(&self.store, spec, &*self.backends.progress).await?;
-                    }
-                    self.bury_dead_letters(spec).await?;
-                    self.publish_lost(spec, round, &mut window).await?;
-                    let room = share.window(window.cursor < round.shards || !window.published.is_empty());
-                    let next = window.take(room, round.shards, &committed);
-                    self.publish_all(spec, round, &next).await?;
-                }
+            if let Some(end) = self.turn(spec, round, gauge, &mut pump, Instant::now()).await? {
+                return Ok(end);
             }
             tokio::select! {
                 biased;
@@ -145,6 +123,57 @@ impl Coordinator {
                 () = tokio::time::sleep(self.config.poll) => {}
             }
         }
+    }
+
+    /// A pump that has published nothing.
+    pub(crate) fn start_pump(&self, spec: &RunSpec) -> Pump {
+        let share = self.config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight);
+        Pump { share, window: Window::new(), control: None }
+    }
+
+    /// Looks at the round once and publishes what there is room for; how the round ended, where it has.
+    pub(crate) async fn turn(
+        &self,
+        spec: &RunSpec,
+        round: &RoundInfo,
+        gauge: &mut Gauge,
+        pump: &mut Pump,
+        now: Instant,
+    ) -> Result<Option<RoundEnd>, CoordinatorError> {
+        let wanted = match pump.control {
+            Some((at, wanted)) if now.duration_since(at) < self.config.control_poll => wanted,
+            _ => {
+                let wanted = self.store.control().await?.state;
+                pump.control = Some((now, wanted));
+                wanted
+            }
+        };
+        let committed = self.backends.progress.committed(&spec.run, round.round).await?;
+        self.tell(spec, wanted, round, gauge).await?;
+        if committed.len() >= u64::from(round.shards) {
+            return Ok(Some(RoundEnd::Committed));
+        }
+        let window = &mut pump.window;
+        match wanted {
+            RunState::Cancelled => return Ok(Some(RoundEnd::Cancelled)),
+            // Workers let go of what they hold; it is all published again on resume.
+            RunState::Paused => {
+                pump.share.window(false);
+                window.pause();
+            }
+            RunState::Running | RunState::Finished => {
+                if window.settle(&committed) {
+                    tracing::warn!(run = %spec.run, "the progress service has forgotten; it is told again");
+                    catch_up(&self.store, spec, &*self.backends.progress).await?;
+                }
+                self.bury_dead_letters(spec).await?;
+                self.publish_lost(spec, round, window, now).await?;
+                let room = pump.share.window(window.cursor < round.shards || !window.published.is_empty());
+                let next = window.take(room, round.shards, &committed, now);
+                self.publish_all(spec, round, &next).await?;
+            }
+        }
+        Ok(None)
     }
 
     /// Publishes shards of the round, several at a time.
@@ -167,8 +196,9 @@ impl Coordinator {
         spec: &RunSpec,
         round: &RoundInfo,
         window: &mut Window,
+        now: Instant,
     ) -> Result<(), CoordinatorError> {
-        let is_old = |at: &Instant| at.elapsed() > self.config.publish_again_after;
+        let is_old = |at: &Instant| now.duration_since(*at) > self.config.publish_again_after;
         if !window.published.values().any(is_old) {
             return Ok(());
         }
@@ -182,12 +212,12 @@ impl Coordinator {
         let mut lost = Vec::new();
         for (index, at) in window.published.iter_mut().filter(|(_, at)| is_old(at)) {
             if held(*index) {
-                *at = Instant::now();
+                *at = now;
             } else if nothing_waits || last_taken_up.is_some_and(|later| later > *at) {
                 let shard = ShardId { round: round.round, index: *index };
                 tracing::warn!(run = %spec.run, %shard, "published long ago, and nobody has it: publishing it again");
                 lost.push(*index);
-                *at = Instant::now();
+                *at = now;
             }
         }
         self.publish_all(spec, round, &lost).await

@@ -16,7 +16,9 @@ fn variable<T: FromStr>(name: &str, default: T) -> T {
     match std::env::var(name).ok().filter(|text| !text.is_empty()) {
         None => default,
         Some(text) => text.parse().unwrap_or_else(|_| {
-            eprintln!("{name}={text:?} cannot be read; write for example make soak TASKS=1000000 SEED=7 KILL_EVERY=2.5");
+            eprintln!(
+                "{name}={text:?} cannot be read; write for example make soak TASKS=1000000 SEED=7 KILL_EVERY=2.5"
+            );
             std::process::exit(2)
         }),
     }

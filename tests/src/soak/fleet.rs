@@ -155,7 +155,8 @@ impl Fleet {
         let (latency, fail_rate) = (options.latency.as_millis().to_string(), rows::FAIL_RATE.to_string());
         for number in 0..options.workers {
             let name = format!("worker-{number}");
-            let engine = ["--engine", "synthetic", "--synthetic-latency", &latency, "--synthetic-fail-rate", &fail_rate];
+            let engine =
+                ["--engine", "synthetic", "--synthetic-latency", &latency, "--synthetic-fail-rate", &fail_rate];
             let more = ["--batch-size", "32", "--heartbeat", "0.5"];
             fleet.add(Kind::Worker, &name, &[&["worker", "--worker", &name][..], &engine, &more].concat());
         }

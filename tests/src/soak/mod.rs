@@ -105,12 +105,7 @@ fn submit(fleet: &Fleet, options: &Options) -> String {
 }
 
 /// Strikes until the run has ended; what was struck, and when the run was last seen not to have ended.
-fn strike_until_the_end(
-    fleet: &Fleet,
-    run: &str,
-    options: &Options,
-    stop: &AtomicBool,
-) -> Option<(Struck, Instant)> {
+fn strike_until_the_end(fleet: &Fleet, run: &str, options: &Options, stop: &AtomicBool) -> Option<(Struck, Instant)> {
     let now = Instant::now();
     let seen = Mutex::new(Seen { progress: (0, 0, 0), changed: now, running: now, ended: false });
     std::thread::scope(|scope| {

@@ -1,5 +1,6 @@
 //! The pump against everything that workers and services may do to it, in any order: it keeps its window, and the run
-//! ends with one outcome for every task. Time is virtual, so that minutes of waiting cost nothing and every case repeats.
+//! ends with one outcome for every task. The time that the pump is told is the test's, so that minutes of waiting cost
+//! nothing and every case repeats.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,15 +9,22 @@ use std::time::Duration;
 use diorama_backends::progress::Holder;
 use diorama_core::id::ShardId;
 use proptest::prelude::*;
-use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::unkind::{MemoryObjects, OpenQueue};
 use super::*;
+use crate::pump::{Pump, RoundEnd};
+use crate::reconcile::catch_up;
+use crate::rounds;
+use crate::watch::Gauge;
+
+/// Between two turns of the pump.
+const TURN: Duration = Duration::from_millis(100);
 
 /// After this long a shard that nobody has is published again.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(5);
 
-/// How long a silent worker counts as one that holds its shard.
+/// How long a dead worker counts as one that holds its shard.
 const HOLD: Duration = Duration::from_secs(15);
 
 /// How long a run may take once nothing goes wrong any more; several times what it needs.
@@ -52,8 +60,8 @@ enum Step {
     Second,
     Away,
     Back,
-    /// Milliseconds.
-    Wait(u16),
+    /// Turns of the pump, ten a second.
+    Turns(u8),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -75,8 +83,44 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Second),
         1 => Just(Step::Away),
         2 => Just(Step::Back),
-        8 => (1..8000u16).prop_map(Step::Wait),
+        8 => (1..80u8).prop_map(Step::Turns),
     ]
+}
+
+/// A coordinator that drives the run, turn by turn, as `drive` does.
+struct Driver {
+    coordinator: Coordinator,
+    gauge: Gauge,
+    /// `None` at the start and after an error: what it knew is gone.
+    round: Option<(RoundInfo, Pump)>,
+}
+
+impl Driver {
+    async fn turn(&mut self, spec: &RunSpec, now: Instant) -> Result<(), CoordinatorError> {
+        let (coordinator, store) = (&self.coordinator, &self.coordinator.store);
+        if store.exists(&ObjectKey::Summary).await? {
+            return Ok(());
+        }
+        let (round, mut pump) = match self.round.take() {
+            Some(round) => round,
+            None => {
+                catch_up(store, spec, &*coordinator.backends.progress).await?;
+                (coordinator.latest_round().await?, coordinator.start_pump(spec))
+            }
+        };
+        match coordinator.turn(spec, &round, &mut self.gauge, &mut pump, now).await? {
+            None => self.round = Some((round, pump)),
+            Some(RoundEnd::Committed) => match rounds::next(store, spec, &round).await? {
+                Some(next) => {
+                    drop(pump);
+                    self.round = Some((next, coordinator.start_pump(spec)));
+                }
+                None => drop(finalise(store, spec, RunState::Finished, &coordinator.config.scratch).await?),
+            },
+            Some(end @ (RoundEnd::Cancelled | RoundEnd::Drained)) => panic!("nobody asked for {end:?}"),
+        }
+        Ok(())
+    }
 }
 
 /// A run, its coordinators, and a worker that is the test.
@@ -85,8 +129,10 @@ struct Scene {
     window: usize,
     bench: Bench,
     queue: OpenQueue,
-    coordinators: JoinSet<RunEnd>,
-    drain: CancellationToken,
+    drivers: Vec<Driver>,
+    now: Instant,
+    /// What workers hold, with the end of their last sign of life.
+    holds: Vec<(Instant, ShardId, AttemptId)>,
 }
 
 impl Scene {
@@ -99,30 +145,35 @@ impl Scene {
         // Two tasks a shard, the last shard has one.
         let spec = spec(shards * 2 - 1, 2);
         submit(&bench.store, submission(&spec)).await.unwrap();
-        let (coordinators, drain) = (JoinSet::new(), CancellationToken::new());
-        let mut scene = Self { spec, window, bench, queue, coordinators, drain };
+        let mut scene =
+            Self { spec, window, bench, queue, drivers: Vec::new(), now: Instant::now(), holds: Vec::new() };
         scene.coordinate();
         scene
     }
 
-    /// Starts a coordinator, that tries again as the service does.
     fn coordinate(&mut self) {
         let (coordinator, _) = self.bench.coordinator(|config| {
             config.shares = Shares::new(self.window);
-            config.poll = Duration::from_millis(100);
-            config.control_poll = Duration::from_millis(100);
+            config.control_poll = TURN;
             config.publish_again_after = PUBLISH_AGAIN;
         });
-        let (spec, drain) = (self.spec.clone(), self.drain.clone());
-        self.coordinators.spawn(async move {
-            loop {
-                match coordinator.drive(&spec, &drain).await {
-                    Ok(end) => return end,
-                    Err(error) => assert!(error.is_retryable(), "{error}"),
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
+        self.drivers.push(Driver { coordinator, gauge: Gauge::new(), round: None });
+    }
+
+    /// Every coordinator has its turn, and time goes on.
+    async fn turn(&mut self) {
+        for driver in &mut self.drivers {
+            if let Err(error) = driver.turn(&self.spec, self.now).await {
+                assert!(error.is_retryable(), "{error}");
             }
-        });
+        }
+        self.now += TURN;
+        let (over, going): (Vec<_>, _) =
+            std::mem::take(&mut self.holds).into_iter().partition(|hold| hold.0 <= self.now);
+        self.holds = going;
+        for (_, shard, attempt) in over {
+            self.bench.backends.progress.release(&self.spec.run, shard, &attempt).await.unwrap();
+        }
     }
 
     async fn take(&mut self, step: &Step) {
@@ -138,7 +189,9 @@ impl Scene {
                 for shard in take(*count) {
                     let worker = WorkerId::new("w").unwrap();
                     let holder = Holder { worker, attempt: AttemptId::generate(), done: 0, failed: 0 };
-                    self.bench.backends.progress.hold(&self.spec.run, shard, &holder, HOLD).await.unwrap();
+                    let long = Duration::from_secs(3600);
+                    self.bench.backends.progress.hold(&self.spec.run, shard, &holder, long).await.unwrap();
+                    self.holds.push((self.now + HOLD, shard, holder.attempt));
                     self.queue.messages().held.push_back(shard);
                 }
             }
@@ -168,18 +221,18 @@ impl Scene {
             Step::Pause => self.wish(RunState::Paused).await,
             Step::Resume => self.wish(RunState::Running).await,
             Step::Restart => {
-                self.drain.cancel();
-                while let Some(end) = self.coordinators.join_next().await {
-                    end.unwrap();
-                }
-                self.drain = CancellationToken::new();
+                self.drivers.clear();
                 self.coordinate();
             }
-            Step::Second if self.coordinators.len() < 2 => self.coordinate(),
+            Step::Second if self.drivers.len() < 2 => self.coordinate(),
             Step::Second => {}
             Step::Away => self.queue.messages().away = true,
             Step::Back => self.queue.messages().away = false,
-            Step::Wait(millis) => tokio::time::sleep(Duration::from_millis(u64::from(*millis))).await,
+            Step::Turns(count) => {
+                for _ in 0..*count {
+                    self.turn().await;
+                }
+            }
         }
     }
 
@@ -240,16 +293,12 @@ impl Scene {
         for step in [Step::Vanish, Step::Back, Step::Resume] {
             self.take(&step).await;
         }
-        let mut waited = Duration::ZERO;
+        let begun = self.now;
         while !self.bench.store.exists(&ObjectKey::Summary).await.unwrap() {
             self.take(&Step::Work(2)).await;
+            self.turn().await;
             self.keeps_the_window().await?;
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            waited += Duration::from_millis(100);
-            prop_assert!(waited < ENOUGH, "the run does not end");
-        }
-        while let Some(end) = self.coordinators.join_next().await {
-            prop_assert!(matches!(end.unwrap(), RunEnd::Finished(_)));
+            prop_assert!(self.now - begun < ENOUGH, "the run does not end");
         }
         Ok(self.bench.store.read_json(&ObjectKey::Summary).await.unwrap().unwrap())
     }
@@ -273,8 +322,8 @@ async fn survives(shards: u64, window: usize, steps: &[Step]) -> Result<(), Test
     Ok(())
 }
 
-fn paused() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+fn on_one_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
 }
 
 #[test]
@@ -282,19 +331,19 @@ fn whatever_happens_the_window_is_kept_and_every_task_ends_with_one_outcome() {
     let mut config = ProptestConfig::with_cases(256);
     config.failure_persistence = None;
     proptest!(config, |(shards in 1..30u64, window in 1..8usize, steps in prop::collection::vec(any_step(), 0..60))| {
-        paused().block_on(survives(shards, window, &steps))?;
+        on_one_thread().block_on(survives(shards, window, &steps))?;
     });
 }
 
 #[test]
 fn what_the_progress_service_forgets_during_a_pause_is_added_again_and_not_published() {
-    paused().block_on(async {
+    on_one_thread().block_on(async {
         let mut scene = Scene::new(20, 2).await;
         for _ in 0..8 {
-            scene.take(&Step::Wait(200)).await;
+            scene.take(&Step::Turns(2)).await;
             scene.take(&Step::Work(2)).await;
         }
-        for step in [Step::Wait(200), Step::Pause, Step::Wait(400), Step::Forget, Step::Resume] {
+        for step in [Step::Turns(2), Step::Pause, Step::Turns(4), Step::Forget, Step::Resume] {
             scene.take(&step).await;
         }
         scene.ends().await.unwrap();
