@@ -149,7 +149,8 @@ impl Fleet {
         for (number, address) in fleet.coordinators.clone().into_iter().enumerate() {
             // A fleet that is struck every few seconds must notice in seconds.
             let soon = ["--lease", "3", "--publish-again", "3"];
-            let arguments = [&["serve", "--listen", &address.to_string()][..], &soon].concat();
+            let address = address.to_string();
+            let arguments = [&["serve", "--listen", &address][..], &soon].concat();
             fleet.add(Kind::Coordinator, &format!("coordinator-{number}"), &arguments);
         }
         let (latency, fail_rate) = (options.latency.as_millis().to_string(), rows::FAIL_RATE.to_string());

@@ -15,7 +15,7 @@ use super::unkind::{MemoryObjects, OpenQueue};
 use super::*;
 use crate::pump::{Pump, RoundEnd};
 use crate::reconcile::catch_up;
-use crate::rounds;
+use crate::rounds::{self, RoundInfo};
 use crate::watch::Gauge;
 
 /// Between two turns of the pump.
