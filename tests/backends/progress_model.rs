@@ -141,8 +141,9 @@ impl Model {
         let committed: Vec<_> = (0..ROUNDS)
             .map(|round| {
                 let mut set = ShardSet::default();
-                let of_round = self.known.bits.keys().filter(|shard| shard.round == Round(round));
-                of_round.for_each(|shard| drop(set.insert(shard.index)));
+                for shard in self.known.bits.keys().filter(|shard| shard.round == Round(round)) {
+                    set.insert(shard.index);
+                }
                 set
             })
             .collect();

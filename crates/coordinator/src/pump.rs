@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use diorama_backends::fault;
 use diorama_backends::objects::ObjectErrorKind;
-use diorama_backends::progress::ShardSet;
+use diorama_backends::progress::{Counts, ShardSet};
 use diorama_backends::queue::Settlement;
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{AttemptId, RunId, ShardId, WorkerId};
@@ -49,6 +49,8 @@ pub(crate) enum RoundEnd {
 pub(crate) struct Pump {
     share: Share,
     window: Window,
+    /// Shards of the rounds before, all of them committed.
+    earlier: u64,
     /// What the run's owner wanted at the last look.
     control: Option<(Instant, RunState)>,
 }
@@ -104,15 +106,16 @@ impl Window {
 }
 
 impl Coordinator {
-    /// Publishes the round's shards and waits for their markers.
+    /// Publishes the round's shards and waits for their markers; `earlier` is the number of shards of all rounds before.
     pub(crate) async fn pump(
         &self,
         spec: &RunSpec,
         round: &RoundInfo,
+        earlier: u64,
         gauge: &mut Gauge,
         drain: &CancellationToken,
     ) -> Result<RoundEnd, CoordinatorError> {
-        let mut pump = self.start_pump(spec);
+        let mut pump = self.start_pump(spec, earlier);
         loop {
             if let Some(end) = self.turn(spec, round, gauge, &mut pump, Instant::now()).await? {
                 return Ok(end);
@@ -125,10 +128,10 @@ impl Coordinator {
         }
     }
 
-    /// A pump that has published nothing.
-    pub(crate) fn start_pump(&self, spec: &RunSpec) -> Pump {
+    /// A pump that has published nothing of a round before which there were `earlier` shards.
+    pub(crate) fn start_pump(&self, spec: &RunSpec, earlier: u64) -> Pump {
         let share = self.config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight);
-        Pump { share, window: Window::new(), control: None }
+        Pump { share, window: Window::new(), earlier, control: None }
     }
 
     /// Looks at the round once and publishes what there is room for; how the round ended, where it has.
@@ -149,7 +152,11 @@ impl Coordinator {
             }
         };
         let committed = self.backends.progress.committed(&spec.run, round.round).await?;
-        self.tell(spec, wanted, round, gauge).await?;
+        let counts = self.tell(spec, wanted, round, gauge).await?;
+        // Each counted shard has its bit, and what was committed since the bits were read only adds to the counts.
+        if counts.shards < pump.earlier + committed.len() {
+            self.tell_again(spec).await?;
+        }
         if committed.len() >= u64::from(round.shards) {
             return Ok(Some(RoundEnd::Committed));
         }
@@ -163,8 +170,7 @@ impl Coordinator {
             }
             RunState::Running | RunState::Finished => {
                 if window.settle(&committed) {
-                    tracing::warn!(run = %spec.run, "the progress service has forgotten; it is told again");
-                    catch_up(&self.store, spec, &*self.backends.progress).await?;
+                    self.tell_again(spec).await?;
                 }
                 self.bury_dead_letters(spec).await?;
                 self.publish_lost(spec, round, window, now).await?;
@@ -174,6 +180,13 @@ impl Coordinator {
             }
         }
         Ok(None)
+    }
+
+    /// The progress service has forgotten something.
+    async fn tell_again(&self, spec: &RunSpec) -> Result<(), CoordinatorError> {
+        tracing::warn!(run = %spec.run, "the progress service has forgotten; it is told again");
+        catch_up(&self.store, spec, &*self.backends.progress).await?;
+        Ok(())
     }
 
     /// Publishes shards of the round, several at a time.
@@ -308,19 +321,19 @@ impl Coordinator {
             device_seconds: 0.0,
         };
         let winner = self.backends.commit(store, marker).await?;
-        let counts = diorama_backends::progress::Counts::of(&winner, spec.retry.max_rounds);
+        let counts = Counts::of(&winner, spec.retry.max_rounds);
         self.backends.progress.commit(&spec.run, shard, counts).await?;
         Ok(())
     }
 
-    /// Sends how far the run is to whoever watches.
+    /// Sends how far the run is to whoever watches; what the progress service counts.
     pub(crate) async fn tell(
         &self,
         spec: &RunSpec,
         state: RunState,
         round: &RoundInfo,
         gauge: &mut Gauge,
-    ) -> Result<(), CoordinatorError> {
+    ) -> Result<Counts, CoordinatorError> {
         let counts = self.backends.progress.counts(&spec.run).await?;
         let holders = self.backends.progress.holders(&spec.run).await?;
         let now = gauge.read(Instant::now(), spec, state, round.round, counts, &holders);
@@ -329,6 +342,6 @@ impl Coordinator {
             *last = now;
             changed
         });
-        Ok(())
+        Ok(counts)
     }
 }

@@ -91,8 +91,8 @@ fn any_step() -> impl Strategy<Value = Step> {
 struct Driver {
     coordinator: Coordinator,
     gauge: Gauge,
-    /// `None` at the start and after an error: what it knew is gone.
-    round: Option<(RoundInfo, Pump)>,
+    /// The round, the shards before it, its pump. `None` at the start and after an error: what it knew is gone.
+    round: Option<(RoundInfo, u64, Pump)>,
 }
 
 impl Driver {
@@ -101,19 +101,21 @@ impl Driver {
         if store.exists(&ObjectKey::Summary).await? {
             return Ok(());
         }
-        let (round, mut pump) = match self.round.take() {
+        let (round, earlier, mut pump) = match self.round.take() {
             Some(round) => round,
             None => {
                 catch_up(store, spec, &*coordinator.backends.progress).await?;
-                (coordinator.latest_round().await?, coordinator.start_pump(spec))
+                let (round, earlier) = coordinator.latest_round().await?;
+                (round, earlier, coordinator.start_pump(spec, earlier))
             }
         };
         match coordinator.turn(spec, &round, &mut self.gauge, &mut pump, now).await? {
-            None => self.round = Some((round, pump)),
+            None => self.round = Some((round, earlier, pump)),
             Some(RoundEnd::Committed) => match rounds::next(store, spec, &round).await? {
                 Some(next) => {
                     drop(pump);
-                    self.round = Some((next, coordinator.start_pump(spec)));
+                    let earlier = earlier + u64::from(round.shards);
+                    self.round = Some((next, earlier, coordinator.start_pump(spec, earlier)));
                 }
                 None => drop(finalise(store, spec, RunState::Finished, &coordinator.config.scratch).await?),
             },
@@ -273,6 +275,10 @@ impl Scene {
         self.bench.store.write_json(&ObjectKey::Control, &Control { state, reason: None }).await.unwrap();
     }
 
+    async fn has_ended(&self) -> bool {
+        self.bench.store.exists(&ObjectKey::Summary).await.unwrap()
+    }
+
     /// The shards that are out and not done, each once: never more than the window, however often the pump was wrong.
     async fn keeps_the_window(&self) -> Result<(), TestCaseError> {
         let mut out: BTreeSet<ShardId> = {
@@ -294,7 +300,7 @@ impl Scene {
             self.take(&step).await;
         }
         let begun = self.now;
-        while !self.bench.store.exists(&ObjectKey::Summary).await.unwrap() {
+        while !self.has_ended().await {
             self.take(&Step::Work(2)).await;
             self.turn().await;
             self.keeps_the_window().await?;
@@ -307,6 +313,9 @@ impl Scene {
 async fn survives(shards: u64, window: usize, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut scene = Scene::new(shards, window).await;
     for step in steps {
+        if scene.has_ended().await {
+            break;
+        }
         scene.take(step).await;
         scene.keeps_the_window().await?;
     }
@@ -349,5 +358,18 @@ fn what_the_progress_service_forgets_during_a_pause_is_added_again_and_not_publi
         scene.ends().await.unwrap();
         let again = scene.queue.messages().published.values().filter(|times| **times > 1).count();
         assert!(again <= scene.window, "{again} shards were published again, of which most were done");
+    });
+}
+
+#[test]
+fn a_progress_service_that_forgets_the_earlier_rounds_is_told_of_them_again() {
+    on_one_thread().block_on(async {
+        let mut scene = Scene::new(4, 8).await;
+        for step in [Step::Turns(2), Step::Work(4), Step::Turns(2), Step::Forget, Step::Turns(2)] {
+            scene.take(&step).await;
+        }
+        assert!(scene.queue.messages().ready.iter().all(|shard| shard.round == Round(1)), "round 1 is under way");
+        let counts = scene.bench.backends.progress.counts(&scene.spec.run).await.unwrap();
+        assert_eq!((counts.shards, counts.done, counts.retrying), (4, 6, 1));
     });
 }
