@@ -9,7 +9,7 @@ OUT ?= out
 MODEL ?= models/demo
 
 # What `make soak` does: a million tasks unless told otherwise, and the parts that it strikes follow from SEED.
-export TASKS SEED KILL_EVERY WORKERS SHARD_SIZE LOGS
+export TASKS SEED KILL_EVERY WORKERS SHARD_SIZE SOAK_LOGS
 
 # libtorch's threads wait by sleeping: spinning ones are several times slower wherever cores are shared.
 export OMP_WAIT_POLICY ?= PASSIVE

@@ -151,7 +151,7 @@ impl Coordinator {
                 wanted
             }
         };
-        let committed = self.backends.progress.committed(&spec.run, round.round).await?;
+        let mut committed = self.backends.progress.committed(&spec.run, round.round).await?;
         let counts = self.tell(spec, wanted, round, gauge).await?;
         // Each counted shard has its bit, and what was committed since the bits were read only adds to the counts.
         if counts.shards < pump.earlier + committed.len() {
@@ -171,6 +171,7 @@ impl Coordinator {
             RunState::Running | RunState::Finished => {
                 if window.settle(&committed) {
                     self.tell_again(spec).await?;
+                    committed = self.backends.progress.committed(&spec.run, round.round).await?;
                 }
                 self.bury_dead_letters(spec).await?;
                 self.publish_lost(spec, round, window, now).await?;

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         seed: variable("SEED", fastrand::u64(..1_000_000)),
         strike_every: Duration::from_secs_f64(variable("KILL_EVERY", 3.0)),
         broker_kills: None,
-        logs: std::env::var_os("LOGS").filter(|folder| !folder.is_empty()).map(PathBuf::from),
+        logs: std::env::var_os("SOAK_LOGS").filter(|folder| !folder.is_empty()).map(PathBuf::from),
     };
     println!("soak: SEED={} (the same seed strikes the same parts in the same order)", options.seed);
     let stop = Arc::new(AtomicBool::new(false));
