@@ -101,7 +101,10 @@ fn submit(fleet: &Fleet, options: &Options) -> String {
     let (size, rounds) = (options.shard_size.to_string(), ["--max-rounds", "2", "--retry-delay", "1"]);
     let what = ["submit", "rows.jsonl", "--method", "txt2img", "--format", "webdataset", "--shard-size", &size];
     let submitted = fleet.run(&[&what[..], &rounds].concat());
-    submitted["run"].as_str().unwrap_or_else(|| panic!("the manifest was refused: {submitted}")).to_owned()
+    submitted["run"]
+        .as_str()
+        .unwrap_or_else(|| panic!("the manifest was refused: {:.2000}", submitted.to_string()))
+        .to_owned()
 }
 
 /// Strikes until the run has ended; what was struck, and when the run was last seen not to have ended.
