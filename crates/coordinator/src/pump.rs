@@ -55,12 +55,27 @@ pub(crate) struct Pump {
     control: Option<(Instant, RunState)>,
 }
 
+/// A shard that is out.
+#[derive(Clone, Copy)]
+struct Published {
+    /// When, which is its place in the queue.
+    at: Instant,
+    /// When it was last known to be out: published, or held by a worker.
+    known: Instant,
+}
+
+impl Published {
+    fn now(now: Instant) -> Self {
+        Self { at: now, known: now }
+    }
+}
+
 /// What was published of a round.
 struct Window {
     /// The next shard to look at.
     cursor: u32,
-    /// Published and not committed, with the time.
-    published: BTreeMap<u32, Instant>,
+    /// Published and not committed.
+    published: BTreeMap<u32, Published>,
     /// Shards that were committed at the last look.
     committed: u64,
 }
@@ -97,7 +112,7 @@ impl Window {
             let index = self.cursor;
             self.cursor += 1;
             if !committed.contains(index) && !self.published.contains_key(&index) {
-                self.published.insert(index, now);
+                self.published.insert(index, Published::now(now));
                 taken.push(index);
             }
         }
@@ -212,7 +227,7 @@ impl Coordinator {
         window: &mut Window,
         now: Instant,
     ) -> Result<(), CoordinatorError> {
-        let is_old = |at: &Instant| now.duration_since(*at) > self.config.publish_again_after;
+        let is_old = |out: &Published| now.duration_since(out.known) > self.config.publish_again_after;
         if !window.published.values().any(is_old) {
             return Ok(());
         }
@@ -222,16 +237,16 @@ impl Coordinator {
             let shard = ShardId { round: round.round, index };
             holders.iter().any(|(held, _)| *held == shard)
         };
-        let last_taken_up = window.published.iter().filter(|(index, _)| held(**index)).map(|(_, at)| *at).max();
+        let last_taken_up = window.published.iter().filter(|(index, _)| held(**index)).map(|(_, out)| out.at).max();
         let mut lost = Vec::new();
-        for (index, at) in window.published.iter_mut().filter(|(_, at)| is_old(at)) {
+        for (index, out) in window.published.iter_mut().filter(|(_, out)| is_old(out)) {
             if held(*index) {
-                *at = now;
-            } else if nothing_waits || last_taken_up.is_some_and(|later| later > *at) {
+                out.known = now;
+            } else if nothing_waits || last_taken_up.is_some_and(|later| later > out.at) {
                 let shard = ShardId { round: round.round, index: *index };
                 tracing::warn!(run = %spec.run, %shard, "published long ago, and nobody has it: publishing it again");
                 lost.push(*index);
-                *at = now;
+                *out = Published::now(now);
             }
         }
         self.publish_all(spec, round, &lost).await

@@ -31,7 +31,7 @@ const REMEMBER_ENDED: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The waits between two tries to drive a run that a service's absence ended.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// How a service works.
 #[derive(Debug, Clone)]

@@ -1,5 +1,6 @@
 //! The coordinator against a worker that commits whatever a test wants, without a model.
 
+mod ended;
 mod pump;
 mod unkind;
 

@@ -240,3 +240,10 @@ impl Fleet {
         })
     }
 }
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // The members first: they have no word left for services that go before them.
+        while self.sites.pop().is_some() {}
+    }
+}

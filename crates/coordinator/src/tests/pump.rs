@@ -373,3 +373,22 @@ fn a_progress_service_that_forgets_the_earlier_rounds_is_told_of_them_again() {
         assert_eq!((counts.shards, counts.done, counts.retrying), (4, 6, 1));
     });
 }
+
+#[test]
+fn a_shard_that_takes_long_does_not_make_those_that_wait_behind_it_look_lost() {
+    on_one_thread().block_on(async {
+        let mut scene = Scene::new(20, 6).await;
+        scene.take(&Step::Turns(1)).await;
+        let shard = scene.queue.messages().ready.pop_front().unwrap();
+        let worker = WorkerId::new("w").unwrap();
+        let holder = Holder { worker, attempt: AttemptId::generate(), done: 0, failed: 0 };
+        let progress = &scene.bench.backends.progress;
+        progress.hold(&scene.spec.run, shard, &holder, Duration::from_secs(3600)).await.unwrap();
+        for _ in 0..4 {
+            scene.take(&Step::Turns(60)).await;
+        }
+        let messages = scene.queue.messages();
+        assert_eq!(messages.published.len(), 6);
+        assert!(messages.published.values().all(|times| *times == 1), "{:?}", messages.published);
+    });
+}
