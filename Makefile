@@ -2,11 +2,14 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet test bench bench-fleet lint docs deny client setup setup-chromium setup-services
+.PHONY: help demo fleet soak test bench bench-fleet lint docs deny client setup setup-chromium setup-services
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
 MODEL ?= models/demo
+
+# What `make soak` does: a million tasks unless told otherwise, and the parts that it strikes follow from SEED.
+export TASKS SEED KILL_EVERY WORKERS SHARD_SIZE SOAK_LOGS
 
 # libtorch's threads wait by sleeping: spinning ones are several times slower wherever cores are shared.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -23,6 +26,10 @@ fleet: setup setup-services ## A whole fleet on this machine: services, a coordi
 	cargo build --locked -p diorama
 	cargo build --locked -p diorama-tests --bin diorama-services --bin diorama-s3
 	scripts/fleet
+
+soak: setup-services ## Synthetic tasks by a fleet whose parts are killed every few seconds (TASKS SEED KILL_EVERY WORKERS SHARD_SIZE RELEASE=0)
+	cargo build --locked $(if $(filter 0,$(RELEASE)),,--release) -p diorama-tests --no-default-features --bins
+	BIN=target/$(if $(filter 0,$(RELEASE)),debug,release) scripts/soak
 
 test: setup setup-chromium setup-services ## Runs every test
 	cargo test --workspace --locked

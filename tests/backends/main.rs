@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where a guarantee is broken")]
 
+mod progress_model;
 mod rabbitmq;
 mod redis;
 mod s3;

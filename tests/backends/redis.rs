@@ -1,6 +1,5 @@
 //! Progress over a real Redis.
 
-mod against_a_model;
 mod outages;
 mod transport;
 
@@ -13,7 +12,7 @@ use diorama_core::id::{AttemptId, CustomId, Round, RunId, Seed, ShardId, TaskInd
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
 use diorama_tests::services::redis::Redis;
 
-const LONG: Duration = Duration::from_secs(600);
+pub(crate) const LONG: Duration = Duration::from_secs(600);
 
 const ONE: Counts = Counts { shards: 1, done: 60, failed: 3, retrying: 1 };
 
@@ -21,27 +20,27 @@ fn config(redis: &Redis) -> RedisConfig {
     RedisConfig::new(redis.url().into())
 }
 
-async fn connect(redis: &Redis) -> RedisProgress {
+pub(crate) async fn connect(redis: &Redis) -> RedisProgress {
     RedisProgress::connect(&config(redis)).await.unwrap()
 }
 
-fn run(name: &str) -> RunId {
+pub(crate) fn run(name: &str) -> RunId {
     RunId::new(name).unwrap()
 }
 
-fn shard(round: u32, index: u32) -> ShardId {
+pub(crate) fn shard(round: u32, index: u32) -> ShardId {
     ShardId { round: Round(round), index }
 }
 
-fn attempt(name: &str) -> AttemptId {
+pub(crate) fn attempt(name: &str) -> AttemptId {
     AttemptId::new(name).unwrap()
 }
 
-fn holder(name: &str) -> Holder {
+pub(crate) fn holder(name: &str) -> Holder {
     Holder { worker: WorkerId::new("w").unwrap(), attempt: attempt(name), done: 3, failed: 1 }
 }
 
-fn failure(index: u64) -> TaskOutcome {
+pub(crate) fn failure(index: u64) -> TaskOutcome {
     TaskOutcome {
         task: TaskIndex(index),
         custom_id: CustomId::new(format!("t{index}")).unwrap(),

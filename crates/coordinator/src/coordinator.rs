@@ -85,19 +85,22 @@ impl Coordinator {
         }
         catch_up(&self.store, spec, &*self.backends.progress).await?;
         let mut gauge = Gauge::new();
-        let mut round = self.latest_round().await?;
+        let (mut round, mut earlier) = self.latest_round().await?;
         let state = loop {
             if self.wait_until(&round, drain).await == RoundEnd::Drained {
                 return Ok(RunEnd::Drained);
             }
-            match self.pump(spec, &round, &mut gauge, drain).await? {
+            match self.pump(spec, &round, earlier, &mut gauge, drain).await? {
                 RoundEnd::Drained => return Ok(RunEnd::Drained),
                 RoundEnd::Cancelled => {
                     self.cancel_the_rest(spec, &round).await?;
                     break RunState::Cancelled;
                 }
                 RoundEnd::Committed => match rounds::next(&self.store, spec, &round).await? {
-                    Some(next) => round = next,
+                    Some(next) => {
+                        earlier += u64::from(round.shards);
+                        round = next;
+                    }
                     None => break RunState::Finished,
                 },
             }
@@ -107,12 +110,14 @@ impl Coordinator {
         Ok(ended(summary))
     }
 
-    async fn latest_round(&self) -> Result<RoundInfo, CoordinatorError> {
-        let latest = rounds::all(&self.store).await?.pop();
-        latest.ok_or_else(|| {
+    /// The round that is under way, of a run that is completely submitted, and how many shards there were before it.
+    pub(crate) async fn latest_round(&self) -> Result<(RoundInfo, u64), CoordinatorError> {
+        let mut rounds = rounds::all(&self.store).await?;
+        let latest = rounds.pop().ok_or_else(|| {
             let key = self.store.path(&ObjectKey::RoundComplete(diorama_core::id::Round(0)));
-            diorama_backends::objects::ObjectError::damaged(key, "the run is not completely submitted").into()
-        })
+            diorama_backends::objects::ObjectError::damaged(key, "the run is not completely submitted")
+        })?;
+        Ok((latest, rounds.iter().map(|round| u64::from(round.shards)).sum()))
     }
 
     /// Waits until the round may begin; a drain or a cancellation does not wait for it.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use diorama_backends::fault;
 use diorama_backends::objects::ObjectErrorKind;
-use diorama_backends::progress::ShardSet;
+use diorama_backends::progress::{Counts, ShardSet, failures};
 use diorama_backends::queue::Settlement;
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{AttemptId, RunId, ShardId, WorkerId};
@@ -25,6 +25,7 @@ use crate::coordinator::Coordinator;
 use crate::error::CoordinatorError;
 use crate::reconcile::catch_up;
 use crate::rounds::RoundInfo;
+use crate::share::Share;
 use crate::watch::Gauge;
 
 /// Messages whose confirmation is awaited at a time.
@@ -44,12 +45,37 @@ pub(crate) enum RoundEnd {
     Drained,
 }
 
+/// A round being pumped.
+pub(crate) struct Pump {
+    share: Share,
+    window: Window,
+    /// Shards of the rounds before, all of them committed.
+    earlier: u64,
+    /// What the run's owner wanted at the last look.
+    control: Option<(Instant, RunState)>,
+}
+
+/// A shard that is out.
+#[derive(Clone, Copy)]
+struct Published {
+    /// When, which is its place in the queue.
+    at: Instant,
+    /// When it was last known to be out: published, or held by a worker.
+    known: Instant,
+}
+
+impl Published {
+    fn now(now: Instant) -> Self {
+        Self { at: now, known: now }
+    }
+}
+
 /// What was published of a round.
 struct Window {
     /// The next shard to look at.
     cursor: u32,
-    /// Published and not committed, with the time.
-    published: BTreeMap<u32, Instant>,
+    /// Published and not committed.
+    published: BTreeMap<u32, Published>,
     /// Shards that were committed at the last look.
     committed: u64,
 }
@@ -57,6 +83,13 @@ struct Window {
 impl Window {
     fn new() -> Self {
         Self { cursor: 0, published: BTreeMap::new(), committed: 0 }
+    }
+
+    /// Workers let go of what they hold: all of it is to be looked at again. What was committed stays known, so that a
+    /// progress service that forgets meanwhile is noticed.
+    fn pause(&mut self) {
+        self.cursor = 0;
+        self.published.clear();
     }
 
     /// Takes out what is committed by now. Whether the progress service has forgotten: fewer shards are committed than
@@ -73,13 +106,13 @@ impl Window {
     }
 
     /// Up to `room` shards that are neither committed nor published; they count as published from now on.
-    fn take(&mut self, room: usize, shards: u32, committed: &ShardSet) -> Vec<u32> {
+    fn take(&mut self, room: usize, shards: u32, committed: &ShardSet, now: Instant) -> Vec<u32> {
         let mut taken = Vec::new();
         while self.published.len() < room && self.cursor < shards {
             let index = self.cursor;
             self.cursor += 1;
             if !committed.contains(index) && !self.published.contains_key(&index) {
-                self.published.insert(index, Instant::now());
+                self.published.insert(index, Published::now(now));
                 taken.push(index);
             }
         }
@@ -88,49 +121,19 @@ impl Window {
 }
 
 impl Coordinator {
-    /// Publishes the round's shards and waits for their markers.
+    /// Publishes the round's shards and waits for their markers; `earlier` is the number of shards of all rounds before.
     pub(crate) async fn pump(
         &self,
         spec: &RunSpec,
         round: &RoundInfo,
+        earlier: u64,
         gauge: &mut Gauge,
         drain: &CancellationToken,
     ) -> Result<RoundEnd, CoordinatorError> {
-        let share = self.config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight);
-        let mut window = Window::new();
-        let mut control: Option<(Instant, RunState)> = None;
+        let mut pump = self.start_pump(spec, earlier);
         loop {
-            let wanted = match control {
-                Some((at, wanted)) if at.elapsed() < self.config.control_poll => wanted,
-                _ => {
-                    let wanted = self.store.control().await?.state;
-                    control = Some((Instant::now(), wanted));
-                    wanted
-                }
-            };
-            let committed = self.backends.progress.committed(&spec.run, round.round).await?;
-            self.tell(spec, wanted, round, gauge).await?;
-            if committed.len() >= u64::from(round.shards) {
-                return Ok(RoundEnd::Committed);
-            }
-            match wanted {
-                RunState::Cancelled => return Ok(RoundEnd::Cancelled),
-                // Workers let go of what they hold; it is all published again on resume.
-                RunState::Paused => {
-                    share.window(false);
-                    window = Window::new();
-                }
-                RunState::Running | RunState::Finished => {
-                    if window.settle(&committed) {
-                        tracing::warn!(run = %spec.run, "the progress service has forgotten; it is told again");
-                        catch_up(&self.store, spec, &*self.backends.progress).await?;
-                    }
-                    self.bury_dead_letters(spec).await?;
-                    self.publish_lost(spec, round, &mut window).await?;
-                    let room = share.window(window.cursor < round.shards || !window.published.is_empty());
-                    let next = window.take(room, round.shards, &committed);
-                    self.publish_all(spec, round, &next).await?;
-                }
+            if let Some(end) = self.turn(spec, round, gauge, &mut pump, Instant::now()).await? {
+                return Ok(end);
             }
             tokio::select! {
                 biased;
@@ -138,6 +141,68 @@ impl Coordinator {
                 () = tokio::time::sleep(self.config.poll) => {}
             }
         }
+    }
+
+    /// A pump that has published nothing of a round before which there were `earlier` shards.
+    pub(crate) fn start_pump(&self, spec: &RunSpec, earlier: u64) -> Pump {
+        let share = self.config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight);
+        Pump { share, window: Window::new(), earlier, control: None }
+    }
+
+    /// Looks at the round once and publishes what there is room for; how the round ended, where it has.
+    pub(crate) async fn turn(
+        &self,
+        spec: &RunSpec,
+        round: &RoundInfo,
+        gauge: &mut Gauge,
+        pump: &mut Pump,
+        now: Instant,
+    ) -> Result<Option<RoundEnd>, CoordinatorError> {
+        let wanted = match pump.control {
+            Some((at, wanted)) if now.duration_since(at) < self.config.control_poll => wanted,
+            _ => {
+                let wanted = self.store.control().await?.state;
+                pump.control = Some((now, wanted));
+                wanted
+            }
+        };
+        let mut committed = self.backends.progress.committed(&spec.run, round.round).await?;
+        let counts = self.tell(spec, wanted, round, gauge).await?;
+        // Each counted shard has its bit, and what was committed since the bits were read only adds to the counts.
+        if counts.shards < pump.earlier + committed.len() {
+            self.tell_again(spec).await?;
+        }
+        if committed.len() >= u64::from(round.shards) {
+            return Ok(Some(RoundEnd::Committed));
+        }
+        let window = &mut pump.window;
+        match wanted {
+            RunState::Cancelled => return Ok(Some(RoundEnd::Cancelled)),
+            // Workers let go of what they hold; it is all published again on resume.
+            RunState::Paused => {
+                pump.share.window(false);
+                window.pause();
+            }
+            RunState::Running | RunState::Finished => {
+                if window.settle(&committed) {
+                    self.tell_again(spec).await?;
+                    committed = self.backends.progress.committed(&spec.run, round.round).await?;
+                }
+                self.bury_dead_letters(spec).await?;
+                self.publish_lost(spec, round, window, now).await?;
+                let room = pump.share.window(window.cursor < round.shards || !window.published.is_empty());
+                let next = window.take(room, round.shards, &committed, now);
+                self.publish_all(spec, round, &next).await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// The progress service has forgotten something.
+    async fn tell_again(&self, spec: &RunSpec) -> Result<(), CoordinatorError> {
+        tracing::warn!(run = %spec.run, "the progress service has forgotten; it is told again");
+        catch_up(&self.store, spec, &*self.backends.progress).await?;
+        Ok(())
     }
 
     /// Publishes shards of the round, several at a time.
@@ -160,8 +225,9 @@ impl Coordinator {
         spec: &RunSpec,
         round: &RoundInfo,
         window: &mut Window,
+        now: Instant,
     ) -> Result<(), CoordinatorError> {
-        let is_old = |at: &Instant| at.elapsed() > self.config.publish_again_after;
+        let is_old = |out: &Published| now.duration_since(out.known) > self.config.publish_again_after;
         if !window.published.values().any(is_old) {
             return Ok(());
         }
@@ -171,16 +237,16 @@ impl Coordinator {
             let shard = ShardId { round: round.round, index };
             holders.iter().any(|(held, _)| *held == shard)
         };
-        let last_taken_up = window.published.iter().filter(|(index, _)| held(**index)).map(|(_, at)| *at).max();
+        let last_taken_up = window.published.iter().filter(|(index, _)| held(**index)).map(|(_, out)| out.at).max();
         let mut lost = Vec::new();
-        for (index, at) in window.published.iter_mut().filter(|(_, at)| is_old(at)) {
+        for (index, out) in window.published.iter_mut().filter(|(_, out)| is_old(out)) {
             if held(*index) {
-                *at = Instant::now();
-            } else if nothing_waits || last_taken_up.is_some_and(|later| later > *at) {
+                out.known = now;
+            } else if nothing_waits || last_taken_up.is_some_and(|later| later > out.at) {
                 let shard = ShardId { round: round.round, index: *index };
                 tracing::warn!(run = %spec.run, %shard, "published long ago, and nobody has it: publishing it again");
                 lost.push(*index);
-                *at = Instant::now();
+                *out = Published::now(now);
             }
         }
         self.publish_all(spec, round, &lost).await
@@ -271,20 +337,19 @@ impl Coordinator {
             device_seconds: 0.0,
         };
         let winner = self.backends.commit(store, marker).await?;
-        let counts = diorama_backends::progress::Counts::of(&winner, spec.retry.max_rounds);
-        let failures = diorama_backends::progress::failures(&winner);
-        self.backends.progress.commit(&spec.run, shard, counts, &failures).await?;
+        let counts = Counts::of(&winner, spec.retry.max_rounds);
+        self.backends.progress.commit(&spec.run, shard, counts, &failures(&winner)).await?;
         Ok(())
     }
 
-    /// Sends how far the run is to whoever watches.
+    /// Sends how far the run is to whoever watches; what the progress service counts.
     pub(crate) async fn tell(
         &self,
         spec: &RunSpec,
         state: RunState,
         round: &RoundInfo,
         gauge: &mut Gauge,
-    ) -> Result<(), CoordinatorError> {
+    ) -> Result<Counts, CoordinatorError> {
         let counts = self.backends.progress.counts(&spec.run).await?;
         let holders = self.backends.progress.holders(&spec.run).await?;
         let now = gauge.read(Instant::now(), spec, state, round.round, counts, &holders);
@@ -293,6 +358,6 @@ impl Coordinator {
             *last = now;
             changed
         });
-        Ok(())
+        Ok(counts)
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::{Coordinator, CoordinatorConfig, RunEnd};
 use crate::error::CoordinatorError;
+use crate::reconcile::catch_up;
 use crate::submit::is_submitted;
 use crate::watch::RunProgress;
 
@@ -27,6 +28,10 @@ const LEASE: &str = "coordinator";
 
 /// How long the progress service remembers a run that has ended.
 const REMEMBER_ENDED: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The waits between two tries to drive a run that a service's absence ended.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// How a service works.
 #[derive(Debug, Clone)]
@@ -138,8 +143,9 @@ impl Service {
 
 /// Drives one run to its end, through whatever goes wrong.
 async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig, run: &RunId, stop: CancellationToken) {
-    let mut wait = Duration::from_millis(500);
+    let mut wait = FIRST_WAIT;
     loop {
+        let begun = Instant::now();
         match drive(&backends, &store, &config, run, &stop).await {
             Ok(()) => return,
             Err(error) if error.is_retryable() => tracing::warn!(%run, %error, ?wait, "trying again"),
@@ -152,10 +158,14 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
                 wait_for_another_wish(&store, &stop).await;
             }
         }
+        if begun.elapsed() > LONGEST_WAIT {
+            // It went well for a while: this is another outage, not the last one's next try.
+            wait = FIRST_WAIT;
+        }
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(wait) => wait = (wait * 2).min(Duration::from_secs(10)),
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
         }
     }
 }
@@ -193,6 +203,8 @@ async fn drive(
         RunEnd::Drained => Ok(()),
         RunEnd::Finished(summary) | RunEnd::Cancelled(summary) => {
             tracing::info!(target: "diorama", %run, state = %summary.state, done = summary.done, failed = summary.failed, "the run has ended");
+            // What the progress service lost while the final files were written: nobody looks after this run again.
+            catch_up(store, &spec, &*backends.progress).await?;
             backends.objects.delete(&SharedKey::Active(run.clone()).to_string()).await?;
             backends.progress.expire(run, REMEMBER_ENDED).await?;
             Ok(())

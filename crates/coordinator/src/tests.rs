@@ -1,5 +1,9 @@
 //! The coordinator against a worker that commits whatever a test wants, without a model.
 
+mod ended;
+mod pump;
+mod unkind;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

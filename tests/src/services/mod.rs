@@ -6,8 +6,10 @@ pub mod redis;
 pub mod s3;
 
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a service may take to become ready.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,7 +39,19 @@ impl Process {
 
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
+        self.end().is_some()
+    }
+
+    /// How it ended; `None` while it runs.
+    pub fn end(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Sends a signal; one that has ended gets none.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(id) = i32::try_from(self.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(id, signal);
+        }
     }
 
     /// Kills it at once, as a power cut would.

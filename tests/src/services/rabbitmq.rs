@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 use super::{Process, free_port, wait_until};
@@ -102,6 +103,14 @@ impl RabbitMq {
         }
         let port = self.port;
         wait_until("RabbitMQ is gone", || TcpStream::connect(("127.0.0.1", port)).is_err());
+    }
+
+    /// Sends a signal to the script and to the Erlang machine that it started.
+    pub fn signal(&self, signal: Signal) {
+        let id = self.process.as_ref().expect("RabbitMQ runs").id();
+        if let Some(group) = i32::try_from(id).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, signal);
+        }
     }
 
     /// The broker's address, with its user and password.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::{Process, free_port, wait_until};
@@ -57,6 +58,11 @@ impl Redis {
     /// Its process id, for signals.
     pub fn id(&self) -> u32 {
         self.process.as_ref().expect("Redis runs").id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("Redis runs").signal(signal);
     }
 
     /// Empties it.

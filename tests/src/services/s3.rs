@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -79,6 +80,11 @@ impl S3Server {
     /// Kills the server, as a power cut would.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("the S3 server runs").signal(signal);
     }
 
     /// Its address.

@@ -16,6 +16,7 @@ use crate::case::{Case, End, end, until};
 mod outages;
 mod references;
 mod runs;
+mod soak;
 
 /// One fleet at a time: a broker takes a core while it starts.
 static ONE: Mutex<()> = Mutex::new(());

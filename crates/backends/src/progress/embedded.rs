@@ -245,4 +245,15 @@ mod tests {
     async fn the_newest_failures_are_kept_and_no_more_than_the_cap() {
         conformance::the_newest_failures_are_kept_and_no_more_than_the_cap(&EmbeddedProgress::default()).await;
     }
+
+    #[tokio::test]
+    async fn the_throughput_keeps_the_newest_intervals_and_no_more_than_the_cap() {
+        let (progress, run) = (EmbeddedProgress::default(), RunId::new("long").unwrap());
+        progress.with_run(&run, |run| run.throughput = (1..=400).map(|interval| (interval * 10, 5)).collect());
+        let counts = Counts { shards: 1, done: 60, ..Counts::default() };
+        progress.commit(&run, ShardId { round: Round(0), index: 0 }, counts, &[]).await.unwrap();
+        let throughput = progress.throughput(&run).await.unwrap();
+        assert_eq!(throughput.len(), THROUGHPUT_INTERVALS);
+        assert_eq!((throughput[0].at, throughput[359].done), (420, 60), "the oldest 41 are gone");
+    }
 }

@@ -41,9 +41,8 @@ pub(crate) async fn run(command: &Submit, cli: &Cli, drain: CancellationToken) -
 }
 
 async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -> Result<u8, Failure> {
-    // A row keeps only what it says itself: the run's own settings go into the spec, once.
     let rules = Rules {
-        settings: Settings::default(),
+        settings: config.settings.clone(),
         seed: config.options.seed,
         compare: config.options.compare.clone(),
         references: References::FilesAndRemote,
@@ -64,8 +63,8 @@ async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -
     let report = Arc::new(report);
     let blobs = upload_references(client, &manifest, &report).await?;
     let (rows, skipped) = {
-        let (manifest, report) = (manifest.clone(), report.clone());
-        blocking(move || write_rows(&manifest, &report, &blobs)).await??
+        let (manifest, report, settings) = (manifest.clone(), report.clone(), config.settings.clone());
+        blocking(move || write_rows(&manifest, &report, &settings, &blobs)).await??
     };
     let key = idempotency_key(&request, &report.sha256, command.again);
     let status = send(client, &request, &rows, &skipped, &key).await?;
@@ -164,14 +163,16 @@ fn files(manifest: &Manifest, report: &ManifestReport) -> Result<BTreeSet<String
 fn write_rows(
     manifest: &Manifest,
     report: &ManifestReport,
+    of_the_run: &Settings,
     blobs: &HashMap<String, Sha256Hex>,
 ) -> Result<(NamedTempFile, NamedTempFile), Failure> {
     let scratch = |error: std::io::Error| {
         Failure::try_again(anyhow::anyhow!("the rows cannot be prepared in the temporary folder: {error}"))
     };
+    let of_the_run = serde_json::to_value(of_the_run).map_err(Failure::permanent)?;
     let mut rows = std::io::BufWriter::new(NamedTempFile::new().map_err(scratch)?);
     for task in manifest.tasks(report).map_err(Failure::try_again)? {
-        let row = row(&task.map_err(Failure::try_again)?, blobs).map_err(Failure::permanent)?;
+        let row = row(&task.map_err(Failure::try_again)?, &of_the_run, blobs).map_err(Failure::permanent)?;
         writeln!(rows, "{row}").map_err(scratch)?;
     }
     let mut skipped = std::io::BufWriter::new(NamedTempFile::new().map_err(scratch)?);
@@ -182,8 +183,16 @@ fn write_rows(
     Ok((done(rows)?, done(skipped)?))
 }
 
-fn row(task: &Task, blobs: &HashMap<String, Sha256Hex>) -> anyhow::Result<serde_json::Value> {
+/// A row says only what the run's own settings do not: those go into the spec, once.
+fn row(
+    task: &Task,
+    of_the_run: &serde_json::Value,
+    blobs: &HashMap<String, Sha256Hex>,
+) -> anyhow::Result<serde_json::Value> {
     let mut row = serde_json::to_value(&task.settings)?;
+    if let Some(row) = row.as_object_mut() {
+        row.retain(|key, value| of_the_run.get(key) != Some(value));
+    }
     row["custom_id"] = serde_json::json!(task.custom_id);
     row["prompt"] = serde_json::json!(task.prompt);
     row["seed"] = serde_json::json!(task.seed);
@@ -252,4 +261,29 @@ fn tell(cli: &Cli, status: &RunStatus) -> Result<(), Failure> {
 
 async fn blocking<T: Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(step).await.map_err(Failure::permanent)
+}
+
+#[cfg(test)]
+mod tests {
+    use diorama_core::id::{CustomId, Seed, TaskIndex};
+
+    use super::*;
+
+    #[test]
+    fn a_row_says_what_it_sets_itself_and_leaves_the_runs_settings_to_the_spec() {
+        let settings = |json| serde_json::from_value::<Settings>(json).unwrap();
+        let of_the_run = settings(serde_json::json!({ "method": "txt2img", "steps": 30 }));
+        let own = settings(serde_json::json!({ "steps": 20 }));
+        let task = Task {
+            index: TaskIndex(0),
+            custom_id: CustomId::new("a").unwrap(),
+            reference: None,
+            prompt: "a duck".to_owned(),
+            subjects: None,
+            seed: Seed::new(7).unwrap(),
+            settings: of_the_run.overlaid(&own),
+        };
+        let row = row(&task, &serde_json::to_value(&of_the_run).unwrap(), &HashMap::new()).unwrap();
+        assert_eq!(row, serde_json::json!({ "custom_id": "a", "prompt": "a duck", "seed": 7, "steps": 20 }));
+    }
 }
