@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::{Coordinator, CoordinatorConfig, RunEnd};
 use crate::error::CoordinatorError;
+use crate::reopen::{ending, hand_over};
 use crate::submit::is_submitted;
 use crate::watch::RunProgress;
 
@@ -195,6 +196,10 @@ async fn drive(
             tracing::info!(target: "diorama", %run, state = %summary.state, done = summary.done, failed = summary.failed, "the run has ended");
             backends.objects.delete(&SharedKey::Active(run.clone()).to_string()).await?;
             backends.progress.expire(run, REMEMBER_ENDED).await?;
+            // Whoever reopened it meanwhile put it on the list before we struck it off.
+            if ending(store).await?.is_none() {
+                hand_over(&*backends.objects, run).await?;
+            }
             Ok(())
         }
     }

@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Resume(OneRun),
     /// Ends a run; what is committed is kept, the rest is recorded as cancelled
     Cancel(OneRun),
+    /// Tries failed tasks of an ended run again, cancelled ones too
+    Retry(Retry),
     /// Downloads what a run made; the same command again goes on where it stopped
     Results(Results),
     /// Proves that a run is whole: one outcome a task, every digest, counters against markers
@@ -213,12 +215,32 @@ pub(crate) struct OneRun {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Retry {
+    /// The run
+    pub(crate) run: String,
+    /// Only tasks that failed like this: code=poison,out_of_memory or retryable=true; all that is given must fit
+    #[arg(long = "where", value_name = "KEY=VALUE")]
+    pub(crate) conditions: Vec<String>,
+    /// Follows the run to its end
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Prints the run's status as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    client: ClientFlags,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Results {
     /// The run
     pub(crate) run: String,
     /// The folder for the files
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,
+    /// Of a run that has not ended, what is committed so far
+    #[arg(long)]
+    pub(crate) partial: bool,
     /// Prints what was downloaded as JSON
     #[arg(long)]
     json: bool,
@@ -453,6 +475,7 @@ impl Cli {
             Command::Watch(command) | Command::Pause(command) | Command::Resume(command) | Command::Cancel(command) => {
                 command.json
             }
+            Command::Retry(command) => command.json,
             Command::Results(command) => command.json,
             Command::Verify(command) => command.run.json,
             Command::Reconcile(command) => command.json,
@@ -482,6 +505,7 @@ impl Cli {
             Command::Watch(command) | Command::Pause(command) | Command::Resume(command) | Command::Cancel(command) => {
                 command.client.pairs()
             }
+            Command::Retry(command) => command.client.pairs(),
             Command::Results(command) => command.client.pairs(),
             Command::Verify(command) => command.run.services.pairs(),
             Command::Reconcile(command) => command.services.pairs(),

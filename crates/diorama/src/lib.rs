@@ -62,6 +62,7 @@ fn start(cli: Cli) -> Result<u8, Failure> {
             Command::Pause(ref command) => commands::runs::change("pause", command, &cli).await,
             Command::Resume(ref command) => commands::runs::change("resume", command, &cli).await,
             Command::Cancel(ref command) => commands::runs::change("cancel", command, &cli).await,
+            Command::Retry(ref command) => commands::retry::run(command, &cli).await,
             Command::Results(ref command) => commands::results::run(command, &cli, drain).await,
             Command::Verify(ref command) => commands::verify::run(command, &cli).await,
             Command::Reconcile(ref command) => commands::verify::reconcile_command(command, &cli).await,

@@ -407,8 +407,8 @@ impl Worker {
     /// The progress service may be away: it is rebuilt from the markers, so the shard is done all the same.
     async fn tell_progress(&self, spec: &RunSpec, marker: &CommitMarker) {
         let progress = &self.backends.progress;
-        let counts = Counts::of(marker, spec.retry.max_rounds);
         let told = async {
+            let counts = Counts::of(marker, self.store(&spec.run).last_round(spec, marker.shard.round).await?);
             if progress.commit(&spec.run, marker.shard, counts).await? {
                 let failed = |outcome: &&TaskOutcome| matches!(outcome.outcome, Outcome::Failed(_));
                 let failures: Vec<_> = marker.outcomes.iter().filter(failed).cloned().collect();
@@ -416,7 +416,7 @@ impl Worker {
                     progress.report_failures(&spec.run, &failures).await?;
                 }
             }
-            Ok::<_, diorama_backends::progress::ProgressError>(())
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
         };
         if let Err(error) = told.await {
             tracing::warn!(%error, shard = %marker.shard, "the progress service does not know that the shard is done");

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::case::{Case, End, end, until};
 
+mod commands;
 mod outages;
 mod runs;
 

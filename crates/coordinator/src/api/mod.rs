@@ -7,6 +7,8 @@ mod blobs;
 mod fleet;
 mod health;
 mod problem;
+mod results;
+mod retry;
 mod runs;
 mod submit;
 #[cfg(test)]
@@ -100,7 +102,7 @@ impl Api {
         description = "Makes picture data sets from reference pictures and prompts. A token goes into `Authorization: \
                        Bearer`; its role is viewer, submitter or admin. Errors are problem+json with a stable `code`."
     ),
-    paths(runs::object),
+    paths(results::object),
     components(schemas(Problem)),
     tags((name = "runs"), (name = "blobs"), (name = "fleet"), (name = "health"))
 )]
@@ -113,10 +115,11 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(runs::show))
         .routes(routes!(runs::change))
         .routes(routes!(runs::events))
-        .routes(routes!(runs::results))
-        .routes(routes!(runs::errors))
+        .routes(routes!(retry::retry))
+        .routes(routes!(results::results))
+        .routes(routes!(results::errors))
         // A path with slashes in it, which OpenAPI cannot say.
-        .route("/v1/runs/{run}/objects/{*path}", get(runs::object))
+        .route("/v1/runs/{run}/objects/{*path}", get(results::object))
         .routes(routes!(blobs::head))
         .routes(routes!(blobs::put))
         .routes(routes!(fleet::workers))

@@ -91,7 +91,7 @@ fn tell_workers(workers: Vec<Value>) {
 }
 
 /// A run in one line.
-fn describe(run: &RunStatus) -> String {
+pub(crate) fn describe(run: &RunStatus) -> String {
     let name = run.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
     let mut text = format!("{}{name}  {}  {} of {} done", run.run, run.state, run.done + run.in_work, run.tasks);
     let mut add = |part: String| text.push_str(&format!(", {part}"));
