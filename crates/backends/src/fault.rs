@@ -35,6 +35,9 @@ pub const POINTS: &[&str] = &[
     "reopen.after-results",
     "reopen.before-summary",
     "reopen.after-summary",
+    "delete.before-word",
+    "delete.after-word",
+    "delete.after-page",
 ];
 
 /// Passes the point `name`; dies here where the test asked for it.

@@ -5,6 +5,7 @@
 
 pub mod api;
 mod coordinator;
+mod delete;
 mod error;
 mod finalise;
 pub mod manifest;
@@ -25,6 +26,7 @@ mod watch;
 pub use coordinator::{Coordinator, CoordinatorConfig, RunEnd};
 pub use error::{BoxError, CoordinatorError};
 pub use finalise::finalise;
+pub use outcomes::outcome_of;
 pub use reconcile::reconcile;
 pub use reopen::{ending, reopen};
 pub use service::{Service, ServiceConfig};

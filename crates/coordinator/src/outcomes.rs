@@ -8,7 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use diorama_backends::objects::ObjectError;
 use diorama_backends::progress::Counts;
 use diorama_backends::run_store::RunStore;
-use diorama_core::id::{Round, ShardId};
+use diorama_core::id::{CustomId, Round, ShardId};
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{Outcome, TaskOutcome};
 use diorama_core::round::{FailedWhere, RoundInfo};
@@ -18,6 +18,7 @@ use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 
 use crate::error::CoordinatorError;
+use crate::rounds;
 
 /// A task's outcome, with the archive that holds its files.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,4 +158,20 @@ impl Totals {
             _ => 0.0,
         }
     }
+}
+
+/// The last outcome of one task that is committed, with the archive that holds its files; `None` where there is none.
+/// Reads the markers in the manifest's order until it comes.
+pub async fn outcome_of(
+    store: &RunStore,
+    spec: &RunSpec,
+    id: &CustomId,
+) -> Result<Option<(TaskOutcome, Option<String>)>, CoordinatorError> {
+    let mut outcomes = Outcomes::so_far(store, spec, &rounds::all(store).await?);
+    while let Some(last) = outcomes.next().await? {
+        if last.outcome.custom_id == *id {
+            return Ok(Some((last.outcome, last.archive)));
+        }
+    }
+    Ok(None)
 }

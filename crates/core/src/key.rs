@@ -93,6 +93,8 @@ pub enum SharedKey {
     Submitted(RunId),
     /// That the run has not ended; removed when it has.
     Active(RunId),
+    /// That the run is being deleted.
+    Deleting(RunId),
     /// Which run a submission became, by the key that its sender chose.
     Idempotency(Sha256Hex),
 }
@@ -115,6 +117,7 @@ impl fmt::Display for SharedKey {
         match self {
             Self::Submitted(run) => write!(f, "{}{run}", Self::SUBMITTED),
             Self::Active(run) => write!(f, "{}{run}", Self::ACTIVE),
+            Self::Deleting(run) => write!(f, "index/deleting/{run}"),
             Self::Idempotency(key) => write!(f, "index/idempotency/{key}"),
         }
     }

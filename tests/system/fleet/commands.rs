@@ -129,3 +129,68 @@ fn a_coordinator_killed_at_any_step_of_a_reopening_leaves_the_ended_run_or_the_o
         fleet.ends_whole(&run, 24);
     }
 }
+
+#[test]
+fn results_of_a_run_that_goes_on_are_downloaded_where_that_is_asked_for_and_completed_later() {
+    let fleet = Fleet::new();
+    let _coordinator = fleet.serve();
+    let run = {
+        let _worker = fleet.worker("one");
+        let run = fleet.submit(200);
+        fleet.until_done(&run, 16);
+        run
+    };
+    let refused = fleet.run(&["results", &run, "--to", "results"]).expect(75);
+    assert!(refused.stderr.contains("--partial"), "{}", refused.stderr);
+    let partial = fleet.run(&["results", &run, "--to", "results", "--partial", "--json"]).expect(0).json();
+    assert_eq!(partial["complete"], false, "{partial}");
+    let results = lines(&fleet.case.path("results/results.jsonl"));
+    assert!((8..200).contains(&results.len()), "{} results", results.len());
+    for result in &results {
+        let image = result["files"]["image"]["path"].as_str().unwrap();
+        assert!(fleet.case.path("results").join(image).is_file(), "{image} was not extracted");
+    }
+    let _worker = fleet.worker("two");
+    until("the run ends", || !fleet.status(&run)["summary"].is_null());
+    let all = fleet.run(&["results", &run, "--to", "results", "--json"]).expect(0).json();
+    assert_eq!(all["complete"], true, "{all}");
+    assert_eq!(lines(&fleet.case.path("results/results.jsonl")).len(), 200);
+}
+
+#[test]
+fn a_picture_of_a_fleet_is_made_again_from_its_record_with_the_same_bytes() {
+    let fleet = Fleet::new();
+    let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
+    let run = fleet.submit(8);
+    let synthetic = ["--engine", "synthetic", "--json"];
+    let replay = |id: &str| fleet.run(&[&["replay", &run, id][..], &synthetic].concat());
+    until("the run ends", || !fleet.status(&run)["summary"].is_null());
+    let again = replay("row-003").expect(0).json();
+    assert_eq!((&again["same"], &again["max_difference"]), (&true.into(), &0.into()), "{again}");
+    let none = replay("row-999").expect(42);
+    assert!(none.stderr.contains("no picture of row-999"), "{}", none.stderr);
+}
+
+#[test]
+fn a_deleted_run_leaves_nothing_whoever_dies_in_the_middle() {
+    let fleet = Fleet::new();
+    for point in ["delete.before-word", "delete.after-word", "delete.after-page"] {
+        let doomed = fleet.serve_with_fault(point);
+        let (run, _) = fleet.ends_with_failures(24);
+        fleet.ask(&format!("DELETE /v1/runs/{run}"), "");
+        until(point, || TcpStream::connect(&fleet.coordinator).is_err());
+        drop(doomed);
+        let folder = fleet.s3.folder();
+        let lies_there = |key: String| folder.join(key).exists();
+        let _coordinator = fleet.serve();
+        if point == "delete.before-word" {
+            assert!(!fleet.status(&run)["summary"].is_null());
+            fleet.run(&["delete", &run]).expect(0);
+        }
+        until("nothing of the run is left", || {
+            let index = ["submitted", "active", "deleting"].map(|kind| format!("index/{kind}/{run}"));
+            !index.into_iter().any(lies_there) && crate::case::tree(&folder.join("runs").join(&run)).is_empty()
+        });
+        assert_eq!(fleet.run(&["status", &run]).code, Some(42));
+    }
+}

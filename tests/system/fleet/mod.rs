@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::case::{Case, End, end, until};
 
 mod commands;
+mod doctor;
 mod outages;
 mod runs;
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
+use diorama_core::id::RunId;
 use diorama_core::key::{ObjectKey, SharedKey};
 use diorama_core::run::{Control, RunState};
 use futures::stream::{self, Stream};
@@ -13,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Problem, Shared};
+use crate::reopen::hand_over;
 use crate::status::{RunStatus, status};
 
 /// Between two looks for the stream of events.
@@ -94,6 +97,24 @@ pub(super) async fn change(
     let state = now.state.to(wanted).map_err(|illegal| Problem::conflict("illegal_transition", illegal.to_string()))?;
     store.write_json(&ObjectKey::Control, &Control { state, reason: None }).await?;
     Ok(Json(status(api.backends(), &store, &spec).await?))
+}
+
+/// Deletes a run that has ended, with everything that it made; uploaded references stay. For the role admin.
+#[utoipa::path(delete, path = "/v1/runs/{run}", tag = "runs", params(("run" = String, Path)),
+    responses((status = 202, description = "it is gone for everybody, and its objects are being removed"),
+              (status = 403, body = Problem), (status = 404, body = Problem),
+              (status = 409, description = "the run has not ended", body = Problem)))]
+pub(super) async fn delete(State(api): State<Shared>, Path(run): Path<String>) -> Result<StatusCode, Problem> {
+    let objects = &*api.backends().objects;
+    match api.run(&run).await {
+        Ok((store, spec)) => crate::delete::delete(&store, &spec.run).await?,
+        // Where whoever deleted it died in the middle, this is what was missing.
+        Err(problem) => match RunId::new(run) {
+            Ok(run) if crate::delete::is_under_way(objects, &run).await? => hand_over(objects, &run).await?,
+            _ => return Err(problem),
+        },
+    }
+    Ok(StatusCode::ACCEPTED)
 }
 
 /// Server-sent events: `status` with the run's status at once and whenever it changes, `end` when the run has ended.

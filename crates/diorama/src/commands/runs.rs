@@ -180,3 +180,16 @@ pub(crate) async fn change(action: &str, command: &OneRun, cli: &Cli) -> Result<
     }
     Ok(exit::DONE)
 }
+
+/// `diorama delete RUN`.
+pub(crate) async fn delete(command: &OneRun, cli: &Cli) -> Result<u8, Failure> {
+    let client = client(cli)?;
+    let path = format!("/v1/runs/{}", command.run);
+    client.send_again(|| client.request(Method::DELETE, &path)).await?;
+    if cli.json() {
+        output::line(&serde_json::json!({ "run": command.run, "state": "deleted" }).to_string());
+    } else {
+        output::line(&format!("{} is gone; its objects are being removed", command.run));
+    }
+    Ok(exit::DONE)
+}
