@@ -28,7 +28,8 @@ fn passes(point: &str, format: &str) -> bool {
     match point {
         "worker.after-half-of-the-files" => format == "files",
         "worker.after-archive" => format == "webdataset",
-        _ => true,
+        // Only runs of a coordinator are reopened and deleted: fleet/commands.rs.
+        _ => !point.starts_with("reopen.") && !point.starts_with("delete."),
     }
 }
 

@@ -15,4 +15,5 @@ mod manifests;
 #[cfg(feature = "engine")]
 mod model;
 mod references;
+mod replay;
 mod resume;

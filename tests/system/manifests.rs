@@ -105,6 +105,7 @@ fn what_is_no_manifest_is_refused_with_the_reason() {
         (b"".as_slice(), "empty_manifest"),
         (b"\xff\xfe{\0".as_slice(), "not_utf8"),
         (b"[1, 2]".as_slice(), "wrong_type"),
+        (b"\x1f\x8b\x08\0\0\0\0\0".as_slice(), "compressed"),
     ] {
         fs::write(case.path("rows.jsonl"), bytes).unwrap();
         let json = end(&mut case.run("out", &["--json"])).expect(42).json();

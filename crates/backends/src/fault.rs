@@ -28,6 +28,16 @@ pub const POINTS: &[&str] = &[
     "finalise.before-errors",
     "finalise.before-summary",
     "finalise.after-summary",
+    "reopen.before-word",
+    "reopen.after-word",
+    "reopen.after-inputs",
+    "reopen.after-round-complete",
+    "reopen.after-results",
+    "reopen.before-summary",
+    "reopen.after-summary",
+    "delete.before-word",
+    "delete.after-word",
+    "delete.after-page",
 ];
 
 /// Passes the point `name`; dies here where the test asked for it.

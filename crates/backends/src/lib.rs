@@ -9,6 +9,7 @@ use std::time::Duration;
 use diorama_core::key::ObjectKey;
 use diorama_core::marker::CommitMarker;
 
+pub mod diagnosis;
 pub mod fault;
 pub mod objects;
 pub mod progress;

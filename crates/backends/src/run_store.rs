@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diorama_core::id::ShardId;
+use diorama_core::id::{Round, ShardId};
 use diorama_core::key::{ObjectKey, RunRoot};
 use diorama_core::marker::CommitMarker;
+use diorama_core::round::RoundInfo;
 use diorama_core::run::{Control, ModelIdentity, RunSpec, RunState};
 use diorama_core::task::Task;
 use serde::Serialize;
@@ -67,6 +68,11 @@ impl RunStore {
         self.objects.put(&self.path(key), self.json(key, value)?).await
     }
 
+    /// Writes a JSON object only where there is none.
+    pub async fn write_json_once<T: Serialize + Sync>(&self, key: &ObjectKey, value: &T) -> Result<Put, ObjectError> {
+        self.objects.put_if_absent(&self.path(key), self.json(key, value)?).await
+    }
+
     /// Whether the object is there.
     pub async fn exists(&self, key: &ObjectKey) -> Result<bool, ObjectError> {
         Ok(self.objects.head(&self.path(key)).await?.is_some())
@@ -94,12 +100,27 @@ impl RunStore {
         if let Some(bound) = self.read_json(&key).await? {
             return Ok(bound);
         }
-        match self.objects.put_if_absent(&self.path(&key), self.json(&key, here)?).await? {
+        match self.write_json_once(&key, here).await? {
             Put::Created => Ok(here.clone()),
             Put::Exists => self.read_json(&key).await?.ok_or_else(|| {
                 ObjectError::damaged(self.path(&key), "the model that the run is bound to was there and is gone")
             }),
         }
+    }
+
+    /// That a round is complete; `None` before it is.
+    pub async fn round(&self, round: Round) -> Result<Option<RoundInfo>, ObjectError> {
+        self.read_json(&ObjectKey::RoundComplete(round)).await
+    }
+
+    /// The last round that a task of `round` may go into, which [`crate::progress::Counts::of`] asks for. Only rounds
+    /// of retries are looked up.
+    pub async fn last_round(&self, spec: &RunSpec, round: Round) -> Result<u32, ObjectError> {
+        if round.0 == 0 {
+            return Ok(spec.retry.max_rounds);
+        }
+        let info = self.round(round).await?;
+        Ok(info.map_or(spec.retry.max_rounds, |info| info.last_round(&spec.retry)))
     }
 
     /// A shard's tasks; `None` where the shard does not exist.
@@ -139,7 +160,7 @@ impl RunStore {
     pub async fn commit(&self, marker: CommitMarker) -> Result<CommitMarker, ObjectError> {
         let key = ObjectKey::Commit(marker.shard);
         let path = self.path(&key);
-        match self.objects.put_if_absent(&path, self.json(&key, &marker)?).await? {
+        match self.write_json_once(&key, &marker).await? {
             Put::Created => Ok(marker),
             Put::Exists => match self.marker(marker.shard).await? {
                 Some(winner) => Ok(winner),

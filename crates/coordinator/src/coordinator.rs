@@ -6,6 +6,7 @@ use std::time::Duration;
 use diorama_backends::Backends;
 use diorama_backends::run_store::RunStore;
 use diorama_core::key::ObjectKey;
+use diorama_core::round::RoundInfo;
 use diorama_core::run::{Control, RunSpec, RunState, RunSummary};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -15,7 +16,8 @@ use crate::error::CoordinatorError;
 use crate::finalise::finalise;
 use crate::pump::RoundEnd;
 use crate::reconcile::catch_up;
-use crate::rounds::{self, RoundInfo};
+use crate::reopen;
+use crate::rounds;
 use crate::share::Shares;
 use crate::watch::{Gauge, RunProgress};
 
@@ -81,7 +83,8 @@ impl Coordinator {
     /// the pool's queue meanwhile.
     pub async fn drive(&self, spec: &RunSpec, drain: &CancellationToken) -> Result<RunEnd, CoordinatorError> {
         if let Some(summary) = self.store.read_json::<RunSummary>(&ObjectKey::Summary).await? {
-            return Ok(ended(summary));
+            let Some(reopening) = reopen::asked(&self.store, &summary).await? else { return Ok(ended(summary)) };
+            reopen::carry_out(&self.store, spec, &*self.backends.progress, &summary, reopening).await?;
         }
         catch_up(&self.store, spec, &*self.backends.progress).await?;
         let mut gauge = Gauge::new();

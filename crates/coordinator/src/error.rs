@@ -1,9 +1,12 @@
 //! What ends the coordination of a run. Nothing of it loses what is committed.
 
+use std::collections::BTreeMap;
+
 use diorama_backends::objects::ObjectError;
 use diorama_backends::progress::ProgressError;
 use diorama_backends::queue::QueueError;
 use diorama_core::id::ShardId;
+use diorama_core::run::RunState;
 
 /// Any error of the code that gives tasks.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,6 +44,20 @@ pub enum CoordinatorError {
         /// Tasks that came.
         found: u64,
     },
+    /// What is possible with an ended run only was asked of another one.
+    #[error("the run is {state} and has not ended; it can be {wanted} when it has")]
+    NotEnded {
+        /// Its state.
+        state: RunState,
+        /// What was asked for: `tried again`, `deleted`.
+        wanted: &'static str,
+    },
+    /// Failed tasks were meant that the run does not have.
+    #[error("no task of this run failed like that; {}", failed_like(.failures))]
+    NothingFailed {
+        /// Its failed tasks by code.
+        failures: BTreeMap<String, u64>,
+    },
     /// A shard that no worker can run.
     #[error(
         "shard {shard} cannot be run: {problem}; the run cannot end. Restore the file from a copy, or start in a \
@@ -61,7 +78,17 @@ impl CoordinatorError {
             Self::Objects(error) => error.may_pass_later(),
             Self::Queue(error) => error.is_retryable(),
             Self::Progress(_) => true,
-            Self::Differs { .. } | Self::Tasks(_) | Self::TaskCount { .. } | Self::Unusable { .. } => false,
+            Self::Differs { .. }
+            | Self::Tasks(_)
+            | Self::TaskCount { .. }
+            | Self::NotEnded { .. }
+            | Self::NothingFailed { .. }
+            | Self::Unusable { .. } => false,
         }
     }
+}
+
+fn failed_like(failures: &BTreeMap<String, u64>) -> String {
+    let failures: Vec<_> = failures.iter().map(|(code, count)| format!("{count} failed as {code}")).collect();
+    if failures.is_empty() { "none failed".to_owned() } else { failures.join(", ") }
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use diorama_backends::fault;
 use diorama_backends::objects::{ObjectError, list_all};
 use diorama_backends::run_store::RunStore;
+use diorama_core::id::{Round, ShardId};
 use diorama_core::key::ObjectKey;
 use diorama_core::manifest::ManifestIssue;
 use diorama_core::outcome::{Outcome, TaskOutcome};
@@ -50,7 +51,7 @@ pub async fn finalise(
 ) -> Result<RunSummary, CoordinatorError> {
     let rounds = rounds::all(store).await?;
     let last_round = rounds.last().map_or(0, |round| round.round.0);
-    let mut outcomes = Outcomes::new(store, &rounds);
+    let mut outcomes = Outcomes::new(store, spec, &rounds);
     let mut results = LocalFile::create(scratch).await?;
     let mut errors = LocalFile::create(scratch).await?;
     let (mut done, mut failed, mut failures) = (0, 0, BTreeMap::new());
@@ -83,7 +84,7 @@ pub async fn finalise(
         invalid_rows: spec.invalid_rows,
         failures,
         rounds: last_round,
-        shards: outcomes.totals.shards,
+        shards: outcomes.totals.counts.shards,
         device_seconds: outcomes.totals.device_seconds,
         wall_seconds,
         pictures_per_second: if wall_seconds > 0.0 { done as f64 / wall_seconds } else { 0.0 },
@@ -92,11 +93,52 @@ pub async fn finalise(
     results.put(store, &ObjectKey::Results).await?;
     fault::point("finalise.before-errors");
     errors.put(store, &ObjectKey::Errors).await?;
-    sweep(store, &outcomes.totals.archives).await?;
+    sweep(store, last_round, &outcomes.totals.archives).await?;
     fault::point("finalise.before-summary");
+    if store.exists(&ObjectKey::Reopened(Round(last_round + 1))).await? {
+        return Err(rounds::goes_on_since(store).into());
+    }
     store.write_json(&ObjectKey::Summary, &summary).await?;
     fault::point("finalise.after-summary");
     Ok(summary)
+}
+
+/// The lines of `results.jsonl` or `errors.jsonl` of a run that has not ended, as far as they are certain.
+pub(crate) struct Lines {
+    outcomes: Outcomes,
+    results: bool,
+    invalid: std::vec::IntoIter<ManifestIssue>,
+}
+
+impl Lines {
+    pub(crate) async fn so_far(store: &RunStore, spec: &RunSpec, results: bool) -> Result<Self, CoordinatorError> {
+        let outcomes = Outcomes::so_far(store, spec, &rounds::all(store).await?);
+        let invalid = if results { Vec::new() } else { invalid_rows(store).await? };
+        Ok(Self { outcomes, results, invalid: invalid.into_iter() })
+    }
+
+    /// Adds the next line, or passes over a task that has none; false at the end.
+    pub(crate) async fn next(&mut self, to: &mut Vec<u8>) -> Result<bool, CoordinatorError> {
+        let Some(last) = self.outcomes.next().await? else {
+            let Some(issue) = self.invalid.next() else { return Ok(false) };
+            add_line(to, &InvalidLine { status: "invalid", issue: &issue });
+            return Ok(true);
+        };
+        match &last.outcome.outcome {
+            Outcome::Done { .. } if self.results => {
+                add_line(to, &ResultLine { outcome: &last.outcome, archive: last.archive.as_deref() });
+            }
+            Outcome::Failed(_) if !self.results && !self.outcomes.is_pending(&last) => add_line(to, &last.outcome),
+            Outcome::Done { .. } | Outcome::Failed(_) => {}
+        }
+        Ok(true)
+    }
+}
+
+/// These types have string keys and no maps that could fail.
+fn add_line<T: Serialize>(to: &mut Vec<u8>, value: &T) {
+    to.extend(serde_json::to_vec(value).unwrap_or_default());
+    to.push(b'\n');
 }
 
 async fn invalid_rows(store: &RunStore) -> Result<Vec<ManifestIssue>, CoordinatorError> {
@@ -108,16 +150,18 @@ async fn invalid_rows(store: &RunStore) -> Result<Vec<ManifestIssue>, Coordinato
     })
 }
 
-/// Removes archives that no marker names and journals that nobody will read.
-async fn sweep(store: &RunStore, named: &HashSet<String>) -> Result<(), CoordinatorError> {
+/// Removes archives that no marker names and journals that nobody will read. Those of later rounds are another
+/// coordinator's, which has seen the run go on since.
+async fn sweep(store: &RunStore, last_round: u32, named: &HashSet<String>) -> Result<(), CoordinatorError> {
     let named: HashSet<String> = named.iter().map(|key| store.relative(key)).collect();
-    for archive in list_all(store.objects(), &store.relative("shards/")).await? {
-        if !named.contains(&archive.key) {
-            store.objects().delete(&archive.key).await?;
+    for folder in ["shards/", "journal/"] {
+        for object in list_all(store.objects(), &store.relative(folder)).await? {
+            let name = object.key.rsplit_once('/').and_then(|(_, name)| name.split('.').next());
+            let shard = name.and_then(|name| name.parse::<ShardId>().ok());
+            if !named.contains(&object.key) && shard.is_none_or(|shard| shard.round.0 <= last_round) {
+                store.objects().delete(&object.key).await?;
+            }
         }
-    }
-    for journal in list_all(store.objects(), &store.relative("journal/")).await? {
-        store.objects().delete(&journal.key).await?;
     }
     Ok(())
 }

@@ -5,12 +5,14 @@
 
 pub mod api;
 mod coordinator;
+mod delete;
 mod error;
 mod finalise;
 pub mod manifest;
 mod outcomes;
 mod pump;
 mod reconcile;
+mod reopen;
 mod rounds;
 mod service;
 mod share;
@@ -24,8 +26,9 @@ mod watch;
 pub use coordinator::{Coordinator, CoordinatorConfig, RunEnd};
 pub use error::{BoxError, CoordinatorError};
 pub use finalise::finalise;
+pub use outcomes::outcome_of;
 pub use reconcile::reconcile;
-pub use rounds::RoundInfo;
+pub use reopen::{ending, reopen};
 pub use service::{Service, ServiceConfig};
 pub use share::Shares;
 pub use status::{RunStatus, status};

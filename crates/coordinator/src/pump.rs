@@ -15,6 +15,7 @@ use diorama_core::key::{ObjectKey, RunRoot};
 use diorama_core::marker::CommitMarker;
 use diorama_core::message::ShardMessage;
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
+use diorama_core::round::RoundInfo;
 use diorama_core::run::{Control, RunSpec, RunState};
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
@@ -24,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 use crate::coordinator::Coordinator;
 use crate::error::CoordinatorError;
 use crate::reconcile::catch_up;
-use crate::rounds::RoundInfo;
 use crate::share::Share;
 use crate::watch::Gauge;
 
@@ -337,7 +337,7 @@ impl Coordinator {
             device_seconds: 0.0,
         };
         let winner = self.backends.commit(store, marker).await?;
-        let counts = Counts::of(&winner, spec.retry.max_rounds);
+        let counts = Counts::of(&winner, store.last_round(spec, shard.round).await?);
         self.backends.progress.commit(&spec.run, shard, counts, &failures(&winner)).await?;
         Ok(())
     }
@@ -352,7 +352,7 @@ impl Coordinator {
     ) -> Result<Counts, CoordinatorError> {
         let counts = self.backends.progress.counts(&spec.run).await?;
         let holders = self.backends.progress.holders(&spec.run).await?;
-        let now = gauge.read(Instant::now(), spec, state, round.round, counts, &holders);
+        let now = gauge.read(Instant::now(), spec, state, round, counts, &holders);
         self.watchers.send_if_modified(|last| {
             let changed = *last != now;
             *last = now;

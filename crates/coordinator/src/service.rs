@@ -18,8 +18,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::{Coordinator, CoordinatorConfig, RunEnd};
+use crate::delete;
 use crate::error::CoordinatorError;
 use crate::reconcile::catch_up;
+use crate::reopen::{ending, hand_over};
 use crate::submit::is_submitted;
 use crate::watch::RunProgress;
 
@@ -126,7 +128,8 @@ impl Service {
                 continue;
             }
             let store = RunStore::new(self.backends.objects.clone(), RunRoot::Shared(run.clone()));
-            if !store.exists(&ObjectKey::RoundComplete(diorama_core::id::Round(0))).await? {
+            let submitted = store.exists(&ObjectKey::RoundComplete(diorama_core::id::Round(0))).await?;
+            if !submitted && !delete::is_under_way(&*self.backends.objects, &run).await? {
                 continue; // Its submission is under way, or was cut off and is its sender's to repeat.
             }
             let token = stop.child_token();
@@ -191,6 +194,9 @@ async fn drive(
     run: &RunId,
     stop: &CancellationToken,
 ) -> Result<(), CoordinatorError> {
+    if delete::is_under_way(&*backends.objects, run).await? {
+        return delete::carry_out(backends, store, run).await;
+    }
     let spec = store.spec().await?;
     let Some(spec) = spec.filter(|spec| spec.run == *run) else {
         let problem = "run.json is gone or speaks of another run";
@@ -207,6 +213,11 @@ async fn drive(
             catch_up(store, &spec, &*backends.progress).await?;
             backends.objects.delete(&SharedKey::Active(run.clone()).to_string()).await?;
             backends.progress.expire(run, REMEMBER_ENDED).await?;
+            // Whoever reopened or deleted it meanwhile put it on the list before we struck it off.
+            let goes_on = store.exists(&ObjectKey::Spec).await? && ending(store).await?.is_none();
+            if goes_on || delete::is_under_way(&*backends.objects, run).await? {
+                hand_over(&*backends.objects, run).await?;
+            }
             Ok(())
         }
     }

@@ -4,13 +4,15 @@ use diorama_backends::Backends;
 use diorama_backends::progress::{ProgressError, THROUGHPUT_SECONDS, Throughput};
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{Pool, RunId};
-use diorama_core::key::ObjectKey;
+use diorama_core::round::RoundInfo;
 use diorama_core::run::{RunSpec, RunState, RunSummary};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CoordinatorError;
+use crate::reopen::ending;
 use crate::rounds;
+use crate::watch::retrying;
 
 /// The rate is taken over this many seconds.
 const RATE_SECONDS: i64 = 60;
@@ -77,7 +79,7 @@ pub async fn status(backends: &Backends, store: &RunStore, spec: &RunSpec) -> Re
         eta_seconds: None,
         summary: None,
     };
-    if let Some(summary) = store.read_json::<RunSummary>(&ObjectKey::Summary).await? {
+    if let Some(summary) = ending(store).await? {
         status.state = summary.state;
         (status.done, status.failed, status.round) = (summary.done, summary.failed, summary.rounds);
         status.summary = Some(summary);
@@ -85,22 +87,24 @@ pub async fn status(backends: &Backends, store: &RunStore, spec: &RunSpec) -> Re
     }
     let control = store.control().await?;
     (status.state, status.reason) = (control.state, control.reason);
-    status.round = rounds::all(store).await?.last().map_or(0, |round| round.round.0);
-    live(backends, &mut status).await?;
+    if let Some(round) = rounds::all(store).await?.pop() {
+        status.round = round.round.0;
+        live(backends, &mut status, &round).await?;
+    }
     Ok(status)
 }
 
-async fn live(backends: &Backends, status: &mut RunStatus) -> Result<(), ProgressError> {
+async fn live(backends: &Backends, status: &mut RunStatus, round: &RoundInfo) -> Result<(), ProgressError> {
     let (progress, run) = (&backends.progress, &status.run);
     let (counts, holders) = (progress.counts(run).await?, progress.holders(run).await?);
     let throughput = progress.throughput(run).await?;
     status.done = counts.done;
     status.in_work = holders.iter().map(|(_, holder)| holder.done).sum();
-    status.failed = counts.failed;
-    status.retrying = status.tasks.saturating_sub(counts.done + counts.failed).min(counts.retrying);
+    status.failed = round.failed(counts.failed);
+    let left = status.tasks.saturating_sub(counts.done + status.failed);
+    status.retrying = retrying(left, counts, round);
     status.shards_running = holders.len() as u64;
     status.pictures_per_second = rate(&throughput, Timestamp::now().as_second());
-    let left = status.tasks.saturating_sub(counts.done + counts.failed);
     status.eta_seconds = status.pictures_per_second.map(|rate| left as f64 / rate);
     Ok(())
 }

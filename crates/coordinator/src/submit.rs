@@ -7,13 +7,13 @@ use diorama_backends::run_store::RunStore;
 use diorama_core::id::{Round, ShardId};
 use diorama_core::key::ObjectKey;
 use diorama_core::manifest::ManifestIssue;
+use diorama_core::round::RoundInfo;
 use diorama_core::run::RunSpec;
 use diorama_core::task::Task;
 use jiff::Timestamp;
 use tokio::task::{JoinError, JoinSet};
 
 use crate::error::{BoxError, CoordinatorError};
-use crate::rounds::RoundInfo;
 
 /// Input shards that are written at a time.
 const WRITING: usize = 16;
@@ -48,7 +48,7 @@ pub async fn submit(store: &RunStore, submission: Submission) -> Result<RunSpec,
     store.objects().put(&store.path(&ObjectKey::InvalidRows), invalid).await?;
     write_inputs(store, &spec, submission.tasks).await?;
     fault::point("submit.after-inputs");
-    let round = RoundInfo { round: Round(0), shards: spec.shards(), tasks: spec.tasks, not_before: Timestamp::now() };
+    let round = RoundInfo::first(spec.shards(), spec.tasks, Timestamp::now());
     store.write_json(&ObjectKey::RoundComplete(Round(0)), &round).await?;
     fault::point("submit.after-round-complete");
     Ok(spec)

@@ -75,32 +75,32 @@ fn task(index: u64) -> Task {
     }
 }
 
-fn submission(spec: &RunSpec) -> Submission {
+pub(crate) fn submission(spec: &RunSpec) -> Submission {
     let tasks = (0..spec.tasks).map(|index| Ok(task(index)));
     Submission { spec: spec.clone(), tasks: Box::new(tasks), invalid: Vec::new() }
 }
 
 /// Decides about a task in a round.
-type Decide = Arc<dyn Fn(u64, u32) -> Outcome + Send + Sync>;
+pub(crate) type Decide = Arc<dyn Fn(u64, u32) -> Outcome + Send + Sync>;
 
-fn done() -> Outcome {
+pub(crate) fn done() -> Outcome {
     Outcome::Done { files: [].into(), mask_coverage: None, scores: [].into(), warnings: Vec::new() }
 }
 
-fn failed(retryable: bool) -> Outcome {
+pub(crate) fn failed(retryable: bool) -> Outcome {
     let error = TaskError { code: ErrorCode::ModelError, message: "busy".to_owned(), retryable };
     Outcome::Failed(error)
 }
 
-struct Bench {
+pub(crate) struct Bench {
     folder: tempfile::TempDir,
-    backends: Backends,
-    store: RunStore,
+    pub(crate) backends: Backends,
+    pub(crate) store: RunStore,
     published_at_once: Arc<AtomicU32>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let objects = FolderObjects::open(folder.path()).unwrap();
         let backends = Backends {
@@ -113,11 +113,14 @@ impl Bench {
         Self { folder, backends, store, published_at_once: Arc::default() }
     }
 
-    fn scratch(&self) -> &Path {
+    pub(crate) fn scratch(&self) -> &Path {
         self.folder.path()
     }
 
-    fn coordinator(&self, config: impl FnOnce(&mut CoordinatorConfig)) -> (Coordinator, watch::Receiver<RunProgress>) {
+    pub(crate) fn coordinator(
+        &self,
+        config: impl FnOnce(&mut CoordinatorConfig),
+    ) -> (Coordinator, watch::Receiver<RunProgress>) {
         let (sender, receiver) = watch::channel(RunProgress::start(0));
         let mut with = CoordinatorConfig::new(self.scratch().to_owned());
         with.poll = Duration::from_millis(1);
@@ -139,26 +142,26 @@ impl Bench {
                 let shard = delivery.message.shard;
                 commit(&store, &spec, shard, &decide).await;
                 let marker = store.marker(shard).await.unwrap().unwrap();
-                let counts = Counts::of(&marker, spec.retry.max_rounds);
+                let counts = Counts::of(&marker, store.last_round(&spec, shard.round).await.unwrap());
                 backends.progress.commit(&spec.run, shard, counts, &[]).await.unwrap();
                 delivery.settle(Settlement::Ack).await.unwrap();
             }
         }))
     }
 
-    async fn drive(&self, spec: &RunSpec, decide: Decide) -> RunEnd {
+    pub(crate) async fn drive(&self, spec: &RunSpec, decide: Decide) -> RunEnd {
         let _worker = self.worker(spec, decide);
         let (coordinator, _) = self.coordinator(|_| ());
         within(coordinator.drive(spec, &CancellationToken::new())).await.unwrap()
     }
 
-    fn lines(&self, name: &str) -> Vec<Value> {
+    pub(crate) fn lines(&self, name: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder.path().join(name)).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-async fn commit(store: &RunStore, spec: &RunSpec, shard: ShardId, decide: &Decide) {
+pub(crate) async fn commit(store: &RunStore, spec: &RunSpec, shard: ShardId, decide: &Decide) {
     let tasks = store.input(shard).await.unwrap().expect("a published shard has its input");
     let outcome = |task: &Task| TaskOutcome {
         task: task.index,
@@ -181,11 +184,11 @@ async fn commit(store: &RunStore, spec: &RunSpec, shard: ShardId, decide: &Decid
     store.commit(marker).await.unwrap();
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), future).await.expect("the run ends")
 }
 
-fn indices(lines: &[Value]) -> Vec<u64> {
+pub(crate) fn indices(lines: &[Value]) -> Vec<u64> {
     lines.iter().map(|line| line["task"].as_u64().unwrap()).collect()
 }
 

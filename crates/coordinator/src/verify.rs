@@ -15,6 +15,7 @@ use diorama_core::key::ObjectKey;
 use diorama_core::marker::{ArchiveRef, CommitMarker};
 use diorama_core::message::ShardMessage;
 use diorama_core::outcome::{FileRef, Outcome};
+use diorama_core::round::RoundInfo;
 use diorama_core::run::{RunSpec, RunSummary};
 use futures::{StreamExt, stream};
 use serde::Serialize;
@@ -23,8 +24,9 @@ use tokio_util::io::SyncIoBridge;
 
 use crate::error::CoordinatorError;
 use crate::outcomes::Outcomes;
-use crate::reconcile::reconcile;
-use crate::rounds::{self, RoundInfo};
+use crate::reconcile::rebuild;
+use crate::reopen::ending;
+use crate::rounds;
 
 /// Shards that are read at a time.
 const AT_ONCE: usize = 8;
@@ -93,7 +95,7 @@ pub async fn verify(
     repair: bool,
 ) -> Result<Verification, CoordinatorError> {
     let mut found = Verification { tasks: spec.tasks, ..Verification::default() };
-    let summary = store.read_json::<RunSummary>(&ObjectKey::Summary).await?;
+    let summary = ending(store).await?;
     found.ended = summary.is_some();
     let rounds = rounds::all(store).await?;
     if rounds.is_empty() {
@@ -116,7 +118,7 @@ pub async fn verify(
             checked.problems.into_iter().for_each(|problem| found.problem(problem));
             match checked.marker {
                 Some(marker) => {
-                    counts = counts.plus(Counts::of(&marker, spec.retry.max_rounds));
+                    counts = counts.plus(Counts::of(&marker, round.last_round(&spec.retry)));
                     named.extend(marker.archive.map(|archive| store.relative(&archive.key)));
                 }
                 None => missing.push(checked.shard),
@@ -125,8 +127,11 @@ pub async fn verify(
     }
     found.uncommitted = missing.len() as u64;
     match &summary {
-        Some(summary) => ended(store, &rounds, summary, &missing, &mut found).await?,
-        None => (found.done, found.failed) = (counts.done, counts.failed),
+        Some(summary) => ended(store, spec, &rounds, summary, &missing, &mut found).await?,
+        None => {
+            found.done = counts.done;
+            found.failed = rounds.last().map_or(0, |round| round.failed(counts.failed));
+        }
     }
     counters(backends, store, spec, counts, repair, &mut found).await?;
     if repair && summary.is_none() {
@@ -145,6 +150,7 @@ pub async fn verify(
 /// An ended run: no shard may lack its marker, and the final files say what the markers say.
 async fn ended(
     store: &RunStore,
+    spec: &RunSpec,
     rounds: &[RoundInfo],
     summary: &RunSummary,
     missing: &[ShardId],
@@ -156,7 +162,7 @@ async fn ended(
     if !missing.is_empty() {
         return Ok(());
     }
-    let mut outcomes = Outcomes::new(store, rounds);
+    let mut outcomes = Outcomes::new(store, spec, rounds);
     let (mut next, mut done, mut failed) = (0, 0, 0);
     while let Some(last) = outcomes.next().await? {
         if last.outcome.task.0 != next {
@@ -204,7 +210,7 @@ async fn counters(
         return Ok(());
     }
     if repair {
-        let now = reconcile(store, spec, &*backends.progress).await?;
+        let now = rebuild(store, spec, &*backends.progress).await?;
         found.repaired.push(format!("the counters were rebuilt: {said:?} became {now:?}"));
     } else {
         found.problem(format!("the counters say {said:?}, the markers {counts:?}; --repair rebuilds them"));

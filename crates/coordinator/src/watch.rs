@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use diorama_backends::progress::{Counts, Holder};
 use diorama_core::id::{Round, ShardId};
+use diorama_core::round::RoundInfo;
 use diorama_core::run::{RunSpec, RunState};
 use tokio::time::Instant;
 
@@ -66,7 +67,7 @@ impl Gauge {
         now: Instant,
         spec: &RunSpec,
         state: RunState,
-        round: Round,
+        round: &RoundInfo,
         counts: Counts,
         holders: &[(ShardId, Holder)],
     ) -> RunProgress {
@@ -81,19 +82,26 @@ impl Gauge {
             let seconds = now.duration_since(*since).as_secs_f64();
             (done > *at_first && seconds > 0.0).then(|| (done - at_first) as f64 / seconds)
         });
-        let left = spec.tasks.saturating_sub(done + counts.failed);
+        let failed = round.failed(counts.failed);
+        let left = spec.tasks.saturating_sub(done + failed);
         RunProgress {
             state,
-            round,
+            round: round.round,
             total: spec.tasks,
             done,
-            failed: counts.failed,
-            retrying: spec.tasks.saturating_sub(counts.done + counts.failed).min(counts.retrying),
+            failed,
+            retrying: retrying(spec.tasks.saturating_sub(counts.done + failed), counts, round),
             shards_running: holders.len() as u64,
             pictures_per_second: rate,
             eta: rate.map(|rate| Duration::from_secs_f64((left as f64 / rate).min(1e9))),
         }
     }
+}
+
+/// Of the tasks that have no outcome for good yet, `left`, those that failed before: of a round that reopened the run
+/// or came after it, all.
+pub(crate) fn retrying(left: u64, counts: Counts, round: &RoundInfo) -> u64 {
+    if round.budget.0 > 0 { left } else { left.min(counts.retrying) }
 }
 
 #[cfg(test)]
@@ -105,9 +113,10 @@ mod tests {
     fn the_rate_is_that_of_the_last_minute_and_tells_when_the_rest_is_done() {
         let (spec, start) = (spec(1000, 10), Instant::now());
         let mut gauge = Gauge::new();
+        let round = RoundInfo::first(100, 1000, jiff::Timestamp::UNIX_EPOCH);
         let mut read = |second, done| {
             let counts = Counts { done, ..Counts::default() };
-            gauge.read(start + Duration::from_secs(second), &spec, RunState::Running, Round(0), counts, &[])
+            gauge.read(start + Duration::from_secs(second), &spec, RunState::Running, &round, counts, &[])
         };
         assert_eq!(read(0, 0).pictures_per_second, None);
         // One a second at first, then three.

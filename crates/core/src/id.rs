@@ -141,7 +141,7 @@ impl fmt::Display for TaskIndex {
 }
 
 /// Round 0 is the manifest; a later round holds shards of the tasks that failed and may be tried again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Round(pub u32);
 

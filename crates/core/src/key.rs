@@ -25,6 +25,8 @@ pub enum ObjectKey {
     InvalidRows,
     /// That every shard of a round is there, with their number.
     RoundComplete(crate::id::Round),
+    /// That the run, which had ended before this round, goes on with it.
+    Reopened(crate::id::Round),
     /// One attempt's archive.
     Archive(ShardId, AttemptId),
     /// One file of a picture in files format: `folder/{custom_id}{suffix}`.
@@ -68,6 +70,7 @@ impl fmt::Display for ObjectKey {
             Self::Input(shard) => write!(f, "input/{shard}.jsonl"),
             Self::InvalidRows => f.write_str("input/invalid.jsonl"),
             Self::RoundComplete(round) => write!(f, "input/r{}.complete.json", round.0),
+            Self::Reopened(round) => write!(f, "input/r{}.reopened.json", round.0),
             Self::Archive(shard, attempt) => write!(f, "shards/{shard}.{attempt}.tar"),
             Self::File(folder, id, suffix) => write!(f, "{folder}/{id}{suffix}"),
             Self::Commit(shard) => write!(f, "commits/{shard}.json"),
@@ -90,6 +93,8 @@ pub enum SharedKey {
     Submitted(RunId),
     /// That the run has not ended; removed when it has.
     Active(RunId),
+    /// That the run is being deleted.
+    Deleting(RunId),
     /// Which run a submission became, by the key that its sender chose.
     Idempotency(Sha256Hex),
 }
@@ -112,6 +117,7 @@ impl fmt::Display for SharedKey {
         match self {
             Self::Submitted(run) => write!(f, "{}{run}", Self::SUBMITTED),
             Self::Active(run) => write!(f, "{}{run}", Self::ACTIVE),
+            Self::Deleting(run) => write!(f, "index/deleting/{run}"),
             Self::Idempotency(key) => write!(f, "index/idempotency/{key}"),
         }
     }

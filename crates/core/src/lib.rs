@@ -13,6 +13,7 @@ pub mod outcome;
 pub mod picture;
 pub mod record;
 pub mod retry;
+pub mod round;
 pub mod run;
 pub mod settings;
 pub mod task;

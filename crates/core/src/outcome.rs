@@ -15,6 +15,9 @@ macro_rules! codes {
         pub enum ErrorCode { $($(#[$doc])* $name),* }
 
         impl ErrorCode {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
             /// The code as it is written in files.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text),* }
@@ -55,6 +58,16 @@ codes! {
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for ErrorCode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Self::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>().join(", ");
+        let code = Self::ALL.iter().find(|code| code.as_str() == text);
+        code.copied().ok_or_else(|| format!("{text:?} is no error code; they are {}", known()))
     }
 }
 
@@ -136,9 +149,11 @@ mod tests {
 
     #[test]
     fn the_written_code_is_the_serde_name() {
-        for code in [ErrorCode::ReferenceUnreadable, ErrorCode::NoSubject, ErrorCode::NonFiniteLatents] {
+        for code in ErrorCode::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+            assert_eq!(code.as_str().parse::<ErrorCode>(), Ok(*code));
         }
+        assert!("posion".parse::<ErrorCode>().unwrap_err().starts_with("\"posion\" is no error code; they are refer"));
     }
 
     #[test]

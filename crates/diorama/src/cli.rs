@@ -53,13 +53,19 @@ pub(crate) enum Command {
     Resume(OneRun),
     /// Ends a run; what is committed is kept, the rest is recorded as cancelled
     Cancel(OneRun),
+    /// Tries failed tasks of an ended run again, cancelled ones too
+    Retry(Retry),
+    /// Deletes a run that has ended, with everything that it made; for tokens of the role admin
+    Delete(OneRun),
     /// Downloads what a run made; the same command again goes on where it stopped
     Results(Results),
+    /// Makes one picture again from its record and compares the bytes: 0 the same, 3 others
+    Replay(Replay),
     /// Proves that a run is whole: one outcome a task, every digest, counters against markers
     Verify(Verify),
     /// Rebuilds a run's counters in Redis from its commit markers
     Reconcile(OneRunOnServices),
-    /// Checks libtorch, the device, the model and the output folder, and says what to do
+    /// Checks libtorch, the device, the model, the output folder and the services that are named, and says what to do
     Doctor(Doctor),
     /// Prints every setting in force and where it came from
     Config(ShowConfig),
@@ -133,6 +139,10 @@ pub(crate) struct Doctor {
     pub(crate) json: bool,
     #[command(flatten)]
     engine: EngineFlags,
+    #[command(flatten)]
+    services: ServiceFlags,
+    #[command(flatten)]
+    coordinator: CoordinatorFlags,
 }
 
 #[derive(Debug, Args)]
@@ -220,15 +230,62 @@ pub(crate) struct OneRun {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Retry {
+    /// The run
+    pub(crate) run: String,
+    /// Only tasks that failed like this: code=poison,out_of_memory or retryable=true; all that is given must fit
+    #[arg(long = "where", value_name = "KEY=VALUE")]
+    pub(crate) conditions: Vec<String>,
+    /// Follows the run to its end
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Prints the run's status as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    client: ClientFlags,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Results {
     /// The run
     pub(crate) run: String,
     /// The folder for the files
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,
+    /// Of a run that has not ended, what is committed so far
+    #[arg(long)]
+    pub(crate) partial: bool,
     /// Prints what was downloaded as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    client: ClientFlags,
+}
+
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct Replay {
+    /// The run, of a coordinator
+    #[arg(conflicts_with = "out")]
+    pub(crate) run: Option<String>,
+    /// The picture
+    #[arg(required = true)]
+    pub(crate) custom_id: String,
+    /// The folder of `diorama run`, in the place of a run
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// The reference, where the one that the record names is elsewhere by now
+    #[arg(long, value_name = "FILE")]
+    pub(crate) reference: Option<PathBuf>,
+    /// Writes the new picture there
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+    /// Prints the comparison as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineFlags,
     #[command(flatten)]
     client: ClientFlags,
 }
@@ -377,6 +434,16 @@ flags! {
 }
 
 flags! {
+    /// Which coordinator, beside services that have certificates of their own.
+    CoordinatorFlags under "Coordinator" {
+        /// Its address
+        coordinator: "URL",
+        /// A file that holds the token for it (or DIORAMA_TOKEN)
+        token_file: "FILE",
+    }
+}
+
+flags! {
     /// Which coordinator.
     ClientFlags under "Coordinator" {
         /// Its address
@@ -475,9 +542,13 @@ impl Cli {
             Command::Report(_) | Command::Serve(_) | Command::Worker(_) => false,
             Command::Submit(command) => command.json,
             Command::Status(command) => command.json,
-            Command::Watch(command) | Command::Pause(command) | Command::Resume(command) | Command::Cancel(command) => {
-                command.json
-            }
+            Command::Watch(command)
+            | Command::Pause(command)
+            | Command::Resume(command)
+            | Command::Cancel(command)
+            | Command::Delete(command) => command.json,
+            Command::Retry(command) => command.json,
+            Command::Replay(command) => command.json,
             Command::Results(command) => command.json,
             Command::Verify(command) => command.run.json,
             Command::Reconcile(command) => command.json,
@@ -496,7 +567,9 @@ impl Cli {
                 [run, references, command.method.pairs(), command.engine.pairs()].concat()
             }
             Command::Config(command) => [command.run.pairs(), command.method.pairs(), command.engine.pairs()].concat(),
-            Command::Doctor(command) => command.engine.pairs(),
+            Command::Doctor(command) => {
+                [command.engine.pairs(), command.services.pairs(), command.coordinator.pairs()].concat()
+            }
             Command::Report(_) => Vec::new(),
             Command::Serve(command) => [command.serve.pairs(), command.services.pairs()].concat(),
             Command::Worker(command) => {
@@ -509,9 +582,13 @@ impl Cli {
                 [command.run.pairs(), command.method.pairs(), command.client.pairs(), own].concat()
             }
             Command::Status(command) => command.client.pairs(),
-            Command::Watch(command) | Command::Pause(command) | Command::Resume(command) | Command::Cancel(command) => {
-                command.client.pairs()
-            }
+            Command::Watch(command)
+            | Command::Pause(command)
+            | Command::Resume(command)
+            | Command::Cancel(command)
+            | Command::Delete(command) => command.client.pairs(),
+            Command::Retry(command) => command.client.pairs(),
+            Command::Replay(command) => [command.engine.pairs(), command.client.pairs()].concat(),
             Command::Results(command) => command.client.pairs(),
             Command::Verify(command) => command.run.services.pairs(),
             Command::Reconcile(command) => command.services.pairs(),

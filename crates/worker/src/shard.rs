@@ -425,8 +425,12 @@ impl Worker {
     /// The progress service may be away: it is rebuilt from the markers, so the shard is done all the same.
     async fn tell_progress(&self, spec: &RunSpec, marker: &CommitMarker) {
         let progress = &self.backends.progress;
-        let counts = Counts::of(marker, spec.retry.max_rounds);
-        if let Err(error) = progress.commit(&spec.run, marker.shard, counts, &failures(marker)).await {
+        let told = async {
+            let counts = Counts::of(marker, self.store(&spec.run).last_round(spec, marker.shard.round).await?);
+            progress.commit(&spec.run, marker.shard, counts, &failures(marker)).await?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+        };
+        if let Err(error) = told.await {
             tracing::warn!(%error, shard = %marker.shard, "the progress service does not know that the shard is done");
         }
     }

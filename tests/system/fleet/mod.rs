@@ -13,6 +13,8 @@ use serde_json::Value;
 
 use crate::case::{Case, End, end, until};
 
+mod commands;
+mod doctor;
 mod outages;
 mod references;
 mod runs;

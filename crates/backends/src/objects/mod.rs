@@ -13,6 +13,7 @@ use tokio::io::AsyncRead;
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "a suite panics where a guarantee is broken")]
 pub mod conformance;
+pub mod diagnose;
 pub mod embedded;
 mod error;
 #[cfg(any(test, feature = "testing"))]

@@ -42,13 +42,14 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// What a marker adds. A failure counts as `retrying` where it may be tried again and there is a next round.
-    pub fn of(marker: &CommitMarker, max_rounds: u32) -> Self {
+    /// What a marker adds. A failure counts as `retrying` where it may be tried again and its round is not the last one
+    /// that it may go into.
+    pub fn of(marker: &CommitMarker, last_round: u32) -> Self {
         let mut counts = Self { shards: 1, ..Self::default() };
         for outcome in &marker.outcomes {
             match &outcome.outcome {
                 Outcome::Done { .. } => counts.done += 1,
-                Outcome::Failed(error) if error.retryable && marker.shard.round.0 < max_rounds => counts.retrying += 1,
+                Outcome::Failed(error) if error.retryable && marker.shard.round.0 < last_round => counts.retrying += 1,
                 Outcome::Failed(_) => counts.failed += 1,
             }
         }

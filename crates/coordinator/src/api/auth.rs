@@ -8,19 +8,20 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use diorama_core::id::Sha256Hex;
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use super::token::Caller;
 use super::{Problem, Shared};
 
 /// What a token allows; each role includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// To look.
     Viewer,
     /// To submit runs and to steer them.
     Submitter,
-    /// Everything.
+    /// Everything, the deletion of runs included.
     Admin,
 }
 
@@ -62,7 +63,7 @@ impl Tokens {
         if tokens.token.is_empty() { Err(failed("there is no token in it".to_owned())) } else { Ok(tokens) }
     }
 
-    fn role(&self, token: &str, now: Timestamp) -> Result<Role, Problem> {
+    fn caller(&self, token: &str, now: Timestamp) -> Result<Caller, Problem> {
         let digest = Sha256Hex::of(token.as_bytes());
         let unknown = || Problem::new(401, "unknown_token", "this token is none of ours");
         let token = self.token.iter().find(|known| known.sha256 == digest).ok_or_else(unknown)?;
@@ -71,26 +72,34 @@ impl Tokens {
                 let message = format!("the token of {} expired at {expires}; ask for a new one", token.name);
                 Err(Problem::new(401, "expired_token", message))
             }
-            _ => Ok(token.role),
+            _ => Ok(Caller { name: Some(token.name.clone()), role: token.role }),
         }
     }
 }
 
-/// Lets a request through where its token's role is high enough: reading needs viewer, everything else submitter.
-pub(super) async fn check(State(api): State<Shared>, request: Request, next: Next) -> Response {
-    let Some(tokens) = &api.config.tokens else { return next.run(request).await };
+/// Lets a request through where its token's role is high enough: reading needs viewer, deleting admin, everything else
+/// submitter.
+pub(super) async fn check(State(api): State<Shared>, mut request: Request, next: Next) -> Response {
+    let Some(tokens) = &api.config.tokens else {
+        request.extensions_mut().insert(Caller { name: None, role: Role::Admin });
+        return next.run(request).await;
+    };
     let wanted = match *request.method() {
         Method::GET | Method::HEAD => Role::Viewer,
+        Method::DELETE => Role::Admin,
         _ => Role::Submitter,
     };
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let role = match given.and_then(|value| value.strip_prefix("Bearer ")) {
-        Some(token) => tokens.role(token.trim(), Timestamp::now()),
+    let caller = match given.and_then(|value| value.strip_prefix("Bearer ")) {
+        Some(token) => tokens.caller(token.trim(), Timestamp::now()),
         None => Err(Problem::new(401, "missing_token", "send a token: Authorization: Bearer TOKEN")),
     };
-    match role {
-        Ok(role) if role >= wanted => next.run(request).await,
-        Ok(role) => {
+    match caller {
+        Ok(caller) if caller.role >= wanted => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Ok(Caller { role, .. }) => {
             let message = format!("this needs the role {wanted:?}, and the token has {role:?}").to_lowercase();
             Problem::new(403, "role_too_low", message).into_response()
         }
@@ -117,7 +126,9 @@ mod tests {
 
     #[test]
     fn a_token_has_its_role_until_it_expires_and_no_other_text_is_one() {
-        let role = |token: &str, now: &str| tokens().role(token, now.parse().unwrap()).map_err(|problem| problem.code);
+        let role = |token: &str, now: &str| {
+            tokens().caller(token, now.parse().unwrap()).map(|caller| caller.role).map_err(|problem| problem.code)
+        };
         assert_eq!(role("eve", "2026-01-01T00:00:00Z"), Ok(Role::Viewer));
         assert_eq!(role("old", "2019-12-31T23:59:59Z"), Ok(Role::Admin));
         assert_eq!(role("old", "2020-01-01T00:00:00Z"), Err("expired_token".to_owned()));

@@ -2,9 +2,12 @@
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use diorama_backends::objects::ObjectErrorKind;
 use diorama_core::id::Sha256Hex;
 use diorama_core::key::{ObjectKey, RunRoot};
+use tokio_util::io::ReaderStream;
 
 use super::{Problem, Shared};
 
@@ -23,6 +26,20 @@ fn key(sha256: Sha256Hex) -> String {
 pub(super) async fn head(State(api): State<Shared>, Path(sha256): Path<String>) -> Result<StatusCode, Problem> {
     let there = api.backends().objects.head(&key(digest(sha256)?)).await?;
     Ok(if there.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND })
+}
+
+/// The blob.
+#[utoipa::path(get, path = "/v1/blobs/{sha256}", tag = "blobs", params(("sha256" = String, Path,
+    description = "SHA-256 of the content, in hexadecimal")),
+    responses((status = 200, description = "application/octet-stream"), (status = 404, body = Problem)))]
+pub(super) async fn get(State(api): State<Shared>, Path(sha256): Path<String>) -> Result<Response, Problem> {
+    let sha256 = digest(sha256)?;
+    let reader = api.backends().objects.open(&key(sha256.clone())).await.map_err(|error| match error.kind {
+        ObjectErrorKind::NotFound => Problem::not_found("unknown_blob", format!("there is no blob {sha256}")),
+        _ => error.into(),
+    })?;
+    let kind = [(header::CONTENT_TYPE, "application/octet-stream".to_owned())];
+    Ok((kind, Body::from_stream(ReaderStream::new(reader.body))).into_response())
 }
 
 /// Uploads a blob; its content must have the digest.

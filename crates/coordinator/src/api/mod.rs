@@ -7,14 +7,16 @@ mod blobs;
 mod fleet;
 mod health;
 mod problem;
+mod results;
+mod retry;
 mod runs;
 mod submit;
 #[cfg(test)]
 mod tests;
+mod token;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -57,14 +59,9 @@ pub struct ApiConfig {
 /// The state of every handler.
 pub(crate) struct Api {
     pub(crate) config: ApiConfig,
-    /// Specs never change.
-    specs: Mutex<HashMap<RunId, Arc<RunSpec>>>,
 }
 
 pub(crate) type Shared = Arc<Api>;
-
-/// Specs that are remembered; then the memory starts anew.
-const REMEMBERED_SPECS: usize = 10_000;
 
 impl Api {
     pub(crate) fn backends(&self) -> &Backends {
@@ -80,17 +77,8 @@ impl Api {
         let unknown = || Problem::not_found("unknown_run", format!("there is no run {run:?}"));
         let run = RunId::new(run).map_err(|_| unknown())?;
         let store = self.store(&run);
-        let specs = || self.specs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(spec) = specs().get(&run).cloned() {
-            return Ok((store, spec));
-        }
+        // Read each time: it never changes, but a run may be deleted.
         let spec = Arc::new(store.spec().await?.ok_or_else(unknown)?);
-        let mut specs = specs();
-        if specs.len() >= REMEMBERED_SPECS {
-            specs.clear();
-        }
-        specs.insert(run, spec.clone());
-        drop(specs);
         Ok((store, spec))
     }
 }
@@ -102,7 +90,7 @@ impl Api {
         description = "Makes picture data sets from reference pictures and prompts. A token goes into `Authorization: \
                        Bearer`; its role is viewer, submitter or admin. Errors are problem+json with a stable `code`."
     ),
-    paths(runs::object),
+    paths(results::object),
     components(schemas(Problem)),
     tags((name = "runs"), (name = "blobs"), (name = "fleet"), (name = "health"))
 )]
@@ -114,20 +102,22 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(submit::create))
         .routes(routes!(runs::show))
         .routes(routes!(runs::change))
+        .routes(routes!(runs::delete))
         .routes(routes!(runs::events))
-        .routes(routes!(runs::results))
-        .routes(routes!(runs::errors))
+        .routes(routes!(retry::retry))
+        .routes(routes!(results::results))
+        .routes(routes!(results::errors))
         // A path with slashes in it, which OpenAPI cannot say.
-        .route("/v1/runs/{run}/objects/{*path}", get(runs::object))
-        .routes(routes!(blobs::head))
-        .routes(routes!(blobs::put))
+        .route("/v1/runs/{run}/objects/{*path}", get(results::object))
+        .routes(routes!(blobs::head, blobs::get, blobs::put))
         .routes(routes!(fleet::workers))
         .routes(routes!(fleet::pools))
+        .routes(routes!(token::show))
 }
 
 /// The whole API.
 pub fn router(config: ApiConfig) -> Router {
-    let shared: Shared = Arc::new(Api { config, specs: Mutex::default() });
+    let shared: Shared = Arc::new(Api { config });
     let (api, mut document) = documented().split_for_parts();
     let (health, health_document) = OpenApiRouter::<Shared>::new()
         .routes(routes!(health::livez))

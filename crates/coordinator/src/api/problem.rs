@@ -113,6 +113,8 @@ impl From<CoordinatorError> for Problem {
             CoordinatorError::Tasks(_) | CoordinatorError::TaskCount { .. } => {
                 Self::bad_request("manifest_changed", error.to_string())
             }
+            CoordinatorError::NotEnded { .. } => Self::conflict("not_ended", error.to_string()),
+            CoordinatorError::NothingFailed { .. } => Self::conflict("nothing_failed", error.to_string()),
             CoordinatorError::Unusable { .. } => {
                 tracing::error!(%error, "a damaged run");
                 Self::new(500, "damaged_run", error.to_string())

@@ -1,24 +1,21 @@
-//! Runs: list, status, changes of state, events, results.
+//! Runs: list, status, changes of state, events.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::header;
+use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
-use diorama_backends::objects::ObjectErrorKind;
-use diorama_backends::run_store::RunStore;
+use diorama_core::id::RunId;
 use diorama_core::key::{ObjectKey, SharedKey};
 use diorama_core::run::{Control, RunState};
 use futures::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
-use tokio_util::io::ReaderStream;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Problem, Shared};
+use crate::reopen::hand_over;
 use crate::status::{RunStatus, status};
 
 /// Between two looks for the stream of events.
@@ -102,6 +99,24 @@ pub(super) async fn change(
     Ok(Json(status(api.backends(), &store, &spec).await?))
 }
 
+/// Deletes a run that has ended, with everything that it made; uploaded references stay. For the role admin.
+#[utoipa::path(delete, path = "/v1/runs/{run}", tag = "runs", params(("run" = String, Path)),
+    responses((status = 202, description = "it is gone for everybody, and its objects are being removed"),
+              (status = 403, body = Problem), (status = 404, body = Problem),
+              (status = 409, description = "the run has not ended", body = Problem)))]
+pub(super) async fn delete(State(api): State<Shared>, Path(run): Path<String>) -> Result<StatusCode, Problem> {
+    let objects = &*api.backends().objects;
+    match api.run(&run).await {
+        Ok((store, spec)) => crate::delete::delete(&store, &spec.run).await?,
+        // Where whoever deleted it died in the middle, this is what was missing.
+        Err(problem) => match RunId::new(run) {
+            Ok(run) if crate::delete::is_under_way(objects, &run).await? => hand_over(objects, &run).await?,
+            _ => return Err(problem),
+        },
+    }
+    Ok(StatusCode::ACCEPTED)
+}
+
 /// Server-sent events: `status` with the run's status at once and whenever it changes, `end` when the run has ended.
 #[utoipa::path(get, path = "/v1/runs/{run}/events", tag = "runs", params(("run" = String, Path)),
     responses((status = 200, description = "text/event-stream"), (status = 404, body = Problem)))]
@@ -138,50 +153,4 @@ pub(super) async fn events(
         }
     };
     Ok(Sse::new(stream::unfold((None, false), next)).keep_alive(KeepAlive::default()))
-}
-
-/// The outcomes of tasks with a picture, one a line, in the manifest's order, once the run has ended.
-#[utoipa::path(get, path = "/v1/runs/{run}/results", tag = "runs", params(("run" = String, Path)),
-    responses((status = 200, description = "application/x-ndjson"), (status = 404, body = Problem),
-              (status = 409, description = "the run has not ended", body = Problem)))]
-pub(super) async fn results(State(api): State<Shared>, Path(run): Path<String>) -> Result<Response, Problem> {
-    let (store, _) = api.run(&run).await?;
-    ended_file(&api, &store, &ObjectKey::Results).await
-}
-
-/// The outcomes of tasks without a picture and the rows that were refused, one a line, once the run has ended.
-#[utoipa::path(get, path = "/v1/runs/{run}/errors", tag = "runs", params(("run" = String, Path)),
-    responses((status = 200, description = "application/x-ndjson"), (status = 404, body = Problem),
-              (status = 409, description = "the run has not ended", body = Problem)))]
-pub(super) async fn errors(State(api): State<Shared>, Path(run): Path<String>) -> Result<Response, Problem> {
-    let (store, _) = api.run(&run).await?;
-    ended_file(&api, &store, &ObjectKey::Errors).await
-}
-
-async fn ended_file(api: &Shared, store: &RunStore, key: &ObjectKey) -> Result<Response, Problem> {
-    if !store.exists(&ObjectKey::Summary).await? {
-        return Err(Problem::conflict("not_ended", "the run has not ended; its results are written when it has"));
-    }
-    stream_object(api, &store.path(key), "application/x-ndjson").await
-}
-
-/// Any object of a run, such as an archive that a result names.
-#[utoipa::path(get, path = "/v1/runs/{run}/objects/{path}", tag = "runs",
-    params(("run" = String, Path), ("path" = String, Path, description = "relative to the run: shards/… or images/…")),
-    responses((status = 200, description = "application/octet-stream"), (status = 404, body = Problem)))]
-pub(super) async fn object(
-    State(api): State<Shared>,
-    Path((run, path)): Path<(String, String)>,
-) -> Result<Response, Problem> {
-    let (store, _) = api.run(&run).await?;
-    stream_object(&api, &store.relative(&path), "application/octet-stream").await
-}
-
-async fn stream_object(api: &Shared, key: &str, content_type: &'static str) -> Result<Response, Problem> {
-    let reader = api.backends().objects.open(key).await.map_err(|error| match error.kind {
-        ObjectErrorKind::NotFound => Problem::not_found("unknown_object", "there is no such object in this run"),
-        _ => error.into(),
-    })?;
-    let headers = [(header::CONTENT_TYPE, content_type.to_owned()), (header::CONTENT_LENGTH, reader.bytes.to_string())];
-    Ok((headers, Body::from_stream(ReaderStream::new(reader.body))).into_response())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use axum::Json;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{Multipart, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use diorama_core::id::{Pool, RunId, Seed, Sha256Hex};
 use diorama_core::key::SharedKey;
 use diorama_core::manifest::ManifestIssue;
@@ -131,12 +131,18 @@ pub(super) async fn create(
     headers: HeaderMap,
     form: Multipart,
 ) -> Result<(StatusCode, Json<RunStatus>), Problem> {
+    refuse_encoding(&headers)?;
     let key = idempotency_key(&headers)?;
-    if let Some(run) = known_run(&api, key.as_ref()).await?
-        && is_submitted(&api.store(&run)).await?
-    {
-        let (store, spec) = api.run(run.as_str()).await?;
-        return Ok((StatusCode::OK, Json(status(api.backends(), &store, &spec).await?)));
+    if let Some(run) = known_run(&api, key.as_ref()).await? {
+        if crate::delete::is_under_way(&*api.backends().objects, &run).await? {
+            let message =
+                format!("the run {run} that this request made before is being deleted; try again when it is gone");
+            return Err(Problem::conflict("being_deleted", message));
+        }
+        if is_submitted(&api.store(&run)).await? {
+            let (store, spec) = api.run(run.as_str()).await?;
+            return Ok((StatusCode::OK, Json(status(api.backends(), &store, &spec).await?)));
+        }
     }
     let upload = Upload::receive(&api, form).await?;
     let settings = upload.request.check()?;
@@ -161,6 +167,18 @@ pub(super) async fn create(
     let spec = submit(&store, submission).await?;
     tracing::info!(target: "diorama", %run, tasks = spec.tasks, pool = %spec.pool, "a run was submitted");
     Ok((StatusCode::CREATED, Json(status(api.backends(), &store, &spec).await?)))
+}
+
+/// What is sent is read as it is: nothing that is small here and large there.
+fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => Err(Problem::new(
+            415,
+            "unsupported_encoding",
+            format!("the Content-Encoding {encoding:?} is not read here; send the form as it is"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<SharedKey>, Problem> {

@@ -1,5 +1,6 @@
 //! The API over embedded services: what it takes, what it refuses and with which code, what a submission becomes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -8,16 +9,22 @@ use axum::http::{Request, StatusCode, header};
 use diorama_backends::objects::embedded::FolderObjects;
 use diorama_backends::progress::embedded::EmbeddedProgress;
 use diorama_backends::queue::embedded::EmbeddedQueue;
+use diorama_backends::run_store::RunStore;
 use diorama_backends::{Backends, Exclusive};
-use diorama_core::id::Sha256Hex;
+use diorama_core::id::{RunId, Sha256Hex};
+use diorama_core::key::RunRoot;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt;
 
 use super::{ApiConfig, Tokens, router};
 
+mod bad_input;
+mod outcomes;
+
 struct Bench {
     folder: tempfile::TempDir,
+    backends: Backends,
     router: Router,
 }
 
@@ -32,7 +39,7 @@ impl Bench {
             exclusive: Exclusive::ConditionalPut,
         };
         let mut config = ApiConfig {
-            backends,
+            backends: backends.clone(),
             scratch: objects.scratch(),
             reference_root: None,
             plain_http: false,
@@ -42,7 +49,15 @@ impl Bench {
             leading: watch::channel(true).1,
         };
         change(&mut config);
-        Self { folder, router: router(config) }
+        Self { folder, backends, router: router(config) }
+    }
+
+    fn store(&self, run: &str) -> RunStore {
+        RunStore::new(self.backends.objects.clone(), RunRoot::Shared(RunId::new(run).unwrap()))
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.folder.path().join(".tmp")
     }
 
     async fn send(&self, request: Request<Body>) -> (StatusCode, Value) {
@@ -125,8 +140,6 @@ async fn a_submitted_run_is_listed_steered_and_never_submitted_twice_by_one_key(
     );
     let (status, problem) = bench.request("GET", &format!("/v1/runs/{id}/objects/../../blobs/x")).await;
     assert!(status.is_client_error(), "{problem}");
-    let (status, problem) = bench.request("GET", &format!("/v1/runs/{id}/results")).await;
-    assert_eq!((status, &problem["code"]), (StatusCode::CONFLICT, &"not_ended".into()));
 }
 
 #[tokio::test]
@@ -221,6 +234,8 @@ async fn a_blob_is_kept_under_its_digest_or_not_at_all() {
     assert_eq!(head(wrong.as_str()).await, StatusCode::NOT_FOUND);
     assert_eq!(bench.send(put(right.as_str(), b"picture".to_vec())).await.0, StatusCode::CREATED);
     assert_eq!(head(right.as_str()).await, StatusCode::OK);
+    assert_eq!(bench.request("GET", &format!("/v1/blobs/{right}")).await, (StatusCode::OK, "picture".into()));
+    assert_eq!(bench.request("GET", &format!("/v1/blobs/{wrong}")).await.1["code"], "unknown_blob");
 }
 
 #[tokio::test]
@@ -257,6 +272,7 @@ async fn the_openapi_document_names_every_path() {
         "/v1/runs",
         "/v1/runs/{run}",
         "/v1/runs/{run}/{action}",
+        "/v1/runs/{run}/retry",
         "/v1/runs/{run}/events",
         "/v1/runs/{run}/results",
         "/v1/runs/{run}/errors",
@@ -264,6 +280,7 @@ async fn the_openapi_document_names_every_path() {
         "/v1/blobs/{sha256}",
         "/v1/workers",
         "/v1/pools",
+        "/v1/token",
         "/livez",
         "/readyz",
         "/metrics",

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -43,7 +43,11 @@ impl Format {
     }
 
     /// The rows of `file`, which `path` names.
-    pub(super) fn rows(self, file: File, path: &Path) -> io::Result<Rows> {
+    pub(super) fn rows(self, mut file: File, path: &Path) -> io::Result<Rows> {
+        if let Some(packing) = packing(&mut file)? {
+            let message = format!("the manifest is compressed ({packing}): decompress it first");
+            return Ok(Box::new(std::iter::once(Ok(Raw::File(vec![issue(0, "compressed", None, message)])))));
+        }
         Ok(match self {
             Self::Jsonl => Box::new(jsonl::rows(file)),
             Self::Csv => Box::new(csv::rows(file, path.to_owned())),
@@ -72,6 +76,22 @@ impl fmt::Display for Format {
             Self::Parquet => "parquet",
         })
     }
+}
+
+/// How a file is compressed, by its first bytes; `None` where it is not. Nothing is ever decompressed, so that a small
+/// file cannot become a large one.
+fn packing(file: &mut File) -> io::Result<Option<&'static str>> {
+    let mut first = Vec::new();
+    file.by_ref().take(4).read_to_end(&mut first)?;
+    file.rewind()?;
+    let known: [(&[u8], &str); 5] = [
+        (b"\x1f\x8b", "gzip"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"PK\x03\x04", "zip"),
+        (b"BZh", "bzip2"),
+        (b"\xfd7zX", "xz"),
+    ];
+    Ok(known.into_iter().find(|(magic, _)| first.starts_with(magic)).map(|(_, name)| name))
 }
 
 /// What a reader yields; an [`io::Error`] ends it.

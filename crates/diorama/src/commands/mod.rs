@@ -3,8 +3,10 @@
 pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod generate;
+pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod results;
+pub(crate) mod retry;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod serve;

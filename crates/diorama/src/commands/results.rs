@@ -45,9 +45,10 @@ pub(crate) async fn run(command: &Results, cli: &Cli, drain: CancellationToken) 
 
 async fn download(command: &Results, cli: &Cli, client: &Client) -> Result<u8, Failure> {
     std::fs::create_dir_all(&command.to).map_err(|error| disk(&command.to, &error))?;
+    let mut complete = true;
     for name in ["results", "errors"] {
         let to = command.to.join(format!("{name}.jsonl"));
-        fetch(client, &format!("/v1/runs/{}/{name}", command.run), &to).await?;
+        complete &= fetch(client, &format!("/v1/runs/{}/{name}", command.run), &to, command.partial).await?;
     }
     let wanted = wanted(&command.to.join("results.jsonl"))?;
     let (objects, bar) = (wanted.len(), progress::count(wanted.len() as u64, "objects"));
@@ -65,9 +66,11 @@ async fn download(command: &Results, cli: &Cli, client: &Client) -> Result<u8, F
     }
     bar.finish_and_clear();
     if cli.json() {
-        output::line(&serde_json::json!({ "to": command.to, "files": files, "objects": objects }).to_string());
+        let done = serde_json::json!({ "to": command.to, "files": files, "objects": objects, "complete": complete });
+        output::line(&done.to_string());
     } else {
-        output::line(&format!("{files} files are in {}", command.to.display()));
+        let so_far = if complete { "" } else { " (so far: the run has not ended; the same command goes on)" };
+        output::line(&format!("{files} files are in {}{so_far}", command.to.display()));
     }
     Ok(exit::DONE)
 }
@@ -104,7 +107,7 @@ async fn one(client: Client, run: String, to: PathBuf, wanted: Wanted) -> Result
         return Ok(count);
     }
     let part = to.join(format!(".part-{}", wanted.object.replace('/', "-")));
-    fetch(&client, &format!("/v1/runs/{run}/objects/{}", wanted.object), &part).await?;
+    fetch(&client, &format!("/v1/runs/{run}/objects/{}", wanted.object), &part, true).await?;
     let place = part.clone();
     blocking(
         move || if wanted.is_archive { extract(&place, &to, &wanted.files) } else { keep(&place, &to, &wanted.files) },
@@ -159,10 +162,15 @@ fn write(to: &Path, file: &FileRef, bytes: &[u8]) -> Result<(), Failure> {
     written.map_err(|error| disk(&path, &error))
 }
 
-/// Streams an answer into a file. A download that breaks off is begun again.
-async fn fetch(client: &Client, path: &str, to: &Path) -> Result<(), Failure> {
+/// Streams an answer into a file; whether it is all there will be. A download that breaks off is begun again.
+async fn fetch(client: &Client, path: &str, to: &Path, partial: bool) -> Result<bool, Failure> {
     for again in [true, true, false] {
         let response = client.send_again(|| client.request(Method::GET, path)).await?;
+        let complete = response.headers().get("diorama-complete").is_none_or(|complete| complete != "false");
+        if !complete && !partial {
+            let message = "the run has not ended; --partial downloads what is committed so far";
+            return Err(Failure::try_again(anyhow::anyhow!(message)));
+        }
         let mut file = tokio::fs::File::create(to).await.map_err(|error| disk(to, &error))?;
         let mut body = response.bytes_stream();
         let broken = loop {
@@ -176,12 +184,12 @@ async fn fetch(client: &Client, path: &str, to: &Path) -> Result<(), Failure> {
         };
         file.flush().await.map_err(|error| disk(to, &error))?;
         match broken {
-            None => return Ok(()),
+            None => return Ok(complete),
             Some(error) if again => tracing::warn!(%error, path, "the download broke off; trying again"),
             Some(error) => return Err(client.unreachable(&error).into()),
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 fn disk(path: &Path, error: &std::io::Error) -> Failure {

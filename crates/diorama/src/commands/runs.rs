@@ -91,7 +91,7 @@ fn tell_workers(workers: Vec<Value>) {
 }
 
 /// A run in one line.
-fn describe(run: &RunStatus) -> String {
+pub(crate) fn describe(run: &RunStatus) -> String {
     let name = run.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
     let mut text = format!("{}{name}  {}  {} of {} done", run.run, run.state, run.done + run.in_work, run.tasks);
     let mut add = |part: String| text.push_str(&format!(", {part}"));
@@ -177,6 +177,19 @@ pub(crate) async fn change(action: &str, command: &OneRun, cli: &Cli) -> Result<
         output::line(&serde_json::to_string(&status).map_err(Failure::permanent)?);
     } else {
         output::line(&describe(&status));
+    }
+    Ok(exit::DONE)
+}
+
+/// `diorama delete RUN`.
+pub(crate) async fn delete(command: &OneRun, cli: &Cli) -> Result<u8, Failure> {
+    let client = client(cli)?;
+    let path = format!("/v1/runs/{}", command.run);
+    client.send_again(|| client.request(Method::DELETE, &path)).await?;
+    if cli.json() {
+        output::line(&serde_json::json!({ "run": command.run, "state": "deleted" }).to_string());
+    } else {
+        output::line(&format!("{} is gone; its objects are being removed", command.run));
     }
     Ok(exit::DONE)
 }

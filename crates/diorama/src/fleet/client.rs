@@ -88,6 +88,11 @@ impl Client {
         Ok(Self { http, address, token: fleet.token.as_ref().map(|token| token.expose().to_owned()) })
     }
 
+    /// The client of HTTP below, with the same certificates and time-outs.
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
     /// A request to a path of the API.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.address));

@@ -3,6 +3,7 @@
 //! Whatever must be one step is one Lua script. Every time is the server's, every key of a run has an end, and no
 //! command searches the server's keys.
 
+mod diagnose;
 mod keys;
 mod link;
 mod scripts;
@@ -19,6 +20,7 @@ use secrecy::SecretString;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::diagnose::diagnose;
 use self::keys::{HEARTBEATS, RunKeys, SEEN};
 use self::link::{Link, Request};
 use self::scripts::Scripts;

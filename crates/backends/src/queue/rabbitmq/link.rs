@@ -69,6 +69,12 @@ impl Endpoint {
         format!("{scheme}://{}@{}:{} (vhost {vhost:?})", authority.userinfo.username, authority.host, authority.port)
     }
 
+    /// Host and port, where they are reached without TLS.
+    pub(super) fn plain_address(&self) -> Option<(&str, u16)> {
+        let authority = &self.uri.authority;
+        (self.uri.scheme == AMQPScheme::AMQP).then(|| (authority.host.as_str(), authority.port))
+    }
+
     /// Opens a connection and a channel; `purpose` is shown beside the connection's name in the broker's listings.
     pub(super) async fn open(&self, purpose: &'static str) -> Result<Link, String> {
         let at = |problem: String| format!("{}: {problem}", self.address());

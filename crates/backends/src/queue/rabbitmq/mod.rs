@@ -25,12 +25,14 @@ use super::{Consumer, Delivery, Queue, QueueDepth, QueueError};
 
 mod consumer;
 mod delivery;
+mod diagnose;
 mod inspector;
 mod link;
 mod publisher;
 mod topology;
 
 use consumer::RabbitMqConsumer;
+pub use diagnose::diagnose;
 use inspector::Inspector;
 use link::Endpoint;
 use publisher::Publisher;

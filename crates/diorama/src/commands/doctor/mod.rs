@@ -2,47 +2,29 @@
 
 use std::path::Path;
 
+use diorama_backends::diagnosis::{Finding, Verdict};
 use diorama_runtime::options::{EngineKind, Options};
-use serde::Serialize;
 
 use crate::cli::{Cli, Doctor};
-use crate::exit::{self, Failure};
+use crate::exit::Failure;
 use crate::{maker, output};
+
+mod services;
 
 /// Free space below which a check warns: 10,000 pictures of 512×512 with all that explains them.
 const ENOUGH_BYTES: u64 = 10 << 30;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
-    Ok,
-    Warning,
-    Problem,
-}
-
-#[derive(Debug, Serialize)]
-struct Check {
-    name: &'static str,
-    verdict: Verdict,
-    found: String,
-    /// What to do, where something is to be done.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    advice: Option<String>,
-}
-
-impl Check {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, verdict: Verdict::Ok, found: found.into(), advice: None }
+pub(crate) async fn run(command: &Doctor, cli: &Cli) -> Result<u8, Failure> {
+    let config = cli.configuration().map_err(Failure::usage)?;
+    // Where services are named, a coordinator or a client may be meant, which needs no model.
+    let makes_pictures = config.options.model.is_some() || config.options.engine == EngineKind::Synthetic;
+    let mut checks = Vec::new();
+    if makes_pictures || !services::are_named(&config) {
+        let options = config.options.clone();
+        // Loading a model takes long, and its own threads.
+        checks.extend(tokio::task::spawn_blocking(move || engine(&options)).await.map_err(Failure::permanent)?);
     }
-
-    fn bad(name: &'static str, verdict: Verdict, found: impl Into<String>, advice: &str) -> Self {
-        Self { name, verdict, found: found.into(), advice: Some(advice.to_owned()) }
-    }
-}
-
-pub(crate) fn run(command: &Doctor, cli: &Cli) -> Result<u8, Failure> {
-    let options = cli.configuration().map_err(Failure::usage)?.options;
-    let mut checks = engine(&options);
+    checks.extend(services::check(&config).await);
     if let Some(out) = &command.out {
         checks.push(writable(out));
         checks.push(space(out));
@@ -62,22 +44,20 @@ pub(crate) fn run(command: &Doctor, cli: &Cli) -> Result<u8, Failure> {
             }
         }
     }
-    let healthy = checks.iter().all(|check| check.verdict != Verdict::Problem);
-    Ok(if healthy { exit::DONE } else { exit::PERMANENT })
+    Ok(services::exit_code(&checks))
 }
 
-fn engine(options: &Options) -> Vec<Check> {
+fn engine(options: &Options) -> Vec<Finding> {
     if options.engine == EngineKind::Synthetic {
-        return vec![Check::ok("engine", "synthetic: no model is needed")];
+        return vec![Finding::ok("engine", "synthetic: no model is needed")];
     }
     let mut checks = library(options);
     if checks.iter().any(|check| check.verdict == Verdict::Problem) {
         return checks;
     }
     checks.push(match &options.model {
-        None => Check::bad(
+        None => Finding::problem(
             "model",
-            Verdict::Problem,
             "none is named",
             "name its folder with --model, DIORAMA_MODEL or model in diorama.toml; models/demo is a small one",
         ),
@@ -85,11 +65,10 @@ fn engine(options: &Options) -> Vec<Check> {
             Ok(maker) => {
                 let info = maker.as_generator().info().clone();
                 let found = format!("{}, {} on {} ({})", folder.display(), info.dtype, info.device, info.model_sha256);
-                Check::ok("model", found)
+                Finding::ok("model", found)
             }
-            Err(error) => Check::bad(
+            Err(error) => Finding::problem(
                 "model",
-                Verdict::Problem,
                 format!("{}: {error:#}", folder.display()),
                 "a folder of Stable Diffusion 1.x or 2.x in the layout of diffusers is wanted, with safetensors",
             ),
@@ -99,35 +78,37 @@ fn engine(options: &Options) -> Vec<Check> {
 }
 
 #[cfg(feature = "engine")]
-fn library(options: &Options) -> Vec<Check> {
+fn library(options: &Options) -> Vec<Finding> {
     use diorama_diffusion::device::{CudaLibrary, Device, TORCH_LIB_VARIABLE, load_cuda};
 
     let wants_gpu = options.device.starts_with("cuda");
-    let verdict = if wants_gpu { Verdict::Problem } else { Verdict::Ok };
+    let bad = |name, found, advice: &str| match wants_gpu {
+        true => Finding::problem(name, found, advice),
+        false => Finding { advice: Some(advice.to_owned()), ..Finding::ok(name, found) },
+    };
     let advice = format!("install torch 2.11 with CUDA and name its lib folder in {TORCH_LIB_VARIABLE}");
     let cuda = match load_cuda() {
-        CudaLibrary::Loaded(path) => Check::ok("CUDA library", path.display().to_string()),
+        CudaLibrary::Loaded(path) => Finding::ok("CUDA library", path.display().to_string()),
         CudaLibrary::Broken(path, why) => {
-            Check::bad("CUDA library", verdict, format!("{} does not load: {why}", path.display()), &advice)
+            bad("CUDA library", format!("{} does not load: {why}", path.display()), &advice)
         }
-        CudaLibrary::Absent if wants_gpu => Check::bad("CUDA library", verdict, "not found", &advice),
-        CudaLibrary::Absent => Check::ok("CUDA library", "not found, and not needed on a CPU"),
+        CudaLibrary::Absent if wants_gpu => bad("CUDA library", "not found".to_owned(), &advice),
+        CudaLibrary::Absent => Finding::ok("CUDA library", "not found, and not needed on a CPU"),
     };
     let device = match options.device.parse::<Device>() {
-        Ok(device) => Check::ok("device", device.to_string()),
-        Err(error) => Check::bad("device", Verdict::Problem, error.to_string(), "choose one that exists, or cpu"),
+        Ok(device) => Finding::ok("device", device.to_string()),
+        Err(error) => Finding::problem("device", error.to_string(), "choose one that exists, or cpu"),
     };
-    vec![Check::ok("libtorch", "linked and loaded"), cuda, device, threads()]
+    vec![Finding::ok("libtorch", "linked and loaded"), cuda, device, threads()]
 }
 
 /// libgomp reads how its threads wait when it is loaded, before any code of ours runs.
 #[cfg(feature = "engine")]
-fn threads() -> Check {
+fn threads() -> Finding {
     match std::env::var("OMP_WAIT_POLICY") {
-        Ok(policy) => Check::ok("threads", format!("OMP_WAIT_POLICY is {policy}")),
-        Err(_) => Check::bad(
+        Ok(policy) => Finding::ok("threads", format!("OMP_WAIT_POLICY is {policy}")),
+        Err(_) => Finding::warning(
             "threads",
-            Verdict::Warning,
             "OMP_WAIT_POLICY is not set: libtorch's threads wait by spinning",
             "where other programs share the cores, set OMP_WAIT_POLICY=PASSIVE; there it is several times as fast",
         ),
@@ -135,36 +116,33 @@ fn threads() -> Check {
 }
 
 #[cfg(not(feature = "engine"))]
-fn library(_options: &Options) -> Vec<Check> {
-    vec![Check::bad(
+fn library(_options: &Options) -> Vec<Finding> {
+    vec![Finding::problem(
         "libtorch",
-        Verdict::Problem,
         "this build has no engine",
         "use a build with the feature `engine` to make pictures here; this one is a client and coordinator",
     )]
 }
 
-fn writable(out: &Path) -> Check {
+fn writable(out: &Path) -> Finding {
     let advice = "choose a folder that you may write to";
     let tried = std::fs::create_dir_all(out).and_then(|()| tempfile::NamedTempFile::new_in(out).map(drop));
     match tried {
-        Ok(()) => Check::ok("output folder", format!("{} can be written to", out.display())),
-        Err(error) => Check::bad("output folder", Verdict::Problem, format!("{}: {error}", out.display()), advice),
+        Ok(()) => Finding::ok("output folder", format!("{} can be written to", out.display())),
+        Err(error) => Finding::problem("output folder", format!("{}: {error}", out.display()), advice),
     }
 }
 
-fn space(out: &Path) -> Check {
+fn space(out: &Path) -> Finding {
     match rustix::fs::statvfs(out) {
         Ok(disk) => {
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
             let found = format!("{:.1} GiB free", free as f64 / f64::from(1 << 30));
             if free >= ENOUGH_BYTES {
-                return Check::ok("disk", found);
+                return Finding::ok("disk", found);
             }
-            Check::bad("disk", Verdict::Warning, found, "a picture of 512x512 with its explanation takes about 1 MiB")
+            Finding::warning("disk", found, "a picture of 512x512 with its explanation takes about 1 MiB")
         }
-        Err(error) => {
-            Check::bad("disk", Verdict::Warning, format!("cannot be asked: {error}"), "see whether the folder exists")
-        }
+        Err(error) => Finding::warning("disk", format!("cannot be asked: {error}"), "see whether the folder exists"),
     }
 }

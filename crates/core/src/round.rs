@@ -1,0 +1,118 @@
+//! Rounds: round 0 is the manifest, a later one holds tasks that failed; and the reopening of a run that has ended.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Round, ShardId};
+use crate::outcome::{ErrorCode, TaskError};
+use crate::retry::RetryPolicy;
+
+/// That all shards of a round are there. Immutable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundInfo {
+    /// Which.
+    pub round: Round,
+    /// Its shards.
+    pub shards: u32,
+    /// Its tasks.
+    pub tasks: u64,
+    /// When it may begin.
+    pub not_before: Timestamp,
+    /// Where its budget of rounds begins: at 0, or at the latest round that reopened the run.
+    #[serde(default)]
+    pub budget: Round,
+    /// What is to be added to the failures that the markers count, so that the sum speaks of tasks that have failed for
+    /// good and no longer of those that a reopening took up again.
+    #[serde(default)]
+    pub failed_offset: i64,
+    /// Which tasks it took up, where it reopened the run: those, and no others, of the tasks that had failed by then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reopened: Option<FailedWhere>,
+}
+
+impl RoundInfo {
+    /// The manifest's round.
+    pub fn first(shards: u32, tasks: u64, not_before: Timestamp) -> Self {
+        let round = Round(0);
+        Self { round, shards, tasks, not_before, budget: round, failed_offset: 0, reopened: None }
+    }
+
+    /// The round's shards.
+    pub fn shard_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let round = self.round;
+        (0..self.shards).map(move |index| ShardId { round, index })
+    }
+
+    /// The last round that a task of this one may go into.
+    pub fn last_round(&self, retry: &RetryPolicy) -> u32 {
+        self.budget.0.saturating_add(retry.max_rounds)
+    }
+
+    /// The failures for good, from those that the markers of all rounds up to this one count.
+    pub fn failed(&self, counted: u64) -> u64 {
+        counted.saturating_add_signed(self.failed_offset)
+    }
+}
+
+/// Which failed tasks are meant: those that every condition that is given fits.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailedWhere {
+    /// Their code is one of these.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub code: Option<BTreeSet<ErrorCode>>,
+    /// Whether trying again could help with nothing changed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub retryable: Option<bool>,
+}
+
+impl FailedWhere {
+    /// Whether the task that failed like this is meant.
+    pub fn fits(&self, error: &TaskError) -> bool {
+        self.code.as_ref().is_none_or(|codes| codes.contains(&error.code))
+            && self.retryable.is_none_or(|retryable| retryable == error.retryable)
+    }
+}
+
+/// That a run that had ended goes on. Written once, for the round after the last one that ran; from then on the run's
+/// summary is about the past.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reopening {
+    /// The tasks that are tried again.
+    #[serde(rename = "where")]
+    pub which: FailedWhere,
+    /// When it was asked for.
+    pub at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_that_is_not_given_fits_everything() {
+        let poison = TaskError::permanent(ErrorCode::Poison, "x");
+        let busy = TaskError::transient(ErrorCode::ModelError, "x");
+        let read = |json: &str| serde_json::from_str::<FailedWhere>(json).unwrap();
+        for (which, fits) in [
+            ("{}", (true, true)),
+            (r#"{"code":["poison","out_of_memory"]}"#, (true, false)),
+            (r#"{"retryable":true}"#, (false, true)),
+            (r#"{"code":["poison"],"retryable":true}"#, (false, false)),
+            (r#"{"code":[]}"#, (false, false)),
+        ] {
+            assert_eq!((read(which).fits(&poison), read(which).fits(&busy)), fits, "{which}");
+        }
+    }
+
+    #[test]
+    fn a_round_of_before_there_were_reopenings_reads_as_one_of_the_first_budget() {
+        let old = r#"{"round":1,"shards":2,"tasks":3,"not_before":"2026-01-01T00:00:00Z"}"#;
+        let old: RoundInfo = serde_json::from_str(old).unwrap();
+        assert_eq!((old.budget, old.failed_offset, old.reopened.clone()), (Round(0), 0, None));
+        let retry = RetryPolicy { max_rounds: 2, ..RetryPolicy::default() };
+        assert_eq!((old.last_round(&retry), RoundInfo { budget: Round(5), ..old }.last_round(&retry)), (2, 7));
+    }
+}

@@ -1,0 +1,196 @@
+//! The services of a fleet, as far as the configuration names them: RabbitMQ, Redis, the object store, the coordinator.
+
+use std::io::Write;
+use std::time::Duration;
+
+use diorama_backends::diagnosis::{Finding, Verdict};
+use diorama_backends::objects::s3::S3Objects;
+use diorama_backends::{objects, progress, queue};
+use diorama_runtime::config::Config;
+use jiff::Timestamp;
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+
+use crate::fleet::client::Client;
+use crate::fleet::connect::{rabbitmq_config, redis_config, s3_config};
+
+/// Files larger than this go up in parts, in the check: the smallest that S3 takes, in bytes.
+const PART: u64 = 5 << 20;
+
+/// S3 refuses requests whose clock is further off than this, in seconds.
+const REFUSED_SKEW: i64 = 15 * 60;
+
+/// Off by more than this, in seconds, somebody should look at the clock.
+const NOTED_SKEW: i64 = 60;
+
+const SETTINGS: &str = "settings";
+const CLOCK: &str = "object store: clock";
+const COORDINATOR: &str = "coordinator";
+const TOKEN: &str = "coordinator: token";
+
+/// Whether the configuration says anything of `key`.
+fn is_set(config: &Config, key: &str) -> bool {
+    config.entries.iter().any(|entry| entry.key == key && !matches!(entry.source.as_str(), "default" | "unset"))
+}
+
+/// Whether the configuration names any service.
+pub(super) fn are_named(config: &Config) -> bool {
+    let fleet = &config.fleet;
+    fleet.amqp_url.is_some() || fleet.redis_url.is_some() || fleet.s3_bucket.is_some() || asks_coordinator(config)
+}
+
+fn asks_coordinator(config: &Config) -> bool {
+    config.fleet.token.is_some() || is_set(config, "coordinator")
+}
+
+/// Looks at every service that is named.
+pub(super) async fn check(config: &Config) -> Vec<Finding> {
+    let fleet = &config.fleet;
+    let mut found = Vec::new();
+    if fleet.amqp_url.is_some() {
+        match rabbitmq_config(fleet, "diorama doctor") {
+            Ok(rabbitmq) => found.extend(queue::rabbitmq::diagnose(&rabbitmq).await),
+            Err(failure) => found.push(wrong(&failure)),
+        }
+    }
+    if fleet.redis_url.is_some() {
+        match redis_config(fleet) {
+            Ok(redis) => found.extend(progress::redis::diagnose(&redis).await),
+            Err(failure) => found.push(wrong(&failure)),
+        }
+    }
+    if fleet.s3_bucket.is_some() {
+        found.extend(object_store(config).await);
+    }
+    if asks_coordinator(config) {
+        found.extend(coordinator(config).await);
+    }
+    found
+}
+
+fn wrong(failure: &crate::exit::Failure) -> Finding {
+    Finding::problem(
+        SETTINGS,
+        failure.to_string(),
+        "correct the settings; `diorama config` shows where each comes from",
+    )
+}
+
+async fn object_store(config: &Config) -> Vec<Finding> {
+    let s3 = match s3_config(&config.fleet) {
+        Ok(s3) => diorama_backends::objects::s3::S3Config { multipart_bytes: PART, ..s3 },
+        Err(failure) => return vec![wrong(&failure)],
+    };
+    let address = s3.endpoint.clone().unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", s3.region));
+    let store = match S3Objects::connect(s3) {
+        Ok(store) => store,
+        Err(error) => return vec![Finding::problem("object store", error.to_string(), "correct the settings")],
+    };
+    let large = tempfile::NamedTempFile::new().and_then(|mut file| {
+        file.write_all(&vec![0; PART as usize + 1])?;
+        Ok(file)
+    });
+    let mut found = match large {
+        Ok(large) => objects::diagnose::diagnose(&store, large.path()).await,
+        Err(error) => vec![Finding::problem("temporary folder", error.to_string(), "free space, or set TMPDIR")],
+    };
+    found.extend(clock(config, &address).await);
+    found
+}
+
+/// How far this clock and the store's are apart, which signatures depend on; nothing where the store does not say.
+async fn clock(config: &Config, address: &str) -> Option<Finding> {
+    let client = Client::new(&config.fleet).ok()?;
+    let answer = client.http().head(address).timeout(Duration::from_secs(10)).send().await.ok()?;
+    let date = answer.headers().get("date")?.to_str().ok()?;
+    let there = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+    Some(skew(there, Timestamp::now()))
+}
+
+fn skew(there: Timestamp, here: Timestamp) -> Finding {
+    let seconds = here.duration_since(there).as_secs();
+    let found = format!("{} s {} the store's", seconds.abs(), if seconds < 0 { "behind" } else { "ahead of" });
+    let advice = "set this machine's clock (NTP): S3 refuses signatures that are 15 minutes off";
+    match seconds.abs() {
+        0..=NOTED_SKEW => Finding::ok(CLOCK, found),
+        seconds if seconds < REFUSED_SKEW => Finding::warning(CLOCK, found, advice),
+        _ => Finding::problem(CLOCK, found, advice),
+    }
+}
+
+/// What the coordinator says of the token.
+#[derive(Deserialize)]
+struct Caller {
+    name: Option<String>,
+    role: String,
+}
+
+async fn coordinator(config: &Config) -> Vec<Finding> {
+    let client = match Client::new(&config.fleet) {
+        Ok(client) => client,
+        Err(failure) => return vec![wrong(&failure)],
+    };
+    let address = &config.fleet.coordinator;
+    let get = |path: &'static str| client.request(Method::GET, path).timeout(Duration::from_secs(10));
+    match get("/livez").send().await {
+        Ok(answer) if answer.status() == StatusCode::OK => {}
+        Ok(answer) => {
+            let found = format!("{address} answers {}: no coordinator", answer.status());
+            return vec![Finding::problem(COORDINATOR, found, "correct coordinator")];
+        }
+        Err(error) => {
+            let found = client.unreachable(&error).to_string();
+            return vec![Finding::away(COORDINATOR, found, "start `diorama serve`, or correct coordinator")];
+        }
+    }
+    let ready = match client.send(get("/readyz")).await {
+        Ok(_) => Finding::ok(COORDINATOR, format!("{address} is ready")),
+        Err(error) => {
+            Finding::away(COORDINATOR, error.to_string(), "run `diorama doctor` with the coordinator's settings")
+        }
+    };
+    let token = match client.send(get("/v1/token")).await {
+        Ok(answer) => match answer.json::<Caller>().await {
+            Ok(Caller { name: Some(name), role }) => Finding::ok(TOKEN, format!("{name}, {role}")),
+            Ok(Caller { name: None, role }) => Finding::ok(TOKEN, format!("none is needed: everybody is {role}")),
+            Err(error) => Finding::problem(TOKEN, error.to_string(), "is it a coordinator of this version?"),
+        },
+        Err(error) if error.is_retryable() => Finding::away(TOKEN, error.to_string(), "try again"),
+        Err(error) => {
+            Finding::problem(TOKEN, error.to_string(), "set token_file or DIORAMA_TOKEN to a token of tokens_file")
+        }
+    };
+    vec![ready, token]
+}
+
+/// The exit code that the worst finding calls for.
+pub(super) fn exit_code(found: &[Finding]) -> u8 {
+    let problems = || found.iter().filter(|finding| finding.verdict == Verdict::Problem);
+    match (problems().next().is_some(), problems().all(|finding| finding.may_pass)) {
+        (false, _) => crate::exit::DONE,
+        (true, true) => crate::exit::TRY_AGAIN,
+        (true, false) => crate::exit::PERMANENT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_judged_by_how_far_it_is_off_in_either_direction() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let verdict = |seconds: i64| skew(at(100_000), at(100_000 + seconds)).verdict;
+        assert_eq!([0, 60, -60].map(verdict), [Verdict::Ok; 3]);
+        assert_eq!([61, -300].map(verdict), [Verdict::Warning; 2]);
+        assert_eq!([900, -90_000].map(verdict), [Verdict::Problem; 2]);
+    }
+
+    #[test]
+    fn the_exit_code_says_whether_waiting_could_help() {
+        let (ok, away, wrong) = (Finding::ok("a", ""), Finding::away("b", "", ""), Finding::problem("c", "", ""));
+        assert_eq!(exit_code(&[ok.clone(), Finding::warning("d", "", "")]), 0);
+        assert_eq!(exit_code(&[ok.clone(), away.clone()]), 75);
+        assert_eq!(exit_code(&[ok, away, wrong]), 42);
+    }
+}

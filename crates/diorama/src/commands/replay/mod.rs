@@ -1,0 +1,219 @@
+//! `diorama replay RUN CUSTOM_ID`: makes one committed picture again from its record and compares the bytes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use diorama_core::generator::{Generated, GeneratorInfo, Job, ReferencePicture};
+use diorama_core::id::{CustomId, Sha256Hex};
+use diorama_core::record::Record;
+use diorama_core::task::Reference;
+use diorama_runtime::config::Config;
+use diorama_runtime::options::{EngineKind, Options};
+use diorama_worker::picture::{PictureLimits, encode_rgb, read_reference, reference_from_bytes};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use self::committed::Committed;
+use crate::cli::{Cli, Replay};
+use crate::exit::{self, Failure};
+use crate::{maker, output};
+
+mod committed;
+
+/// What a replay came to.
+#[derive(Debug, Serialize)]
+struct Comparison {
+    custom_id: CustomId,
+    /// Whether the new picture has the very bytes of the committed one.
+    same: bool,
+    committed_sha256: Sha256Hex,
+    sha256: Sha256Hex,
+    /// The largest and the mean difference of a pixel's colour, 0 to 255; `None` where the sizes differ.
+    max_difference: Option<u8>,
+    mean_difference: Option<f64>,
+    /// What was different when the committed picture was made.
+    environment: Vec<Difference>,
+}
+
+/// One thing that was different.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Difference {
+    what: &'static str,
+    then: String,
+    now: String,
+}
+
+pub(crate) async fn run(command: &Replay, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
+    let config = cli.configuration().map_err(Failure::usage)?;
+    let id = CustomId::new(&*command.custom_id).map_err(Failure::usage)?;
+    let committed = match (&command.run, &command.out) {
+        (Some(run), None) => Committed::of_fleet(&config, run, &id).await?,
+        (None, Some(out)) => Committed::of_folder(out, &id).await?,
+        _ => {
+            let message = "say which run: `diorama replay RUN CUSTOM_ID`, or `diorama replay --out DIR CUSTOM_ID`";
+            return Err(Failure::usage(anyhow::anyhow!(message)));
+        }
+    };
+    let reference = reference(command, &committed).await?;
+    let (options, stop, record) = (options(&config, &committed.record), drain.clone(), committed.record.clone());
+    let made = tokio::task::spawn_blocking(move || make(&options, record, reference, &|| stop.is_cancelled()));
+    let made = made.await.map_err(Failure::permanent)?;
+    if made.is_err() && drain.is_cancelled() {
+        return Ok(exit::DRAINED);
+    }
+    let made = made?;
+    let bytes = encode_rgb(&made.image).map_err(Failure::permanent)?;
+    if let Some(to) = &command.to {
+        let failed = |error| Failure::try_again(anyhow::anyhow!("writing {}: {error}", to.display()));
+        std::fs::write(to, &bytes).map_err(failed)?;
+    }
+    let comparison = compare(id, &committed, &made, &bytes)?;
+    if cli.json() {
+        output::line(&serde_json::to_string(&comparison).map_err(Failure::permanent)?);
+    } else {
+        tell(&comparison);
+    }
+    Ok(if comparison.same { exit::DONE } else { exit::FAILED_TASKS })
+}
+
+/// As the record's, where nothing else was said: batches of the same size, numbers of the same type.
+fn options(config: &Config, record: &Record) -> Options {
+    let is_set = |key: &str| {
+        config.entries.iter().any(|entry| entry.key == key && !matches!(entry.source.as_str(), "default" | "unset"))
+    };
+    let mut options = config.options.clone();
+    if !is_set("batch_size") {
+        options.batch_size = record.generator.batch_size;
+    }
+    if !is_set("dtype") && options.engine == EngineKind::Libtorch {
+        options.dtype = serde_json::from_value(serde_json::json!(record.generator.dtype)).ok().or(options.dtype);
+    }
+    options
+}
+
+/// The reference that the record names, and no other.
+async fn reference(command: &Replay, committed: &Committed) -> Result<Option<ReferencePicture>, Failure> {
+    let Some(recorded) = &committed.record.reference else { return Ok(None) };
+    let limits = PictureLimits::default();
+    let read = |path: &Path| read_reference(path, &limits).map_err(Failure::permanent);
+    let found = match (&command.reference, &committed.record.task.reference) {
+        (Some(path), _) => read(path)?,
+        (None, Some(Reference::File(path))) => read(&Path::new(&committed.reference_root).join(path))?,
+        (None, Some(Reference::Blob(sha256))) => {
+            let bytes = committed.blob(sha256).await?;
+            reference_from_bytes(&bytes, &recorded.source, &limits).map_err(Failure::permanent)?
+        }
+        (None, Some(Reference::S3(url) | Reference::Https(url))) => {
+            let message = format!("the reference {url} is remote: download it and give it with --reference FILE");
+            return Err(Failure::permanent(anyhow::anyhow!(message)));
+        }
+        (None, None) => return Ok(None),
+    };
+    if found.sha256 != recorded.sha256 {
+        let message = format!(
+            "the reference {} has the digest {}, and the picture was made from {}: give that one with --reference FILE",
+            recorded.source, found.sha256, recorded.sha256
+        );
+        return Err(Failure::permanent(anyhow::anyhow!(message)));
+    }
+    Ok(Some(found))
+}
+
+fn make(
+    options: &Options,
+    record: Record,
+    reference: Option<ReferencePicture>,
+    stop: &dyn Fn() -> bool,
+) -> Result<Generated, Failure> {
+    let then = &record.generator;
+    if then.model == "synthetic" && options.engine != EngineKind::Synthetic {
+        let message = "the picture is a synthetic one: give --engine synthetic";
+        return Err(Failure::permanent(anyhow::anyhow!(message)));
+    }
+    let mut maker = maker::make(options).map_err(Failure::permanent)?;
+    let now = maker.as_generator().info();
+    if now.model_sha256 != then.model_sha256 {
+        let message = format!(
+            "the picture was made with the model {} ({}), and this is {} ({}): name that one with --model",
+            then.model, then.model_sha256, now.model, now.model_sha256
+        );
+        return Err(Failure::permanent(anyhow::anyhow!(message)));
+    }
+    maker.as_generator().check(&record.task).map_err(Failure::permanent)?;
+    maker.one(Job { task: record.task, reference: reference.map(Arc::new) }, None, stop).map_err(Failure::permanent)
+}
+
+fn compare(id: CustomId, committed: &Committed, made: &Generated, bytes: &[u8]) -> Result<Comparison, Failure> {
+    let (old, new) = (Sha256Hex::of(&committed.image), Sha256Hex::of(bytes));
+    let picture = image::load_from_memory(&committed.image).map_err(Failure::permanent)?.to_rgb8();
+    let same_size = (picture.width(), picture.height()) == (made.image.width, made.image.height);
+    let (max, mean) = difference(picture.as_raw(), &made.image.data);
+    Ok(Comparison {
+        custom_id: id,
+        same: old == new,
+        committed_sha256: old,
+        sha256: new,
+        max_difference: same_size.then_some(max),
+        mean_difference: same_size.then_some(mean),
+        environment: environment(&committed.record, &made.record),
+    })
+}
+
+/// The largest and the mean difference of two pictures of the same size.
+fn difference(old: &[u8], new: &[u8]) -> (u8, f64) {
+    let differences = || old.iter().zip(new).map(|(old, new)| old.abs_diff(*new));
+    let sum: u64 = differences().map(u64::from).sum();
+    (differences().max().unwrap_or(0), sum as f64 / old.len().max(1) as f64)
+}
+
+/// What was different when the committed picture was made.
+fn environment(then: &Record, now: &Record) -> Vec<Difference> {
+    let of = |info: &GeneratorInfo| {
+        [
+            ("version", info.engine.clone()),
+            ("library", info.library.clone()),
+            ("device", info.device.clone()),
+            ("dtype", info.dtype.clone()),
+            ("batch size", info.batch_size.to_string()),
+        ]
+    };
+    let mut then_and_now: Vec<_> = of(&then.generator).into_iter().zip(of(&now.generator)).collect();
+    then_and_now.push((("settings", then.settings.to_string()), ("settings", now.settings.to_string())));
+    then_and_now
+        .into_iter()
+        .filter(|((_, then), (_, now))| then != now)
+        .map(|((what, then), (_, now))| Difference { what, then, now })
+        .collect()
+}
+
+fn tell(comparison: &Comparison) {
+    let Comparison { custom_id, sha256, committed_sha256, .. } = comparison;
+    if comparison.same {
+        output::line(&format!("{custom_id}: the same bytes again ({sha256})"));
+    } else {
+        output::line(&format!("{custom_id}: DIFFERS: committed is {committed_sha256}, made again is {sha256}"));
+        output::line(&match (comparison.max_difference, comparison.mean_difference) {
+            (Some(max), Some(mean)) => {
+                format!("  a pixel's colour differs by at most {max} of 255, by {mean:.4} on average")
+            }
+            _ => "  the pictures have different sizes".to_owned(),
+        });
+    }
+    for Difference { what, then, now } in &comparison.environment {
+        output::line(&format!("  {what}: then {then}, now {now}"));
+    }
+    if !comparison.same && comparison.environment.is_empty() {
+        output::line("  nothing of the environment that the record holds is different");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_difference_of_two_pictures_is_taken_over_every_colour() {
+        assert_eq!(difference(&[0, 10, 255, 7], &[0, 10, 255, 7]), (0, 0.0));
+        assert_eq!(difference(&[0, 10, 255, 7], &[4, 10, 155, 7]), (100, 26.0));
+    }
+}
