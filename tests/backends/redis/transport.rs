@@ -1,12 +1,11 @@
 //! Passwords, TLS, a cluster; and what errors say, and never say.
 
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use diorama_backends::progress::Progress;
 use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
 use diorama_tests::services::redis::Redis;
+use diorama_tests::services::tls::authority_and_certificate;
 use tempfile::TempDir;
 
 use super::{ONE, run, shard, write_everything};
@@ -109,19 +108,4 @@ async fn a_run_lives_on_a_cluster() {
     }
     assert!(progress.lease("pump", "a", Duration::from_secs(600)).await.unwrap());
     assert_eq!(progress.workers().await.unwrap(), []);
-}
-
-/// Makes a folder with `ca.pem`, and `server.pem` and `server.key` signed by it for `localhost`.
-fn authority_and_certificate(folder: &Path) {
-    std::fs::create_dir(folder).unwrap();
-    std::fs::write(folder.join("server.ext"), "subjectAltName=DNS:localhost\n").unwrap();
-    for arguments in [
-        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2",
-        "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost",
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile server.ext -out server.pem",
-    ] {
-        let openssl = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
-        let output = openssl.expect("openssl is not installed: apt-get install -y --no-install-recommends openssl");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
 }

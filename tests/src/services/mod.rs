@@ -4,6 +4,7 @@
 pub mod rabbitmq;
 pub mod redis;
 pub mod s3;
+pub mod tls;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
