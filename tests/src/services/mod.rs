@@ -41,6 +41,11 @@ impl Process {
         self.child.try_wait().unwrap().is_some()
     }
 
+    /// Waits for its end; its exit code, `None` where a signal killed it.
+    pub fn code(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
     /// Kills it at once, as a power cut would.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
