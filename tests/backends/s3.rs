@@ -122,7 +122,7 @@ async fn a_bucket_that_is_a_host_holds_what_every_store_must_hold() {
         return;
     }
     let server = server_with_tls();
-    let config = |prefix| S3Config { path_style: false, ..config_with_tls(&server, prefix) };
+    let config = |prefix: &str| S3Config { path_style: false, ..config_with_tls(&server, prefix) };
     holds_what_every_store_must_hold(|prefix| connect(config(prefix))).await;
 
     let strange = connect(S3Config { bucket: "strange".to_owned(), ..config("") });

@@ -37,7 +37,7 @@ async fn wrong_settings_are_named_at_once_and_the_secret_is_not() {
     let wrong_secret = refusal(S3Config { secret_key: secret(), ..right.clone() }).await;
     assert_says(&wrong_secret, &["SignatureDoesNotMatch", "s3_secret_key"]);
     let wrong_key = refusal(S3Config { access_key: nobody, secret_key: secret(), ..right.clone() }).await;
-    assert_says(&wrong_key, &["InvalidAccessKeyId", "s3_access_key"]);
+    assert_says(&wrong_key, &["NotSignedUp", "s3_access_key"]);
     let wrong_bucket = refusal(S3Config { bucket: "none".to_owned(), ..right.clone() }).await;
     assert_says(&wrong_bucket, &["NoSuchBucket", "s3_bucket", "s3://none/a"]);
     let endpoint = Some("http://no-such-host.invalid".to_owned());

@@ -60,7 +60,7 @@ pub(crate) fn stalled(body: StreamingBlob, bytes: u64) -> StreamingBlob {
             if stands_still {
                 std::future::pending::<()>().await;
             }
-            piece
+            piece.map_err(std::io::Error::other)
         }
     }))
 }

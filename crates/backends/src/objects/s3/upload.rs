@@ -32,7 +32,8 @@ struct Upload<'a> {
 impl S3Objects {
     /// Sends the file, which has `bytes` bytes, in parts.
     pub(super) async fn put_parts(&self, key: &str, full: &str, file: &Path, bytes: u64) -> Result<(), ObjectError> {
-        let begun = Patience::long().exhaust(|| async {
+        let patience = Patience::long();
+        let begun = patience.exhaust(|| async {
             let begun = self.client.create_multipart_upload().bucket(&self.bucket).key(full).send().await;
             self.answered("writing", key, begun)
         });
@@ -89,7 +90,8 @@ impl Upload<'_> {
     /// Removes the parts. Where even that fails, they stay until a lifecycle rule of the bucket removes them.
     async fn abandon(&self) {
         let store = self.store;
-        let abandoned = Patience::brief().exhaust(|| async {
+        let patience = Patience::brief();
+        let abandoned = patience.exhaust(|| async {
             let request = store.client.abort_multipart_upload().bucket(&store.bucket).key(self.full);
             store.answered("abandoning", self.key, request.upload_id(&self.id).send().await)
         });
