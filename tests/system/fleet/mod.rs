@@ -6,11 +6,12 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use diorama_tests::services::rabbitmq::RabbitMq;
 use diorama_tests::services::redis::Redis;
 use diorama_tests::services::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
-use diorama_tests::services::{Process, free_port};
+use diorama_tests::services::{PATIENCE, Process, free_port};
 use serde_json::Value;
 
 use crate::case::{Case, End, end, until};
@@ -52,7 +53,11 @@ impl Member {
     /// Waits until it has ended by itself.
     #[track_caller]
     pub(crate) fn until_dead(&mut self) {
-        diorama_tests::services::wait_until("the process dies", || self.process.has_ended());
+        let started = Instant::now();
+        while !self.process.has_ended() {
+            assert!(started.elapsed() < PATIENCE, "it does not die: {}", self.logged());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Its exit code; `None` where it was killed.
