@@ -110,3 +110,39 @@ impl<O: Objects> Objects for Retrying<O> {
         self.patience.exhaust(|| self.inner.delete(key)).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::objects::embedded::FolderObjects;
+    use crate::objects::faulty::{Fault, FaultyObjects};
+
+    /// How a read ends, and after how many tries, where every try fails in this way; with retries around the retries.
+    async fn read_failing(kind: ObjectErrorKind) -> (ObjectErrorKind, u32) {
+        let folder = tempfile::tempdir().unwrap();
+        let tries = Arc::new(AtomicU32::new(0));
+        let counted = tries.clone();
+        let fail = move |_: &'static str, _: &str| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Fault::Fail(kind)
+        };
+        let store = FaultyObjects::new(FolderObjects::open(folder.path()).unwrap(), Box::new(fail));
+        let error = Retrying::new(Retrying::new(store)).get("a").await.unwrap_err();
+        (error.kind, tries.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn a_fault_that_stays_is_tried_again_and_by_nobody_above() {
+        assert_eq!(read_failing(ObjectErrorKind::Transient).await, (ObjectErrorKind::Away, 5));
+    }
+
+    #[tokio::test]
+    async fn what_no_waiting_mends_is_tried_once() {
+        for kind in [ObjectErrorKind::Refused, ObjectErrorKind::NotFound, ObjectErrorKind::DiskFull] {
+            assert_eq!(read_failing(kind).await, (kind, 1));
+        }
+    }
+}
