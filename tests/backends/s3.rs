@@ -1,8 +1,13 @@
 //! The object store over a real S3 server.
 
-use std::io::Write;
+mod damage;
+mod refusals;
+mod uploads;
+
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use diorama_backends::objects::retrying::Retrying;
@@ -13,8 +18,14 @@ use diorama_backends::objects::{
 use diorama_tests::services::s3::{ACCESS_KEY, BUCKET, Faults, S3Server, SECRET_KEY};
 use tokio::io::AsyncReadExt;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_diorama-s3");
+
 fn server() -> S3Server {
-    S3Server::start(Path::new(env!("CARGO_BIN_EXE_diorama-s3")))
+    S3Server::start(Path::new(PROGRAM))
+}
+
+fn server_with_tls() -> S3Server {
+    S3Server::start_with_tls(Path::new(PROGRAM))
 }
 
 fn config(server: &S3Server, prefix: &str) -> S3Config {
@@ -29,14 +40,32 @@ fn config(server: &S3Server, prefix: &str) -> S3Config {
     }
 }
 
-fn store(server: &S3Server, prefix: &str) -> S3Objects {
-    S3Objects::connect(config(server, prefix)).unwrap()
+fn config_with_tls(server: &S3Server, prefix: &str) -> S3Config {
+    S3Config { ca_file: Some(server.ca_file()), ..config(server, prefix) }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn s3_holds_what_every_store_must_hold() {
-    let server = server();
-    let new = |prefix| store(&server, prefix);
+fn connect(config: S3Config) -> S3Objects {
+    S3Objects::connect(config).unwrap()
+}
+
+fn store(server: &S3Server, prefix: &str) -> S3Objects {
+    connect(config(server, prefix))
+}
+
+/// Runs this test again in a process of its own, through `command`; inside it, gives false.
+fn is_outside(test: &str, mut command: Command) -> bool {
+    const INSIDE: &str = "DIORAMA_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return false;
+    }
+    command.args(["--exact", test, "--nocapture"]).env(INSIDE, "1");
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    true
+}
+
+async fn holds_what_every_store_must_hold(new: impl Fn(&str) -> S3Objects) {
     conformance::what_was_put_is_got_whole_and_the_last_put_counts(&new("whole")).await;
     conformance::what_is_not_there_is_said_to_be_not_there(&new("absent")).await;
     conformance::of_many_conditional_puts_exactly_one_creates(Arc::new(new("conditional"))).await;
@@ -58,23 +87,48 @@ async fn an_object_of_another_bucket_is_read_whatever_its_key() {
     let mut content = String::new();
     reader.body.read_to_string(&mut content).await.unwrap();
     assert_eq!((reader.bytes, content.as_str()), (5, "dunes"));
-    for (bucket, key) in [("places", "gone.png"), ("nowhere", "a.png")] {
+    for (bucket, key, kind) in
+        [("places", "gone.png", ObjectErrorKind::NotFound), ("nowhere", "a.png", ObjectErrorKind::Refused)]
+    {
         let error = store.open_in(bucket, key).await.err().unwrap();
-        assert_eq!((error.kind, error.what.clone()), (ObjectErrorKind::NotFound, format!("s3://{bucket}/{key}")));
+        assert_eq!((error.kind, error.what.clone()), (kind, format!("s3://{bucket}/{key}")));
     }
     server.set(Faults { refuse: 1.0, ..Faults::default() });
     assert!(store.open_in("places", "gone.png").await.is_err_and(|error| error.is_retryable()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_file_goes_up_in_parts_and_arrives_whole() {
+async fn s3_holds_what_every_store_must_hold() {
     let server = server();
-    let store = S3Objects::connect(S3Config { multipart_bytes: 5 << 20, ..config(&server, "parts") }).unwrap();
-    let content: Bytes = (0..(12u32 << 20) + 7).map(|i| (i * 31 % 251) as u8).collect::<Vec<_>>().into();
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(&content).unwrap();
-    store.put_file("large", file.path()).await.unwrap();
-    assert!(store.get("large").await.unwrap() == content);
+    holds_what_every_store_must_hold(|prefix| store(&server, prefix)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_over_tls_holds_what_every_store_must_hold() {
+    let server = server_with_tls();
+    holds_what_every_store_must_hold(|prefix| connect(config_with_tls(&server, prefix))).await;
+}
+
+/// In a mount namespace where `diorama.localhost` and `strange.localhost` are this machine, as a name service would say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_a_host_holds_what_every_store_must_hold() {
+    let mut command = Command::new("unshare");
+    let hosts = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(hosts.path(), "127.0.0.1 localhost diorama.localhost strange.localhost\n").unwrap();
+    command.args(["--map-root-user", "--mount", "sh", "-euc"]);
+    command.arg("mount --bind \"$HOSTS\" /etc/hosts; exec \"$0\" \"$@\"").arg(std::env::current_exe().unwrap());
+    command.env("HOSTS", hosts.path());
+    if is_outside("s3::a_bucket_that_is_a_host_holds_what_every_store_must_hold", command) {
+        return;
+    }
+    let server = server_with_tls();
+    let config = |prefix: &str| S3Config { path_style: false, ..config_with_tls(&server, prefix) };
+    holds_what_every_store_must_hold(|prefix| connect(config(prefix))).await;
+
+    let strange = connect(S3Config { bucket: "strange".to_owned(), ..config("") });
+    let error = strange.head("a").await.unwrap_err();
+    assert_eq!(error.kind, ObjectErrorKind::Refused, "{error}");
+    assert!(error.to_string().contains("CertificateRefused") && error.to_string().contains("s3_path_style"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,23 +170,29 @@ async fn a_store_that_is_away_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_settings_are_named_and_the_secret_is_not() {
+async fn a_store_that_says_nothing_is_given_up_in_time() {
     let server = server();
-    let right = config(&server, "");
-    let secret = || Some("hunter2".to_owned().into());
-    for (config, part) in [
-        (S3Config { secret_key: secret(), ..right.clone() }, "s3_secret_key"),
-        (
-            S3Config { access_key: Some("nobody".to_owned().into()), secret_key: secret(), ..right.clone() },
-            "s3_access_key",
-        ),
-        (S3Config { bucket: "none".to_owned(), ..right.clone() }, "s3_bucket"),
-    ] {
-        let store = S3Objects::connect(config).unwrap();
-        let error = store.put("a", Bytes::from_static(b"x")).await.unwrap_err();
-        assert_eq!(error.kind, ObjectErrorKind::Permission, "{error}");
-        assert!(error.to_string().contains(part) && !error.to_string().contains("hunter2"), "{error}");
-    }
-    let error = S3Objects::connect(S3Config { secret_key: None, ..right }).unwrap_err().to_string();
-    assert!(error.contains("AWS_SECRET_ACCESS_KEY"), "{error}");
+    let brief = Duration::from_millis(500);
+    let store = connect(S3Config { answer: brief, stall: Duration::from_secs(1), ..config(&server, "silent") });
+    let content = Bytes::from(vec![7; 1 << 20]);
+    store.put("a", content.clone()).await.unwrap();
+
+    server.set(Faults { delay_ms: 60_000, ..Faults::default() });
+    let started = Instant::now();
+    assert_eq!(store.get("a").await.unwrap_err().kind, ObjectErrorKind::Transient);
+    assert_eq!(store.put("b", Bytes::new()).await.unwrap_err().kind, ObjectErrorKind::Transient);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+
+    server.set(Faults { stall_after: Some(100_000), ..Faults::default() });
+    let started = Instant::now();
+    let error = store.get("a").await.unwrap_err();
+    assert_eq!(error.kind, ObjectErrorKind::Transient, "{error}");
+    let mut reader = store.open("a").await.unwrap();
+    let mut read = Vec::new();
+    reader.body.read_to_end(&mut read).await.unwrap_err();
+    assert!(read.len() < content.len());
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+
+    server.set(Faults::default());
+    assert_eq!(store.get("a").await.unwrap(), content);
 }

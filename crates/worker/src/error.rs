@@ -8,9 +8,12 @@ use crate::engine::EngineError;
 /// Why a worker stopped. The shards that it held were handed back; what is committed is kept.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// The object store, or the disk that holds the references or on which archives are prepared.
+    /// The object store, or the disk that holds the references.
     #[error(transparent)]
     Objects(#[from] ObjectError),
+    /// This machine's disk, on which archives are prepared: another worker may have room, so this one does not wait.
+    #[error(transparent)]
+    Scratch(ObjectError),
     /// The queue.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -26,7 +29,7 @@ impl WorkerError {
     /// Whether a new worker may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Objects(error) => error.may_pass_later(),
+            Self::Objects(error) | Self::Scratch(error) => error.may_pass_later(),
             Self::Queue(error) => error.is_retryable(),
             Self::Engine(EngineError::Lost(_) | EngineError::Stopped) => true,
             Self::Engine(EngineError::Start(_)) | Self::Panicked(_) => false,

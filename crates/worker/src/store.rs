@@ -102,5 +102,5 @@ fn at_half(position: usize, half: usize) {
 }
 
 fn on_scratch(scratch: &Path, error: &std::io::Error) -> WorkerError {
-    ObjectError::io("preparing an archive in", scratch.display().to_string(), error).into()
+    WorkerError::Scratch(ObjectError::io("preparing an archive in", scratch.display().to_string(), error))
 }

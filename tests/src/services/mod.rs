@@ -4,6 +4,7 @@
 pub mod rabbitmq;
 pub mod redis;
 pub mod s3;
+pub mod tls;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -52,6 +53,11 @@ impl Process {
         if let Some(id) = i32::try_from(self.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(id, signal);
         }
+    }
+
+    /// Waits for its end; its exit code, `None` where a signal killed it.
+    pub fn code(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
     }
 
     /// Kills it at once, as a power cut would.

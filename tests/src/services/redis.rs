@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::tls::authority_and_certificate;
 use super::{Process, free_port, wait_until};
 
 const INSTALL: &str = "apt-get install -y --no-install-recommends redis-server";
@@ -18,6 +19,8 @@ pub struct Redis {
     process: Option<Process>,
     folder: TempDir,
     port: u16,
+    /// The port with TLS, beside the plain one.
+    tls: Option<u16>,
     settings: Vec<String>,
 }
 
@@ -30,9 +33,35 @@ impl Redis {
     /// Starts one with more settings, as on its command line.
     pub fn start_with(settings: &[&str]) -> Self {
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
-        let mut redis = Self { process: None, folder: TempDir::new().unwrap(), port: free_port(), settings };
+        let mut redis = Self { process: None, folder: TempDir::new().unwrap(), port: free_port(), tls: None, settings };
         redis.start_again();
         redis
+    }
+
+    /// Starts one that is reached over TLS, with a certificate that an authority of its own signed.
+    pub fn start_with_tls(settings: &[&str]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let (tls, made) = (free_port(), folder.path().join("tls"));
+        authority_and_certificate(&made);
+        let file = |name: &str| made.join(name).display().to_string();
+        let mut settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
+        for (name, value) in [
+            ("--tls-port", tls.to_string()),
+            ("--tls-cert-file", file("server.pem")),
+            ("--tls-key-file", file("server.key")),
+            ("--tls-ca-cert-file", file("ca.pem")),
+            ("--tls-auth-clients", "no".to_owned()),
+        ] {
+            settings.extend([name.to_owned(), value]);
+        }
+        let mut redis = Self { process: None, folder, port: free_port(), tls: Some(tls), settings };
+        redis.start_again();
+        redis
+    }
+
+    /// The certificate of the authority that signed the server's.
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("tls/ca.pem")
     }
 
     /// Kills it at once, as a power cut would.
@@ -72,7 +101,10 @@ impl Redis {
 
     /// How to connect to it.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        match self.tls {
+            Some(tls) => format!("rediss://localhost:{tls}"),
+            None => format!("redis://127.0.0.1:{}", self.port),
+        }
     }
 
     /// Its port on the loopback interface.

@@ -1,5 +1,6 @@
 //! A private S3 server: the program `diorama-s3` over a folder, with faults that a test switches.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use super::tls::authority_and_certificate;
 use super::{Process, free_port, wait_until};
 
 /// The one bucket that is there from the start.
@@ -21,7 +23,7 @@ pub const ACCESS_KEY: &str = "AKDIORAMATEST";
 pub const SECRET_KEY: &str = "not-so-secret-key-of-the-tests";
 
 /// What goes wrong at the server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
     /// The share of requests that are answered with 503.
@@ -30,6 +32,17 @@ pub struct Faults {
     pub delay_ms: u64,
     /// `If-None-Match` is ignored, as some stores do.
     pub ignore_conditions: bool,
+    /// Kinds of requests (`put_object`, `upload_part` …) and the code of S3 that each is answered with.
+    pub answers: BTreeMap<String, String>,
+    /// An object's body stands still after so many bytes, and does not end.
+    pub stall_after: Option<u64>,
+}
+
+impl Faults {
+    /// Every request of `kind` is answered with `code`.
+    pub fn answering(kind: &str, code: &str) -> Self {
+        Self { answers: [(kind.to_owned(), code.to_owned())].into(), ..Self::default() }
+    }
 }
 
 /// A server.
@@ -37,18 +50,36 @@ pub struct S3Server {
     folder: TempDir,
     program: PathBuf,
     port: u16,
+    tls: bool,
     process: Option<Process>,
 }
 
 impl S3Server {
     /// Starts `program`, the built `diorama-s3`.
     pub fn start(program: &Path) -> Self {
+        Self::start_as(program, false)
+    }
+
+    /// Starts one that speaks TLS only, with a certificate that an authority of its own signed.
+    pub fn start_with_tls(program: &Path) -> Self {
+        Self::start_as(program, true)
+    }
+
+    fn start_as(program: &Path, tls: bool) -> Self {
         let folder = tempfile::Builder::new().prefix("diorama-s3-").tempdir().unwrap();
         fs::create_dir_all(folder.path().join("objects").join(BUCKET)).unwrap();
-        let mut server = Self { folder, program: program.to_owned(), port: free_port(), process: None };
+        if tls {
+            authority_and_certificate(&folder.path().join("tls"));
+        }
+        let mut server = Self { folder, program: program.to_owned(), port: free_port(), tls, process: None };
         server.set(Faults::default());
         server.start_again();
         server
+    }
+
+    /// The certificate of the authority that signed the server's.
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("tls/ca.pem")
     }
 
     fn faults(&self) -> PathBuf {
@@ -68,6 +99,10 @@ impl S3Server {
         let mut command = Command::new(&self.program);
         command.args(["--port", &self.port.to_string(), "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]);
         command.arg("--folder").arg(self.folder.path().join("objects")).arg("--faults").arg(self.faults());
+        command.arg("--requests").arg(self.requests_file());
+        if self.tls {
+            command.arg("--tls").arg(self.folder.path().join("tls"));
+        }
         let mut process = Process::spawn(&mut command, "build it: cargo build -p diorama-tests --bin diorama-s3");
         let port = self.port;
         wait_until("the S3 server takes connections", || {
@@ -87,9 +122,31 @@ impl S3Server {
         self.process.as_ref().expect("the S3 server runs").signal(signal);
     }
 
-    /// Its address.
+    fn requests_file(&self) -> PathBuf {
+        self.folder.path().join("requests")
+    }
+
+    /// How many requests of a kind came so far, refused ones too: `put_object`, `upload_part` … Only those whose
+    /// signature was right.
+    pub fn requests(&self, kind: &str) -> usize {
+        let requests = fs::read_to_string(self.requests_file()).unwrap();
+        requests.lines().filter(|request| *request == kind).count()
+    }
+
+    /// Its address; a bucket may also be a host of its own in front of `localhost`.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        if self.tls { format!("https://localhost:{}", self.port) } else { format!("http://127.0.0.1:{}", self.port) }
+    }
+
+    /// Its port on the loopback interface.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How many parts of uploads lie there that were neither finished nor abandoned.
+    pub fn unfinished_parts(&self) -> usize {
+        let files = fs::read_dir(self.folder.path().join("objects")).unwrap();
+        files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().contains(".part-")).count()
     }
 
     /// The bucket's folder.

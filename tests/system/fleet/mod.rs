@@ -1,24 +1,29 @@
 //! A fleet with the real services: RabbitMQ, Redis and S3 of its own, coordinators and workers as processes, and whatever
 //! dies in the middle.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use diorama_tests::services::free_port;
 use diorama_tests::services::rabbitmq::RabbitMq;
 use diorama_tests::services::redis::Redis;
 use diorama_tests::services::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+use diorama_tests::services::{PATIENCE, Process, free_port};
 use serde_json::Value;
 
 use crate::case::{Case, End, end, until};
 
 mod commands;
+mod crashes;
 mod doctor;
 mod outages;
 mod references;
 mod runs;
 mod soak;
+mod store;
 
 /// One fleet at a time: a broker takes a core while it starts.
 static ONE: Mutex<()> = Mutex::new(());
@@ -30,31 +35,78 @@ pub(crate) struct Fleet {
     pub(crate) redis: Redis,
     pub(crate) s3: S3Server,
     pub(crate) coordinator: String,
+    /// Certificates of the authorities that vouch for the services.
+    ca_file: Option<PathBuf>,
+    /// Processes that were started.
+    members: Cell<usize>,
     _alone: MutexGuard<'static, ()>,
 }
 
-/// A process that dies with the test.
-pub(crate) struct Member(Child);
+/// A coordinator or a worker. It dies with the test.
+pub(crate) struct Member {
+    process: Process,
+    log: PathBuf,
+}
 
 impl Member {
     pub(crate) fn kill(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.process.kill();
     }
-}
 
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.kill();
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub(crate) fn until_dead(&mut self) {
+        let started = Instant::now();
+        while !self.process.has_ended() {
+            assert!(started.elapsed() < PATIENCE, "it does not die: {}", self.logged());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Its exit code; `None` where it was killed.
+    pub(crate) fn code(&mut self) -> Option<i32> {
+        self.process.code()
+    }
+
+    pub(crate) fn logged(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until it has logged `part`.
+    #[track_caller]
+    pub(crate) fn until_logged(&self, part: &str) {
+        until(part, || self.logged().contains(part));
     }
 }
 
 impl Fleet {
     pub(crate) fn new() -> Self {
+        Self::with(Redis::start, S3Server::start)
+    }
+
+    /// With TLS to Redis and the object store, each with an authority of its own.
+    pub(crate) fn with_tls() -> Self {
+        let mut fleet = Self::with(|| Redis::start_with_tls(&[]), S3Server::start_with_tls);
+        let ca_file = fleet.case.path("authorities.pem");
+        let authorities = [fleet.redis.ca_file(), fleet.s3.ca_file()].map(|path| fs::read_to_string(path).unwrap());
+        fs::write(&ca_file, authorities.concat()).unwrap();
+        fleet.ca_file = Some(ca_file);
+        fleet
+    }
+
+    fn with(redis: impl Fn() -> Redis, s3: impl Fn(&Path) -> S3Server) -> Self {
         let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let s3 = S3Server::start(Path::new(env!("CARGO_BIN_EXE_diorama-s3")));
-        let coordinator = format!("127.0.0.1:{}", free_port());
-        Self { case: Case::new(), rabbitmq: RabbitMq::start(), redis: Redis::start(), s3, coordinator, _alone: alone }
+        let s3 = s3(Path::new(env!("CARGO_BIN_EXE_diorama-s3")));
+        Self {
+            case: Case::new(),
+            rabbitmq: RabbitMq::start(),
+            redis: redis(),
+            s3,
+            coordinator: format!("127.0.0.1:{}", free_port()),
+            ca_file: None,
+            members: Cell::new(0),
+            _alone: alone,
+        }
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
@@ -68,6 +120,9 @@ impl Fleet {
             .env("DIORAMA_S3_SECRET_KEY", SECRET_KEY)
             .env("DIORAMA_S3_PATH_STYLE", "true")
             .env("DIORAMA_COORDINATOR", format!("http://{}", self.coordinator));
+        if let Some(ca_file) = &self.ca_file {
+            command.env("DIORAMA_CA_FILE", ca_file);
+        }
         command
     }
 
@@ -75,34 +130,62 @@ impl Fleet {
         end(&mut self.command(arguments))
     }
 
-    pub(crate) fn start(&self, arguments: &[&str]) -> Member {
-        self.start_with(&[], arguments)
+    pub(crate) fn start(&self, mut command: Command) -> Member {
+        self.members.set(self.members.get() + 1);
+        let log = self.case.path(&format!("member-{}.log", self.members.get()));
+        command.stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        Member { process: Process::spawn(&mut command, "build it: cargo build -p diorama-tests"), log }
     }
 
-    /// With more variables in its environment.
+    /// Starts a command with more variables in its environment.
     pub(crate) fn start_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Member {
         let mut command = self.command(arguments);
         command.envs(variables.iter().copied());
-        Member(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        self.start(command)
+    }
+
+    /// The command of a coordinator that listens on `address`.
+    pub(crate) fn serving(&self, address: &str) -> Command {
+        self.command(&["serve", "--listen", address, "--lease", "3", "--publish-again", "3"])
     }
 
     pub(crate) fn serve(&self) -> Member {
-        let member = self.start(&["serve", "--listen", &self.coordinator, "--lease", "3", "--publish-again", "3"]);
+        self.serve_as(self.serving(&self.coordinator))
+    }
+
+    /// Starts a coordinator by its command, and waits until it answers.
+    pub(crate) fn serve_as(&self, command: Command) -> Member {
+        let member = self.start(command);
         until("the coordinator answers", || self.run(&["status"]).code == Some(0));
         member
     }
 
+    /// The command of a worker whose batch of two takes `latency` milliseconds.
+    pub(crate) fn working(&self, name: &str, latency: &str) -> Command {
+        let synthetic = ["--engine", "synthetic", "--synthetic-latency", latency, "--batch-size", "2"];
+        self.command(&[&["worker", "--worker", name, "--heartbeat", "0.5"][..], &synthetic].concat())
+    }
+
     pub(crate) fn worker(&self, name: &str) -> Member {
-        let synthetic =
-            ["--engine", "synthetic", "--synthetic-latency", "20", "--batch-size", "2", "--heartbeat", "0.5"];
-        self.start(&[&["worker", "--worker", name][..], &synthetic].concat())
+        self.start(self.working(name, "20"))
     }
 
     /// Submits `rows` rows and gives the run.
     pub(crate) fn submit(&self, rows: usize) -> String {
+        self.submit_as("fleet", rows, &[])
+    }
+
+    /// Submits `rows` rows under a name, with more flags. Another name is another run.
+    pub(crate) fn submit_as(&self, name: &str, rows: usize, more: &[&str]) -> String {
+        let submitted = end(&mut self.submitting(name, rows, more)).expect(0);
+        submitted.json()["run"].as_str().unwrap().to_owned()
+    }
+
+    /// The command that submits.
+    pub(crate) fn submitting(&self, name: &str, rows: usize, more: &[&str]) -> Command {
         self.case.manifest(rows);
-        let submitted = self.run(&["submit", "rows.jsonl", "--shard-size", "8", "--format", "webdataset", "--json"]);
-        submitted.expect(0).json()["run"].as_str().unwrap().to_owned()
+        let submit = ["submit", "rows.jsonl", "--name", name, "--shard-size", "8", "--format", "webdataset", "--json"];
+        self.command(&[&submit[..], more].concat())
     }
 
     pub(crate) fn status(&self, run: &str) -> Value {

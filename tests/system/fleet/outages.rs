@@ -1,7 +1,5 @@
 //! Whatever dies in the middle of a run: the run goes on, and ends whole.
 
-use std::time::Duration;
-
 use super::Fleet;
 
 #[test]
@@ -43,12 +41,14 @@ fn a_redis_that_is_emptied_in_the_middle_is_told_again() {
 #[test]
 fn a_store_that_is_away_for_a_while_costs_no_task() {
     let mut fleet = Fleet::new();
-    let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
+    let (coordinator, worker) = (fleet.serve(), fleet.worker("one"));
     let run = fleet.submit(200);
     fleet.until_done(&run, 40);
     fleet.s3.kill();
-    // Long enough for every part to notice.
-    std::thread::sleep(Duration::from_secs(5));
+    for member in [&coordinator, &worker] {
+        // Both are in the middle of it: they have tried, and wait.
+        member.until_logged("the object store failed; trying again");
+    }
     fleet.s3.start_again();
     fleet.proves_whole(&run, 200);
 }

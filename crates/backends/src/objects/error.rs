@@ -19,8 +19,13 @@ pub enum ObjectErrorKind {
     Damaged,
     /// The store cannot do what the protocol needs, such as hard links.
     Unsupported,
+    /// A store refuses us, or we refuse it: key, bucket, region, certificate or address are not right, and no try will
+    /// succeed before somebody mends that.
+    Refused,
     /// A fault that may pass: an interrupted call, a time-out.
     Transient,
+    /// A fault that may pass, and was tried again for as long as a call may take: only who can wait longer tries again.
+    Away,
     /// Anything else that the system reports.
     Io,
 }
@@ -47,7 +52,9 @@ impl ObjectErrorKind {
             Self::ReadOnly => "; remount it writable or choose another folder",
             Self::Unsupported => "; choose a folder on a file system such as ext4, xfs or btrfs",
             Self::Damaged => "; restore it from a copy, or start in a new folder",
-            Self::NotFound | Self::InvalidKey | Self::Transient | Self::Io => "",
+            Self::Away => "; it was tried again and again",
+            // Who refused knows what to do about it.
+            Self::Refused | Self::NotFound | Self::InvalidKey | Self::Transient | Self::Io => "",
         }
     }
 }
@@ -90,8 +97,8 @@ impl ObjectError {
         self.is_retryable() || self.kind == ObjectErrorKind::DiskFull
     }
 
-    /// Whether the same call may succeed a moment later with nothing changed.
+    /// Whether the same call may succeed later with nothing changed.
     pub fn is_retryable(&self) -> bool {
-        self.kind == ObjectErrorKind::Transient
+        matches!(self.kind, ObjectErrorKind::Transient | ObjectErrorKind::Away)
     }
 }

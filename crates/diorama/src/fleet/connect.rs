@@ -1,5 +1,6 @@
 //! Connects to RabbitMQ, Redis and the object store as the configuration says, all three or not at all.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,32 @@ fn missing(key: &str, what: &str) -> Failure {
 
 fn secret(secret: &Secret) -> secrecy::SecretString {
     secret.expose().to_owned().into()
+}
+
+/// Whether an address says TLS.
+fn is_tls(url: &str) -> bool {
+    let scheme = url.split(':').next().unwrap_or_default().to_ascii_lowercase();
+    matches!(scheme.as_str(), "amqps" | "rediss" | "https")
+}
+
+/// The CA file, where the address says TLS: the file is for all three services, and not each of them need have TLS.
+fn ca_file(fleet: &Fleet, url: &Secret) -> Option<PathBuf> {
+    fleet.ca_file.clone().filter(|_| is_tls(url.expose()))
+}
+
+/// A CA file that no service makes use of would be a false safety.
+fn check_ca_file(fleet: &Fleet) -> Result<(), Failure> {
+    let urls = [&fleet.amqp_url, &fleet.redis_url].map(|url| url.as_ref().map(Secret::expose));
+    let amazon = fleet.s3_endpoint.as_deref().unwrap_or("https:");
+    let tls = urls.into_iter().flatten().chain([amazon]).any(is_tls);
+    match &fleet.ca_file {
+        Some(path) if !tls => Err(Failure::usage(anyhow::anyhow!(
+            "ca_file is set ({}), but none of amqp_url (amqps://), redis_url (rediss://) and s3_endpoint (https://) uses \
+             TLS; change one, or leave ca_file out",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// How S3 is reached.
@@ -49,14 +76,14 @@ pub(crate) fn s3_config(fleet: &Fleet) -> Result<S3Config, Failure> {
 /// How Redis is reached.
 pub(crate) fn redis_config(fleet: &Fleet) -> Result<RedisConfig, Failure> {
     let url = fleet.redis_url.as_ref().ok_or_else(|| missing("redis_url", "address of Redis"))?;
-    Ok(RedisConfig { cluster: fleet.redis_cluster, ca_file: fleet.ca_file.clone(), ..RedisConfig::new(secret(url)) })
+    Ok(RedisConfig { cluster: fleet.redis_cluster, ca_file: ca_file(fleet, url), ..RedisConfig::new(secret(url)) })
 }
 
 /// How RabbitMQ is reached.
 pub(crate) fn rabbitmq_config(fleet: &Fleet, name: &str) -> Result<RabbitMqConfig, Failure> {
     let url = fleet.amqp_url.as_ref().ok_or_else(|| missing("amqp_url", "address of RabbitMQ"))?;
     Ok(RabbitMqConfig {
-        ca_file: fleet.ca_file.clone(),
+        ca_file: ca_file(fleet, url),
         connection_name: name.to_owned(),
         ..RabbitMqConfig::new(secret(url))
     })
@@ -65,6 +92,7 @@ pub(crate) fn rabbitmq_config(fleet: &Fleet, name: &str) -> Result<RabbitMqConfi
 /// Connects to all three; `name` is what the broker's list of connections shows.
 pub(crate) async fn backends(fleet: &Fleet, name: &str) -> Result<Backends, Failure> {
     // What is missing is said before anything is connected to.
+    check_ca_file(fleet)?;
     let (s3, redis, rabbitmq) = (s3_config(fleet)?, redis_config(fleet)?, rabbitmq_config(fleet, name)?);
     let objects = Retrying::patient(S3Objects::connect(s3).map_err(Failure::permanent)?);
     let probed = probe_conditional_put(&objects).await;

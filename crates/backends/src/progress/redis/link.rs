@@ -189,6 +189,11 @@ impl Link {
             Some("OOM" | "MISCONF") => "give the server room, in memory and on its disk",
             Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY") => "it is starting or failing over; wait",
             _ if error.kind() == ErrorKind::AuthenticationFailed => "check user and password in its URL",
+            // The library's error has the TLS library's words only.
+            _ if error.to_string().contains("certificate") => {
+                "set ca_file to the certificate of the authority that signed the server's, and use the host's name that is \
+                 in it"
+            }
             _ if error.is_io_error() => "check that it runs and that this machine reaches it",
             _ => "check that it is Redis 6 or later, with Lua scripts allowed",
         };

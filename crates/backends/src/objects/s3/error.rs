@@ -1,0 +1,156 @@
+//! What an error of the SDK means: whether it may pass, and what to do where it will not.
+//!
+//! Every refusal begins with a stable code: the store's own (`NoSuchBucket`, `AccessDenied`, `SignatureDoesNotMatch`,
+//! `RequestTimeTooSkewed` …) or, where there was no answer, one of ours: `CertificateRefused`, `NotTls`, `NotHttp`,
+//! `UnknownHost`.
+
+use std::error::Error;
+use std::io;
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::dns::ResolveDnsError;
+use rustls::{CertificateError, InvalidMessage};
+
+use crate::objects::ObjectErrorKind;
+use crate::objects::ObjectErrorKind::{DiskFull, Io, NotFound, Refused, Transient};
+
+/// The kind, and what to say. `reached` says whether the store ever answered: before that, a host that cannot be found is
+/// a wrong address, and later the fault of a name service.
+pub(super) fn meaning<E>(error: &SdkError<E>, reached: bool) -> (ObjectErrorKind, String)
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    let Some(response) = error.raw_response() else {
+        return match error {
+            SdkError::ConstructionFailure(_) => {
+                (Refused, format!("{}: check s3_endpoint, s3_region and s3_bucket", chain(error)))
+            }
+            _ => unanswered(error, reached),
+        };
+    };
+    let status = response.status().as_u16();
+    let code = error.code().unwrap_or_default();
+    let (kind, advice) = answered(status, code);
+    let advice = match response.headers().get("x-amz-bucket-region") {
+        Some(region) if kind == Refused && is_elsewhere(status, code) => {
+            format!(": the bucket is in the region {region}; set s3_region to it")
+        }
+        _ => advice.to_owned(),
+    };
+    match error.message() {
+        Some(message) if !code.is_empty() => (kind, format!("{code} ({status}) {message}{advice}")),
+        // The answer to a look at an object has no body, and so no code.
+        _ => (kind, format!("the store answered {status} {code}{advice}")),
+    }
+}
+
+fn is_elsewhere(status: u16, code: &str) -> bool {
+    matches!(status, 301 | 302 | 307 | 308)
+        || matches!(code, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException")
+}
+
+/// What the store's code and status mean, with what to do.
+fn answered(status: u16, code: &str) -> (ObjectErrorKind, &'static str) {
+    match (status, code) {
+        (_, "NoSuchBucket" | "InvalidBucketName") => {
+            (Refused, ": there is no such bucket; create it, or correct its name (s3_bucket)")
+        }
+        (_, "InvalidAccessKeyId" | "NotSignedUp" | "InvalidToken" | "ExpiredToken" | "InvalidSecurity") => {
+            (Refused, ": the store does not know the key; check s3_access_key")
+        }
+        (_, "SignatureDoesNotMatch") => (Refused, ": check s3_secret_key and s3_region"),
+        (_, "AccessDenied" | "AllAccessDisabled" | "AccountProblem") => {
+            (Refused, ": the key lacks the right; it needs to get, put, list and delete objects of the bucket")
+        }
+        (_, "RequestTimeTooSkewed") => (Refused, ": this machine's clock is wrong; set it, with NTP or chrony"),
+        (status, code) if is_elsewhere(status, code) => {
+            (Refused, ": the bucket is in another region or at another address; check s3_region and s3_endpoint")
+        }
+        (501, _) | (_, "NotImplemented") => {
+            (Refused, ": the store cannot do this; docs/operations.md says what a store must offer")
+        }
+        (507, _) | (_, "QuotaExceeded" | "XMinioStorageFull") => (DiskFull, ""),
+        // Damaged or cut off on the way: the next try may arrive whole.
+        (_, "XAmzContentSHA256Mismatch" | "BadDigest" | "IncompleteBody" | "RequestTimeout") => (Transient, ""),
+        // An upload that the store has forgotten, or has already finished: it is begun again.
+        (_, "NoSuchUpload") => (Transient, ""),
+        (401 | 403, _) => (Refused, ": check s3_access_key, s3_secret_key and the rights of the key"),
+        (404, _) => (NotFound, ""),
+        (408 | 409 | 425 | 429 | 500..=599, _) => (Transient, ""),
+        // A store that broke off in the middle of its answer.
+        (200..=299, _) => (Transient, ""),
+        _ => (Io, ""),
+    }
+}
+
+/// No answer came.
+fn unanswered(error: &(dyn Error + 'static), reached: bool) -> (ObjectErrorKind, String) {
+    let text = chain(error);
+    let refused = |code: &str, advice: &str| (Refused, format!("{code}: {text}: {advice}"));
+    if let Some(tls) = find::<rustls::Error>(error) {
+        return match tls {
+            rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ) => refused(
+                "CertificateRefused",
+                "the store's certificate does not hold for this name; correct s3_endpoint, or set s3_path_style where the \
+                 certificate holds for the host and not for the bucket's own host",
+            ),
+            rustls::Error::InvalidCertificate(
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. },
+            ) => refused("CertificateRefused", "renew the store's certificate, or set this machine's clock"),
+            rustls::Error::InvalidCertificate(_) => {
+                refused("CertificateRefused", "set ca_file to the certificate of the authority that signed the store's")
+            }
+            rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => refused(
+                "NotTls",
+                "there is no TLS at this address; begin s3_endpoint with http:// or name the port that has it",
+            ),
+            rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
+                refused("NotTls", "the store's TLS is too old for us; it must offer TLS 1.2 or later")
+            }
+            _ => (Transient, text),
+        };
+    }
+    if find::<ResolveDnsError>(error).is_some() && !reached {
+        return refused(
+            "UnknownHost",
+            "correct s3_endpoint, or set s3_path_style where the bucket is no host of its own",
+        );
+    }
+    // The HTTP library says it in no other way: the first bytes of the answer were not those of HTTP, but of TLS.
+    if text.contains("invalid HTTP version") {
+        return refused("NotHttp", "begin s3_endpoint with https://");
+    }
+    (Transient, text)
+}
+
+/// The first `T` among the causes, those inside I/O errors too.
+fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    std::iter::successors(Some(error), |error| cause(*error)).find_map(|error| error.downcast_ref())
+}
+
+/// What caused an error. An I/O error that wraps another one gives that one's cause, and not the error itself.
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}
+
+/// What the causes say, each thing once.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = String::new();
+    for error in std::iter::successors(Some(error), |error| cause(*error)) {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text += colon;
+            text += &said;
+        }
+    }
+    text
+}

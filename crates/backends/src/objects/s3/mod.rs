@@ -1,0 +1,302 @@
+//! Objects in S3, or in a store that speaks its protocol.
+//!
+//! - **Retries**: the SDK's own are off. [`Retrying`](super::retrying::Retrying) tries requests again, and a file that goes
+//!   up in parts has each part tried again by itself (`upload.rs`).
+//! - **Checksums**: a body lies in memory as a whole (a part at most), so the SDK signs its SHA-256 as part of the request
+//!   (`x-amz-content-sha256`). Every store that checks signatures refuses a body that was damaged on the way, and such a
+//!   refusal is tried again. The checksums that newer SDKs add beside it (`x-amz-checksum-crc32` in trailers) are used
+//!   only where S3 requires them, because many compatible stores refuse them. What is read is checked by its readers:
+//!   every archive has its SHA-256 in a commit marker.
+//! - **Time**: a connection within 5 s; an answer within [`S3Config::answer`], longer for large bodies; a body that
+//!   stands still for [`S3Config::stall`] is given up. Nothing is held in memory but a part, or what is being read.
+
+mod error;
+mod upload;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::AggregatedBytes;
+use aws_smithy_http_client::tls;
+use bytes::Bytes;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put, RemoteObjects, check_key};
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// The slowest connection that a body is sent over, in bytes a second.
+const SLOWEST: u64 = 128 << 10;
+
+/// How the store is reached.
+#[derive(Debug, Clone)]
+pub struct S3Config {
+    /// The store's address, where it is not Amazon's.
+    pub endpoint: Option<String>,
+    /// The region.
+    pub region: String,
+    /// The bucket.
+    pub bucket: String,
+    /// What every key begins with; may be empty.
+    pub prefix: String,
+    /// The access key's id.
+    pub access_key: Option<SecretString>,
+    /// The secret key.
+    pub secret_key: Option<SecretString>,
+    /// `endpoint/bucket/key` rather than `bucket.endpoint/key`.
+    pub path_style: bool,
+    /// Certificates (PEM) trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Files larger than this go up in parts of this size, in bytes: at least 5 MiB.
+    pub multipart_bytes: u64,
+    /// How long an answer to a small request may take. A body that is sent has a second more for each 128 KiB.
+    pub answer: Duration,
+    /// How long a body that is sent or read may stand still.
+    pub stall: Duration,
+}
+
+impl Default for S3Config {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            region: "us-east-1".to_owned(),
+            bucket: String::new(),
+            prefix: String::new(),
+            access_key: None,
+            secret_key: None,
+            path_style: false,
+            ca_file: None,
+            multipart_bytes: 16 << 20,
+            answer: Duration::from_secs(30),
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A store in a bucket. Clones share its connections.
+#[derive(Clone)]
+pub struct S3Objects {
+    client: Client,
+    bucket: String,
+    prefix: String,
+    multipart_bytes: u64,
+    answer: Duration,
+    /// Whether the store ever answered.
+    reached: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for S3Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "S3Objects(s3://{}/{})", self.bucket, self.prefix)
+    }
+}
+
+impl S3Objects {
+    /// A store as `config` says. Nothing is asked of it yet.
+    pub fn connect(config: S3Config) -> Result<Self, ObjectError> {
+        let wrong = |problem: String| ObjectError {
+            kind: ObjectErrorKind::Refused,
+            doing: "reading",
+            what: "the settings of the object store".to_owned(),
+            problem,
+        };
+        let (Some(id), Some(secret)) = (&config.access_key, &config.secret_key) else {
+            return Err(wrong(
+                "s3_access_key and s3_secret_key (or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) are not both given"
+                    .to_owned(),
+            ));
+        };
+        let mut roots = tls::TrustStore::default().with_native_roots(true);
+        if let Some(path) = &config.ca_file {
+            let pem = std::fs::read(path).map_err(|error| wrong(format!("the CA file {}: {error}", path.display())))?;
+            roots.add_pem_certificate(pem);
+        }
+        let context = tls::TlsContext::builder().with_trust_store(roots).build();
+        let context = context.map_err(|error| wrong(format!("TLS: {error}")))?;
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+            .tls_context(context)
+            .build_https();
+        let timeouts =
+            TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(config.answer).build();
+        let credentials = Credentials::new(id.expose_secret(), secret.expose_secret(), None, None, "configuration");
+        let mut builder = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(http)
+            .credentials_provider(credentials)
+            .region(Region::new(config.region.clone()))
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts)
+            .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(config.stall).build())
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .force_path_style(config.path_style);
+        if let Some(endpoint) = &config.endpoint {
+            builder = builder.endpoint_url(endpoint);
+        }
+        let prefix = match config.prefix.trim_matches('/') {
+            "" => String::new(),
+            prefix => format!("{prefix}/"),
+        };
+        if !prefix.is_empty() {
+            check_key(prefix.trim_end_matches('/'))?;
+        }
+        Ok(Self {
+            client: Client::from_conf(builder.build()),
+            bucket: config.bucket,
+            prefix,
+            multipart_bytes: config.multipart_bytes.max(upload::SMALLEST_PART),
+            answer: config.answer,
+            reached: Arc::default(),
+        })
+    }
+
+    fn full(&self, key: &str) -> Result<String, ObjectError> {
+        check_key(key)?;
+        Ok(format!("{}{key}", self.prefix))
+    }
+
+    /// What the SDK's error means to us.
+    fn error<E>(&self, doing: &'static str, key: &str, error: &SdkError<E>) -> ObjectError
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        if error.raw_response().is_some() {
+            self.reached.store(true, Ordering::Relaxed);
+        }
+        let (kind, problem) = error::meaning(error, self.reached.load(Ordering::Relaxed));
+        ObjectError { kind, doing, what: format!("s3://{}/{}{key}", self.bucket, self.prefix), problem }
+    }
+
+    /// What the store sent, or what its error means.
+    fn answered<T, E>(&self, doing: &'static str, key: &str, answer: Result<T, SdkError<E>>) -> Result<T, ObjectError>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        self.reached.fetch_or(answer.is_ok(), Ordering::Relaxed);
+        answer.map_err(|error| self.error(doing, key, &error))
+    }
+
+    /// What a request that sends `bytes` bytes needs beside the rest: time.
+    fn time_for(&self, bytes: u64) -> Builder {
+        let attempt = self.answer + Duration::from_secs(bytes / SLOWEST);
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(attempt).build();
+        aws_sdk_s3::Config::builder().timeout_config(timeouts)
+    }
+
+    fn local(path: &Path, error: &std::io::Error) -> ObjectError {
+        ObjectError::io("reading", path.display().to_string(), error)
+    }
+}
+
+fn length(bytes: Option<i64>) -> u64 {
+    bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or_default()
+}
+
+#[async_trait]
+impl Objects for S3Objects {
+    async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
+        let got = self.client.get_object().bucket(&self.bucket).key(self.full(key)?).send().await;
+        let collected = self.answered("reading", key, got)?.body.collect().await;
+        collected.map(AggregatedBytes::into_bytes).map_err(|error| ObjectError {
+            kind: ObjectErrorKind::Transient,
+            doing: "reading",
+            what: format!("s3://{}/{}{key}", self.bucket, self.prefix),
+            problem: format!("the answer broke off: {}", error::chain(&error)),
+        })
+    }
+
+    async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError> {
+        let got = self.client.get_object().bucket(&self.bucket).key(self.full(key)?).send().await;
+        let got = self.answered("reading", key, got)?;
+        Ok(ObjectReader { bytes: length(got.content_length()), body: Box::pin(got.body.into_async_read()) })
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {
+        let found = self.client.head_object().bucket(&self.bucket).key(self.full(key)?).send().await;
+        match self.answered("looking at", key, found) {
+            Ok(found) => Ok(Some(ObjectMeta { key: key.to_owned(), bytes: length(found.content_length()) })),
+            Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, ObjectError> {
+        let listed = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(format!("{}{prefix}", self.prefix))
+            .set_start_after(after.map(|after| format!("{}{after}", self.prefix)))
+            .max_keys(i32::try_from(limit.clamp(1, 1000)).unwrap_or(1000))
+            .send()
+            .await;
+        let listed = self.answered("listing", prefix, listed)?;
+        let meta = |object: &aws_sdk_s3::types::Object| {
+            let key = object.key()?.strip_prefix(&self.prefix)?.to_owned();
+            Some(ObjectMeta { key, bytes: length(object.size()) })
+        };
+        let objects: Vec<_> = listed.contents().iter().filter_map(meta).collect();
+        let more = listed.is_truncated().unwrap_or(false);
+        let next = objects.last().filter(|_| more).map(|last| last.key.clone());
+        Ok(Page { objects, next })
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes) -> Result<(), ObjectError> {
+        let time = self.time_for(bytes.len() as u64);
+        let put = self.client.put_object().bucket(&self.bucket).key(self.full(key)?).body(bytes.into());
+        self.answered("writing", key, put.customize().config_override(time).send().await).map(drop)
+    }
+
+    async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<Put, ObjectError> {
+        let time = self.time_for(bytes.len() as u64);
+        let put = self.client.put_object().bucket(&self.bucket).key(self.full(key)?).body(bytes.into());
+        match put.if_none_match("*").customize().config_override(time).send().await {
+            Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 412) => {
+                Ok(Put::Exists)
+            }
+            put => self.answered("writing", key, put).map(|_| Put::Created),
+        }
+    }
+
+    async fn put_file(&self, key: &str, file: &Path) -> Result<(), ObjectError> {
+        let full = self.full(key)?;
+        let bytes = tokio::fs::metadata(file).await.map_err(|error| Self::local(file, &error))?.len();
+        if bytes > self.multipart_bytes {
+            return self.put_parts(key, &full, file, bytes).await;
+        }
+        let body = tokio::fs::read(file).await.map_err(|error| Self::local(file, &error))?;
+        self.put(key, body.into()).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ObjectError> {
+        let deleted = self.client.delete_object().bucket(&self.bucket).key(self.full(key)?).send().await;
+        match self.answered("removing", key, deleted) {
+            Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(()),
+            deleted => deleted.map(drop),
+        }
+    }
+}
+
+#[async_trait]
+impl RemoteObjects for S3Objects {
+    async fn open_in(&self, bucket: &str, key: &str) -> Result<ObjectReader, ObjectError> {
+        let there = Self { bucket: bucket.to_owned(), prefix: String::new(), ..self.clone() };
+        let got = there.client.get_object().bucket(bucket).key(key).send().await;
+        let got = there.answered("reading", key, got)?;
+        Ok(ObjectReader { bytes: length(got.content_length()), body: Box::pin(got.body.into_async_read()) })
+    }
+}

@@ -1,0 +1,137 @@
+//! s3s-fs behind the faults, with what it does in two steps done in one.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+
+use s3s::dto::*;
+use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
+use s3s_fs::FileSystem;
+use tokio::sync::Mutex;
+
+use crate::faults::{FaultFile, stalled};
+use crate::listing::list;
+
+/// Locks for conditional puts: two keys seldom share one.
+const LOCKS: usize = 256;
+
+/// The buckets of a folder.
+pub(crate) struct Store {
+    inner: FileSystem,
+    folder: PathBuf,
+    conditional: Vec<Mutex<()>>,
+    faults: FaultFile,
+}
+
+impl Store {
+    pub(crate) fn new(folder: PathBuf, faults: FaultFile) -> Self {
+        let inner = FileSystem::new(&folder).expect("the folder of the objects is there");
+        Self { inner, folder, conditional: (0..LOCKS).map(|_| Mutex::new(())).collect(), faults }
+    }
+
+    fn has_bucket(&self, bucket: &str) -> S3Result<()> {
+        if self.folder.join(bucket).is_dir() { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
+    }
+
+    /// A prefix of keys is a folder here, which s3s-fs would answer with 500.
+    fn is_object(&self, bucket: &str, key: &str) -> S3Result<()> {
+        self.has_bucket(bucket)?;
+        if self.folder.join(bucket).join(key).is_dir() { Err(s3_error!(NoSuchKey)) } else { Ok(()) }
+    }
+
+    fn lock(&self, key: &str) -> &Mutex<()> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        &self.conditional[hasher.finish() as usize % LOCKS]
+    }
+}
+
+macro_rules! through {
+    ($($method:ident($input:ident) -> $output:ident),* $(,)?) => {
+        #[async_trait::async_trait]
+        impl S3 for Store {
+            async fn put_object(&self, mut request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+                let faults = self.faults.pass("put_object").await?;
+                self.has_bucket(&request.input.bucket)?;
+                if faults.ignore_conditions {
+                    request.input.if_none_match = None;
+                }
+                // s3s-fs looks and then writes; a store that honours the condition does both in one step.
+                let _one_at_a_time = match request.input.if_none_match {
+                    Some(_) => Some(self.lock(&request.input.key).lock().await),
+                    None => None,
+                };
+                self.inner.put_object(request).await
+            }
+
+            async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+                let faults = self.faults.pass("get_object").await?;
+                self.is_object(&request.input.bucket, &request.input.key)?;
+                let mut got = self.inner.get_object(request).await?;
+                if let Some(bytes) = faults.stall_after {
+                    got.output.body = got.output.body.map(|body| stalled(body, bytes));
+                }
+                Ok(got)
+            }
+
+            async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
+                self.faults.pass("head_object").await?;
+                self.is_object(&request.input.bucket, &request.input.key)?;
+                self.inner.head_object(request).await
+            }
+
+            async fn list_objects_v2(
+                &self,
+                request: S3Request<ListObjectsV2Input>,
+            ) -> S3Result<S3Response<ListObjectsV2Output>> {
+                self.faults.pass("list_objects_v2").await?;
+                let input = request.input;
+                self.has_bucket(&input.bucket)?;
+                if input.delimiter.is_some() {
+                    return Err(s3_error!(NotImplemented, "listings by folder"));
+                }
+                let folder = self.folder.join(&input.bucket);
+                let prefix = input.prefix.clone().unwrap_or_default();
+                let after = input.continuation_token.or(input.start_after).unwrap_or_default();
+                let limit = usize::try_from(input.max_keys.unwrap_or(1000)).unwrap_or_default();
+                // One more than asked for, to know whether there is more.
+                let listed = tokio::task::spawn_blocking(move || list(&folder, &prefix, &after, limit + 1)).await;
+                let listed = listed.map_err(|error| s3_error!(error, InternalError))?;
+                let mut entries = listed.map_err(|error| s3_error!(error, InternalError))?;
+                let more = entries.len() > limit;
+                entries.truncate(limit);
+                let last = entries.last().filter(|_| more).map(|last| last.key.clone());
+                let object = |entry: crate::listing::Entry| Object {
+                    key: Some(entry.key),
+                    size: i64::try_from(entry.bytes).ok(),
+                    last_modified: Some(entry.modified.into()),
+                    ..Object::default()
+                };
+                Ok(S3Response::new(ListObjectsV2Output {
+                    name: Some(input.bucket),
+                    prefix: input.prefix,
+                    max_keys: input.max_keys,
+                    key_count: i32::try_from(entries.len()).ok(),
+                    is_truncated: Some(more),
+                    next_continuation_token: last,
+                    contents: Some(entries.into_iter().map(object).collect()),
+                    ..ListObjectsV2Output::default()
+                }))
+            }
+
+            $(async fn $method(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
+                self.faults.pass(stringify!($method)).await?;
+                self.has_bucket(&request.input.bucket)?;
+                self.inner.$method(request).await
+            })*
+        }
+    };
+}
+
+through! {
+    head_bucket(HeadBucketInput) -> HeadBucketOutput,
+    delete_object(DeleteObjectInput) -> DeleteObjectOutput,
+    create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput,
+    upload_part(UploadPartInput) -> UploadPartOutput,
+    complete_multipart_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput,
+    abort_multipart_upload(AbortMultipartUploadInput) -> AbortMultipartUploadOutput,
+}

@@ -1,0 +1,65 @@
+//! Every step of the protocol is a place to die: a worker and a coordinator die at each of them, with the real services
+//! around them, and each run ends whole. `faults.rs` does the same to the program that is all in one.
+
+use diorama_backends::fault::POINTS;
+
+use super::{Fleet, Member};
+use crate::case::wait;
+
+const ROWS: usize = 24;
+
+fn points(prefix: &[&str]) -> impl Iterator<Item = &'static str> {
+    POINTS.iter().copied().filter(move |point| prefix.iter().any(|prefix| point.starts_with(prefix)))
+}
+
+/// Waits for the death that was asked for.
+fn until_dead(member: &mut Member, point: &str) {
+    member.until_dead();
+    let log = member.logged();
+    assert!(!log.contains("panicked"), "{point}: {log}");
+}
+
+#[test]
+fn a_worker_killed_at_any_step_loses_no_task_and_doubles_none() {
+    let fleet = Fleet::new();
+    let _coordinator = fleet.serve();
+    for point in points(&["worker."]) {
+        // The second time, too: then something of the run is done already.
+        for nth in [1, 2] {
+            let fault = format!("{point}:{nth}");
+            let mut command = fleet.working("dying", "20");
+            let mut dying = fleet.start({
+                command.env("DIORAMA_FAULT", &fault);
+                command
+            });
+            let run = fleet.submit_as(&fault, ROWS, &[]);
+            until_dead(&mut dying, &fault);
+            let _next = fleet.worker("next");
+            fleet.proves_whole(&run, ROWS as u64);
+        }
+    }
+}
+
+#[test]
+fn a_coordinator_killed_at_any_step_loses_no_task_and_doubles_none() {
+    let fleet = Fleet::new();
+    for point in points(&["submit.", "pump.", "rounds.", "finalise."]) {
+        let mut dying = fleet.serving(&fleet.coordinator);
+        dying.env("DIORAMA_FAULT", point);
+        let mut dying = fleet.serve_as(dying);
+        // Every task fails at first, so that there is a second round; it is another worker's.
+        let mut failing = fleet.working("failing", "20");
+        failing.args(["--synthetic-fail-rate", if point.starts_with("rounds.") { "1" } else { "0" }]);
+        let mut worker = fleet.start(failing);
+        let submitting = fleet.submitting(point, ROWS, &["--retry-delay", "0"]).spawn().unwrap();
+        until_dead(&mut dying, point);
+        if point.starts_with("rounds.") {
+            worker.kill();
+            worker = fleet.worker("healthy");
+        }
+        let _coordinator = fleet.serve();
+        let run = wait(submitting).expect(0).json()["run"].as_str().unwrap().to_owned();
+        fleet.proves_whole(&run, ROWS as u64);
+        drop(worker);
+    }
+}

@@ -1,0 +1,91 @@
+//! An object store that refuses, is slow, ignores conditions, or is reached over TLS; and a worker whose own disk is full.
+
+use std::process::Command;
+
+use diorama_tests::services::s3::Faults;
+
+use super::Fleet;
+use crate::case::{PROGRAM, until};
+
+#[test]
+fn a_store_that_refuses_one_request_in_ten_costs_no_task() {
+    let fleet = Fleet::new();
+    fleet.s3.set(Faults { refuse: 0.1, ..Faults::default() });
+    let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
+    let run = fleet.submit(120);
+    fleet.proves_whole(&run, 120);
+}
+
+#[test]
+fn a_slow_store_costs_time_and_no_task() {
+    let fleet = Fleet::new();
+    fleet.s3.set(Faults { delay_ms: 200, ..Faults::default() });
+    let (_coordinator, _first, _second) = (fleet.serve(), fleet.worker("first"), fleet.worker("second"));
+    let run = fleet.submit(64);
+    fleet.proves_whole(&run, 64);
+}
+
+#[test]
+fn a_store_that_ignores_conditions_takes_one_marker_a_shard_all_the_same() {
+    let fleet = Fleet::new();
+    fleet.s3.set(Faults { ignore_conditions: true, ..Faults::default() });
+    let coordinator = fleet.serve();
+    coordinator.until_logged("the object store ignores If-None-Match");
+    let run = fleet.submit(160);
+    // Every shard is there three times, so that workers meet at the same ones.
+    for _ in 0..2 {
+        until("the shards are published again", || {
+            let verified = fleet.run(&["verify", &run, "--repair", "--json"]);
+            verified.stdout.contains("shards without a marker were published again")
+        });
+    }
+    let mut doomed = fleet.worker("doomed");
+    let (first, second) = (fleet.worker("first"), fleet.worker("second"));
+    fleet.until_done(&run, 40);
+    doomed.kill();
+    fleet.proves_whole(&run, 160);
+    let met =
+        [&first, &second].map(|worker| worker.logged().matches("another worker committed this shard first").count());
+    assert!(met.iter().sum::<usize>() > 0, "no two workers had the same shard at the same time");
+}
+
+#[test]
+fn a_worker_whose_disk_is_full_says_so_and_another_one_makes_its_pictures() {
+    let fleet = Fleet::new();
+    let _coordinator = fleet.serve();
+    let run = fleet.submit(40);
+    let worker = fleet.working("small", "20");
+    let mut small = Command::new("unshare");
+    // An archive of eight tasks takes more than this.
+    let script = "mount -t tmpfs -o size=16k none \"$SCRATCH\"; exec \"$0\" \"$@\" --scratch \"$SCRATCH\"";
+    small.args(["--map-root-user", "--mount", "sh", "-euc", script, PROGRAM]).args(worker.get_args());
+    for (name, value) in worker.get_envs() {
+        match value {
+            Some(value) => small.env(name, value),
+            None => small.env_remove(name),
+        };
+    }
+    std::fs::create_dir(fleet.case.path("scratch")).unwrap();
+    small.env("SCRATCH", fleet.case.path("scratch")).current_dir(fleet.case.path(""));
+    let mut small = fleet.start(small);
+    small.until_dead();
+    let log = small.logged();
+    assert!(log.contains("scratch") && log.contains("free some space"), "{log}");
+    assert_eq!(small.code(), Some(75), "{log}");
+    assert_eq!(fleet.status(&run)["done"], 0);
+    until("the shards are handed back", || fleet.status(&run)["shards_running"] == 0);
+
+    let _other = fleet.worker("other");
+    fleet.proves_whole(&run, 40);
+}
+
+#[test]
+fn a_fleet_works_over_tls_and_not_without_its_authority() {
+    let fleet = Fleet::with_tls();
+    let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
+    let run = fleet.submit(40);
+    fleet.proves_whole(&run, 40);
+
+    let refused = crate::case::end(fleet.working("stranger", "20").env_remove("DIORAMA_CA_FILE")).expect(42);
+    assert!(refused.stderr.contains("CertificateRefused") && refused.stderr.contains("ca_file"), "{}", refused.stderr);
+}
