@@ -5,3 +5,4 @@
 mod rabbitmq;
 mod redis;
 mod s3;
+mod services;

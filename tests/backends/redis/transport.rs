@@ -1,13 +1,11 @@
 //! Passwords, TLS, a cluster; and what errors say, and never say.
 
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use diorama_backends::progress::Progress;
 use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
+use diorama_tests::services::certificates::Certificates;
 use diorama_tests::services::redis::Redis;
-use tempfile::TempDir;
 
 use super::{ONE, run, shard, write_everything};
 
@@ -55,31 +53,27 @@ async fn a_url_of_something_else_is_refused_without_being_repeated() {
 
 #[tokio::test]
 async fn tls_with_its_own_authority_works_and_a_strange_authority_is_refused() {
-    let folder = TempDir::new().unwrap();
-    let (ours, strange) = (folder.path().join("ours"), folder.path().join("strange"));
-    authority_and_certificate(&ours);
-    authority_and_certificate(&strange);
-    let file = |name: &str| ours.join(name).display().to_string();
+    let (ours, strange) = (Certificates::new(), Certificates::new());
     let tls = diorama_tests::services::free_port();
     let _redis = Redis::start_with(&[
         "--tls-port",
         &tls.to_string(),
         "--tls-cert-file",
-        &file("server.pem"),
+        ours.server().to_str().unwrap(),
         "--tls-key-file",
-        &file("server.key"),
+        ours.key().to_str().unwrap(),
         "--tls-ca-cert-file",
-        &file("ca.pem"),
+        ours.authority().to_str().unwrap(),
         "--tls-auth-clients",
         "no",
     ]);
     let mut config = RedisConfig::new(format!("rediss://localhost:{tls}").into());
-    config.ca_file = Some(ours.join("ca.pem"));
+    config.ca_file = Some(ours.authority());
     let progress = RedisProgress::connect(&config).await.unwrap();
     assert!(progress.commit(&run("tls"), shard(0, 0), ONE, &[]).await.unwrap());
-    config.ca_file = Some(strange.join("ca.pem"));
+    config.ca_file = Some(strange.authority());
     assert!(refusal(&config).await.contains("ertificate"));
-    config.ca_file = Some(folder.path().join("missing.pem"));
+    config.ca_file = Some("missing.pem".into());
     assert!(refusal(&config).await.contains("missing.pem"));
 }
 
@@ -109,19 +103,4 @@ async fn a_run_lives_on_a_cluster() {
     }
     assert!(progress.lease("pump", "a", Duration::from_secs(600)).await.unwrap());
     assert_eq!(progress.workers().await.unwrap(), []);
-}
-
-/// Makes a folder with `ca.pem`, and `server.pem` and `server.key` signed by it for `localhost`.
-fn authority_and_certificate(folder: &Path) {
-    std::fs::create_dir(folder).unwrap();
-    std::fs::write(folder.join("server.ext"), "subjectAltName=DNS:localhost\n").unwrap();
-    for arguments in [
-        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2",
-        "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost",
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile server.ext -out server.pem",
-    ] {
-        let openssl = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
-        let output = openssl.expect("openssl is not installed: apt-get install -y --no-install-recommends openssl");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
 }

@@ -44,6 +44,8 @@ impl Redis {
         let mut command = Command::new("redis-server");
         command.arg("--port").arg(self.port.to_string()).arg("--dir").arg(self.folder.path());
         command.args(["--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]);
+        // It would write over its environment, by which a test knows what belongs to it.
+        command.args(["--set-proc-title", "no"]);
         command.args(&self.settings).stdout(Stdio::null());
         let mut process = Process::spawn(&mut command, INSTALL);
         wait_until("Redis answers", || {

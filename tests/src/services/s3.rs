@@ -86,6 +86,11 @@ impl S3Server {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The bucket's folder.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().join("objects").join(BUCKET)

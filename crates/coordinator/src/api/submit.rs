@@ -149,7 +149,7 @@ pub(super) async fn create(
         return Err(refused(report));
     }
     let run = name_run(&api, key.as_ref()).await?;
-    let spec = upload.spec(&run, settings, &manifest, &report)?;
+    let spec = upload.spec(&api, &run, settings, &manifest, &report)?;
     let tasks = manifest.tasks(&report).map_err(manifest_error)?;
     let mut invalid = upload.invalid;
     invalid.extend(report.issues);
@@ -250,12 +250,19 @@ impl Upload {
 
     fn spec(
         &self,
+        api: &Shared,
         run: &RunId,
         settings: Settings,
         manifest: &Manifest,
         report: &ManifestReport,
     ) -> Result<RunSpec, Problem> {
         let request = &self.request;
+        // Where no folder is shared, no row names a file, and the manifest's own folder is this process's alone: the same
+        // submission through another coordinator must make the same spec.
+        let reference_root = match api.config.reference_root {
+            Some(_) => manifest.root().display().to_string(),
+            None => String::new(),
+        };
         Ok(RunSpec {
             version: 1,
             run: run.clone(),
@@ -266,7 +273,7 @@ impl Upload {
             submitted_at: Timestamp::now(),
             manifest: request.manifest.clone(),
             manifest_sha256: report.sha256.clone(),
-            reference_root: manifest.root().display().to_string(),
+            reference_root,
             settings,
             seed: seed(request.seed)?,
             compare: request.compare.clone(),

@@ -117,6 +117,8 @@ async fn a_submitted_run_is_listed_steered_and_never_submitted_twice_by_one_key(
     let (status, problem) = bench.request("POST", &format!("/v1/runs/{id}/resume")).await;
     assert_eq!((status, &problem["code"]), (StatusCode::CONFLICT, &"illegal_transition".into()));
     assert_eq!(problem["detail"], "a cancelled run cannot become running");
+    let (_, spec) = bench.request("GET", &format!("/v1/runs/{id}/objects/run.json")).await;
+    assert_eq!(spec["reference_root"], "", "another coordinator would make another spec of the same submission");
     let (status, input) = bench.request("GET", &format!("/v1/runs/{id}/objects/input/r0-000002.jsonl")).await;
     assert_eq!(
         (status, input.as_str().unwrap().lines().count()),
