@@ -6,3 +6,4 @@ mod progress_model;
 mod rabbitmq;
 mod redis;
 mod s3;
+mod services;

@@ -67,7 +67,9 @@ impl Service {
         let stop = drain.child_token();
         let mut renewed: Option<Instant> = None;
         while !drain.is_cancelled() {
-            if renewed.is_none_or(|at| at.elapsed() > self.config.lease / 3) {
+            // Who waits for the lease asks at every turn, so that it is taken up soon after its end.
+            let leads = *self.leading.borrow();
+            if !leads || renewed.is_none_or(|at| at.elapsed() > self.config.lease / 3) {
                 renewed = Some(Instant::now());
                 self.seek_lease().await;
             }

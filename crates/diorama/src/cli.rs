@@ -408,6 +408,8 @@ flags! {
         amqp_url: "URL",
         /// A file that holds it
         amqp_url_file: "FILE",
+        /// Seconds between two signs of life of a connection to RabbitMQ; after two without one it is gone: 1 to 600
+        amqp_heartbeat: "N",
         /// Redis: redis://:password@host:6379/0 or rediss://
         redis_url: "URL",
         /// A file that holds it

@@ -37,6 +37,8 @@ impl fmt::Debug for Secret {
 pub struct Fleet {
     /// `amqp://user:password@host:5672/vhost`, or `amqps://`.
     pub amqp_url: Option<Secret>,
+    /// Whole seconds between two signs of life of a connection to RabbitMQ; after two without one it is gone.
+    pub amqp_heartbeat: u16,
     /// `redis://:password@host:6379/0`, or `rediss://`.
     pub redis_url: Option<Secret>,
     /// Whether Redis is a cluster.
@@ -98,6 +100,7 @@ impl Default for Fleet {
     fn default() -> Self {
         Self {
             amqp_url: None,
+            amqp_heartbeat: 20,
             redis_url: None,
             redis_cluster: false,
             s3_bucket: None,
@@ -128,9 +131,10 @@ impl Default for Fleet {
 
 impl Fleet {
     /// Every key, as it is written in configuration files.
-    pub const KEYS: [&'static str; 29] = [
+    pub const KEYS: [&'static str; 30] = [
         "amqp_url",
         "amqp_url_file",
+        "amqp_heartbeat",
         "redis_url",
         "redis_url_file",
         "redis_cluster",
@@ -169,6 +173,7 @@ impl Fleet {
     pub(crate) fn defaults() -> Value {
         let fleet = Self::default();
         serde_json::json!({
+            "amqp_heartbeat": fleet.amqp_heartbeat,
             "redis_cluster": fleet.redis_cluster,
             "s3_prefix": fleet.s3_prefix,
             "s3_region": fleet.s3_region,
@@ -188,7 +193,7 @@ impl Fleet {
     pub(crate) fn read_text(key: &str, text: &str) -> Value {
         match key {
             "redis_cluster" | "s3_path_style" => text.parse().map_or_else(|_| Value::from(text), Value::Bool),
-            "max_idle" | "heartbeat" | "window" | "lease" | "publish_again" => number(text),
+            "amqp_heartbeat" | "max_idle" | "heartbeat" | "window" | "lease" | "publish_again" => number(text),
             _ => Value::from(text),
         }
     }
@@ -198,6 +203,7 @@ impl Fleet {
         match key {
             "amqp_url" => self.amqp_url = Some(secret(key, value, "an amqp:// or amqps:// address")?),
             "amqp_url_file" => self.amqp_url = Some(secret_file(key, value)?),
+            "amqp_heartbeat" => self.amqp_heartbeat = whole(key, value, 1, 600)? as u16,
             "redis_url" => self.redis_url = Some(secret(key, value, "a redis:// or rediss:// address")?),
             "redis_url_file" => self.redis_url = Some(secret_file(key, value)?),
             "redis_cluster" => self.redis_cluster = read(key, value, "true or false")?,

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use diorama_backends::progress::Progress;
 use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
+use diorama_tests::services::certificates::Certificates;
 use diorama_tests::services::redis::Redis;
-use diorama_tests::services::tls::authority_and_certificate;
-use tempfile::TempDir;
 
 use super::{ONE, run, shard, write_everything};
 
@@ -55,18 +54,17 @@ async fn a_url_of_something_else_is_refused_without_being_repeated() {
 #[tokio::test]
 async fn tls_with_its_own_authority_works_and_a_strange_authority_is_refused() {
     let redis = Redis::start_with_tls(&["--requirepass", "right-hunter2"]);
-    let strange = TempDir::new().unwrap();
-    authority_and_certificate(&strange.path().join("tls"));
+    let strange = Certificates::new();
     let mut config = RedisConfig::new(redis.url().replace("//", "//:right-hunter2@").into());
     config.ca_file = Some(redis.ca_file());
     let progress = RedisProgress::connect(&config).await.unwrap();
     assert!(progress.commit(&run("tls"), shard(0, 0), ONE, &[]).await.unwrap());
-    for ca_file in [None, Some(strange.path().join("tls/ca.pem"))] {
+    for ca_file in [None, Some(strange.authority())] {
         config.ca_file = ca_file;
         let error = refusal(&config).await;
         assert!(error.contains("ertificate") && error.contains("ca_file"), "{error}");
     }
-    config.ca_file = Some(strange.path().join("missing.pem"));
+    config.ca_file = Some("missing.pem".into());
     assert!(refusal(&config).await.contains("missing.pem"));
 }
 

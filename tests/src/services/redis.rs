@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::tls::authority_and_certificate;
+use super::certificates::Certificates;
 use super::{Process, free_port, wait_until};
 
 const INSTALL: &str = "apt-get install -y --no-install-recommends redis-server";
@@ -20,7 +20,7 @@ pub struct Redis {
     folder: TempDir,
     port: u16,
     /// The port with TLS, beside the plain one.
-    tls: Option<u16>,
+    tls: Option<(u16, Certificates)>,
     settings: Vec<String>,
 }
 
@@ -40,28 +40,26 @@ impl Redis {
 
     /// Starts one that is reached over TLS, with a certificate that an authority of its own signed.
     pub fn start_with_tls(settings: &[&str]) -> Self {
-        let folder = TempDir::new().unwrap();
-        let (tls, made) = (free_port(), folder.path().join("tls"));
-        authority_and_certificate(&made);
-        let file = |name: &str| made.join(name).display().to_string();
+        let (port, certificates) = (free_port(), Certificates::new());
         let mut settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
         for (name, value) in [
-            ("--tls-port", tls.to_string()),
-            ("--tls-cert-file", file("server.pem")),
-            ("--tls-key-file", file("server.key")),
-            ("--tls-ca-cert-file", file("ca.pem")),
+            ("--tls-port", port.to_string()),
+            ("--tls-cert-file", certificates.server().display().to_string()),
+            ("--tls-key-file", certificates.key().display().to_string()),
+            ("--tls-ca-cert-file", certificates.authority().display().to_string()),
             ("--tls-auth-clients", "no".to_owned()),
         ] {
             settings.extend([name.to_owned(), value]);
         }
-        let mut redis = Self { process: None, folder, port: free_port(), tls: Some(tls), settings };
+        let (folder, tls) = (TempDir::new().unwrap(), Some((port, certificates)));
+        let mut redis = Self { process: None, folder, port: free_port(), tls, settings };
         redis.start_again();
         redis
     }
 
     /// The certificate of the authority that signed the server's.
     pub fn ca_file(&self) -> PathBuf {
-        self.folder.path().join("tls/ca.pem")
+        self.tls.as_ref().expect("Redis was started with TLS").1.authority()
     }
 
     /// Kills it at once, as a power cut would.
@@ -74,6 +72,8 @@ impl Redis {
         let mut command = Command::new("redis-server");
         command.arg("--port").arg(self.port.to_string()).arg("--dir").arg(self.folder.path());
         command.args(["--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]);
+        // It would write over its environment, by which a test knows what belongs to it.
+        command.args(["--set-proc-title", "no"]);
         command.args(&self.settings).stdout(Stdio::null());
         let mut process = Process::spawn(&mut command, INSTALL);
         wait_until("Redis answers", || {
@@ -101,8 +101,8 @@ impl Redis {
 
     /// How to connect to it.
     pub fn url(&self) -> String {
-        match self.tls {
-            Some(tls) => format!("rediss://localhost:{tls}"),
+        match &self.tls {
+            Some((tls, _)) => format!("rediss://localhost:{tls}"),
             None => format!("redis://127.0.0.1:{}", self.port),
         }
     }

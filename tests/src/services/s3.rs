@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::tls::authority_and_certificate;
+use super::certificates::Certificates;
 use super::{Process, free_port, wait_until};
 
 /// The one bucket that is there from the start.
@@ -50,27 +50,24 @@ pub struct S3Server {
     folder: TempDir,
     program: PathBuf,
     port: u16,
-    tls: bool,
+    tls: Option<Certificates>,
     process: Option<Process>,
 }
 
 impl S3Server {
     /// Starts `program`, the built `diorama-s3`.
     pub fn start(program: &Path) -> Self {
-        Self::start_as(program, false)
+        Self::start_as(program, None)
     }
 
     /// Starts one that speaks TLS only, with a certificate that an authority of its own signed.
     pub fn start_with_tls(program: &Path) -> Self {
-        Self::start_as(program, true)
+        Self::start_as(program, Some(Certificates::new()))
     }
 
-    fn start_as(program: &Path, tls: bool) -> Self {
+    fn start_as(program: &Path, tls: Option<Certificates>) -> Self {
         let folder = tempfile::Builder::new().prefix("diorama-s3-").tempdir().unwrap();
         fs::create_dir_all(folder.path().join("objects").join(BUCKET)).unwrap();
-        if tls {
-            authority_and_certificate(&folder.path().join("tls"));
-        }
         let mut server = Self { folder, program: program.to_owned(), port: free_port(), tls, process: None };
         server.set(Faults::default());
         server.start_again();
@@ -79,7 +76,7 @@ impl S3Server {
 
     /// The certificate of the authority that signed the server's.
     pub fn ca_file(&self) -> PathBuf {
-        self.folder.path().join("tls/ca.pem")
+        self.tls.as_ref().expect("the S3 server was started with TLS").authority()
     }
 
     fn faults(&self) -> PathBuf {
@@ -100,8 +97,8 @@ impl S3Server {
         command.args(["--port", &self.port.to_string(), "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]);
         command.arg("--folder").arg(self.folder.path().join("objects")).arg("--faults").arg(self.faults());
         command.arg("--requests").arg(self.requests_file());
-        if self.tls {
-            command.arg("--tls").arg(self.folder.path().join("tls"));
+        if let Some(certificates) = &self.tls {
+            command.arg("--tls").arg(certificates.folder());
         }
         let mut process = Process::spawn(&mut command, "build it: cargo build -p diorama-tests --bin diorama-s3");
         let port = self.port;
@@ -135,7 +132,10 @@ impl S3Server {
 
     /// Its address; a bucket may also be a host of its own in front of `localhost`.
     pub fn endpoint(&self) -> String {
-        if self.tls { format!("https://localhost:{}", self.port) } else { format!("http://127.0.0.1:{}", self.port) }
+        match self.tls {
+            Some(_) => format!("https://localhost:{}", self.port),
+            None => format!("http://127.0.0.1:{}", self.port),
+        }
     }
 
     /// Its port on the loopback interface.

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -13,7 +12,7 @@ impl Fleet {
     /// A worker that fails a third of the tasks, always the same ones.
     fn failing_worker(&self) -> Member {
         let failing = ["--engine", "synthetic", "--synthetic-fail-rate", "0.3", "--heartbeat", "0.5"];
-        self.start(&[&["worker", "--worker", "failing"][..], &failing].concat())
+        self.start(self.command(&[&["worker", "--worker", "failing"][..], &failing].concat()))
     }
 
     /// Sends one request to the coordinator and nothing again; its answer, head and body, or `None` where it died.
@@ -29,12 +28,9 @@ impl Fleet {
 
     /// A coordinator that dies when it passes `point`.
     fn serve_with_fault(&self, point: &str) -> Member {
-        let mut command =
-            self.command(&["serve", "--listen", &self.coordinator, "--lease", "3", "--publish-again", "3"]);
-        command.env("DIORAMA_FAULT", point).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let member = Member(command.spawn().unwrap());
-        until("the coordinator answers", || self.run(&["status"]).code == Some(0));
-        member
+        let mut command = self.serving(&self.coordinator);
+        command.env("DIORAMA_FAULT", point);
+        self.serve_as(command)
     }
 
     /// Submits `rows` rows of which the only worker fails some, waits for the end, and gives the run with the number

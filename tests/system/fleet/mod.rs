@@ -3,11 +3,14 @@
 
 use std::cell::Cell;
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use diorama_tests::services::certificates::Certificates;
 use diorama_tests::services::rabbitmq::RabbitMq;
 use diorama_tests::services::redis::Redis;
 use diorama_tests::services::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
@@ -17,8 +20,11 @@ use serde_json::Value;
 use crate::case::{Case, End, end, until};
 
 mod commands;
+mod coordinators;
 mod crashes;
 mod doctor;
+mod messages;
+mod network;
 mod outages;
 mod references;
 mod runs;
@@ -37,6 +43,7 @@ pub(crate) struct Fleet {
     pub(crate) coordinator: String,
     /// Certificates of the authorities that vouch for the services.
     ca_file: Option<PathBuf>,
+    _certificates: Option<Certificates>,
     /// Processes that were started.
     members: Cell<usize>,
     _alone: MutexGuard<'static, ()>,
@@ -68,6 +75,14 @@ impl Member {
         self.process.code()
     }
 
+    pub(crate) fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.process.go_on();
+    }
+
     pub(crate) fn logged(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
@@ -81,29 +96,35 @@ impl Member {
 
 impl Fleet {
     pub(crate) fn new() -> Self {
-        Self::with(Redis::start, S3Server::start)
+        Self::with(RabbitMq::start, Redis::start, S3Server::start)
     }
 
-    /// With TLS to Redis and the object store, each with an authority of its own.
+    /// With TLS to every service, each with an authority of its own.
     pub(crate) fn with_tls() -> Self {
-        let mut fleet = Self::with(|| Redis::start_with_tls(&[]), S3Server::start_with_tls);
+        let certificates = Certificates::new();
+        let mut fleet = Self::with(
+            || RabbitMq::start_with_tls(&certificates),
+            || Redis::start_with_tls(&[]),
+            S3Server::start_with_tls,
+        );
         let ca_file = fleet.case.path("authorities.pem");
-        let authorities = [fleet.redis.ca_file(), fleet.s3.ca_file()].map(|path| fs::read_to_string(path).unwrap());
-        fs::write(&ca_file, authorities.concat()).unwrap();
-        fleet.ca_file = Some(ca_file);
+        let authorities = [certificates.authority(), fleet.redis.ca_file(), fleet.s3.ca_file()];
+        fs::write(&ca_file, authorities.map(|path| fs::read_to_string(path).unwrap()).concat()).unwrap();
+        (fleet.ca_file, fleet._certificates) = (Some(ca_file), Some(certificates));
         fleet
     }
 
-    fn with(redis: impl Fn() -> Redis, s3: impl Fn(&Path) -> S3Server) -> Self {
+    fn with(rabbitmq: impl Fn() -> RabbitMq, redis: impl Fn() -> Redis, s3: impl Fn(&Path) -> S3Server) -> Self {
         let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let s3 = s3(Path::new(env!("CARGO_BIN_EXE_diorama-s3")));
         Self {
             case: Case::new(),
-            rabbitmq: RabbitMq::start(),
+            rabbitmq: rabbitmq(),
             redis: redis(),
             s3,
             coordinator: format!("127.0.0.1:{}", free_port()),
             ca_file: None,
+            _certificates: None,
             members: Cell::new(0),
             _alone: alone,
         }
@@ -112,7 +133,7 @@ impl Fleet {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.case.diorama(arguments);
         command
-            .env("DIORAMA_AMQP_URL", self.rabbitmq.url())
+            .env("DIORAMA_AMQP_URL", if self.ca_file.is_some() { self.rabbitmq.tls_url() } else { self.rabbitmq.url() })
             .env("DIORAMA_REDIS_URL", self.redis.url())
             .env("DIORAMA_S3_ENDPOINT", self.s3.endpoint())
             .env("DIORAMA_S3_BUCKET", BUCKET)
@@ -188,8 +209,17 @@ impl Fleet {
         self.command(&[&submit[..], more].concat())
     }
 
+    /// How the run stands, as the coordinator says it; waits for one that answers.
+    #[track_caller]
     pub(crate) fn status(&self, run: &str) -> Value {
-        self.run(&["status", run, "--json"]).expect(0).json()
+        let started = Instant::now();
+        loop {
+            if let Some(status) = get(&self.coordinator, &format!("/v1/runs/{run}")) {
+                return serde_json::from_str(&status).unwrap();
+            }
+            assert!(started.elapsed() < PATIENCE, "the coordinator does not say how the run stands");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub(crate) fn until_done(&self, run: &str, wanted: u64) {
@@ -198,11 +228,36 @@ impl Fleet {
 
     /// Waits for the end and proves that nothing was lost or doubled.
     pub(crate) fn proves_whole(&self, run: &str, rows: u64) {
+        let failed = self.proves_one_outcome_each(run, rows);
+        assert_eq!(failed, 0, "{}", self.status(run));
+    }
+
+    /// Waits for the end and proves that every task has one outcome; how many failed.
+    pub(crate) fn proves_one_outcome_each(&self, run: &str, rows: u64) -> u64 {
         until("the run ends", || !self.status(run)["summary"].is_null());
         let status = self.status(run);
-        assert_eq!((&status["done"], &status["failed"]), (&rows.into(), &0.into()), "{status}");
+        let (done, failed) = (status["done"].as_u64().unwrap(), status["failed"].as_u64().unwrap());
+        assert_eq!(done + failed, rows, "{status}");
         let verified = self.run(&["verify", run, "--repair", "--json"]).expect(0).json();
-        assert_eq!((&verified["tasks"], &verified["done"]), (&rows.into(), &rows.into()), "{verified}");
-        assert_eq!((&verified["orphans"], &verified["problem_count"]), (&0.into(), &0.into()), "{verified}");
+        let found = ["tasks", "done", "failed", "orphans", "problem_count"].map(|key| verified[key].as_u64().unwrap());
+        assert_eq!(found, [rows, done, failed, 0, 0], "{verified}");
+        failed
     }
+}
+
+/// What a coordinator answers; `None` where it does not within two seconds, or refuses.
+fn get(coordinator: &str, path: &str) -> Option<String> {
+    let patience = Some(Duration::from_secs(2));
+    let mut stream = TcpStream::connect(coordinator).ok()?;
+    stream.set_read_timeout(patience).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {coordinator}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+}
+
+/// Whether the coordinator answers, and drives the runs.
+pub(crate) fn leads(coordinator: &str) -> Option<bool> {
+    get(coordinator, "/metrics").map(|metrics| metrics.lines().any(|line| line == "diorama_coordinator_leader 1"))
 }

@@ -84,6 +84,7 @@ pub(crate) fn rabbitmq_config(fleet: &Fleet, name: &str) -> Result<RabbitMqConfi
     let url = fleet.amqp_url.as_ref().ok_or_else(|| missing("amqp_url", "address of RabbitMQ"))?;
     Ok(RabbitMqConfig {
         ca_file: ca_file(fleet, url),
+        heartbeat: Duration::from_secs(fleet.amqp_heartbeat.into()),
         connection_name: name.to_owned(),
         ..RabbitMqConfig::new(secret(url))
     })

@@ -124,6 +124,10 @@ impl Endpoint {
             ErrorKind::IOError(io) => {
                 format!("{io}: check the host's name, and that the port speaks AMQP without TLS (else amqps://)")
             }
+            ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => format!(
+                "what answers there speaks no AMQP 0-9-1 ({error}): check the port, and that it speaks AMQP without TLS \
+                 (else amqps://)"
+            ),
             _ => error.to_string(),
         }
     }

@@ -10,7 +10,8 @@
 //! is meant to take 1 to 5 minutes. Where shards are longer, raise the broker's `consumer_timeout`: the queue argument
 //! `x-consumer-timeout` is not used, because RabbitMQ knows it from 3.12 on only, and ignores it before.
 //!
-//! **Logs.** lapin logs whole frames at its level `trace`, the login among them: leave `lapin` above it.
+//! **Logs.** lapin logs whole frames at its level `trace`, the login among them: whoever sets logging up leaves that out,
+//! as `diorama_runtime::logging` does.
 
 use std::path::PathBuf;
 use std::sync::Arc;
