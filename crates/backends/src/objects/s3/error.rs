@@ -8,7 +8,6 @@ use std::error::Error;
 use std::io;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_smithy_runtime_api::client::dns::ResolveDnsError;
 use rustls::{CertificateError, InvalidMessage};
 
 use crate::objects::ObjectErrorKind;
@@ -115,13 +114,14 @@ fn unanswered(error: &(dyn Error + 'static), reached: bool) -> (ObjectErrorKind,
             _ => (Transient, text),
         };
     }
-    if find::<ResolveDnsError>(error).is_some() && !reached {
+    // The HTTP library has no types for these two. First, what it says where a name leads nowhere.
+    if text.contains("dns error") && !reached {
         return refused(
             "UnknownHost",
             "correct s3_endpoint, or set s3_path_style where the bucket is no host of its own",
         );
     }
-    // The HTTP library says it in no other way: the first bytes of the answer were not those of HTTP, but of TLS.
+    // And where the first bytes of the answer were not those of HTTP, but of TLS.
     if text.contains("invalid HTTP version") {
         return refused("NotHttp", "begin s3_endpoint with https://");
     }
