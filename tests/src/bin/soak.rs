@@ -1,6 +1,8 @@
 //! `make soak`: a fleet of its own, a great many synthetic tasks, a random part struck every few seconds, and the proof
 //! that nothing was lost or doubled. Ends when its standard input does, and leaves nothing behind.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people who type `make soak`")]
+
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;

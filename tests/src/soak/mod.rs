@@ -3,6 +3,8 @@
 //!
 //! `make soak` runs it large, `tests/system/fleet/soak.rs` small. Both are this code.
 
+#![allow(clippy::print_stderr, reason = "whoever waits for a soak is told how far it is")]
+
 mod api;
 mod fleet;
 mod report;

@@ -19,8 +19,8 @@ fn a_fleet_whose_parts_are_killed_all_the_time_loses_no_task_and_doubles_none() 
         tasks: 20_000,
         shard_size: 64,
         workers: 2,
-        // Long enough for a blow of every kind.
-        latency: Duration::from_millis(60),
+        // Half a minute at least: time for a blow of every kind.
+        latency: Duration::from_millis(100),
         seed: 7,
         strike_every: Duration::from_millis(1500),
         broker_kills: Some(1),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use diorama_backends::progress::Holder;
 use diorama_core::id::ShardId;
+use diorama_core::round::RoundInfo;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use super::unkind::{MemoryObjects, OpenQueue};
 use super::*;
 use crate::pump::{Pump, RoundEnd};
 use crate::reconcile::catch_up;
-use crate::rounds::{self, RoundInfo};
+use crate::rounds;
 use crate::watch::Gauge;
 
 /// Between two turns of the pump.
