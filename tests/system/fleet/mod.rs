@@ -245,9 +245,9 @@ impl Fleet {
     }
 }
 
-/// What a coordinator answers; `None` where it does not within two seconds, or refuses.
+/// What a coordinator answers; `None` where it does not in time, or refuses.
 fn get(coordinator: &str, path: &str) -> Option<String> {
-    let patience = Some(Duration::from_secs(2));
+    let patience = Some(Duration::from_secs(10));
     let mut stream = TcpStream::connect(coordinator).ok()?;
     stream.set_read_timeout(patience).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {coordinator}\r\nConnection: close\r\n\r\n").ok()?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use diorama_tests::services::proxy::Proxy;
 
-use super::{Fleet, Member};
+use super::{Fleet, Member, leads};
 use crate::case::until;
 
 /// A batch of two takes a far worker this long, in milliseconds: a shard of eight four times that, and it has two.
@@ -141,6 +141,7 @@ fn a_redis_that_is_killed_and_comes_back_with_its_file_costs_no_task() {
     fleet.until_done(&run, 40);
     fleet.redis.kill();
     worker.until_logged("the progress service does not know that the shard is done");
+    assert_eq!(leads(&fleet.coordinator), Some(true), "the coordinator's own metrics need no Redis");
     fleet.redis.start_again();
     fleet.proves_whole(&run, 400);
 }

@@ -1,10 +1,15 @@
 //! Health for an orchestrator, metrics for Prometheus.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::{Problem, Shared, fleet};
+
+/// How long the services may take to answer before the metrics go out without what they know; Prometheus waits 10 s.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The process is alive.
 #[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200, description = "alive")))]
@@ -21,7 +26,7 @@ pub(super) async fn readyz(State(api): State<Shared>) -> Result<&'static str, Pr
     Ok("ok\n")
 }
 
-/// Metrics in Prometheus' text format.
+/// Metrics in Prometheus' text format. Those of the pools are left out while a service is away.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, description = "text format 0.0.4")))]
 pub(super) async fn metrics(State(api): State<Shared>) -> Result<(StatusCode, String), Problem> {
     let failed = |error: prometheus::Error| Problem::new(500, "metrics", error.to_string());
@@ -37,7 +42,18 @@ pub(super) async fn metrics(State(api): State<Shared>) -> Result<(StatusCode, St
     let dead = gauge("diorama_queue_dead_shards", "Shards that the queue gave up", &["pool"])?;
     let workers = gauge("diorama_workers", "Workers that give signs of life", &["pool"])?;
     let runs = gauge("diorama_active_runs", "Runs that have not ended", &["pool"])?;
-    for pool in fleet::all(&api).await? {
+    let pools = match tokio::time::timeout(PATIENCE, fleet::all(&api)).await {
+        Ok(Ok(pools)) => pools,
+        Ok(Err(problem)) => {
+            tracing::warn!(problem = problem.detail, "the metrics of the pools are left out");
+            Vec::new()
+        }
+        Err(_) => {
+            tracing::warn!("the services do not answer in time; the metrics of the pools are left out");
+            Vec::new()
+        }
+    };
+    for pool in pools {
         let label = &[pool.pool.as_str()];
         ready.with_label_values(label).set(pool.ready as i64);
         dead.with_label_values(label).set(pool.dead as i64);
