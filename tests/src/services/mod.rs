@@ -7,6 +7,7 @@ pub mod rabbitmq;
 pub mod redis;
 pub mod s3;
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,9 +21,16 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Waits for the end of its input, which is the end of whoever holds the other end, and kills the process group `$1`.
 const WATCHDOG: &str = "read _; kill -s KILL -- \"-$1\"";
 
-/// A port of the loopback interface that nobody listens on.
+/// A port of the loopback interface that nobody listens on, and that no connection takes before it is used: systems give
+/// connections ports from 32768 on.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    loop {
+        let random = RandomState::new().hash_one(std::process::id());
+        let port = 10_000 + (random % 22_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A process that dies with this value, and with everything that it started; also where the process that holds this

@@ -94,6 +94,15 @@ impl Member {
     }
 }
 
+impl Drop for Member {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let said = fs::read_to_string(&self.log).unwrap_or_default();
+            let _ = writeln!(std::io::stderr(), "{}:\n{said}", self.log.display());
+        }
+    }
+}
+
 impl Fleet {
     pub(crate) fn new() -> Self {
         Self::with(RabbitMq::start, Redis::start, S3Server::start)

@@ -104,7 +104,9 @@ fn a_worker_cut_off_from_the_store_waits_with_its_shards_and_the_others_go_on() 
     let _coordinator = fleet.serve();
     let endpoint = fleet.s3.endpoint();
     let (network, url) = proxy(fleet.s3.port(), &endpoint);
-    let _far = far(&fleet, "DIORAMA_S3_ENDPOINT", &url);
+    let mut command = fleet.working("far", SLOW);
+    command.env("DIORAMA_S3_ENDPOINT", &url);
+    let _far = fleet.start(command);
     let run = fleet.submit(80);
     until("it has two shards", || fleet.status(&run)["shards_running"] == 2);
     network.cut();
