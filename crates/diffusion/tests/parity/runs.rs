@@ -1,6 +1,8 @@
 //! Whole runs of `txt2img` and `img2img` against diffusers' pipelines, with every scheduler; and what must not change a
 //! picture.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use diorama_diffusion::Error;
 use diorama_diffusion::device::{Device, Dtype};
 use diorama_diffusion::method::Method;
@@ -11,7 +13,11 @@ use tch::{Kind, Tensor};
 use crate::golden::{Golden, assert_close, configurations, reference, settings};
 
 pub(crate) fn load(g: &Golden, batch_size: usize) -> StableDiffusion {
-    let options = LoadOptions { variant: None, device: Device::CPU, dtype: Dtype::F32, batch_size };
+    load_as(g, batch_size, None)
+}
+
+pub(crate) fn load_as(g: &Golden, batch_size: usize, apart: Option<bool>) -> StableDiffusion {
+    let options = LoadOptions { variant: None, device: Device::CPU, dtype: Dtype::F32, batch_size, apart };
     StableDiffusion::load(&g.model, &options).unwrap()
 }
 
@@ -102,14 +108,11 @@ fn a_batch_can_be_stopped_between_steps() {
     let g = Golden::read("flat");
     let model = load(&g, 1);
     let request = request(&g.facts["runs"][1], &g);
-    let asked = std::cell::Cell::new(0);
-    let stop = || {
-        asked.set(asked.get() + 1);
-        asked.get() > 3
-    };
+    let asked = AtomicUsize::new(0);
+    let stop = || asked.fetch_add(1, Ordering::Relaxed) >= 3;
     let error = model.generate(&[request], &stop).unwrap_err();
     assert!(matches!(error, Error::Stopped));
-    assert_eq!(asked.get(), 4);
+    assert_eq!(asked.into_inner(), 4);
 }
 
 #[test]
