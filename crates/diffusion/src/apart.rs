@@ -1,15 +1,14 @@
-//! Pictures made apart, each on one thread.
+//! Parts of a batch made apart, each on one thread.
 //!
-//! A small network is many small kernels. Threads that share each of them spend their time waiting for each other, and
-//! a batch does not fit the cache that one row does. So where a network is small, every picture of a batch goes through
-//! its whole way by itself, and so do the two rows of guidance, on threads that libtorch does not split any further.
-//! Then a picture depends neither on the number of cores nor on the size of the batch: always the same kernels run over
-//! the same single row. Which thread runs what is left to who is free.
+//! A small network is many small kernels, and threads that share each of them spend their time waiting for each other.
+//! So where a network is small, a batch is cut into groups of a few pictures; each goes its whole way on a thread on
+//! which libtorch does not split its kernels any further. How a batch is cut follows from its size alone, never from
+//! the number of threads: the same kernels run over the same rows on any number of cores, and give the same bytes.
+//! Which thread runs what is left to who is free.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
@@ -19,10 +18,12 @@ use crate::error::{Error, Result};
 static COUNT: Mutex<()> = Mutex::new(());
 
 /// Threads that live as long as the model, each running libtorch's kernels alone.
-pub(crate) struct Threads {
-    pool: rayon::ThreadPool,
-    /// Pictures that are being made: while there are fewer than threads, their rows are worth sharing out.
-    pictures: AtomicUsize,
+pub(crate) struct Threads(rayon::ThreadPool);
+
+/// Pictures that go their way in one group, out of a batch of `batch_size`. More rows at once take less time each, for
+/// the weights are read once for all of them, up to about eight rows; but there should be groups enough for all cores.
+pub(crate) fn group_size(batch_size: usize) -> usize {
+    (batch_size / 8).clamp(1, 4)
 }
 
 impl Threads {
@@ -41,34 +42,14 @@ impl Threads {
             tch::set_num_threads(1);
         });
         tch::set_num_threads(count);
-        Ok(Self { pool, pictures: AtomicUsize::new(0) })
+        Ok(Self(pool))
     }
 
-    /// `work` for each picture, in the order of `pictures`.
-    pub(crate) fn pictures<I: Sync, T: Send>(
-        &self,
-        pictures: &[I],
-        work: impl Fn(&I) -> Result<T> + Sync,
-    ) -> Result<Vec<T>> {
-        self.each(pictures.iter().collect(), |picture| {
-            self.pictures.fetch_add(1, Ordering::Relaxed);
-            let made = guarded(|| work(picture));
-            self.pictures.fetch_sub(1, Ordering::Relaxed);
-            made
-        })
-    }
-
-    /// `work` for each row of a picture, in order: side by side if a thread is free, else one after the other.
-    pub(crate) fn rows<I: Send, T: Send>(&self, rows: Vec<I>, work: impl Fn(I) -> Result<T> + Sync) -> Result<Vec<T>> {
-        if self.pictures.load(Ordering::Relaxed) >= self.pool.current_num_threads() {
-            return rows.into_iter().map(work).collect();
-        }
-        self.each(rows, |row| guarded(|| work(row)))
-    }
-
-    fn each<I: Send, T: Send>(&self, items: Vec<I>, work: impl Fn(I) -> Result<T> + Sync) -> Result<Vec<T>> {
+    /// `work` for each item, in order. The first error ends it; so does a panic, as an error.
+    pub(crate) fn each<I: Send, T: Send>(&self, items: Vec<I>, work: impl Fn(I) -> Result<T> + Sync) -> Result<Vec<T>> {
         // One item at a time is taken: they are few and long.
-        self.pool.install(|| items.into_par_iter().with_max_len(1).map(&work).collect())
+        let items = || items.into_par_iter().with_max_len(1).map(|item| guarded(|| work(item))).collect();
+        self.0.install(items)
     }
 }
 
@@ -90,43 +71,42 @@ mod tests {
     fn kernels_run_alone_on_these_threads_and_as_before_on_all_others() {
         let before = tch::get_num_threads();
         let threads = Threads::start().unwrap();
-        let counts = threads.pictures(&[(); 16], |()| Ok(tch::get_num_threads())).unwrap();
-        assert_eq!(counts, [1; 16]);
+        assert_eq!(threads.each(vec![(); 16], |()| Ok(tch::get_num_threads())).unwrap(), [1; 16]);
         assert_eq!(tch::get_num_threads(), before);
         assert_eq!(std::thread::spawn(tch::get_num_threads).join().unwrap(), before);
     }
 
     #[test]
-    fn results_come_in_order_and_rows_of_a_picture_may_run_inside_it() {
+    fn results_come_in_order_from_inside_an_item_too() {
         let threads = Threads::start().unwrap();
-        let made = threads.pictures(&(0..20).collect::<Vec<i64>>(), |&i| threads.rows(vec![i, -i], |row| Ok(row + 1)));
+        let made = threads.each((0..20).collect(), |i: i64| threads.each(vec![i, -i], |row| Ok(row + 1)));
         assert_eq!(made.unwrap(), (0..20).map(|i| vec![i + 1, 1 - i]).collect::<Vec<_>>());
-        assert_eq!(threads.pictures.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn an_error_or_a_panic_in_one_ends_the_batch_and_spares_the_threads() {
         let threads = Threads::start().unwrap();
-        let stopped = threads.pictures(&[1, 2, 3], |&i| if i == 2 { Err(Error::Stopped) } else { Ok(i) });
+        let stopped = threads.each(vec![1, 2, 3], |i| if i == 2 { Err(Error::Stopped) } else { Ok(i) });
         assert!(matches!(stopped.unwrap_err(), Error::Stopped));
-        for nested in [false, true] {
-            let panicked = threads.pictures(&[1, 2, 3], |&i| {
-                let work = |i| if i == 2 { panic!("picture {i}") } else { Ok(i) };
-                if nested { threads.rows(vec![i], work).map(|_| i) } else { work(i) }
-            });
-            let message = panicked.unwrap_err().to_string();
-            assert!(message.contains("panicked: picture 2"), "{message}");
-            assert_eq!(threads.pictures(&[4], |&i| Ok(i)).unwrap(), [4]);
-        }
+        let panicked = threads.each(vec![1, 2, 3], |i| if i == 2 { panic!("item {i}") } else { Ok(i) });
+        let message = panicked.unwrap_err().to_string();
+        assert!(message.contains("panicked: item 2"), "{message}");
+        assert_eq!(threads.each(vec![4], Ok).unwrap(), [4]);
     }
 
     #[test]
     fn no_graph_is_recorded_on_these_threads() {
         let threads = Threads::start().unwrap();
-        let tracked = threads.pictures(&[(); 4], |()| {
+        let tracked = threads.each(vec![(); 4], |()| {
             let x = tch::Tensor::f_ones([1], (tch::Kind::Float, tch::Device::Cpu))?.f_set_requires_grad(true)?;
             Ok(x.f_mul_scalar(2.0)?.requires_grad())
         });
         assert_eq!(tracked.unwrap(), [false; 4]);
+    }
+
+    #[test]
+    fn a_batch_is_cut_into_at_least_eight_groups_where_it_has_as_many_pictures() {
+        assert_eq!([1, 4, 8, 15, 16, 24, 32, 64].map(group_size), [1, 1, 1, 1, 2, 3, 4, 4]);
+        assert!((8..100).all(|size: usize| size.div_ceil(group_size(size)) >= 8));
     }
 }

@@ -26,8 +26,8 @@ use crate::text::{ClipTextModel, ClipTokenizer};
 /// Texts whose hidden states are kept: a run has few negative prompts and often repeats its prompts.
 const TEXTS_KEPT: usize = 256;
 
-/// Pictures are made apart where the network's weights times the latents' positions are at most this many: a step of one
-/// row is then some ten billion operations, and sharing out its kernels costs more than it gains.
+/// Groups of pictures are made apart where the network's weights times the latents' positions are at most this many: a
+/// row's step is then a few billion operations, and threads that share its kernels wait more than they work.
 const APART_AT_MOST: usize = 1 << 33;
 
 /// How to load a model.
@@ -41,7 +41,8 @@ pub struct LoadOptions {
     pub dtype: Dtype,
     /// Pictures in a batch, at least 1. Smaller batches are padded, so that every picture is made at the same size.
     pub batch_size: usize,
-    /// Whether pictures are made apart, each on one thread, which is for CPUs. Unset: where the network is small.
+    /// Whether groups of pictures are made apart, each on one thread, which is for CPUs. Unset: where the network is
+    /// small.
     pub apart: Option<bool>,
 }
 
@@ -57,7 +58,7 @@ pub struct StableDiffusion {
     options: LoadOptions,
     digest: [u8; 32],
     texts: Mutex<HashMap<String, Tensor>>,
-    /// Where pictures may be made apart.
+    /// Where groups of pictures may be made apart.
     threads: Option<Threads>,
 }
 

@@ -1,5 +1,4 @@
-//! One evaluation of the network for a step: all rows in one batch, or, where pictures are made apart, each row by
-//! itself.
+//! One evaluation of the network for a step: all rows in one batch, or the two rows of a single picture apart.
 
 use tch::Tensor;
 
@@ -14,7 +13,7 @@ use crate::model::unet::{Tap, TextContext};
 pub(super) enum Texts<'a> {
     /// All in one batch: with guidance the negative prompts, then the prompts.
     Together { all: TextContext, first_conditional: i64 },
-    /// Of the one picture that is made apart: with guidance its negative prompt, and its prompt.
+    /// Of a single picture whose rows are apart: with guidance its negative prompt, and its prompt.
     Apart { threads: &'a Threads, unconditional: Option<TextContext>, conditional: TextContext },
 }
 
@@ -50,8 +49,8 @@ impl Predicted {
 }
 
 impl StableDiffusion {
-    /// The threads on which pictures of these settings are made apart. Decided by what was configured and nothing else:
-    /// a picture made apart is not the same to the last bit as one made in a batch.
+    /// The threads on which groups of pictures of these settings are made apart. Decided by what was configured and
+    /// nothing else: a picture made apart is not the same to the last bit as one made in a whole batch.
     pub(super) fn threads_for(&self, settings: &Settings) -> Option<&Threads> {
         let factor = self.vae.factor() as usize;
         let positions = (settings.width as usize / factor) * (settings.height as usize / factor);
@@ -60,7 +59,7 @@ impl StableDiffusion {
     }
 
     /// Keys and values of texts, given by their hidden states `[1, T, C]`, with no negative ones where there is no
-    /// guidance; for a picture that is made apart, on the threads that it may use.
+    /// guidance; for a picture whose rows are `apart`, with the threads for them.
     pub(super) fn prepare_texts<'a>(
         &self,
         apart: Option<&'a Threads>,
@@ -111,7 +110,7 @@ impl StableDiffusion {
                 let work = |(input, text, mut tap): (Tensor, TextContext, Tap)| {
                     Ok((self.unet.forward(&input, timestep, &text, &mut tap)?, tap))
                 };
-                let mut done = threads.rows(rows, work)?;
+                let mut done = threads.each(rows, work)?;
                 let (conditional, tap) =
                     done.pop().ok_or_else(|| Error::Torch("the network gave no output".to_owned()))?;
                 let unconditional = done.pop().map(|(output, _)| output);

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::predict::Texts;
 use super::{Edit, Prompt, Request, Sample, StableDiffusion};
-use crate::apart::Threads;
+use crate::apart::{Threads, group_size};
 use crate::error::{Error, Result};
 use crate::explain;
 use crate::image_processor::{Rgb, postprocess, preprocess, resize};
@@ -49,14 +49,17 @@ impl StableDiffusion {
         match self.threads_for(shared) {
             None => tch::no_grad(|| self.make(requests, self.batch_size(), None, stop)),
             Some(threads) => {
-                let alone = |request: &Request| self.make(std::slice::from_ref(request), 1, Some(threads), stop);
-                let each = threads.pictures(requests, alone)?;
-                Ok(each.into_iter().flatten().collect())
+                let size = group_size(self.batch_size());
+                // A picture that is alone leaves the other threads idle, unless its two rows of guidance part too.
+                let apart = (self.batch_size() == 1).then_some(threads);
+                let groups = requests.chunks(size).collect();
+                let made = threads.each(groups, |group| self.make(group, size, apart, stop))?;
+                Ok(made.into_iter().flatten().collect())
             }
         }
     }
 
-    /// Makes pictures together, in a batch padded to `size`; or, where it is made `apart`, the one.
+    /// Makes pictures together, in a batch padded to `size`; the rows of a single one `apart`, if on these threads.
     fn make(
         &self,
         requests: &[Request],
