@@ -1,6 +1,6 @@
 """Where the CPU seconds of the bundled model's network go: libtorch's own profile of diffusers' UNet on one thread.
 
-    python kernels.py FOLDER [ROWS]      prints JSON: seconds a row, and the share of each kind of kernel
+    python kernel_shares.py FOLDER [ROWS]      prints JSON: seconds a row, and the share of each kind of kernel
 
 Convolutions, matrix products and fused attention are the very same oneDNN, MKL and libtorch kernels in both programs:
 a program that spends nothing on everything else is faster by 1 / (their share) and no more.
