@@ -3,10 +3,10 @@
 
 class KeepsProbabilities:
     """Plain softmax attention. With `leaf`, A is cut from the graph, so that derivatives with
-    respect to A itself can be taken."""
+    respect to A itself can be taken; with a `factor` (broadcast to A), A is multiplied by it."""
 
     def __init__(self, leaf=False):
-        self.leaf, self.probabilities, self.values = leaf, None, None
+        self.leaf, self.factor, self.probabilities, self.values = leaf, None, None, None
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, **_):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
@@ -15,6 +15,8 @@ class KeepsProbabilities:
         a = ((q * attn.scale) @ k.transpose(-1, -2)).softmax(-1)
         if self.leaf:
             a = a.detach().requires_grad_(True)
+        if self.factor is not None:
+            a = a * self.factor
         self.probabilities, self.values = a, v
         return attn.to_out[1](attn.to_out[0]((a @ v).transpose(1, 2).flatten(2)))
 

@@ -31,8 +31,9 @@ def main():
     with torch.no_grad():
         empty = encode([""])
         for start in range(0, o.cases, 64):
-            z = torch.stack([torch.randn(LATENT, generator=torch.Generator().manual_seed(i)) for i in range(start, start + 64)])
-            text = encode([prompt(*a) for a in asked[start:start + 64]])
+            part = range(start, min(start + 64, o.cases))
+            z = torch.stack([torch.randn(LATENT, generator=torch.Generator().manual_seed(i)) for i in part])
+            text = encode([prompt(*asked[i]) for i in part])
             pictures.append(decode(autoencoder, sample(unet, text, empty, z, o.steps, o.guidance)))
     x, asked = torch.cat(pictures), torch.tensor(asked)
     seen = Verdict(judge, x)

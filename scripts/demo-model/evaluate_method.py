@@ -3,7 +3,8 @@ trained on (`--cases` takes fewer of them); the reference is a fresh scene witho
 names an object on that scene.
 
     python evaluate_method.py WORK FOLDER --probe          where does each score look, step by step?
-    python evaluate_method.py WORK FOLDER --run JSON ...   one row of figures for each JSON of settings
+    python evaluate_method.py WORK FOLDER --run JSON ...   one row of figures for each JSON of settings, such as
+                                                           {"layers": "first"} or {"layers": "all", "probes": 16}
     python evaluate_method.py WORK FOLDER [--grid OUT.png] the table of the model card (uses diorama.json)
 
 The algorithm is the project's: the gradient of the conditional prediction in the forward pass that step i has
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from absgrad import LastLayer
+from attention import cross_attention_names, watch
 from judge import Verdict, load_judge
 from networks import (ALPHA, LATENT, NOUN_POSITION, add_noise, ddim_step, decode, load, noise_of, save_grid, timesteps, to_tensor, token_ids)
 from scenes import HELD_OUT, prompt, sample
@@ -26,6 +28,8 @@ from scenes import HELD_OUT, prompt, sample
 @dataclass(frozen=True)
 class Settings:
     score: str = "abs-grad"  # abs-grad, relu-grad, attention, guidance-difference, none
+    layers: str = "exact"    # the last of the highest resolution, exactly; or first, last, all: estimated by probes
+    probes: int = 16
     threshold: float = 1.0
     dilation: int = 1
     edit_fractions: tuple = (0.2, 0.5, 0.85)
@@ -72,12 +76,33 @@ def score(kind, layer, u, c, token=NOUN_POSITION):
     return torch.stack([layer.score(r, token, positive_part=kind == "relu-grad") for r in rows])
 
 
+def random_signs(forward, processors, token, probes, generator):
+    """sqrt(sum of A^2 J^2) over heads and queries, added up over layers: the L2 form of the score, for layers without
+    a closed form. J (A r) for random signs r is a central difference of the network's output; squared and averaged."""
+    forward()
+    total, size = 0, 2e-2
+    for processor in processors:
+        *shape, length = processor.probabilities.shape
+        squares = 0
+        for _ in range(probes):
+            change = torch.zeros(*shape, length)
+            change[..., token] = size * (torch.randint(0, 2, shape, generator=generator) * 2.0 - 1)
+            ends = []
+            for processor.factor in (1 + change, 1 - change):
+                ends.append(forward())
+            squares = squares + ((ends[0] - ends[1]) / (2 * size)).square()
+        processor.factor = None
+        total = total + (squares / probes).sqrt()
+    return total
+
+
 class Study:
     def __init__(self, work, folder, cases=64):
         apart = len(HELD_OUT) // cases
         asked, self.cases = [HELD_OUT[apart * k + k % apart] for k in range(cases)], cases
         self.unet, self.text_encoder, self.autoencoder, tokenizer = load(folder)
         self.judge, self.layer = load_judge(work), LastLayer(self.unet)
+        self.processors = [*watch(self.unet, cross_attention_names(self.unet)[:-1]), self.layer.processor]
         self.asked = torch.tensor(asked)
         self.reference = to_tensor(torch.stack([torch.from_numpy(sample(70_000_000 + i, scene=b, with_object=False)[0])
                                                 for i, (_, _, b) in enumerate(asked)]))
@@ -103,15 +128,23 @@ class Study:
             u, c = self.unet(torch.cat([z, z]), t, torch.cat([self.empty, self.text])).sample.chunk(2)
             if observe:
                 observe(i, t, u, c)
-            guided = noise_of(u + s.guidance * (c - u), z, t)
+            z_before, guided = z, noise_of(u + s.guidance * (c - u), z, t)
             z = ddpm_step(z, guided, t, s.steps, fresh) if s.paper else ddim_step(z, guided, t, s.steps)
             if i + 1 in edits:
-                found = score(s.score, self.layer, u, c)
+                found = self.score(s, i, t, z_before, u, c)
                 raw = threshold(blur(found) if s.blur else found, s.threshold)
                 mask = dilate(raw, s.dilation)
                 z = torch.where(mask, z, add_noise(self.z0, self.noise, ts[i + 1]))
                 masks.append((raw, mask))
         return decode(self.autoencoder, z), masks
+
+    def score(self, s, i, t, z, u, c):
+        """The score of step `i`'s forward pass over `z`."""
+        if s.layers == "exact":
+            return score(s.score, self.layer, u, c)
+        processors = {"first": self.processors[:1], "last": self.processors[-1:], "all": self.processors}[s.layers]
+        generator = torch.Generator().manual_seed(20_000 + i)
+        return random_signs(lambda: self.unet(z, t, self.text).sample, processors, NOUN_POSITION, s.probes, generator)
 
     def background(self, x, seen):
         """Mean PSNR against the reference, more than 2 pixels away from the drawn object."""

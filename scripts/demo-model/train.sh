@@ -3,6 +3,9 @@
 # measurements. Seconds of training can be set; with the defaults two busy cores take two hours.
 #
 #   scripts/demo-model/train.sh [WORK_FOLDER] [OUT_FOLDER]
+#
+# To see that all of it runs, with a model that has learnt nothing:
+#   PICTURES=1600 AUTOENCODER_SECONDS=40 JUDGE_SECONDS=30 DIFFUSION_SECONDS=60 CASES=8 scripts/demo-model/train.sh
 set -eu
 cd "$(dirname "$0")"
 root=$(cd ../.. && pwd)
@@ -20,5 +23,5 @@ export OMP_WAIT_POLICY=PASSIVE  # spinning threads are the slowest thing on a bu
 "$python" export.py "$work" "$out" "${WEIGHTS:-ema}"
 [ -e "$out/diorama.json" ] || cp "$root/models/demo/diorama.json" "$out/"
 "$python" absgrad.py "$out"
-"$python" evaluate.py "$work" "$out" --grid "$work/samples.png"
-"$python" evaluate_method.py "$work" "$out" --grid "$work/method.png"
+"$python" evaluate.py "$work" "$out" ${CASES:+--cases "$CASES"} --grid "$work/samples.png"
+"$python" evaluate_method.py "$work" "$out" ${CASES:+--cases "$CASES"} --grid "$work/method.png"

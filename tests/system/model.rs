@@ -160,6 +160,22 @@ fn a_run_killed_in_the_middle_ends_with_the_same_bytes() {
 }
 
 #[test]
+fn a_picture_is_the_same_on_any_number_of_threads() {
+    let case = Case::new();
+    case.manifest(5);
+    // Alone, its two rows of guidance apart; with others; and in groups of two.
+    for size in ["1", "4", "16"] {
+        let made = ["1", "2", "5"].map(|threads| {
+            let out = format!("batch-{size}-threads-{threads}");
+            let mut command = run(&case, &out, &["--batch-size", size]);
+            end(command.env("OMP_NUM_THREADS", threads)).expect(0);
+            pictures(&case.path(&out))
+        });
+        assert!(made.iter().all(|pictures| pictures == &made[0]), "batch size {size}: other bytes");
+    }
+}
+
+#[test]
 fn a_compared_method_gives_what_it_gives_alone_whoever_is_in_the_batch() {
     let case = Case::new();
     let row = |n: u64| {

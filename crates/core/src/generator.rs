@@ -106,10 +106,10 @@ pub trait Generator: Send {
     fn check(&self, task: &Task) -> Result<BatchKey, TaskError>;
 
     /// Makes the pictures of `batch` (1 to [`GeneratorInfo::batch_size`] jobs with one [`BatchKey`]). `stop` is asked
-    /// between denoising steps; when it says true the batch ends with [`GeneratorError::Stopped`].
+    /// between denoising steps, from whichever thread denoises; when it says true the batch ends with [`GeneratorError::Stopped`].
     fn generate(
         &mut self,
         batch: &[Job],
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError>;
 }

@@ -10,9 +10,9 @@
 
 #![allow(clippy::print_stdout)]
 
-use std::cell::RefCell;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use diorama_diffusion::Error;
@@ -72,8 +72,13 @@ fn main() -> Result<(), Failure> {
             Order::Load { model: path, device, dtype, batch } => {
                 drop(model.take());
                 let started = Instant::now();
-                let options =
-                    LoadOptions { variant: None, device: device.parse()?, dtype: dtype.parse()?, batch_size: batch };
+                let options = LoadOptions {
+                    variant: None,
+                    device: device.parse()?,
+                    dtype: dtype.parse()?,
+                    batch_size: batch,
+                    apart: None,
+                };
                 model = Some(StableDiffusion::load(&path, &options)?);
                 serde_json::to_string(&Loaded { seconds: started.elapsed().as_secs_f64() })?
             }
@@ -104,10 +109,11 @@ fn make(model: &StableDiffusion, order: &Make) -> Result<Made, Failure> {
             settings: settings.clone(),
         })
         .collect();
-    let begins = RefCell::new(Vec::new());
+    let begins = Mutex::new(Vec::new());
     let stop = || {
-        begins.borrow_mut().push(started.elapsed().as_secs_f64());
-        !order.decode && begins.borrow().len() == timesteps
+        let mut begins = begins.lock().unwrap_or_else(PoisonError::into_inner);
+        begins.push(started.elapsed().as_secs_f64());
+        !order.decode && begins.len() == timesteps
     };
     let latents = match model.generate(&requests, &stop) {
         Err(Error::Stopped) => None,
@@ -121,7 +127,7 @@ fn make(model: &StableDiffusion, order: &Make) -> Result<Made, Failure> {
         Some(latents) => Some(Vec::<f32>::try_from(latents.f_flatten(0, -1)?)?),
         None => None,
     };
-    Ok(Made { begins: begins.into_inner(), end, latents })
+    Ok(Made { begins: begins.into_inner().unwrap_or_else(PoisonError::into_inner), end, latents })
 }
 
 /// The steps that strength leaves, as diffusers counts them.

@@ -5,6 +5,7 @@
 //! parts, each held to diffusers' own by golden data; [`method`] is what the paper adds. No call panics on what users
 //! give it: every call into libtorch is a fallible one.
 
+mod apart;
 pub mod device;
 pub mod error;
 pub mod explain;

@@ -58,7 +58,7 @@ impl Engine {
             None => device.best_dtype(),
         };
         let dtype: Dtype = dtype;
-        let load = LoadOptions { variant: None, device, dtype, batch_size: options.batch_size };
+        let load = LoadOptions { variant: None, device, dtype, batch_size: options.batch_size, apart: None };
         let model = StableDiffusion::load(&options.model_dir, &load)?;
         let named = options.model_dir.canonicalize().unwrap_or_else(|_| options.model_dir.clone());
         let info = GeneratorInfo {
@@ -78,7 +78,7 @@ impl Engine {
         &mut self,
         job: &Job,
         save_tensors: Option<&Path>,
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Generated, TaskError> {
         let request = self.request(job)?;
         let sample = self
@@ -266,7 +266,7 @@ impl Generator for Engine {
     fn generate(
         &mut self,
         batch: &[Job],
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
         let requests = batch.iter().map(|job| self.request(job)).collect::<Result<Vec<_>, _>>();
         let requests = requests.map_err(|error| GeneratorError::Failed(error.to_string()))?;

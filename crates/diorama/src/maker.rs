@@ -78,7 +78,7 @@ impl Maker {
         &mut self,
         job: Job,
         save_tensors: Option<&Path>,
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Generated, TaskError> {
         match self {
             #[cfg(feature = "engine")]

@@ -172,7 +172,7 @@ impl Device {
     }
 
     /// Runs the jobs; `unwanted` says when nobody waits for them any more, and then they are abandoned.
-    fn run(&mut self, jobs: &[Job], unwanted: &dyn Fn() -> bool) -> Result<Batch, EngineError> {
+    fn run(&mut self, jobs: &[Job], unwanted: &(dyn Fn() -> bool + Sync)) -> Result<Batch, EngineError> {
         let started = Instant::now();
         let mut results = Vec::with_capacity(jobs.len());
         while results.len() < jobs.len() {
@@ -200,7 +200,11 @@ impl Device {
     }
 
     /// The second and last try of a task whose batch failed.
-    fn alone(&mut self, job: &Job, unwanted: &dyn Fn() -> bool) -> Result<Result<Generated, TaskError>, EngineError> {
+    fn alone(
+        &mut self,
+        job: &Job,
+        unwanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Result<Generated, TaskError>, EngineError> {
         let failed = |code, message| Ok(Err(TaskError::transient(code, message)));
         match self.call(std::slice::from_ref(job), unwanted)? {
             Call::Done(mut made) => Ok(made.remove(0)),
@@ -209,7 +213,7 @@ impl Device {
         }
     }
 
-    fn call(&mut self, batch: &[Job], unwanted: &dyn Fn() -> bool) -> Result<Call, EngineError> {
+    fn call(&mut self, batch: &[Job], unwanted: &(dyn Fn() -> bool + Sync)) -> Result<Call, EngineError> {
         let stop_now = self.stop.clone();
         let stop = move || stop_now.load(Ordering::Relaxed) || unwanted();
         if stop() {

@@ -52,7 +52,7 @@ impl SyntheticGenerator {
         Self { options, info }
     }
 
-    fn wait(&self, stop: &dyn Fn() -> bool) -> Result<(), GeneratorError> {
+    fn wait(&self, stop: &(dyn Fn() -> bool + Sync)) -> Result<(), GeneratorError> {
         let end = Instant::now() + self.options.latency;
         loop {
             if stop() {
@@ -151,7 +151,7 @@ impl Generator for SyntheticGenerator {
     fn generate(
         &mut self,
         batch: &[Job],
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
         self.wait(stop)?;
         Ok(batch.iter().map(|job| self.picture(job)).collect())

@@ -32,7 +32,7 @@ impl Moment<'_> {
         Ok((POSITIONS_AT_ONCE / (height * width)).clamp(1, MOST_COPIES))
     }
 
-    fn forward(&self, copies: i64, tap: &mut Tap<'_>) -> Result<Tensor> {
+    fn forward(&self, copies: i64, tap: &mut Tap) -> Result<Tensor> {
         let (_, channels, height, width) = self.input.size4()?;
         let input = self.input.f_expand([copies, channels, height, width], false)?;
         self.unet.forward(&input, self.timestep, &self.text.copies(0, copies)?, tap)
@@ -91,7 +91,7 @@ impl Moment<'_> {
                     let change = Tensor::f_cat(&[change.shallow_clone(), change.f_neg()?], 0)?;
                     let factor = Tensor::f_ones([2 * count, heads, positions, length], (Kind::Float, signs.device()))?;
                     let _ = factor.f_select(-1, token)?.f_add_(&change)?;
-                    let mut tap = Tap { perturb: Some(Perturbation { layer, factor: &factor }), ..Tap::default() };
+                    let mut tap = Tap { perturb: Some(Perturbation { layer, factor }), ..Tap::default() };
                     let halves = self.forward(2 * count, &mut tap)?.f_chunk(2, 0)?;
                     let along = halves[0].f_sub(&halves[1])?.f_div_scalar(2.0 * DIFFERENCE)?;
                     let squares = along.f_square()?.f_sum_dim_intlist(0, false, Kind::Float)?;

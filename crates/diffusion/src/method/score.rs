@@ -45,7 +45,7 @@ pub struct Plan {
 
 impl Plan {
     /// A tap that captures what the score needs.
-    pub fn tap(&self) -> Tap<'static> {
+    pub fn tap(&self) -> Tap {
         Tap::capture(&self.layers, self.estimator == Estimator::ClosedForm)
     }
 }
@@ -61,7 +61,7 @@ pub struct ScoredRow<'a> {
     /// The network.
     pub unet: &'a Unet,
     /// What the forward pass captured.
-    pub tap: &'a Tap<'static>,
+    pub tap: &'a Tap,
     /// The conditional row in the batch.
     pub row: i64,
     /// What the network was given for it, `[1, 4, h, w]`.

@@ -23,6 +23,7 @@ pub struct Weights {
     kind: Kind,
     device: Device,
     digest: [u8; 32],
+    parameters: usize,
 }
 
 impl Weights {
@@ -45,6 +46,7 @@ impl Weights {
             whole.update(name);
             whole.update(digest);
         }
+        let parameters = tensors.values().map(Tensor::numel).sum();
         Ok(Self {
             folder: folder.to_owned(),
             tensors: RefCell::new(tensors),
@@ -52,7 +54,13 @@ impl Weights {
             kind,
             device,
             digest: whole.finalize().into(),
+            parameters,
         })
+    }
+
+    /// Numbers in all tensors together.
+    pub fn parameters(&self) -> usize {
+        self.parameters
     }
 
     /// SHA-256 over names, types, shapes and bytes: the same however the tensors are spread over files.

@@ -1,5 +1,6 @@
 //! Pictures from references and prompts: loads a model folder, and makes batches of pictures with it.
 
+mod predict;
 mod prompt;
 mod request;
 mod sampling;
@@ -11,6 +12,7 @@ use std::sync::Mutex;
 use tch::Tensor;
 
 pub use self::request::{Edit, Prompt, Request, Sample, Subject};
+use crate::apart::Threads;
 use crate::device::{Device, Dtype};
 use crate::error::{Error, Result};
 use crate::method::{Method, Scorer, Settings};
@@ -24,6 +26,10 @@ use crate::text::{ClipTextModel, ClipTokenizer};
 /// Texts whose hidden states are kept: a run has few negative prompts and often repeats its prompts.
 const TEXTS_KEPT: usize = 256;
 
+/// Groups of pictures are made apart where the network's weights times the latents' positions are at most this many: a
+/// row's step is then a few billion operations, and threads that share its kernels wait more than they work.
+const APART_AT_MOST: usize = 1 << 33;
+
 /// How to load a model.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
@@ -35,6 +41,9 @@ pub struct LoadOptions {
     pub dtype: Dtype,
     /// Pictures in a batch, at least 1. Smaller batches are padded, so that every picture is made at the same size.
     pub batch_size: usize,
+    /// Whether groups of pictures are made apart, each on one thread, which is for CPUs. Unset: where the network is
+    /// small.
+    pub apart: Option<bool>,
 }
 
 /// A Stable Diffusion 1.x / 2.x model that is ready to make pictures.
@@ -49,7 +58,15 @@ pub struct StableDiffusion {
     options: LoadOptions,
     digest: [u8; 32],
     texts: Mutex<HashMap<String, Tensor>>,
+    /// Where groups of pictures may be made apart.
+    threads: Option<Threads>,
 }
+
+// SAFETY: a tensor is not `Sync` because it can be written through a shared reference. Those of a loaded model never
+// are: networks and scorer read theirs, what they compute goes into new ones, and the kept texts, behind a lock, are
+// handed out under handles that count atomically and are only read.
+#[allow(unsafe_code)]
+unsafe impl Sync for StableDiffusion {}
 
 impl StableDiffusion {
     /// Reads a model folder in diffusers layout.
@@ -87,6 +104,8 @@ impl StableDiffusion {
             let weights = [("text_encoder", text_encoder.digest()), ("unet", unet.digest()), ("vae", vae.digest())];
             let digest = folder::digest(path, &weights)?;
             let scorer = Scorer::new(&unet)?;
+            let threads =
+                if options.device.is_cuda() || options.apart == Some(false) { None } else { Some(Threads::start()?) };
             Ok(Self {
                 tokenizer,
                 text_encoder,
@@ -98,6 +117,7 @@ impl StableDiffusion {
                 options: options.clone(),
                 digest,
                 texts: Mutex::default(),
+                threads,
             })
         })
     }

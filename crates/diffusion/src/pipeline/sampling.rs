@@ -1,14 +1,16 @@
-//! The denoising loop over one padded batch, with the edits of Abs-Grad-SAM in it.
+//! The way of a batch's pictures, together or apart: the denoising loop with the edits of Abs-Grad-SAM in it, and what
+//! is around it.
 
 use tch::{Kind, Tensor};
 
+use super::predict::Texts;
 use super::{Edit, Prompt, Request, Sample, StableDiffusion};
+use crate::apart::{Threads, group_size};
 use crate::error::{Error, Result};
 use crate::explain;
 use crate::image_processor::{Rgb, postprocess, preprocess, resize};
 use crate::method::score::{Plan, ScoredRow};
-use crate::method::{Method, Settings, Start, mask};
-use crate::model::unet::{Tap, TextContext};
+use crate::method::{Method, Start, mask};
 use crate::noise::TaskNoise;
 use crate::scheduler::Scheduler;
 
@@ -34,11 +36,7 @@ impl StableDiffusion {
     /// # Errors
     /// Of the whole batch: [`Error::Stopped`], [`Error::OutOfMemory`], [`Error::Torch`], and [`Error::Setting`] if the
     /// requests do not belong into one batch.
-    pub fn generate(&self, requests: &[Request], stop: &dyn Fn() -> bool) -> Result<Vec<Result<Sample>>> {
-        tch::no_grad(|| self.generate_without_graph(requests, stop))
-    }
-
-    fn generate_without_graph(&self, requests: &[Request], stop: &dyn Fn() -> bool) -> Result<Vec<Result<Sample>>> {
+    pub fn generate(&self, requests: &[Request], stop: &(dyn Fn() -> bool + Sync)) -> Result<Vec<Result<Sample>>> {
         let Some(first) = requests.first() else { return Ok(Vec::new()) };
         let shared = &first.settings;
         let batch_error = |message: String| Err(Error::Setting { param: "batch", message });
@@ -48,6 +46,29 @@ impl StableDiffusion {
         if requests.iter().any(|request| request.settings.batch_key() != shared.batch_key()) {
             return batch_error("pictures of one batch need the same batch key".to_owned());
         }
+        match self.threads_for(shared) {
+            None => tch::no_grad(|| self.make(requests, self.batch_size(), None, stop)),
+            Some(threads) => {
+                let size = group_size(self.batch_size());
+                // A picture that is alone leaves the other threads idle, unless its two rows of guidance part too.
+                let apart = (self.batch_size() == 1).then_some(threads);
+                let groups = requests.chunks(size).collect();
+                let made = threads.each(groups, |group| self.make(group, size, apart, stop))?;
+                Ok(made.into_iter().flatten().collect())
+            }
+        }
+    }
+
+    /// Makes pictures together, in a batch padded to `size`; the rows of a single one `apart`, if on these threads.
+    fn make(
+        &self,
+        requests: &[Request],
+        size: usize,
+        apart: Option<&Threads>,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Result<Sample>>> {
+        let Some(first) = requests.first() else { return Ok(Vec::new()) };
+        let shared = &first.settings;
         let mut results: Vec<Option<Result<Sample>>> = Vec::new();
         let mut rows = Vec::new();
         for request in requests {
@@ -62,7 +83,7 @@ impl StableDiffusion {
         }
         if !rows.is_empty() {
             let mut scheduler = self.scheduler(shared)?;
-            let latents = self.denoise(&mut rows, &mut scheduler, shared, stop)?;
+            let latents = self.denoise(&mut rows, size, apart, &mut scheduler, stop)?;
             let timesteps = scheduler.timesteps().to_vec();
             let mut finished = Vec::with_capacity(rows.len());
             for (row, latents) in rows.into_iter().zip(latents) {
@@ -108,12 +129,14 @@ impl StableDiffusion {
     fn denoise(
         &self,
         rows: &mut [Row<'_>],
+        size: usize,
+        apart: Option<&Threads>,
         scheduler: &mut Scheduler,
-        shared: &Settings,
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Result<Tensor>>> {
+        let Some(first) = rows.first() else { return Ok(Vec::new()) };
+        let shared = &first.request.settings;
         let device = self.options.device.torch();
-        let size = self.batch_size();
         // Rows beyond the last repeat the first: every picture is made in a batch of the same size.
         let padded: Vec<usize> = (0..size).map(|i| if i < rows.len() { i } else { 0 }).collect();
         let stack = |rows: &[Row<'_>], part: &dyn Fn(&Row<'_>) -> Option<Tensor>| -> Result<Option<Tensor>> {
@@ -133,7 +156,7 @@ impl StableDiffusion {
         } else {
             (Vec::new(), None)
         };
-        let text = self.text_context(rows, &padded, shared.guided())?;
+        let texts = self.texts(rows, &padded, apart)?;
 
         let mut latents = match (&clean, shared.start) {
             (Some(clean), Start::Reference) => scheduler.add_noise(clean, &noise, 0)?,
@@ -149,23 +172,8 @@ impl StableDiffusion {
             tracing::debug!(step = i, timestep, "denoising");
             let input = scheduler.scale_model_input(&latents, i)?;
             let edit = plan.as_ref().filter(|_| edits.contains(&(i + 1)));
-            let mut tap = edit.map_or_else(Tap::default, Plan::tap);
-            let output = if shared.guided() {
-                self.unet.forward(&Tensor::f_cat(&[&input, &input], 0)?, timestep, &text, &mut tap)?
-            } else {
-                self.unet.forward(&input, timestep, &text, &mut tap)?
-            };
-            let (unconditional, conditional) = if shared.guided() {
-                let mut halves = output.f_chunk(2, 0)?;
-                let conditional = halves.remove(1);
-                (halves.pop(), conditional)
-            } else {
-                (None, output)
-            };
-            let guided = match &unconditional {
-                Some(unconditional) => unconditional.f_add(&conditional.f_sub(unconditional)?.f_mul(&scales)?)?,
-                None => conditional.shallow_clone(),
-            };
+            let predicted = self.predict(&input, timestep, &texts, edit)?;
+            let guided = predicted.guided(&scales)?;
             let variance = match needing.iter().position(|&step| step == i) {
                 Some(draw) => stack(rows, &|row| row.noise.variance.get(draw).map(Tensor::shallow_clone))?,
                 None => None,
@@ -175,19 +183,18 @@ impl StableDiffusion {
 
             let (Some(plan), Some(clean)) = (edit, &clean) else { continue };
             let noised = scheduler.add_noise(clean, &noise, i + 1)?;
-            let offset = if shared.guided() { size as i64 } else { 0 };
             for (index, row) in rows.iter_mut().enumerate() {
                 let index = index as i64;
-                let text = text.copies(offset + index, 1)?;
-                let unconditional = unconditional.as_ref().map(|u| u.f_get(index)).transpose()?;
+                let text = texts.conditional(index)?;
+                let unconditional = predicted.unconditional.as_ref().map(|u| u.f_get(index)).transpose()?;
                 let scored = ScoredRow {
                     unet: &self.unet,
-                    tap: &tap,
-                    row: offset + index,
+                    tap: &predicted.tap,
+                    row: predicted.first_conditional + index,
                     input: &input.f_narrow(0, index, 1)?,
                     timestep,
                     text: &text,
-                    conditional: &conditional.f_get(index)?,
+                    conditional: &predicted.conditional.f_get(index)?,
                     unconditional: unconditional.as_ref(),
                     seed: row.request.seed.wrapping_add(EDIT_SEED_STRIDE.wrapping_mul(i as u64 + 1)),
                 };
@@ -247,19 +254,17 @@ impl StableDiffusion {
         })
     }
 
-    /// Keys and values of every row's texts: unconditional rows first, where guidance is in use.
-    fn text_context(&self, rows: &[Row<'_>], padded: &[usize], guided: bool) -> Result<TextContext> {
-        let mut hidden = Vec::new();
-        if guided {
-            for &i in padded {
-                let negative = &rows[i].request.settings.negative_prompt;
-                hidden.push(self.encode_text(negative, &self.tokenizer.encode(negative)?.ids)?);
-            }
-        }
-        for &i in padded {
-            hidden.push(self.encode_text(&rows[i].request.prompt, &rows[i].prompt.ids)?);
-        }
-        self.unet.prepare_text(&Tensor::f_cat(&hidden, 0)?)
+    /// Keys and values of the rows' texts.
+    fn texts<'a>(&self, rows: &[Row<'_>], padded: &[usize], apart: Option<&'a Threads>) -> Result<Texts<'a>> {
+        let guided = rows.iter().any(|row| row.request.settings.guided());
+        let prompts = padded.iter().map(|&i| self.encode_text(&rows[i].request.prompt, &rows[i].prompt.ids));
+        let prompts = prompts.collect::<Result<Vec<_>>>()?;
+        let negative = |&i: &usize| {
+            let text = &rows[i].request.settings.negative_prompt;
+            self.encode_text(text, &self.tokenizer.encode(text)?.ids)
+        };
+        let negatives = padded.iter().filter(|_| guided).map(negative).collect::<Result<Vec<_>>>()?;
+        self.prepare_texts(apart, &negatives, &prompts)
     }
 
     /// Decodes a row by itself, and gathers what explains it.

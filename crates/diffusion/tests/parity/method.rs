@@ -9,7 +9,7 @@ use serde_json::Value;
 use tch::Kind;
 
 use crate::golden::{Golden, assert_close, configurations, reference, settings};
-use crate::runs::{assert_same_picture, load};
+use crate::runs::{BOTH_WAYS, assert_same_picture, load, load_as};
 
 fn request(run: &Value, g: &Golden) -> Request {
     let text = |key: &str| run[key].as_str().unwrap().to_owned();
@@ -52,10 +52,12 @@ fn one(model: &StableDiffusion, request: Request) -> Sample {
 #[test]
 fn every_run_agrees_with_the_plain_reference_step_by_step() {
     let mut runs = 0;
-    for (g, run) in methods() {
+    for ((g, run), apart) in
+        methods().flat_map(|(g, run)| BOTH_WAYS.map(|apart| ((Golden::read(g.name), run.clone()), apart)))
+    {
         let name = format!("method.{}", run["name"].as_str().unwrap());
-        let what = format!("{}: {name}", g.name);
-        let sample = one(&load(&g, 1), request(&run, &g));
+        let what = format!("{}: {name}, apart: {apart:?}", g.name);
+        let sample = one(&load_as(&g, 1, apart), request(&run, &g));
         let golden = |key: &str| g.tensors.get(&format!("{name}.{key}"));
         let positions: Vec<&[i64]> = sample.prompt.subjects.iter().map(|s| s.positions.as_slice()).collect();
         assert_eq!(serde_json::json!(positions), run["positions"], "{what}");
@@ -111,10 +113,12 @@ fn a_batch_of_different_tasks_gives_what_each_gives_alone() {
         other.settings.dilation = 2;
         let black = Rgb { width: 9, height: 7, data: vec![0; 9 * 7 * 3] };
         other.reference = Some(black);
-        let model = load(&g, 2);
-        let mut both = model.generate(&[other.clone(), base.clone()], &|| false).unwrap();
-        assert_eq!(both.pop().unwrap().unwrap().image, one(&model, base).image, "{}", g.name);
-        assert_eq!(both.pop().unwrap().unwrap().image, one(&model, other).image, "{}", g.name);
+        for (size, apart) in [(2, None), (2, Some(false)), (16, None)] {
+            let model = load_as(&g, size, apart);
+            let mut both = model.generate(&[other.clone(), base.clone()], &|| false).unwrap();
+            assert_eq!(both.pop().unwrap().unwrap().image, one(&model, base.clone()).image, "{}", g.name);
+            assert_eq!(both.pop().unwrap().unwrap().image, one(&model, other.clone()).image, "{}", g.name);
+        }
     }
 }
 

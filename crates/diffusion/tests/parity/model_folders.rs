@@ -31,7 +31,7 @@ impl Copy {
     }
 
     fn load(&self) -> Result<StableDiffusion, String> {
-        let options = LoadOptions { variant: None, device: Device::CPU, dtype: Dtype::F32, batch_size: 1 };
+        let options = LoadOptions { variant: None, device: Device::CPU, dtype: Dtype::F32, batch_size: 1, apart: None };
         StableDiffusion::load(&self.folder, &options).map_err(|error| error.to_string())
     }
 

@@ -1,6 +1,8 @@
 //! Whole runs of `txt2img` and `img2img` against diffusers' pipelines, with every scheduler; and what must not change a
 //! picture.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use diorama_diffusion::Error;
 use diorama_diffusion::device::{Device, Dtype};
 use diorama_diffusion::method::Method;
@@ -11,7 +13,14 @@ use tch::{Kind, Tensor};
 use crate::golden::{Golden, assert_close, configurations, reference, settings};
 
 pub(crate) fn load(g: &Golden, batch_size: usize) -> StableDiffusion {
-    let options = LoadOptions { variant: None, device: Device::CPU, dtype: Dtype::F32, batch_size };
+    load_as(g, batch_size, None)
+}
+
+/// Made apart, as networks of this size are, and made together as larger ones are.
+pub(crate) const BOTH_WAYS: [Option<bool>; 2] = [None, Some(false)];
+
+pub(crate) fn load_as(g: &Golden, batch_size: usize, apart: Option<bool>) -> StableDiffusion {
+    let options = LoadOptions { variant: None, device: Device::CPU, dtype: Dtype::F32, batch_size, apart };
     StableDiffusion::load(&g.model, &options).unwrap()
 }
 
@@ -46,11 +55,11 @@ pub(crate) fn assert_same_picture(sample: &Sample, expected: &Tensor, what: &str
 
 #[test]
 fn every_run_gives_the_latents_and_pictures_of_diffusers() {
-    for g in configurations() {
-        let model = load(&g, 1);
+    for (g, apart) in configurations().flat_map(|g| BOTH_WAYS.map(|apart| (Golden::read(g.name), apart))) {
+        let model = load_as(&g, 1, apart);
         for run in g.facts["runs"].as_array().unwrap() {
             let name = run["name"].as_str().unwrap();
-            let what = format!("{}: {name}", g.name);
+            let what = format!("{}: {name}, apart: {apart:?}", g.name);
             let sample = one(&model, request(run, &g));
             assert_close(&sample.latents, g.tensors.get(&format!("{name}.latents")), 1e-4, &what);
             if run["picture"].as_bool().unwrap() {
@@ -62,8 +71,10 @@ fn every_run_gives_the_latents_and_pictures_of_diffusers() {
 
 #[test]
 fn a_picture_depends_neither_on_its_batch_mates_nor_on_its_place_among_them() {
-    for g in configurations() {
-        let model = load(&g, 3);
+    // The last: groups of two.
+    let ways = [(3, None), (3, Some(false)), (16, None)];
+    for (g, (size, apart)) in configurations().flat_map(|g| ways.map(|way| (Golden::read(g.name), way))) {
+        let model = load_as(&g, size, apart);
         let runs = g.facts["runs"].as_array().unwrap();
         let run = runs.iter().find(|run| run["name"] == "img2img.ddpm.0.9").unwrap();
         let make = |seed: u64, prompt: &str, guidance: f64| {
@@ -81,7 +92,7 @@ fn a_picture_depends_neither_on_its_batch_mates_nor_on_its_place_among_them() {
         let alone = images(&[wanted()]).remove(0);
         let first = images(&[wanted(), others[0].clone(), others[1].clone()]).remove(0);
         let last = images(&[others[1].clone(), others[0].clone(), wanted()]).remove(2);
-        assert!(alone == first && alone == last, "{}", g.name);
+        assert!(alone == first && alone == last, "{}: {size}, apart: {apart:?}", g.name);
     }
 }
 
@@ -91,9 +102,11 @@ fn latents_do_not_depend_on_the_batch_size_beyond_rounding() {
         let runs = g.facts["runs"].as_array().unwrap();
         let run = runs.iter().find(|run| run["name"] == "img2img.ddim.0.9").unwrap();
         let small = one(&load(&g, 1), request(run, &g));
-        let large = one(&load(&g, 4), request(run, &g));
-        assert_close(&large.latents, &small.latents, 1e-4, g.name);
-        assert!(small.image.data.iter().zip(&large.image.data).all(|(a, b)| a.abs_diff(*b) <= 1), "{}", g.name);
+        for (size, apart) in [(4, None), (4, Some(false)), (32, None)] {
+            let large = one(&load_as(&g, size, apart), request(run, &g));
+            assert_close(&large.latents, &small.latents, 1e-4, g.name);
+            assert!(small.image.data.iter().zip(&large.image.data).all(|(a, b)| a.abs_diff(*b) <= 1), "{}", g.name);
+        }
     }
 }
 
@@ -102,14 +115,11 @@ fn a_batch_can_be_stopped_between_steps() {
     let g = Golden::read("flat");
     let model = load(&g, 1);
     let request = request(&g.facts["runs"][1], &g);
-    let asked = std::cell::Cell::new(0);
-    let stop = || {
-        asked.set(asked.get() + 1);
-        asked.get() > 3
-    };
+    let asked = AtomicUsize::new(0);
+    let stop = || asked.fetch_add(1, Ordering::Relaxed) >= 3;
     let error = model.generate(&[request], &stop).unwrap_err();
     assert!(matches!(error, Error::Stopped));
-    assert_eq!(asked.get(), 4);
+    assert_eq!(asked.into_inner(), 4);
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn picture(
     task: Task,
     options: &Options,
     tensors: Option<&Path>,
-    stop: &dyn Fn() -> bool,
+    stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Generated, Failure> {
     let mut maker = maker::make(options).map_err(Failure::permanent)?;
     maker.as_generator().check(&task).map_err(refused)?;

@@ -41,7 +41,7 @@ impl Generator for Counting {
     fn generate(
         &mut self,
         batch: &[Job],
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
         self.made.lock().unwrap().extend(batch.iter().map(|job| job.task.custom_id.to_string()));
         self.inner.generate(batch, stop)

@@ -9,14 +9,14 @@ use crate::model::nn::{GroupNorm, LayerNorm, Linear, attention, merge_heads, spl
 use crate::model::weights::Weights;
 
 /// Walks through the cross-attention layers in the order in which they run.
-pub(super) struct Cursor<'a, 'b> {
+pub(super) struct Cursor<'a> {
     text: &'a TextContext,
-    tap: &'a mut Tap<'b>,
+    tap: &'a mut Tap,
     next: usize,
 }
 
-impl<'a, 'b> Cursor<'a, 'b> {
-    pub(super) fn new(text: &'a TextContext, tap: &'a mut Tap<'b>) -> Self {
+impl<'a> Cursor<'a> {
+    pub(super) fn new(text: &'a TextContext, tap: &'a mut Tap) -> Self {
         Self { text, tap, next: 0 }
     }
 }
@@ -66,7 +66,7 @@ impl CrossAttention {
         Ok((split_heads(&self.k.forward(text)?, self.heads)?, split_heads(&self.v.forward(text)?, self.heads)?))
     }
 
-    fn forward(&self, x: &Tensor, (height, width): (i64, i64), cursor: &mut Cursor<'_, '_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, (height, width): (i64, i64), cursor: &mut Cursor<'_>) -> Result<Tensor> {
         let layer = cursor.next;
         cursor.next += 1;
         let (k, v) = cursor
@@ -80,7 +80,7 @@ impl CrossAttention {
         }
         let mut probabilities = probabilities(&q, k)?;
         if let Some(perturb) = cursor.tap.perturb.as_ref().filter(|p| p.layer == layer) {
-            probabilities = probabilities.f_mul(perturb.factor)?;
+            probabilities = probabilities.f_mul(&perturb.factor)?;
         }
         if cursor.tap.layers.contains(&layer) {
             if cursor.tap.differentiable {
@@ -152,7 +152,7 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, size: (i64, i64), cursor: &mut Cursor<'_, '_>, last: bool) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, size: (i64, i64), cursor: &mut Cursor<'_>, last: bool) -> Result<Tensor> {
         let x = self.self_attention.forward(&self.norm1.forward(x)?)?.f_add(x)?;
         let x = self.cross_attention.forward(&self.norm2.forward(&x)?, size, cursor)?.f_add(&x)?;
         if last && cursor.tap.tail {
@@ -214,7 +214,7 @@ impl TransformerModel {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, cursor: &mut Cursor<'_, '_>) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, cursor: &mut Cursor<'_>) -> Result<Tensor> {
         let (b, c, height, width) = x.size4()?;
         // Where the channels of a pixel lie side by side this permutation moves nothing.
         let h = self.norm.forward(x)?.f_permute([0, 2, 3, 1])?.f_reshape([b, height * width, c])?;

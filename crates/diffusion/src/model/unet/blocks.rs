@@ -112,7 +112,7 @@ impl DownBlock {
         mut h: Tensor,
         temb: &Tensor,
         skips: &mut Vec<Tensor>,
-        cursor: &mut Cursor<'_, '_>,
+        cursor: &mut Cursor<'_>,
     ) -> Result<Tensor> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             h = resnet.forward(&h, temb)?;
@@ -150,7 +150,7 @@ impl MidBlock {
         })
     }
 
-    pub(super) fn forward(&self, h: Tensor, temb: &Tensor, cursor: &mut Cursor<'_, '_>) -> Result<Tensor> {
+    pub(super) fn forward(&self, h: Tensor, temb: &Tensor, cursor: &mut Cursor<'_>) -> Result<Tensor> {
         let h = self.first.forward(&h, temb)?;
         let h = self.transformer.forward(&h, cursor)?;
         self.second.forward(&h, temb)
@@ -201,7 +201,7 @@ impl UpBlock {
         mut h: Tensor,
         temb: &Tensor,
         skips: &mut Vec<Tensor>,
-        cursor: &mut Cursor<'_, '_>,
+        cursor: &mut Cursor<'_>,
     ) -> Result<Tensor> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             let skip =

@@ -37,6 +37,7 @@ pub struct Unet {
     kind: Kind,
     device: Device,
     digest: [u8; 32],
+    parameters: usize,
 }
 
 /// The keys and values of every cross-attention layer for a batch of texts: computed once a prompt, used each step.
@@ -53,6 +54,11 @@ impl TextContext {
         Ok(Self { layers })
     }
 
+    /// The same keys and values under another handle.
+    pub fn shallow_clone(&self) -> Self {
+        Self { layers: self.layers.iter().map(|(k, v)| (k.shallow_clone(), v.shallow_clone())).collect() }
+    }
+
     /// The number of text positions.
     pub fn length(&self) -> Result<i64> {
         let (keys, _) = self.layers.first().ok_or_else(|| Error::Torch("a network without attention".to_owned()))?;
@@ -65,7 +71,7 @@ impl Unet {
     pub fn load(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let config = UnetConfig::read(&folder.join("config.json"))?;
         let w = Weights::open(folder, "diffusion_pytorch_model", variant, kind, device)?;
-        let digest = w.digest();
+        let (digest, parameters) = (w.digest(), w.parameters());
         let first = config.channels[0];
         let temb = first * 4;
         let mut layers = Vec::new();
@@ -87,6 +93,7 @@ impl Unet {
             kind,
             device,
             digest,
+            parameters,
         };
         w.finish()?;
         Ok(unet)
@@ -117,6 +124,11 @@ impl Unet {
         self.kind
     }
 
+    /// The number of its weights.
+    pub fn parameters(&self) -> usize {
+        self.parameters
+    }
+
     /// The digest of the weights.
     pub fn digest(&self) -> [u8; 32] {
         self.digest
@@ -134,7 +146,7 @@ impl Unet {
     }
 
     /// The model output for `sample` `[B, 4, h, w]` at `timestep`, float32. `tap` captures or perturbs attention.
-    pub fn forward(&self, sample: &Tensor, timestep: f64, text: &TextContext, tap: &mut Tap<'_>) -> Result<Tensor> {
+    pub fn forward(&self, sample: &Tensor, timestep: f64, text: &TextContext, tap: &mut Tap) -> Result<Tensor> {
         let temb = self.time_embedding(timestep)?;
         let mut h = self.conv_in.forward(&for_convolution(&sample.f_to_device(self.device)?.f_to_kind(self.kind)?)?)?;
         let mut skips = vec![h.shallow_clone()];

@@ -8,7 +8,7 @@ use crate::model::nn::{Conv2d, GroupNorm};
 
 /// What one forward pass does beside its output. The default does nothing and costs nothing.
 #[derive(Default)]
-pub struct Tap<'a> {
+pub struct Tap {
     /// The layers, by index, whose probabilities are captured.
     pub layers: Vec<usize>,
     /// Whether to capture what the closed form needs of the last layer.
@@ -16,7 +16,7 @@ pub struct Tap<'a> {
     /// Whether captured probabilities become leaves of an autograd graph.
     pub differentiable: bool,
     /// Probabilities to multiply, for finite differences.
-    pub perturb: Option<Perturbation<'a>>,
+    pub perturb: Option<Perturbation>,
     /// What was captured: one a layer of `layers`, in the network's order.
     pub captured: Vec<Captured>,
     /// The input of the last layer norm before the last feed-forward, `[B, N, C]`.
@@ -40,14 +40,14 @@ pub struct Captured {
 }
 
 /// Multiplies the probabilities of one layer by `factor` `[B, H, N, T]` (broadcast).
-pub struct Perturbation<'a> {
+pub struct Perturbation {
     /// The layer.
     pub layer: usize,
     /// The factor.
-    pub factor: &'a Tensor,
+    pub factor: Tensor,
 }
 
-impl Tap<'_> {
+impl Tap {
     /// Captures these layers, and the tail of the closed form if `tail`.
     pub fn capture(layers: &[usize], tail: bool) -> Self {
         Self { layers: layers.to_vec(), tail, ..Self::default() }
