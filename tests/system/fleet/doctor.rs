@@ -60,7 +60,10 @@ fn a_fleet_that_works_is_found_well_and_one_that_does_not_is_told_what_to_do() {
     assert_eq!(std::fs::read_dir(fleet.s3.folder().join("probe")).map_or(0, Iterator::count), 0, "it left something");
 
     // Wrong passwords: nothing that time mends.
-    let (checks, code) = only("DIORAMA_AMQP_URL", fleet.rabbitmq.url().replace("guest:guest", "guest:wrong"));
+    let right = fleet.rabbitmq.url();
+    let (login, broker) = right.rsplit_once('@').unwrap();
+    let (user, _) = login.rsplit_once(':').unwrap();
+    let (checks, code) = only("DIORAMA_AMQP_URL", format!("{user}:wrong@{broker}"));
     assert!(finding(&checks, "RabbitMQ: connection", "problem").contains("refuses the login"));
     assert_eq!(code, 42);
     let (checks, code) = only("DIORAMA_S3_SECRET_KEY", "wrong".to_owned());
