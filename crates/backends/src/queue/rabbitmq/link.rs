@@ -72,7 +72,7 @@ impl Endpoint {
     /// Host and port, where they are reached without TLS.
     pub(super) fn plain_address(&self) -> Option<(&str, u16)> {
         let authority = &self.uri.authority;
-        (self.uri.scheme == AMQPScheme::AMQP).then(|| (authority.host.as_str(), authority.port))
+        (self.uri.scheme == AMQPScheme::AMQP).then_some((authority.host.as_str(), authority.port))
     }
 
     /// Opens a connection and a channel; `purpose` is shown beside the connection's name in the broker's listings.

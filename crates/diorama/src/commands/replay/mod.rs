@@ -123,7 +123,7 @@ fn make(
     options: &Options,
     record: Record,
     reference: Option<ReferencePicture>,
-    stop: &dyn Fn() -> bool,
+    stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Generated, Failure> {
     let then = &record.generator;
     if then.model == "synthetic" && options.engine != EngineKind::Synthetic {

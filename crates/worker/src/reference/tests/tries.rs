@@ -24,7 +24,7 @@ async fn a_server_that_is_overloaded_for_a_moment_is_asked_again() {
 async fn a_server_is_left_alone_for_as_long_as_it_wants_within_reason() {
     let wait = |seconds: &'static str| {
         let busy = ([("retry-after", seconds)], StatusCode::TOO_MANY_REQUESTS);
-        Server::start(move |_, n, _| if n == 0 { busy.clone().into_response() } else { picture().into_response() })
+        Server::start(move |_, n, _| if n == 0 { busy.into_response() } else { picture().into_response() })
     };
     let (patient, started) = (wait("1").await, tokio::time::Instant::now());
     assert!(Case::new().load(&patient.url("/a.png")).await.is_ok());
