@@ -30,7 +30,7 @@ struct Row<'a> {
 
 impl StableDiffusion {
     /// Makes the pictures of `requests`: at most [`batch_size`](Self::batch_size), all of one
-    /// [`batch_key`](Settings::batch_key). A request that fails by itself, such as by a latent that is not finite, does
+    /// [`batch_key`](crate::method::Settings::batch_key). A request that fails by itself, such as by a latent that is not finite, does
     /// not touch the others. `stop` is asked between steps.
     ///
     /// # Errors
