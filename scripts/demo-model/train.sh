@@ -7,10 +7,11 @@
 # To see that all of it runs, with a model that has learnt nothing:
 #   PICTURES=1600 AUTOENCODER_SECONDS=40 JUDGE_SECONDS=30 DIFFUSION_SECONDS=60 CASES=8 scripts/demo-model/train.sh
 set -eu
-cd "$(dirname "$0")"
-root=$(cd ../.. && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
 work=$(mkdir -p "${1:-/tmp/diorama-demo-model}" && cd "${1:-/tmp/diorama-demo-model}" && pwd)
 out=$(mkdir -p "${2:-$work/export}" && cd "${2:-$work/export}" && pwd)
+cd "$here"
 python=${PYTHON:-$root/.libtorch/venv/bin/python}
 export OMP_WAIT_POLICY=PASSIVE  # spinning threads are the slowest thing on a busy machine
 

@@ -27,7 +27,7 @@ use crate::text::{ClipTextModel, ClipTokenizer};
 const TEXTS_KEPT: usize = 256;
 
 /// Groups of pictures are made apart where the network's weights times the latents' positions are at most this many: a
-/// row's step is then a few billion operations, and threads that share its kernels wait more than they work.
+/// row's step is then a few billion operations in hundreds of kernels, too small to be shared among threads.
 const APART_AT_MOST: usize = 1 << 33;
 
 /// How to load a model.
