@@ -195,7 +195,7 @@ impl Worker {
     /// hands back what it holds and ends. An error is the first one; shards in flight were handed back.
     pub async fn run(self, drain: CancellationToken) -> Result<WorkerReport, WorkerError> {
         let this = Arc::new(self);
-        let mut consumer = this.backends.queue.consume(&this.config.pool, IN_FLIGHT as u16).await?;
+        let Some(mut consumer) = this.subscribe(&drain).await? else { return Ok(WorkerReport::default()) };
         let mut shards = JoinSet::new();
         let mut heartbeats = JoinSet::new();
         heartbeats.spawn(this.clone().give_signs_of_life());
@@ -208,6 +208,22 @@ impl Worker {
         }
         heartbeats.shutdown().await;
         result.map(|()| *locked(&this.report))
+    }
+
+    /// Starts to consume; a queue that is away just then is waited for like later. `None` where a drain came first.
+    async fn subscribe(&self, drain: &CancellationToken) -> Result<Option<Box<dyn Consumer>>, WorkerError> {
+        let mut outage = Outage::new(self.config.on_outage);
+        loop {
+            let wait = match self.backends.queue.consume(&self.config.pool, IN_FLIGHT as u16).await {
+                Ok(consumer) => return Ok(Some(consumer)),
+                Err(error) => outage.wait(error.into())?,
+            };
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => return Ok(None),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
     }
 
     async fn pull(
