@@ -212,7 +212,7 @@ def main():
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--bin", help="a folder of built programs; built in release where it is not given")
     options = parser.parse_args()
-    options.bin = pathlib.Path(options.bin or build()).resolve()
+    options.bin = pathlib.Path(options.bin or build()).absolute()
     path = ROOT / "docs/benchmarks-fleet.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.strip()
