@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use diorama_backends::fault;
 use diorama_backends::objects::ObjectErrorKind;
-use diorama_backends::progress::{Counts, ShardSet, failures};
+use diorama_backends::progress::{Counts, ShardSet, count_marker};
 use diorama_backends::queue::Settlement;
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{AttemptId, RunId, ShardId, WorkerId};
@@ -337,8 +337,8 @@ impl Coordinator {
             device_seconds: 0.0,
         };
         let winner = self.backends.commit(store, marker).await?;
-        let counts = Counts::of(&winner, store.last_round(spec, shard.round).await?);
-        self.backends.progress.commit(&spec.run, shard, counts, &failures(&winner)).await?;
+        let last_round = store.last_round(spec, shard.round).await?;
+        count_marker(&*self.backends.progress, &spec.run, &winner, last_round).await?;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Rebuilds the progress of a run from its commit markers, which are the truth.
 
 use diorama_backends::objects::ObjectError;
-use diorama_backends::progress::{Counts, Progress, ShardSet, failures};
+use diorama_backends::progress::{Counts, Progress, ShardSet, count_marker};
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{Round, ShardId};
 use diorama_core::run::RunSpec;
@@ -62,11 +62,7 @@ pub(crate) async fn catch_up(
         let markers = stream::iter(unknown).map(read).buffered(AT_ONCE);
         let add = |(marker, last_round): (Option<diorama_core::marker::CommitMarker>, u32)| async move {
             let Some(marker) = marker else { return Ok(()) };
-            let counts = Counts::of(&marker, last_round);
-            progress
-                .commit(&spec.run, marker.shard, counts, &failures(&marker))
-                .await
-                .map_err(CoordinatorError::from)?;
+            count_marker(progress, &spec.run, &marker, last_round).await.map_err(CoordinatorError::from)?;
             Ok(())
         };
         markers.map_err(|error: ObjectError| CoordinatorError::from(error)).try_for_each(add).await?;

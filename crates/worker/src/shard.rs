@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use diorama_backends::fault;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind};
-use diorama_backends::progress::{Counts, Holder, failures};
+use diorama_backends::progress::{Holder, count_marker};
 use diorama_backends::queue::{Delivery, QueueError, Settlement};
 use diorama_backends::run_store::RunStore;
 use diorama_core::generator::Job;
@@ -424,10 +424,9 @@ impl Worker {
 
     /// The progress service may be away: it is rebuilt from the markers, so the shard is done all the same.
     async fn tell_progress(&self, spec: &RunSpec, marker: &CommitMarker) {
-        let progress = &self.backends.progress;
         let told = async {
-            let counts = Counts::of(marker, self.store(&spec.run).last_round(spec, marker.shard.round).await?);
-            progress.commit(&spec.run, marker.shard, counts, &failures(marker)).await?;
+            let last_round = self.store(&spec.run).last_round(spec, marker.shard.round).await?;
+            count_marker(&*self.backends.progress, &spec.run, marker, last_round).await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
         };
         if let Err(error) = told.await {

@@ -130,8 +130,8 @@ impl Outage {
         self.wait = Self::FIRST_WAIT;
     }
 
-    /// How long to wait, where waiting can help; the error where the worker ends.
-    fn wait(&mut self, error: WorkerError) -> Result<Duration, WorkerError> {
+    /// Waits, where waiting can help; whether a drain came meanwhile. The error where the worker ends.
+    async fn wait(&mut self, error: WorkerError, drain: &CancellationToken) -> Result<bool, WorkerError> {
         let service = matches!(error, WorkerError::Objects(_) | WorkerError::Queue(_)) && error.is_retryable();
         if self.on_outage == OnOutage::End || !service {
             return Err(error);
@@ -139,7 +139,7 @@ impl Outage {
         let wait = self.wait;
         self.wait = (wait * 2).min(Self::LONGEST_WAIT);
         tracing::warn!(%error, ?wait, "a service is away; the worker hands back what it holds and waits");
-        Ok(wait)
+        Ok(drain.run_until_cancelled(tokio::time::sleep(wait)).await.is_none())
     }
 }
 
@@ -214,14 +214,13 @@ impl Worker {
     async fn subscribe(&self, drain: &CancellationToken) -> Result<Option<Box<dyn Consumer>>, WorkerError> {
         let mut outage = Outage::new(self.config.on_outage);
         loop {
-            let wait = match self.backends.queue.consume(&self.config.pool, IN_FLIGHT as u16).await {
+            match self.backends.queue.consume(&self.config.pool, IN_FLIGHT as u16).await {
                 Ok(consumer) => return Ok(Some(consumer)),
-                Err(error) => outage.wait(error.into())?,
-            };
-            tokio::select! {
-                biased;
-                () = drain.cancelled() => return Ok(None),
-                () = tokio::time::sleep(wait) => {}
+                Err(error) => {
+                    if outage.wait(error.into(), drain).await? {
+                        return Ok(None);
+                    }
+                }
             }
         }
     }
@@ -251,13 +250,10 @@ impl Worker {
                     return Ok(());
                 }
             };
-            if let Err(error) = step {
-                let wait = outage.wait(error)?;
-                tokio::select! {
-                    biased;
-                    () = drain.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(wait) => {}
-                }
+            if let Err(error) = step
+                && outage.wait(error, drain).await?
+            {
+                return Ok(());
             }
         }
     }

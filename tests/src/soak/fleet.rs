@@ -169,7 +169,7 @@ impl Fleet {
             fleet.add(Kind::Worker, &name, &[&["worker", "--worker", &name][..], &engine, &more].concat());
         }
         wait_until("a coordinator answers", || {
-            fleet.coordinators.iter().all(|address| super::api::get(*address, "/livez").is_some())
+            fleet.coordinators.iter().all(|address| super::get(*address, "/livez").is_some())
         });
         fleet
     }

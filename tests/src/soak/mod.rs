@@ -5,12 +5,13 @@
 
 #![allow(clippy::print_stderr, reason = "whoever waits for a soak is told how far it is")]
 
-mod api;
 mod fleet;
 mod report;
 mod rows;
 mod strikes;
 
+use std::io::BufRead;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,9 @@ pub use self::strikes::{Blow, Struck};
 
 /// How long the run may stand still under blows. Each outage alone lasts seconds.
 const STANDSTILL: Duration = Duration::from_secs(240);
+
+/// How long a coordinator may be silent.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Between two looks at the run.
 const LOOK: Duration = Duration::from_millis(300);
@@ -132,7 +136,7 @@ fn watch(fleet: &Fleet, run: &str, seen: &Mutex<Seen>, stop: &AtomicBool) {
     let mut said = Instant::now();
     while !stop.load(Ordering::Acquire) {
         let status = fleet.coordinators.iter().find_map(|address| {
-            let answer = api::get(*address, &format!("/v1/runs/{run}"))?;
+            let answer = get(*address, &format!("/v1/runs/{run}"))?;
             serde_json::from_reader::<_, Value>(answer).ok()
         });
         let mut seen = seen.lock().unwrap();
@@ -186,7 +190,7 @@ fn tally(fleet: &Fleet, run: &str, rows: u64) -> Tally {
     let mut tally = Tally::new(rows);
     for file in ["results", "errors"] {
         let path = format!("/v1/runs/{run}/{file}");
-        let answer = fleet.coordinators.iter().find_map(|address| api::get(*address, &path));
+        let answer = fleet.coordinators.iter().find_map(|address| get(*address, &path));
         let answer = answer.unwrap_or_else(|| panic!("no coordinator gives the {file}"));
         tally.read(answer).unwrap_or_else(|error| panic!("the {file} cannot be read: {error}"));
     }
@@ -196,4 +200,9 @@ fn tally(fleet: &Fleet, run: &str, rows: u64) -> Tally {
 /// The programs of this build, beside `program`.
 pub fn programs_beside(program: &Path) -> Programs {
     Programs { diorama: program.with_file_name("diorama-under-test"), s3: program.with_file_name("diorama-s3") }
+}
+
+/// GETs `path` of a coordinator.
+fn get(address: SocketAddr, path: &str) -> Option<impl BufRead + use<>> {
+    crate::http::ask(address, &format!("GET {path}"), PATIENCE)
 }

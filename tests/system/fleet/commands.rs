@@ -1,11 +1,10 @@
 //! What an owner does with a run that has ended.
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use serde_json::Value;
 
-use super::{Fleet, Member};
+use super::{Fleet, Member, ask, points};
 use crate::case::{lines, until};
 
 impl Fleet {
@@ -13,17 +12,6 @@ impl Fleet {
     fn failing_worker(&self) -> Member {
         let failing = ["--engine", "synthetic", "--synthetic-fail-rate", "0.3", "--heartbeat", "0.5"];
         self.start(self.command(&[&["worker", "--worker", "failing"][..], &failing].concat()))
-    }
-
-    /// Sends one request to the coordinator and nothing again; its answer, head and body, or `None` where it died.
-    pub(super) fn ask(&self, request: &str, body: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(&self.coordinator).ok()?;
-        let length = body.len();
-        let head = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
-        stream.write_all(format!("{head}{body}").as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        (!answer.is_empty()).then_some(answer)
     }
 
     /// A coordinator that dies when it passes `point`.
@@ -94,19 +82,11 @@ fn failed_tasks_are_tried_again_by_another_worker_and_the_counters_stay_exact() 
 #[test]
 fn a_coordinator_killed_at_any_step_of_a_reopening_leaves_the_ended_run_or_the_one_that_goes_on() {
     let fleet = Fleet::new();
-    for point in [
-        "reopen.before-word",
-        "reopen.after-word",
-        "reopen.after-inputs",
-        "reopen.after-round-complete",
-        "reopen.after-results",
-        "reopen.before-summary",
-        "reopen.after-summary",
-    ] {
+    for point in points(&["reopen."]) {
         let doomed = fleet.serve_with_fault(point);
         let (run, failed) = fleet.ends_with_failures(24);
         // Sent once, by hand: the client would wait for a coordinator that answers.
-        fleet.ask(&format!("POST /v1/runs/{run}/retry"), "");
+        ask(&fleet.coordinator, &format!("POST /v1/runs/{run}/retry"));
         until(point, || TcpStream::connect(&fleet.coordinator).is_err());
         drop(doomed);
         let _coordinator = fleet.serve();
@@ -170,10 +150,10 @@ fn a_picture_of_a_fleet_is_made_again_from_its_record_with_the_same_bytes() {
 #[test]
 fn a_deleted_run_leaves_nothing_whoever_dies_in_the_middle() {
     let fleet = Fleet::new();
-    for point in ["delete.before-word", "delete.after-word", "delete.after-page"] {
+    for point in points(&["delete."]) {
         let doomed = fleet.serve_with_fault(point);
         let (run, _) = fleet.ends_with_failures(24);
-        fleet.ask(&format!("DELETE /v1/runs/{run}"), "");
+        ask(&fleet.coordinator, &format!("DELETE /v1/runs/{run}"));
         until(point, || TcpStream::connect(&fleet.coordinator).is_err());
         drop(doomed);
         let folder = fleet.s3.folder();

@@ -1,16 +1,10 @@
 //! Every step of the protocol is a place to die: a worker and a coordinator die at each of them, with the real services
 //! around them, and each run ends whole. `faults.rs` does the same to the program that is all in one.
 
-use diorama_backends::fault::POINTS;
-
-use super::{Fleet, Member};
+use super::{Fleet, Member, points};
 use crate::case::wait;
 
 const ROWS: usize = 24;
-
-fn points(prefix: &[&str]) -> impl Iterator<Item = &'static str> {
-    POINTS.iter().copied().filter(move |point| prefix.iter().any(|prefix| point.starts_with(prefix)))
-}
 
 /// Waits for the death that was asked for.
 fn until_dead(member: &mut Member, point: &str) {

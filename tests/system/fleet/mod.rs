@@ -4,12 +4,13 @@
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use diorama_backends::fault::POINTS;
+use diorama_tests::http;
 use diorama_tests::services::certificates::Certificates;
 use diorama_tests::services::rabbitmq::RabbitMq;
 use diorama_tests::services::redis::Redis;
@@ -223,7 +224,7 @@ impl Fleet {
     pub(crate) fn status(&self, run: &str) -> Value {
         let started = Instant::now();
         loop {
-            if let Some(status) = get(&self.coordinator, &format!("/v1/runs/{run}")) {
+            if let Some(status) = ask(&self.coordinator, &format!("GET /v1/runs/{run}")) {
                 return serde_json::from_str(&status).unwrap();
             }
             assert!(started.elapsed() < PATIENCE, "the coordinator does not say how the run stands");
@@ -254,19 +255,22 @@ impl Fleet {
     }
 }
 
-/// What a coordinator answers; `None` where it does not in time, or refuses.
-fn get(coordinator: &str, path: &str) -> Option<String> {
-    let patience = Some(Duration::from_secs(10));
-    let mut stream = TcpStream::connect(coordinator).ok()?;
-    stream.set_read_timeout(patience).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {coordinator}\r\nConnection: close\r\n\r\n").ok()?;
+/// What a coordinator answers to one request, which is a method and a path; `None` where it does not in time, or refuses.
+pub(crate) fn ask(coordinator: &str, request: &str) -> Option<String> {
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+    http::ask(coordinator.parse().unwrap(), request, Duration::from_secs(10))?.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// The points where the program can be made to die whose names begin with one of these.
+pub(crate) fn points(prefixes: &[&str]) -> Vec<&'static str> {
+    let is_meant = |point: &&str| prefixes.iter().any(|prefix| point.starts_with(prefix));
+    let points: Vec<_> = POINTS.iter().copied().filter(is_meant).collect();
+    assert!(!points.is_empty(), "there is no point {prefixes:?}");
+    points
 }
 
 /// Whether the coordinator answers, and drives the runs.
 pub(crate) fn leads(coordinator: &str) -> Option<bool> {
-    get(coordinator, "/metrics").map(|metrics| metrics.lines().any(|line| line == "diorama_coordinator_leader 1"))
+    ask(coordinator, "GET /metrics").map(|metrics| metrics.lines().any(|line| line == "diorama_coordinator_leader 1"))
 }

@@ -152,8 +152,19 @@ pub const THROUGHPUT_INTERVALS: usize = 360;
 /// How many recent failures a run keeps.
 pub const RECENT_FAILURES: usize = 100;
 
+/// Tells `progress` of a committed shard: what its marker adds to the counts, its failures. `last_round` is that of
+/// [`Counts::of`]. Whether it was new.
+pub async fn count_marker(
+    progress: &dyn Progress,
+    run: &RunId,
+    marker: &CommitMarker,
+    last_round: u32,
+) -> Result<bool, ProgressError> {
+    progress.commit(run, marker.shard, Counts::of(marker, last_round), &failures(marker)).await
+}
+
 /// The failures of a marker that are worth showing, at most [`RECENT_FAILURES`]: those of tasks that were tried.
-pub fn failures(marker: &CommitMarker) -> Vec<TaskOutcome> {
+fn failures(marker: &CommitMarker) -> Vec<TaskOutcome> {
     let shown = |outcome: &&TaskOutcome| match &outcome.outcome {
         Outcome::Failed(error) => error.code != ErrorCode::Cancelled,
         Outcome::Done { .. } => false,

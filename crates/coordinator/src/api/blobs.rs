@@ -2,13 +2,12 @@
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use diorama_backends::objects::ObjectErrorKind;
+use axum::http::StatusCode;
+use axum::response::Response;
 use diorama_core::id::Sha256Hex;
 use diorama_core::key::{ObjectKey, RunRoot};
-use tokio_util::io::ReaderStream;
 
+use super::results::stream_object;
 use super::{Problem, Shared};
 
 fn digest(text: String) -> Result<Sha256Hex, Problem> {
@@ -34,12 +33,8 @@ pub(super) async fn head(State(api): State<Shared>, Path(sha256): Path<String>) 
     responses((status = 200, description = "application/octet-stream"), (status = 404, body = Problem)))]
 pub(super) async fn get(State(api): State<Shared>, Path(sha256): Path<String>) -> Result<Response, Problem> {
     let sha256 = digest(sha256)?;
-    let reader = api.backends().objects.open(&key(sha256.clone())).await.map_err(|error| match error.kind {
-        ObjectErrorKind::NotFound => Problem::not_found("unknown_blob", format!("there is no blob {sha256}")),
-        _ => error.into(),
-    })?;
-    let kind = [(header::CONTENT_TYPE, "application/octet-stream".to_owned())];
-    Ok((kind, Body::from_stream(ReaderStream::new(reader.body))).into_response())
+    let absent = || Problem::not_found("unknown_blob", format!("there is no blob {sha256}"));
+    stream_object(&api, &key(sha256.clone()), "application/octet-stream", absent).await
 }
 
 /// Uploads a blob; its content must have the digest.

@@ -42,7 +42,7 @@ pub(super) async fn errors(State(api): State<Shared>, Path(run): Path<String>) -
 async fn lines(api: &Shared, run: &str, key: ObjectKey) -> Result<Response, Problem> {
     let (store, spec) = api.run(run).await?;
     if ending(&store).await?.is_some() {
-        let mut response = stream_object(api, &store.path(&key), "application/x-ndjson").await?;
+        let mut response = stream_object(api, &store.path(&key), "application/x-ndjson", unknown_object).await?;
         response.headers_mut().insert(COMPLETE, header::HeaderValue::from_static("true"));
         return Ok(response);
     }
@@ -66,12 +66,22 @@ pub(super) async fn object(
     Path((run, path)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let (store, _) = api.run(&run).await?;
-    stream_object(&api, &store.relative(&path), "application/octet-stream").await
+    stream_object(&api, &store.relative(&path), "application/octet-stream", unknown_object).await
 }
 
-async fn stream_object(api: &Shared, key: &str, content_type: &'static str) -> Result<Response, Problem> {
+fn unknown_object() -> Problem {
+    Problem::not_found("unknown_object", "there is no such object in this run")
+}
+
+/// Streams an object; `absent` is the answer where there is none.
+pub(super) async fn stream_object(
+    api: &Shared,
+    key: &str,
+    content_type: &'static str,
+    absent: impl FnOnce() -> Problem,
+) -> Result<Response, Problem> {
     let reader = api.backends().objects.open(key).await.map_err(|error| match error.kind {
-        ObjectErrorKind::NotFound => Problem::not_found("unknown_object", "there is no such object in this run"),
+        ObjectErrorKind::NotFound => absent(),
         _ => error.into(),
     })?;
     let headers = [(header::CONTENT_TYPE, content_type.to_owned()), (header::CONTENT_LENGTH, reader.bytes.to_string())];
