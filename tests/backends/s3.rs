@@ -68,6 +68,7 @@ fn is_outside(test: &str, mut command: Command) -> bool {
 async fn holds_what_every_store_must_hold(new: impl Fn(&str) -> S3Objects) {
     conformance::what_was_put_is_got_whole_and_the_last_put_counts(&new("whole")).await;
     conformance::what_is_not_there_is_said_to_be_not_there(&new("absent")).await;
+    conformance::many_objects_are_removed_at_once_and_no_other(&new("removal")).await;
     conformance::of_many_conditional_puts_exactly_one_creates(Arc::new(new("conditional"))).await;
     conformance::a_listing_gives_every_key_once_in_order_across_pages(&new("listing")).await;
     conformance::a_local_file_becomes_an_object(&new("file")).await;

@@ -9,13 +9,9 @@ use diorama_backends::run_store::RunStore;
 use diorama_backends::{Backends, fault};
 use diorama_core::id::RunId;
 use diorama_core::key::{ObjectKey, SharedKey};
-use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::CoordinatorError;
 use crate::reopen::{ending, hand_over, not_ended};
-
-/// Objects that are removed at a time.
-const AT_ONCE: usize = 16;
 
 /// Objects that are listed at a time.
 const PAGE: usize = 1000;
@@ -47,9 +43,8 @@ pub(crate) async fn carry_out(backends: &Backends, store: &RunStore, run: &RunId
     let prefix = store.relative("");
     loop {
         let page = objects.list(&prefix, None, PAGE).await?;
-        let remove = |key: String| async move { objects.delete(&key).await };
-        let keys = page.objects.into_iter().map(|object| object.key);
-        stream::iter(keys).map(remove).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        let keys: Vec<String> = page.objects.into_iter().map(|object| object.key).collect();
+        objects.delete_all(&keys).await?;
         fault::point("delete.after-page");
         if page.next.is_none() {
             break;

@@ -155,13 +155,14 @@ async fn invalid_rows(store: &RunStore) -> Result<Vec<ManifestIssue>, Coordinato
 async fn sweep(store: &RunStore, last_round: u32, named: &HashSet<String>) -> Result<(), CoordinatorError> {
     let named: HashSet<String> = named.iter().map(|key| store.relative(key)).collect();
     for folder in ["shards/", "journal/"] {
-        for object in list_all(store.objects(), &store.relative(folder)).await? {
-            let name = object.key.rsplit_once('/').and_then(|(_, name)| name.split('.').next());
+        let mut keys: Vec<String> =
+            list_all(store.objects(), &store.relative(folder)).await?.into_iter().map(|object| object.key).collect();
+        keys.retain(|key| {
+            let name = key.rsplit_once('/').and_then(|(_, name)| name.split('.').next());
             let shard = name.and_then(|name| name.parse::<ShardId>().ok());
-            if !named.contains(&object.key) && shard.is_none_or(|shard| shard.round.0 <= last_round) {
-                store.objects().delete(&object.key).await?;
-            }
-        }
+            !named.contains(key) && shard.is_none_or(|shard| shard.round.0 <= last_round)
+        });
+        store.objects().delete_all(&keys).await?;
     }
     Ok(())
 }

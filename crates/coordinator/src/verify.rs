@@ -53,7 +53,8 @@ pub struct Verification {
     pub files: u64,
     /// Bytes that were read for it.
     pub bytes: u64,
-    /// Archives and journals that no marker names. Attempts of a run that has not ended are among them.
+    /// Archives that no marker names, those of attempts in a run that has not ended among them; journals of a run that
+    /// has.
     pub orphans: u64,
     /// Everything that is wrong, at most 1000.
     pub problems: Vec<String>,
@@ -226,13 +227,14 @@ async fn orphans(
 ) -> Result<(), CoordinatorError> {
     let mut orphans = list_all(store.objects(), &store.relative("shards/")).await?;
     orphans.retain(|object| !named.contains(&object.key));
-    orphans.extend(list_all(store.objects(), &store.relative("journal/")).await?);
+    if found.ended {
+        orphans.extend(list_all(store.objects(), &store.relative("journal/")).await?);
+    }
     found.orphans = orphans.len() as u64;
     if remove && !orphans.is_empty() {
-        for orphan in &orphans {
-            store.objects().delete(&orphan.key).await?;
-        }
-        found.repaired.push(format!("{} objects that no marker names were removed", orphans.len()));
+        let keys: Vec<String> = orphans.into_iter().map(|orphan| orphan.key).collect();
+        store.objects().delete_all(&keys).await?;
+        found.repaired.push(format!("{} objects that no marker names were removed", keys.len()));
         found.orphans = 0;
     }
     Ok(())

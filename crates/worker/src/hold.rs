@@ -1,6 +1,7 @@
 //! That a worker works on a shard, as the progress service is told: from the first sign of life to the last.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use diorama_backends::progress::Holder;
 use diorama_core::id::{RunId, ShardId};
@@ -20,7 +21,7 @@ impl Worker {
             holding.insert(key.clone(), holder);
             self.measure(|metrics| metrics.held(holding.len()));
         }
-        let hold = Hold { worker: self.clone(), key };
+        let hold = Hold { worker: self.clone(), key, told: Mutex::new(Instant::now()) };
         hold.tell().await;
         Some(hold)
     }
@@ -30,7 +31,12 @@ impl Worker {
 pub(crate) struct Hold {
     worker: Arc<Worker>,
     key: (RunId, ShardId),
+    /// When the progress service last heard of it.
+    told: Mutex<Instant>,
 }
+
+/// How often the progress service hears of what was made: fast shards must not cost it a command a batch.
+const TELLING: Duration = Duration::from_millis(500);
 
 impl Hold {
     /// Adds what was made since, so that progress moves picture by picture.
@@ -39,7 +45,12 @@ impl Hold {
             holder.done += done;
             holder.failed += failed;
         }
-        self.tell().await;
+        // Out of the condition, where the lock would be held over the command.
+        let is_due = locked(&self.told).elapsed() >= TELLING;
+        if is_due {
+            *locked(&self.told) = Instant::now();
+            self.tell().await;
+        }
     }
 
     async fn tell(&self) {

@@ -1,11 +1,14 @@
 //! The journal of a shard: which attempts began, and, once a shard is suspected, which task ran when one died.
 //!
 //! An attempt that began and neither committed nor handed the shard back died. Kept in the object store, because a
-//! count of deliveries dies with an embedded queue. Removed once the shard is committed.
+//! count of deliveries dies with an embedded queue. Nobody asks any more once the shard is committed: the end of the run
+//! removes all journals in a few requests, rather than every shard its own.
 
 use std::collections::BTreeSet;
 
-use diorama_backends::objects::ObjectError;
+use bytes::Bytes;
+use diorama_backends::Exclusive;
+use diorama_backends::objects::{ObjectError, Put};
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{AttemptId, ShardId, TaskIndex, WorkerId};
 use diorama_core::key::ObjectKey;
@@ -40,24 +43,40 @@ impl Entry {
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
     shard: ShardId,
+    /// The attempt that holds it.
+    attempt: AttemptId,
     entries: Vec<Entry>,
 }
 
 impl Journal {
-    /// Reads the shard's journal; an absent one is empty.
-    pub(crate) async fn read(store: &RunStore, shard: ShardId) -> Result<Self, ObjectError> {
-        let bytes = store.read(&ObjectKey::Journal(shard)).await?.unwrap_or_default();
-        // A line that does not parse was written by another version; it cannot say that a task is to blame.
-        let entries = bytes.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
-        Ok(Self { shard, entries })
+    /// Begins an attempt: notes it where it is the first one, in one request; otherwise reads what was noted of earlier
+    /// ones, and [`Journal::started`] is still to be called.
+    pub(crate) async fn begin(
+        store: &RunStore,
+        shard: ShardId,
+        attempt: &AttemptId,
+        worker: &WorkerId,
+        exclusive: Exclusive,
+    ) -> Result<Self, ObjectError> {
+        let key = ObjectKey::Journal(shard);
+        let started = Entry::Started { attempt: attempt.clone(), worker: worker.clone() };
+        let mut journal = Self { shard, attempt: attempt.clone(), entries: vec![started] };
+        // A store that ignores the condition would overwrite the deaths of others.
+        let first = exclusive == Exclusive::ConditionalPut
+            && store.objects().put_if_absent(&store.path(&key), journal.lines(store)?).await? == Put::Created;
+        if !first {
+            let bytes = store.read(&key).await?.unwrap_or_default();
+            // A line that does not parse was written by another version; it cannot say that a task is to blame.
+            journal.entries =
+                bytes.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        }
+        Ok(journal)
     }
 
-    /// Attempts that died.
+    /// Attempts that died, up to now and as far as is known.
     pub(crate) fn deaths(&self) -> u32 {
-        self.entries
-            .iter()
-            .filter(|entry| matches!(entry, Entry::Started { attempt, .. } if self.died(attempt)))
-            .count() as u32
+        let died = |entry: &&Entry| matches!(entry, Entry::Started { attempt, .. } if self.died(attempt));
+        self.entries.iter().filter(died).count() as u32
     }
 
     /// The tasks that ran, alone, when an attempt died.
@@ -74,37 +93,34 @@ impl Journal {
     }
 
     fn died(&self, attempt: &AttemptId) -> bool {
-        !self.entries.iter().any(|entry| matches!(entry, Entry::HandedBack { attempt: handed } if handed == attempt))
+        *attempt != self.attempt
+            && !self
+                .entries
+                .iter()
+                .any(|entry| matches!(entry, Entry::HandedBack { attempt: handed } if handed == attempt))
     }
 
-    /// Notes that this attempt begins.
-    pub(crate) async fn started(
-        &mut self,
-        store: &RunStore,
-        attempt: &AttemptId,
-        worker: &WorkerId,
-    ) -> Result<(), ObjectError> {
-        self.append(store, Entry::Started { attempt: attempt.clone(), worker: worker.clone() }).await
+    /// Notes that this attempt begins, unless that is noted: by [`Journal::begin`], or by a put whose answer was lost.
+    pub(crate) async fn started(&mut self, store: &RunStore, worker: &WorkerId) -> Result<(), ObjectError> {
+        if self.entries.iter().any(|entry| *entry.attempt() == self.attempt) {
+            return Ok(());
+        }
+        self.append(store, Entry::Started { attempt: self.attempt.clone(), worker: worker.clone() }).await
     }
 
     /// Notes that `task` is about to run alone.
-    pub(crate) async fn running(
-        &mut self,
-        store: &RunStore,
-        attempt: &AttemptId,
-        task: TaskIndex,
-    ) -> Result<(), ObjectError> {
-        self.append(store, Entry::Running { attempt: attempt.clone(), task }).await
+    pub(crate) async fn running(&mut self, store: &RunStore, task: TaskIndex) -> Result<(), ObjectError> {
+        self.append(store, Entry::Running { attempt: self.attempt.clone(), task }).await
     }
 
     /// Notes that no task runs any more.
-    pub(crate) async fn idle(&mut self, store: &RunStore, attempt: &AttemptId) -> Result<(), ObjectError> {
-        self.append(store, Entry::Idle { attempt: attempt.clone() }).await
+    pub(crate) async fn idle(&mut self, store: &RunStore) -> Result<(), ObjectError> {
+        self.append(store, Entry::Idle { attempt: self.attempt.clone() }).await
     }
 
     /// Notes that the attempt ends in good order without a commit. A journal without deaths is removed instead.
-    pub(crate) async fn handed_back(&mut self, store: &RunStore, attempt: &AttemptId) -> Result<(), ObjectError> {
-        self.entries.push(Entry::HandedBack { attempt: attempt.clone() });
+    pub(crate) async fn handed_back(&mut self, store: &RunStore) -> Result<(), ObjectError> {
+        self.entries.push(Entry::HandedBack { attempt: self.attempt.clone() });
         if self.deaths() == 0 || self.write(store).await.is_err() {
             // Where nothing can be written (a full disk) a suspicion is lost; the other way round, a task that only
             // had the bad luck to run just then would be blamed.
@@ -113,7 +129,7 @@ impl Journal {
         Ok(())
     }
 
-    /// The shard is committed: nobody will ask again.
+    /// Nobody will ask again.
     pub(crate) async fn remove(&self, store: &RunStore) -> Result<(), ObjectError> {
         store.delete(&ObjectKey::Journal(self.shard)).await
     }
@@ -124,9 +140,11 @@ impl Journal {
     }
 
     async fn write(&self, store: &RunStore) -> Result<(), ObjectError> {
-        let key = ObjectKey::Journal(self.shard);
-        let lines = store.json_lines(&key, &self.entries)?;
-        store.objects().put(&store.path(&key), lines).await
+        store.objects().put(&store.path(&ObjectKey::Journal(self.shard)), self.lines(store)?).await
+    }
+
+    fn lines(&self, store: &RunStore) -> Result<Bytes, ObjectError> {
+        store.json_lines(&ObjectKey::Journal(self.shard), &self.entries)
     }
 }
 
@@ -149,7 +167,11 @@ mod tests {
     }
 
     fn journal(entries: impl IntoIterator<Item = Entry>) -> Journal {
-        Journal { shard: ShardId { round: Round(0), index: 0 }, entries: entries.into_iter().collect() }
+        Journal {
+            shard: ShardId { round: Round(0), index: 0 },
+            attempt: attempt("ours"),
+            entries: entries.into_iter().collect(),
+        }
     }
 
     #[test]

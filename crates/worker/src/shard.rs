@@ -165,26 +165,13 @@ impl Worker {
             return Err(Interrupt::Ended(Ending::DeadLettered));
         };
 
-        let mut journal = Journal::read(&store, id).await?;
-        // The journal, not the number of deliveries: a shard that was handed back in good order is not suspected.
-        let suspected = journal.deaths() >= spec.retry.poison_after;
-        let flight = tokio::select! {
-            biased;
-            () = self.stopping.cancelled() => return Err(Interrupt::Ended(Ending::HandedBack)),
-            permit = self.flight.acquire_many(if suspected { IN_FLIGHT } else { 1 }) => match permit {
-                Ok(permit) => permit,
-                Err(_) => return Err(Interrupt::Ended(Ending::HandedBack)),
-            },
-        };
+        let mut flight = self.share(1).await?;
         let attempt = AttemptId::generate();
         let holder = Holder { worker: self.config.worker.clone(), attempt: attempt.clone(), done: 0, failed: 0 };
         let Some(hold) = self.hold(message, holder).await else {
             // Published twice, and we have it already: whoever ends the other delivery decides.
             return Err(Interrupt::Ended(Ending::AlreadyCommitted));
         };
-        if suspected {
-            tracing::warn!(shard = %id, deaths = journal.deaths(), "workers died on this shard: running it task by task");
-        }
         let root = match spec.reference_root.as_str() {
             "" => ".".into(),
             root => root.into(),
@@ -199,13 +186,22 @@ impl Worker {
                 limits: self.config.limits,
                 remote: self.config.remote.clone(),
             },
-            sink: Sink::open(spec.format, store.clone(), &self.config.scratch, tasks.len())?,
+            sink: Sink::open(spec.format, store.clone(), &self.config.scratch, tasks.len()),
             spec,
             tasks,
             store: store.clone(),
             hold,
         };
-        journal.started(&store, &attempt, &self.config.worker).await?;
+        let mut journal = Journal::begin(&store, id, &attempt, &self.config.worker, self.backends.exclusive).await?;
+        // The journal, not the number of deliveries: a shard that was handed back in good order is not suspected.
+        let suspected = journal.deaths() >= work.spec.retry.poison_after;
+        if suspected {
+            tracing::warn!(shard = %id, deaths = journal.deaths(), "workers died on this shard: running it task by task");
+            // Two suspected ones that keep their own shares would wait for each other.
+            drop(flight);
+            flight = self.share(IN_FLIGHT).await?;
+        }
+        journal.started(&store, &self.config.worker).await?;
         fault::point("worker.after-journal");
         let keys = self.check(&work).await;
         let mut shard =
@@ -219,6 +215,15 @@ impl Worker {
                 Ok(ending) => Err(Interrupt::Ended(ending)),
                 Err(interrupt) => Err(interrupt),
             },
+        }
+    }
+
+    /// Waits for this much of the worker.
+    async fn share(&self, shards: u32) -> Result<SemaphorePermit<'_>, Interrupt> {
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => Err(Interrupt::Ended(Ending::HandedBack)),
+            share = self.flight.acquire_many(shards) => share.map_err(|_| Interrupt::Ended(Ending::HandedBack)),
         }
     }
 
@@ -312,12 +317,12 @@ impl Worker {
         order.sort_unstable();
         for position in order {
             self.may_go_on(&work.spec, &work.store).await?;
-            shard.journal.running(&work.store, &work.attempt, work.tasks[position].index).await?;
+            shard.journal.running(&work.store, work.tasks[position].index).await?;
             let loaded = self.unless_stopping(load(&work, vec![position])).await??;
             let submitted = self.submit(shard, loaded).await?;
             outputs.add(self.counted(finish(work.clone(), submitted).await?));
         }
-        shard.journal.idle(&work.store, &work.attempt).await?;
+        shard.journal.idle(&work.store).await?;
         Ok(())
     }
 
@@ -438,13 +443,18 @@ impl Worker {
     async fn close(&self, shard: Shard<'_>, attempted: Result<Ending, Interrupt>) -> Result<Ending, Interrupt> {
         let Shard { work, mut journal, .. } = shard;
         let noted = match &attempted {
+            // The end of the run removes it, with all others.
+            Ok(Ending::Committed) => Ok(()),
             Ok(_) => journal.remove(&work.store).await,
-            Err(_) => journal.handed_back(&work.store, &work.attempt).await,
+            Err(_) => journal.handed_back(&work.store).await,
         };
         if let Err(error) = noted {
             tracing::warn!(%error, shard = %work.id, "the shard's journal could not be brought up to date");
         }
-        work.hold.forget().await;
+        // A commit that was counted ended it in the same step.
+        if !matches!(attempted, Ok(Ending::Committed)) {
+            work.hold.forget().await;
+        }
         attempted
     }
 

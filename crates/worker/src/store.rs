@@ -11,7 +11,7 @@ use diorama_core::key::{ObjectKey, RunRoot};
 use diorama_core::marker::ArchiveRef;
 use diorama_core::run::OutputFormat;
 
-use crate::archive::Archive;
+use crate::archive::{Archive, Content};
 use crate::error::WorkerError;
 use crate::output::OutputFile;
 
@@ -28,20 +28,12 @@ pub(crate) struct Sink {
 
 impl Sink {
     /// Opens the place for a shard of `tasks` tasks.
-    pub(crate) fn open(
-        format: OutputFormat,
-        store: RunStore,
-        scratch: &Path,
-        tasks: usize,
-    ) -> Result<Self, WorkerError> {
+    pub(crate) fn open(format: OutputFormat, store: RunStore, scratch: &Path, tasks: usize) -> Self {
         let archive = match format {
             OutputFormat::Files => None,
-            OutputFormat::Webdataset => {
-                let archive = Archive::create(scratch).map_err(|error| on_scratch(scratch, &error))?;
-                Some(Arc::new(Mutex::new(Some(archive))))
-            }
+            OutputFormat::Webdataset => Some(Arc::new(Mutex::new(Some(Archive::new(scratch))))),
         };
-        Ok(Self { store, tasks, archive, scratch: scratch.to_owned() })
+        Self { store, tasks, archive, scratch: scratch.to_owned() }
     }
 
     /// Stores the files of the tasks at these positions; each position once, with no files where its task failed.
@@ -80,7 +72,11 @@ impl Sink {
         };
         let Some(finished) = self.blocking(finish).await? else { return Ok(None) };
         let key = ObjectKey::Archive(shard, attempt.clone());
-        self.store.objects().put_file(&self.store.path(&key), &finished.path).await?;
+        let path = self.store.path(&key);
+        match finished.content {
+            Content::Memory(bytes) => self.store.objects().put(&path, bytes).await?,
+            Content::File(file) => self.store.objects().put_file(&path, &file).await?,
+        }
         Ok(Some(ArchiveRef { key: key.path(&RunRoot::Own), sha256: finished.sha256, bytes: finished.bytes }))
     }
 

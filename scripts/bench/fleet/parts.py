@@ -11,6 +11,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
+MEMORY = "/dev/shm"
 
 
 def processes():
@@ -59,7 +60,10 @@ class Fleet:
 
     def __enter__(self):
         environment = self.path / "env"
-        self.services = subprocess.Popen([self.bin / "diorama-services", environment], stdin=subprocess.PIPE)
+        # What the services keep lies in memory: a fleet's services have disks of their own, and this machine's one disk
+        # is not what is measured.
+        services = dict(os.environ, TMPDIR=MEMORY) if os.path.isdir(MEMORY) else None
+        self.services = subprocess.Popen([self.bin / "diorama-services", environment], stdin=subprocess.PIPE, env=services)
         while not environment.exists():
             if self.services.poll() is not None:
                 raise SystemExit("the services could not be started")

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use diorama_tests::services::s3::Faults;
+use serde_json::json;
 
 use super::Fleet;
 use crate::case::{PROGRAM, until};
@@ -53,10 +54,14 @@ fn a_store_that_ignores_conditions_takes_one_marker_a_shard_all_the_same() {
 fn a_worker_whose_disk_is_full_says_so_and_another_one_makes_its_pictures() {
     let fleet = Fleet::new();
     let _coordinator = fleet.serve();
-    let run = fleet.submit(40);
-    let worker = fleet.working("small", "20");
+    // Their records make an archive that is too large for a worker's memory.
+    let prompt = "a seagull standing on the beach ".repeat(400);
+    let row = |i: usize| json!({"custom_id": format!("t-{i}"), "prompt": prompt, "seed": i, "method": "txt2img"});
+    fleet.case.write_rows(&(0..400).map(row).collect::<Vec<_>>());
+    let submit = ["submit", "rows.jsonl", "--shard-size", "200", "--format", "webdataset", "--json"];
+    let run = fleet.run(&submit).expect(0).json()["run"].as_str().unwrap().to_owned();
+    let worker = fleet.working("small", "0");
     let mut small = Command::new("unshare");
-    // An archive of eight tasks takes more than this.
     let script = "mount -t tmpfs -o size=16k none \"$SCRATCH\"; exec \"$0\" \"$@\" --scratch \"$SCRATCH\"";
     small.args(["--map-root-user", "--mount", "sh", "-euc", script, PROGRAM]).args(worker.get_args());
     for (name, value) in worker.get_envs() {
@@ -75,8 +80,8 @@ fn a_worker_whose_disk_is_full_says_so_and_another_one_makes_its_pictures() {
     assert_eq!(fleet.status(&run)["done"], 0);
     until("the shards are handed back", || fleet.status(&run)["shards_running"] == 0);
 
-    let _other = fleet.worker("other");
-    fleet.proves_whole(&run, 40);
+    let _other = fleet.start(fleet.working("other", "0"));
+    fleet.proves_whole(&run, 400);
 }
 
 #[test]

@@ -50,6 +50,21 @@ pub async fn what_is_not_there_is_said_to_be_not_there(store: &dyn Objects) {
     assert_eq!(store.put_if_absent("a/b", Bytes::new()).await.unwrap(), Put::Created, "deleted means absent");
 }
 
+/// `delete_all` removes what it is given, be it there or not, more than one request of S3 takes, and nothing else.
+pub async fn many_objects_are_removed_at_once_and_no_other(store: &dyn Objects) {
+    let keys: Vec<String> = (0..1100).map(|number| format!("journal/{number}.jsonl")).collect();
+    for key in keys.iter().step_by(3) {
+        store.put(key, Bytes::new()).await.unwrap();
+    }
+    store.put("journal/1.jsonl.kept", Bytes::new()).await.unwrap();
+    store.delete_all(&keys).await.unwrap();
+    store.delete_all(&[]).await.unwrap();
+    let left: Vec<_> = list_all(store, "").await.unwrap().into_iter().map(|object| object.key).collect();
+    assert_eq!(left, ["journal/1.jsonl.kept"]);
+    let error = store.delete_all(&["../x".to_owned()]).await.unwrap_err();
+    assert_eq!(error.kind, ObjectErrorKind::InvalidKey);
+}
+
 /// The property that the whole protocol stands on.
 pub async fn of_many_conditional_puts_exactly_one_creates(store: Arc<dyn Objects>) {
     for round in 0..20 {

@@ -293,6 +293,11 @@ mod tests {
         with_store(async |store| conformance::what_is_not_there_is_said_to_be_not_there(&store).await).await;
     }
 
+    #[tokio::test]
+    async fn many_objects_are_removed_at_once_and_no_other() {
+        with_store(async |store| conformance::many_objects_are_removed_at_once_and_no_other(&store).await).await;
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn of_many_conditional_puts_exactly_one_creates_the_object() {
         with_store(async |store| conformance::of_many_conditional_puts_exactly_one_creates(Arc::new(store)).await)

@@ -105,4 +105,9 @@ impl<O: Objects> Objects for FaultyObjects<O> {
     async fn delete(&self, key: &str) -> Result<(), ObjectError> {
         faulty!(self, "delete", key, self.inner.delete(key))
     }
+
+    async fn delete_all(&self, keys: &[String]) -> Result<(), ObjectError> {
+        let first = keys.first().map_or("", String::as_str);
+        faulty!(self, "delete_all", first, self.inner.delete_all(keys))
+    }
 }

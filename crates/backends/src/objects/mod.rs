@@ -8,6 +8,7 @@ use std::pin::Pin;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::io::AsyncRead;
 
 #[cfg(any(test, feature = "testing"))]
@@ -24,6 +25,9 @@ pub mod s3;
 
 pub use error::{ObjectError, ObjectErrorKind};
 pub use remote::RemoteObjects;
+
+/// Objects that are removed at a time, where each wants its own request.
+const DELETIONS: usize = 16;
 
 /// What a listing says about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +93,20 @@ pub trait Objects: Send + Sync {
 
     /// Removes the object; one that is not there is no error.
     async fn delete(&self, key: &str) -> Result<(), ObjectError>;
+
+    /// Removes objects, in few requests where the store can do that. After an error some of them may be gone.
+    async fn delete_all(&self, keys: &[String]) -> Result<(), ObjectError> {
+        delete_each(self, keys).await
+    }
+}
+
+/// Removes objects one by one, several at a time.
+async fn delete_each<O: Objects + ?Sized>(objects: &O, keys: &[String]) -> Result<(), ObjectError> {
+    let delete = |key: &String| {
+        let key = key.clone();
+        async move { objects.delete(&key).await }
+    };
+    stream::iter(keys.iter().map(delete)).buffer_unordered(DELETIONS).try_collect().await
 }
 
 /// Refuses a key that could leave the store's root or name something hidden.

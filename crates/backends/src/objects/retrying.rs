@@ -109,6 +109,10 @@ impl<O: Objects> Objects for Retrying<O> {
     async fn delete(&self, key: &str) -> Result<(), ObjectError> {
         self.patience.exhaust(|| self.inner.delete(key)).await
     }
+
+    async fn delete_all(&self, keys: &[String]) -> Result<(), ObjectError> {
+        self.patience.exhaust(|| self.inner.delete_all(keys)).await
+    }
 }
 
 #[cfg(test)]

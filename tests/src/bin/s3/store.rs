@@ -130,6 +130,7 @@ macro_rules! through {
 through! {
     head_bucket(HeadBucketInput) -> HeadBucketOutput,
     delete_object(DeleteObjectInput) -> DeleteObjectOutput,
+    delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput,
     create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput,
     upload_part(UploadPartInput) -> UploadPartOutput,
     complete_multipart_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput,

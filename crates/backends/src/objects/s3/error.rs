@@ -49,7 +49,7 @@ fn is_elsewhere(status: u16, code: &str) -> bool {
 }
 
 /// What the store's code and status mean, with what to do.
-fn answered(status: u16, code: &str) -> (ObjectErrorKind, &'static str) {
+pub(super) fn answered(status: u16, code: &str) -> (ObjectErrorKind, &'static str) {
     match (status, code) {
         (_, "NoSuchBucket" | "InvalidBucketName") => {
             (Refused, ": there is no such bucket; create it, or correct its name (s3_bucket)")

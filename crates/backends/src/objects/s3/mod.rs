@@ -11,6 +11,7 @@
 //!   stands still for [`S3Config::stall`] is given up. Nothing is held in memory but a part, or what is being read.
 
 mod error;
+mod removal;
 mod upload;
 
 use std::fmt;
@@ -169,6 +170,11 @@ impl S3Objects {
         Ok(format!("{}{key}", self.prefix))
     }
 
+    /// The object, as errors name it.
+    fn name(&self, key: &str) -> String {
+        format!("s3://{}/{}{key}", self.bucket, self.prefix)
+    }
+
     /// What the SDK's error means to us.
     fn error<E>(&self, doing: &'static str, key: &str, error: &SdkError<E>) -> ObjectError
     where
@@ -178,7 +184,7 @@ impl S3Objects {
             self.reached.store(true, Ordering::Relaxed);
         }
         let (kind, problem) = error::meaning(error, self.reached.load(Ordering::Relaxed));
-        ObjectError { kind, doing, what: format!("s3://{}/{}{key}", self.bucket, self.prefix), problem }
+        ObjectError { kind, doing, what: self.name(key), problem }
     }
 
     /// What the store sent, or what its error means.
@@ -214,7 +220,7 @@ impl Objects for S3Objects {
         collected.map(AggregatedBytes::into_bytes).map_err(|error| ObjectError {
             kind: ObjectErrorKind::Transient,
             doing: "reading",
-            what: format!("s3://{}/{}{key}", self.bucket, self.prefix),
+            what: self.name(key),
             problem: format!("the answer broke off: {}", error::chain(&error)),
         })
     }
@@ -288,6 +294,10 @@ impl Objects for S3Objects {
             Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(()),
             deleted => deleted.map(drop),
         }
+    }
+
+    async fn delete_all(&self, keys: &[String]) -> Result<(), ObjectError> {
+        self.remove(keys).await
     }
 }
 
