@@ -77,6 +77,13 @@ async fn holds_what_every_store_must_hold(new: impl Fn(&str) -> S3Objects) {
     conformance::a_reader_never_sees_half_an_object(Arc::new(new("half"))).await;
 }
 
+#[tokio::test]
+async fn a_store_that_removes_objects_only_one_by_one_is_asked_so() {
+    let server = server();
+    server.set(Faults::answering("delete_objects", "NotImplemented"));
+    conformance::many_objects_are_removed_at_once_and_no_other(&store(&server, "removal")).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_another_bucket_is_read_whatever_its_key() {
     let server = server();

@@ -41,19 +41,19 @@ pub(crate) struct Finished {
 /// Fetches the references of a group, all at once.
 pub(crate) async fn load(work: &Arc<Work>, positions: Vec<usize>) -> Result<Loaded, WorkerError> {
     let fetch = |position: usize| {
+        let wanted = work.variants[position].iter().any(|task| task.settings.method != Some(Method::Txt2img));
+        let reference = work.tasks[position].reference.clone().filter(|_| wanted)?;
         let work = work.clone();
-        AbortOnDropHandle::new(tokio::spawn(async move {
-            let wanted = work.variants[position].iter().any(|task| task.settings.method != Some(Method::Txt2img));
-            match work.tasks[position].reference.as_ref().filter(|_| wanted) {
-                Some(reference) => Ok(work.references.load(reference).await?.map(|picture| Some(Arc::new(picture)))),
-                None => Ok(Ok(None)),
-            }
-        }))
+        Some(AbortOnDropHandle::new(tokio::spawn(async move { Ok(work.references.load(&reference).await?) })))
     };
     let fetching: Vec<_> = positions.into_iter().map(|position| (position, fetch(position))).collect();
     let mut loaded = Vec::with_capacity(fetching.len());
     for (position, fetching) in fetching {
-        loaded.push((position, flatten(fetching.await)?));
+        let reference = match fetching {
+            Some(fetching) => flatten::<Result<_, TaskError>>(fetching.await)?.map(|picture| Some(Arc::new(picture))),
+            None => Ok(None),
+        };
+        loaded.push((position, reference));
     }
     Ok(loaded)
 }

@@ -10,7 +10,6 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 TICKS = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
 MEMORY = "/dev/shm"
 
 

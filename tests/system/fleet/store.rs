@@ -55,10 +55,10 @@ fn a_worker_whose_disk_is_full_says_so_and_another_one_makes_its_pictures() {
     let fleet = Fleet::new();
     let _coordinator = fleet.serve();
     // Their records make an archive that is too large for a worker's memory.
-    let prompt = "a seagull standing on the beach ".repeat(400);
+    let prompt = "a seagull standing on the beach ".repeat(300);
     let row = |i: usize| json!({"custom_id": format!("t-{i}"), "prompt": prompt, "seed": i, "method": "txt2img"});
-    fleet.case.write_rows(&(0..400).map(row).collect::<Vec<_>>());
-    let submit = ["submit", "rows.jsonl", "--shard-size", "200", "--format", "webdataset", "--json"];
+    fleet.case.write_rows(&(0..500).map(row).collect::<Vec<_>>());
+    let submit = ["submit", "rows.jsonl", "--shard-size", "250", "--format", "webdataset", "--json"];
     let run = fleet.run(&submit).expect(0).json()["run"].as_str().unwrap().to_owned();
     let worker = fleet.working("small", "0");
     let mut small = Command::new("unshare");
@@ -81,7 +81,7 @@ fn a_worker_whose_disk_is_full_says_so_and_another_one_makes_its_pictures() {
     until("the shards are handed back", || fleet.status(&run)["shards_running"] == 0);
 
     let _other = fleet.start(fleet.working("other", "0"));
-    fleet.proves_whole(&run, 400);
+    fleet.proves_whole(&run, 500);
 }
 
 #[test]

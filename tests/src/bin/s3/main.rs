@@ -53,8 +53,13 @@ async fn serve(socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ser
     let _ = server.serve_connection(TokioIo::new(socket), service).await;
 }
 
-#[tokio::main]
-async fn main() {
+fn main() {
+    // One thread, and one for files: requests are short, and waking yet another one costs more than it brings.
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();
+    runtime.expect("a runtime can be built").block_on(run());
+}
+
+async fn run() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let given: BTreeMap<&str, &str> =
         arguments.chunks(2).filter_map(|pair| Some((pair.first()?.as_str(), pair.get(1)?.as_str()))).collect();

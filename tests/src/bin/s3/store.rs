@@ -3,6 +3,8 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 
+use bytes::Bytes;
+use futures::{TryStreamExt, stream};
 use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
@@ -13,6 +15,9 @@ use crate::listing::list;
 
 /// Locks for conditional puts: two keys seldom share one.
 const LOCKS: usize = 256;
+
+/// Bodies up to this are held in memory, in bytes.
+const ONE_PIECE: i64 = 1 << 20;
 
 /// The buckets of a folder.
 pub(crate) struct Store {
@@ -45,6 +50,16 @@ impl Store {
     }
 }
 
+/// A body that is not large, in one piece: s3s-fs has another thread write each piece that comes.
+async fn in_one_piece(body: StreamingBlob, length: Option<i64>) -> StreamingBlob {
+    if length.is_none_or(|length| length > ONE_PIECE) {
+        return body;
+    }
+    let pieces: Result<Vec<Bytes>, _> = body.try_collect().await;
+    let whole = pieces.map(|pieces| Bytes::from(pieces.concat())).map_err(std::io::Error::other);
+    StreamingBlob::wrap(stream::once(async move { whole }))
+}
+
 macro_rules! through {
     ($($method:ident($input:ident) -> $output:ident),* $(,)?) => {
         #[async_trait::async_trait]
@@ -60,6 +75,9 @@ macro_rules! through {
                     Some(_) => Some(self.lock(&request.input.key).lock().await),
                     None => None,
                 };
+                if let Some(body) = request.input.body.take() {
+                    request.input.body = Some(in_one_piece(body, request.input.content_length).await);
+                }
                 self.inner.put_object(request).await
             }
 
