@@ -262,6 +262,13 @@ impl Sha256Hex {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The bytes that the digits stand for.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = [0; 32];
+        hex::decode_to_slice(&self.0, &mut digest).expect("a digest has 64 hexadecimal digits");
+        digest
+    }
 }
 
 impl TryFrom<String> for Sha256Hex {

@@ -23,11 +23,6 @@ use diorama_runtime::shutdown::Shutdown;
 use crate::cli::{Cli, Command};
 use crate::exit::Failure;
 
-/// Rust's allocations are small, many, and freed by other threads, which the system's allocator is slow at
-/// (docs/benchmarks-fleet.md). libtorch's own are not touched.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Runs the command line and gives the exit code of `docs/cli.md`.
 pub fn main() -> ExitCode {
     #[cfg(feature = "engine")]

@@ -42,7 +42,8 @@ def throughput(m, results):
              f"summary after it: {spread([row['end'] for row in m['rounds']])} s.",
              "- Where the CPU time goes, µs a task: " + ", ".join(f"{name} {value:.1f}" for name, value in
                                                                  sorted(shown.items(), key=lambda pair: -pair[1])) +
-             f"; together {sum(shown.values()):.1f}."]
+             f"; together {sum(shown.values()):.1f}. The S3 server is the one of the tests and stands in for a store that "
+             f"is elsewhere: without it {sum(shown.values()) - shown.get('S3 server', 0):.1f}."]
     return lines
 
 
@@ -94,7 +95,8 @@ PARTS = {"throughput": ("Tasks through the whole path", throughput), "others": (
 def write(results):
     lines = ["# Benchmarks of the fleet", "",
              "Written by `make bench-fleet` (`scripts/bench/fleet/`); do not edit. RabbitMQ, Redis, the S3 server of the tests, "
-             "coordinator, workers and client share one machine. Raw figures: [benchmarks-fleet.json](benchmarks-fleet.json).", ""]
+             "coordinator, workers and client share one machine; what the services keep lies in memory (tmpfs), because a fleet's "
+             "services have disks of their own. Raw figures: [benchmarks-fleet.json](benchmarks-fleet.json).", ""]
     for name, (title, part) in PARTS.items():
         if name in results:
             lines += [f"## {title}", "", *part(results[name]["measured"], results), "", conditions(results[name]), ""]

@@ -1,7 +1,7 @@
 //! `diorama submit`: checks a manifest here, uploads the references that are files, by content and each once, and sends
 //! the rows. The same command again finds what it sent.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use diorama_runtime::options::OnInvalid;
 use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 use tempfile::NamedTempFile;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -112,28 +113,42 @@ async fn upload_references(
     client: &Client,
     manifest: &Manifest,
     report: &Arc<ManifestReport>,
-) -> Result<HashMap<String, Sha256Hex>, Failure> {
-    let files = {
-        let (manifest, report) = (manifest.clone(), report.clone());
-        blocking(move || files(&manifest, &report)).await??
-    };
-    let bar = progress::count(files.len() as u64, "references");
-    let mut blobs = HashMap::with_capacity(files.len());
+) -> Result<Blobs, Failure> {
+    let (count, mut files) = files(manifest.clone(), report.clone()).await?;
+    let bar = progress::count(count as u64, "references");
+    let mut blobs = Blobs(HashMap::with_capacity(count));
     let mut uploading: JoinSet<Result<(String, Sha256Hex), Failure>> = JoinSet::new();
-    let mut files = files.into_iter();
     loop {
-        while uploading.len() < UPLOADING
-            && let Some(file) = files.next()
-        {
-            uploading.spawn(upload(client.clone(), manifest.root().to_owned(), file));
+        tokio::select! {
+            Some(file) = files.recv(), if uploading.len() < UPLOADING => {
+                uploading.spawn(upload(client.clone(), manifest.root().to_owned(), file?));
+            }
+            Some(uploaded) = uploading.join_next() => {
+                let (file, sha256) = uploaded.map_err(Failure::permanent)??;
+                blobs.0.insert(short(&file), sha256.digest());
+                bar.inc(1);
+            }
+            else => break,
         }
-        let Some(uploaded) = uploading.join_next().await else { break };
-        let (file, sha256) = uploaded.map_err(Failure::permanent)??;
-        blobs.insert(file, sha256);
-        bar.inc(1);
     }
     bar.finish_and_clear();
     Ok(blobs)
+}
+
+/// What each file's content is, by the file's [`short`] name: a manifest may name millions.
+struct Blobs(HashMap<[u8; 16], [u8; 32]>);
+
+impl Blobs {
+    fn of(&self, file: &str) -> Option<Sha256Hex> {
+        self.0.get(&short(file)).map(|digest| Sha256Hex::from_digest(*digest))
+    }
+}
+
+/// Half of the SHA-256 of a file's path: as good as the path, and shorter.
+fn short(file: &str) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&Sha256Hex::of(file.as_bytes()).digest()[..16]);
+    short
 }
 
 async fn upload(client: Client, root: PathBuf, file: String) -> Result<(String, Sha256Hex), Failure> {
@@ -149,14 +164,41 @@ async fn upload(client: Client, root: PathBuf, file: String) -> Result<(String, 
     Ok((file, sha256))
 }
 
-fn files(manifest: &Manifest, report: &ManifestReport) -> Result<BTreeSet<String>, Failure> {
-    let mut files = BTreeSet::new();
-    for task in manifest.tasks(report).map_err(Failure::try_again)? {
-        if let Some(Reference::File(path)) = task.map_err(Failure::try_again)?.reference {
-            files.insert(path);
+/// How many files the manifest names, and each of them once, read as fast as they are taken.
+async fn files(
+    manifest: Manifest,
+    report: Arc<ManifestReport>,
+) -> Result<(usize, mpsc::Receiver<Result<String, Failure>>), Failure> {
+    let each = |manifest: &Manifest, report: &ManifestReport, visit: &mut dyn FnMut(String) -> bool| {
+        for task in manifest.tasks(report).map_err(Failure::try_again)? {
+            if let Some(Reference::File(path)) = task.map_err(Failure::try_again)?.reference
+                && !visit(path)
+            {
+                break;
+            }
         }
-    }
-    Ok(files)
+        Ok::<_, Failure>(())
+    };
+    let counted = (manifest.clone(), report.clone());
+    let wanted = blocking(move || {
+        let mut wanted = HashSet::new();
+        each(&counted.0, &counted.1, &mut |path| {
+            wanted.insert(short(&path));
+            true
+        })?;
+        Ok::<_, Failure>(wanted)
+    });
+    let mut wanted = wanted.await??;
+    let count = wanted.len();
+    let (sender, files) = mpsc::channel(UPLOADING);
+    tokio::task::spawn_blocking(move || {
+        // Nobody takes them any more: the upload of one failed.
+        let mut send = |path: String| !wanted.remove(&short(&path)) || sender.blocking_send(Ok(path)).is_ok();
+        if let Err(failure) = each(&manifest, &report, &mut send) {
+            drop(sender.blocking_send(Err(failure)));
+        }
+    });
+    Ok((count, files))
 }
 
 /// The rows as the coordinator reads them, and the issues of those that were skipped, as JSON lines.
@@ -164,7 +206,7 @@ fn write_rows(
     manifest: &Manifest,
     report: &ManifestReport,
     of_the_run: &Settings,
-    blobs: &HashMap<String, Sha256Hex>,
+    blobs: &Blobs,
 ) -> Result<(NamedTempFile, NamedTempFile), Failure> {
     let scratch = |error: std::io::Error| {
         Failure::try_again(anyhow::anyhow!("the rows cannot be prepared in the temporary folder: {error}"))
@@ -184,11 +226,7 @@ fn write_rows(
 }
 
 /// A row says only what the run's own settings do not: those go into the spec, once.
-fn row(
-    task: &Task,
-    of_the_run: &serde_json::Value,
-    blobs: &HashMap<String, Sha256Hex>,
-) -> anyhow::Result<serde_json::Value> {
+fn row(task: &Task, of_the_run: &serde_json::Value, blobs: &Blobs) -> anyhow::Result<serde_json::Value> {
     let mut row = serde_json::to_value(&task.settings)?;
     if let Some(row) = row.as_object_mut() {
         row.retain(|key, value| of_the_run.get(key) != Some(value));
@@ -203,7 +241,7 @@ fn row(
         let text = match reference {
             Reference::File(path) => {
                 let gone = || anyhow::anyhow!("the manifest changed while it was read; start again");
-                format!("blob:{}", blobs.get(path).ok_or_else(gone)?)
+                format!("blob:{}", blobs.of(path).ok_or_else(gone)?)
             }
             Reference::Blob(sha256) => format!("blob:{sha256}"),
             Reference::S3(url) | Reference::Https(url) => url.clone(),
@@ -232,8 +270,8 @@ async fn send(
             .part("manifest", Part::file(rows.path()).await.map_err(Failure::try_again)?)
             .part("invalid", Part::file(skipped.path()).await.map_err(Failure::try_again)?);
         // Validation of millions of rows takes longer than a request otherwise may.
-        let sending = client.request(Method::POST, "/v1/runs").header("Idempotency-Key", key).multipart(form);
-        match client.send(sending.timeout(std::time::Duration::from_secs(24 * 3600))).await {
+        let sending = client.long_request(Method::POST, "/v1/runs").header("Idempotency-Key", key).multipart(form);
+        match client.send(sending).await {
             Ok(response) => return Ok(client.read(response).await?),
             Err(error) if error.is_retryable() && tries < 8 => {
                 let wait = std::time::Duration::from_millis(500 << tries.min(4));
@@ -283,7 +321,7 @@ mod tests {
             seed: Seed::new(7).unwrap(),
             settings: of_the_run.overlaid(&own),
         };
-        let row = row(&task, &serde_json::to_value(&of_the_run).unwrap(), &HashMap::new()).unwrap();
+        let row = row(&task, &serde_json::to_value(&of_the_run).unwrap(), &Blobs(HashMap::new())).unwrap();
         assert_eq!(row, serde_json::json!({ "custom_id": "a", "prompt": "a duck", "seed": 7, "steps": 20 }));
     }
 }

@@ -16,6 +16,8 @@ use crate::exit::Failure;
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
+    /// Without a time-out: for what takes as long as it takes. A coordinator that has vanished is noticed by TCP.
+    patient: reqwest::Client,
     address: String,
     token: Option<String>,
 }
@@ -71,21 +73,26 @@ impl From<ClientError> for Failure {
 impl Client {
     /// A client of the coordinator that the configuration names.
     pub(crate) fn new(fleet: &Fleet) -> Result<Self, Failure> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("diorama/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(5))
-            .read_timeout(Duration::from_secs(60));
+        let mut certificates = Vec::new();
         if let Some(path) = &fleet.ca_file {
             let read = std::fs::read(path).map_err(anyhow::Error::from);
-            let certificates = read.and_then(|pem| Ok(reqwest::Certificate::from_pem_bundle(&pem)?));
+            let read = read.and_then(|pem| Ok(reqwest::Certificate::from_pem_bundle(&pem)?));
             let failed = |error: anyhow::Error| Failure::usage(error.context(format!("ca_file {}", path.display())));
-            for certificate in certificates.map_err(failed)? {
-                builder = builder.add_root_certificate(certificate);
-            }
+            certificates = read.map_err(failed)?;
         }
-        let http = builder.build().map_err(Failure::permanent)?;
+        let client = || {
+            let client = reqwest::Client::builder()
+                .user_agent(concat!("diorama/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(Duration::from_secs(5))
+                .tcp_keepalive(Duration::from_secs(15))
+                .tcp_keepalive_interval(Duration::from_secs(15))
+                .tcp_keepalive_retries(4);
+            certificates.iter().cloned().fold(client, reqwest::ClientBuilder::add_root_certificate)
+        };
+        let http = client().read_timeout(Duration::from_secs(60)).build().map_err(Failure::permanent)?;
+        let patient = client().build().map_err(Failure::permanent)?;
         let address = fleet.coordinator.trim_end_matches('/').to_owned();
-        Ok(Self { http, address, token: fleet.token.as_ref().map(|token| token.expose().to_owned()) })
+        Ok(Self { http, patient, address, token: fleet.token.as_ref().map(|token| token.expose().to_owned()) })
     }
 
     /// The client of HTTP below, with the same certificates and time-outs.
@@ -95,7 +102,16 @@ impl Client {
 
     /// A request to a path of the API.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.address));
+        self.request_of(&self.http, method, path)
+    }
+
+    /// A request whose answer may take hours.
+    pub(crate) fn long_request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.request_of(&self.patient, method, path)
+    }
+
+    fn request_of(&self, client: &reqwest::Client, method: Method, path: &str) -> RequestBuilder {
+        let request = client.request(method, format!("{}{path}", self.address));
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
