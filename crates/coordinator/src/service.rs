@@ -155,12 +155,15 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
             Ok(()) => return,
             Err(error) if error.is_retryable() => tracing::warn!(%run, %error, ?wait, "trying again"),
             Err(error) => {
-                tracing::error!(%run, %error, "the run is paused");
-                let control = Control { state: RunState::Paused, reason: Some(error.to_string()) };
-                if let Err(error) = store.write_json(&ObjectKey::Control, &control).await {
-                    tracing::warn!(%run, %error, "that the run is paused could not be noted");
+                // What it misses is perhaps being removed: then the next turn removes the rest.
+                if !delete::is_under_way(&*backends.objects, run).await.unwrap_or(false) {
+                    tracing::error!(%run, %error, "the run is paused");
+                    let control = Control { state: RunState::Paused, reason: Some(error.to_string()) };
+                    if let Err(error) = store.write_json(&ObjectKey::Control, &control).await {
+                        tracing::warn!(%run, %error, "that the run is paused could not be noted");
+                    }
+                    wait_for_another_wish(&store, &stop).await;
                 }
-                wait_for_another_wish(&store, &stop).await;
             }
         }
         if begun.elapsed() > LONGEST_WAIT {

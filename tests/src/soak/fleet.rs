@@ -216,6 +216,17 @@ impl Fleet {
         self.sites.iter().filter(move |site| site.kind == kind)
     }
 
+    /// Waits until no coordinator has anything left to do for an ended run; then its counters are those of its end, also
+    /// where Redis lost them while the final files were written.
+    pub(super) fn until_let_go(&self, run: &str) {
+        let folder = self.of(Kind::S3).find_map(|site| match &*site.part.lock().unwrap() {
+            Part::S3(s3) => Some(s3.folder()),
+            _ => None,
+        });
+        let active = folder.unwrap().join("index/active").join(run);
+        wait_until("the coordinator lets go of the run", || !active.exists());
+    }
+
     /// Drains the workers; the names of those that did not end as drained ones should.
     pub(super) fn drain_workers(&self) -> Vec<String> {
         self.of(Kind::Worker).for_each(|site| site.part.lock().unwrap().signal(Signal::TERM));

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use diorama_backends::objects::embedded::FolderObjects;
+use diorama_backends::objects::faulty::{Fault, FaultyObjects};
 use diorama_backends::objects::list_all;
 use diorama_core::id::{Round, ShardId};
 use serde_json::Value;
@@ -97,6 +99,40 @@ async fn a_deleted_run_is_gone_at_once_and_the_coordinator_removes_its_objects()
     // The same request makes the run anew.
     let (status, again) = bench.submit(&spec(), &rows(4), Some("k")).await;
     assert_eq!((status, &again["tasks"]), (StatusCode::CREATED, &4.into()), "{again}");
+    drain.cancel();
+    service.await.unwrap();
+}
+
+/// Between the driver's look whether the run is being deleted and its look at the spec, the run is deleted.
+#[tokio::test]
+async fn a_run_deleted_while_it_is_taken_up_is_removed_to_its_end() {
+    let mut bench = Bench::new(|_| ());
+    let (_, run) = bench.submit(&spec(), &rows(4), None).await;
+    let id = run["run"].as_str().unwrap().to_owned();
+    let folder = bench.folder.path().to_owned();
+    let spec_key = format!("runs/{id}/run.json");
+    let word = folder.join("index/deleting").join(&id);
+    let delete = move |operation: &'static str, key: &str| {
+        if operation == "get" && key == spec_key && !word.exists() {
+            std::fs::create_dir_all(word.parent().unwrap()).unwrap();
+            std::fs::write(&word, "").unwrap();
+            std::fs::remove_file(folder.join(key)).unwrap();
+        }
+        Fault::None
+    };
+    let objects = FolderObjects::open(bench.folder.path()).unwrap();
+    bench.backends.objects = Arc::new(FaultyObjects::new(objects, Box::new(delete)));
+
+    let drain = CancellationToken::new();
+    let runs = CoordinatorConfig::new(bench.scratch());
+    let lease = Duration::from_millis(100);
+    let (service, _) = Service::new(bench.backends.clone(), ServiceConfig { owner: "test".to_owned(), lease, runs });
+    let service = tokio::spawn(service.run(drain.clone()));
+    let gone = async || {
+        let left = async |prefix: &str| list_all(&*bench.backends.objects, prefix).await.unwrap().len();
+        left("runs/").await + left("index/active/").await + left("index/deleting/").await == 0
+    };
+    until("nothing of the run is left", gone).await;
     drain.cancel();
     service.await.unwrap();
 }
