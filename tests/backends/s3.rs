@@ -78,6 +78,21 @@ async fn holds_what_every_store_must_hold(new: impl Fn(&str) -> S3Objects) {
 }
 
 #[tokio::test]
+async fn removals_that_are_refused_now_and_then_come_to_their_end() {
+    let server = server();
+    let store = store(&server, "removal");
+    for answers in [vec![], vec![("delete_objects".to_owned(), "NotImplemented".to_owned())]] {
+        let keys: Vec<String> = (0..1100).map(|number| format!("journal/{number}.jsonl")).collect();
+        store.put(&keys[1099], Bytes::new()).await.unwrap();
+        // One of three: no thousand single requests go through in one go.
+        server.set(Faults { refuse: 0.34, answers: answers.into_iter().collect(), ..Faults::default() });
+        store.delete_all(&keys).await.unwrap();
+        server.set(Faults::default());
+        assert_eq!(list_all(&store, "").await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
 async fn a_store_that_removes_objects_only_one_by_one_is_asked_so() {
     let server = server();
     server.set(Faults::answering("delete_objects", "NotImplemented"));

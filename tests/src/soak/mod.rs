@@ -92,8 +92,9 @@ pub fn run(programs: &Programs, options: &Options, stop: &AtomicBool) -> Option<
     let took = begun.elapsed();
     eprintln!("soak: the run has ended after {:.1} s; now it is verified", took.as_secs_f64());
 
-    fleet.until_let_go(&run);
+    // At once: nothing starts a worker again that ended because of the last blow.
     let bad_drains = fleet.drain_workers();
+    fleet.until_let_go(&run);
     let counters = counters(&fleet, &run, struck.redis_at.is_some_and(|at| at + LOOK * 10 >= last_running));
     let tally = tally(&fleet, &run, options.tasks);
     let verified = ["", "--repair", ""].map(|how| {

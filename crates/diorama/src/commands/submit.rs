@@ -191,9 +191,15 @@ async fn files(
     let mut wanted = wanted.await??;
     let count = wanted.len();
     let (sender, files) = mpsc::channel(UPLOADING);
+    if wanted.is_empty() {
+        return Ok((count, files));
+    }
     tokio::task::spawn_blocking(move || {
-        // Nobody takes them any more: the upload of one failed.
-        let mut send = |path: String| !wanted.remove(&short(&path)) || sender.blocking_send(Ok(path)).is_ok();
+        // To the last file, or until nobody takes them any more: the upload of one failed.
+        let mut send = |path: String| {
+            let taken = !wanted.remove(&short(&path)) || sender.blocking_send(Ok(path)).is_ok();
+            taken && !wanted.is_empty()
+        };
         if let Err(failure) = each(&manifest, &report, &mut send) {
             drop(sender.blocking_send(Err(failure)));
         }

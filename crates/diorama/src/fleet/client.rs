@@ -75,8 +75,8 @@ impl Client {
     pub(crate) fn new(fleet: &Fleet) -> Result<Self, Failure> {
         let mut certificates = Vec::new();
         if let Some(path) = &fleet.ca_file {
-            let read = std::fs::read(path).map_err(anyhow::Error::from);
-            let read = read.and_then(|pem| Ok(reqwest::Certificate::from_pem_bundle(&pem)?));
+            let pem = std::fs::read(path).map_err(anyhow::Error::from);
+            let read = pem.and_then(|pem| Ok(reqwest::Certificate::from_pem_bundle(&pem)?));
             let failed = |error: anyhow::Error| Failure::usage(error.context(format!("ca_file {}", path.display())));
             certificates = read.map_err(failed)?;
         }

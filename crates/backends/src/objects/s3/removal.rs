@@ -1,10 +1,12 @@
-//! Many objects removed by one request, where the store knows that request; one by one where it does not.
+//! Many objects removed by one request, where the store knows that request; one by one where it does not. Each request is
+//! tried again by itself, so that a fault near the end does not begin all of them anew.
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::delete_objects::DeleteObjectsError;
 use aws_sdk_s3::types::{Delete, Error, ObjectIdentifier};
 
 use super::{S3Objects, error};
+use crate::objects::retrying::{Patience, Retrying};
 use crate::objects::{ObjectError, ObjectErrorKind, delete_each};
 
 /// The most keys that one request takes.
@@ -14,29 +16,36 @@ impl S3Objects {
     /// Removes objects; those that are not there are no error.
     pub(super) async fn remove(&self, keys: &[String]) -> Result<(), ObjectError> {
         for keys in keys.chunks(KEYS) {
-            let full: Vec<String> = keys.iter().map(|key| self.full(key)).collect::<Result<_, _>>()?;
-            let objects = full.into_iter().map(|key| ObjectIdentifier::builder().key(key).build());
-            // Quiet: only what failed is listed in the answer.
-            let delete = objects
-                .collect::<Result<Vec<_>, _>>()
-                .and_then(|objects| Delete::builder().set_objects(Some(objects)).quiet(true).build())
-                .map_err(|error| ObjectError {
-                    kind: ObjectErrorKind::Io,
-                    doing: "removing",
-                    what: self.name(&keys[0]),
-                    problem: error.to_string(),
-                })?;
-            let answer = self.client.delete_objects().bucket(&self.bucket).delete(delete).send().await;
-            if answer.as_ref().is_err_and(is_unknown) {
-                delete_each(self, keys).await?;
-                continue;
-            }
-            let answer = self.answered("removing", &keys[0], answer)?;
-            if let Some(failed) = answer.errors().iter().find(|failed| failed.code() != Some("NoSuchKey")) {
-                return Err(self.not_removed(failed));
+            if !Patience::long().exhaust(|| self.remove_at_once(keys)).await? {
+                delete_each(&Retrying::patient(self.clone()), keys).await?;
             }
         }
         Ok(())
+    }
+
+    /// Removes at most [`KEYS`] objects; false where the store does not know this request.
+    async fn remove_at_once(&self, keys: &[String]) -> Result<bool, ObjectError> {
+        let full: Vec<String> = keys.iter().map(|key| self.full(key)).collect::<Result<_, _>>()?;
+        let objects = full.into_iter().map(|key| ObjectIdentifier::builder().key(key).build());
+        // Quiet: only what failed is listed in the answer.
+        let delete = objects
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|objects| Delete::builder().set_objects(Some(objects)).quiet(true).build())
+            .map_err(|error| ObjectError {
+                kind: ObjectErrorKind::Io,
+                doing: "removing",
+                what: self.name(&keys[0]),
+                problem: error.to_string(),
+            })?;
+        let answer = self.client.delete_objects().bucket(&self.bucket).delete(delete).send().await;
+        if answer.as_ref().is_err_and(is_unknown) {
+            return Ok(false);
+        }
+        let answer = self.answered("removing", &keys[0], answer)?;
+        match answer.errors().iter().find(|failed| failed.code() != Some("NoSuchKey")) {
+            Some(failed) => Err(self.not_removed(failed)),
+            None => Ok(true),
+        }
     }
 
     fn not_removed(&self, failed: &Error) -> ObjectError {
