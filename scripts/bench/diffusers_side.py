@@ -32,7 +32,8 @@ class Side:
         # A hook would break the compiled graph; then only the end is known.
         self.hooked = None if compiled else text_to_image.unet
         if compiled:
-            text_to_image.unet = torch.compile(text_to_image.unet)
+            # One graph for each batch size: one for all would be slower.
+            text_to_image.unet = torch.compile(text_to_image.unet, dynamic=False)
         image_to_image = StableDiffusionImg2ImgPipeline(**text_to_image.components, requires_safety_checker=False)
         self.pipes = {"txt2img": text_to_image, "img2img": image_to_image}
         for pipe in self.pipes.values():

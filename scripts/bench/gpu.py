@@ -2,7 +2,6 @@
 import argparse
 import datetime
 import json
-import os
 import pathlib
 import statistics
 import sys
@@ -13,48 +12,102 @@ import torch
 import model_folder
 from sides import Side
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Dense bfloat16 TFLOP/s by the makers' data sheets.
 NOMINAL = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362, "RTX 4090": 165}
 # One row through the UNet, and one picture through the decoder, at 512x512.
 UNET_TFLOP, DECODE_TFLOP = 0.803, 2.51
-
-
-def synchronise(device):
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+REFERENCE = ROOT / "examples/demo/references/beach-1.png"
 
 
 def limit(device, size):
-    """What a large bfloat16 matrix product reaches, in TFLOP/s: the best of many."""
+    """What a large bfloat16 matrix product reaches, in TFLOP/s: the median of many."""
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    best = float("inf")
-    for _ in range(20):
-        synchronise(device)
+    seconds = []
+    for _ in range(25):
+        torch.cuda.synchronize()
         started = time.perf_counter()
         a @ b
-        synchronise(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best / 1e12
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(seconds[5:]) / 1e12
 
 
-def agreement(bench, root, device):
-    """Relative L2 difference of the final latents of a tiny golden model on the CPU and on the device, float32."""
-    latents = []
-    side = Side("diorama", [bench], {})
-    for place in ("cpu", device):
-        side.ask(op="load", model=str(root / "golden/model"), device=place, dtype="f32", batch=1)
-        made = side.ask(op="make", method="img2img", scheduler="ddim", steps=10, strength=0.8, guidance=4.0, size=64,
-                        prompts=["a red ball"], seeds=[3], reference=str(root / "examples/demo/references/beach-1.png"),
-                        subject=None, decode=True, latents=True)
-        latents.append(torch.tensor(made["latents"], dtype=torch.float64))
-    side.end()
-    return ((latents[0] - latents[1]).norm() / latents[0].norm()).item()
+class Bench:
+    def __init__(self, options):
+        self.options = options
+        python = [sys.executable, str(ROOT / "scripts/bench/diffusers_side.py")]
+        self.programs = {"Diorama": ([options.bench], {}), "diffusers, eager": (python, {}),
+                         "diffusers, torch.compile": (python, {"compiled": True})}
+        self.model = options.model or model_folder.write(options.work / "sd-v1-5-size")
+
+    def order(self, batch, **more):
+        o = self.options
+        return dict(op="make", method="txt2img", scheduler="ddim", steps=o.steps, strength=1.0, guidance=7.5, size=o.size,
+                    prompts=["a red ball on a beach"] * batch, seeds=list(range(batch)), reference=None, subject=None,
+                    decode=True, latents=False) | more
+
+    def seconds(self, side, rounds, order):
+        """What each of `rounds` takes, after one that warms up."""
+        side.ask(**order)
+        return [side.ask(**order)["end"] for _ in range(rounds)]
+
+    def load(self, side, batch, **extra):
+        side.ask(op="load", model=str(self.model), device=self.options.device, dtype=self.options.dtype, batch=batch, **extra)
+
+    def compile_first(self):
+        """Fills the compiler's cache on disk, which takes minutes and can run beside other work."""
+        command, extra = self.programs["diffusers, torch.compile"]
+        side = Side("torch.compile", command, {})
+        self.load(side, 1, **extra)
+        for batch in self.options.batches:
+            side.ask(**self.order(batch, steps=2))
+        side.end()
+
+    def pictures(self, report):
+        """Pictures/s from noise, each program alone on the card: together they would not fit, and would share it."""
+        work = (2 * UNET_TFLOP * self.options.steps + DECODE_TFLOP) * (self.options.size / 512) ** 2
+        for program in self.options.programs or self.programs:
+            command, extra = self.programs[program]
+            side = Side(program, command, {})
+            for batch in self.options.batches:
+                if program == "Diorama" or batch == self.options.batches[0]:
+                    self.load(side, batch, **extra)
+                rates = [batch / s for s in self.seconds(side, self.options.rounds, self.order(batch))]
+                share = statistics.median(rates) * work / report["limit_tflops"]
+                report["rows"].append({"batch": batch, "program": program, "pictures_per_second": rates, "share": share})
+                print(f"batch {batch}, {program}: {statistics.median(rates):.3f} pictures/s ({min(rates):.3f} to "
+                      f"{max(rates):.3f}), {share:.0%} of the limit", file=sys.stderr, flush=True)
+                self.write(report)
+            side.end()
+
+    def masks(self, report):
+        """What the edit steps of the method add to a run that is otherwise the same."""
+        command, extra = self.programs["Diorama"]
+        side = Side("Diorama", command, {})
+        edits = [self.options.steps // 5, self.options.steps // 2, self.options.steps * 4 // 5]
+        for batch in self.options.batches:
+            self.load(side, batch, **extra)
+            common = dict(reference=str(REFERENCE), subject="ball")
+            plain = self.seconds(side, self.options.rounds, self.order(batch, method="img2img", **common))
+            edited = self.seconds(side, self.options.rounds, self.order(batch, method="abs-grad-sam", edits=edits, **common))
+            plain, edited = statistics.median(plain), statistics.median(edited)
+            step = plain / self.options.steps
+            report["masks"].append({"batch": batch, "edits": len(edits), "img2img": plain, "abs_grad_sam": edited})
+            print(f"batch {batch}: img2img {plain:.2f} s, with {len(edits)} edits {edited:.2f} s; an edit step costs "
+                  f"{(edited - plain) / len(edits) / step:.2f} steps more", file=sys.stderr, flush=True)
+            self.write(report)
+        side.end()
+
+    def write(self, report):
+        self.options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bench", required=True)
-    parser.add_argument("--root", type=pathlib.Path, required=True)
+    parser.add_argument("--bench", required=True, help="the program of crates/diffusion/benches/speed.rs")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs/benchmarks-gpu.json")
+    parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target/gpu", help="where the model is written")
     parser.add_argument("--model", type=pathlib.Path, help="default: random weights of Stable Diffusion v1.5's size")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--dtype", default="bf16")
@@ -63,39 +116,23 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 4, 16])
     parser.add_argument("--matrix", type=int, default=8192)
+    parser.add_argument("--programs", type=lambda text: text.split(";"), help="some of them, separated by semicolons")
+    parser.add_argument("--no-masks", action="store_true")
+    parser.add_argument("--compile-first", action="store_true", help="only fills the compiler's cache")
     options = parser.parse_args()
-    model = options.model or model_folder.write(options.root / "sd-v1-5-size")
-    name = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else options.device
-    flops = limit(options.device, options.matrix)
-    measured = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "device": name,
-                "torch": torch.__version__, "dtype": options.dtype, "steps": options.steps, "limit_tflops": flops,
-                "nominal_tflops": next((v for k, v in NOMINAL.items() if k in name), None),
-                "agreement": agreement(options.bench, options.root, options.device), "rows": []}
-    work = (2 * UNET_TFLOP * options.steps + DECODE_TFLOP) * (options.size / 512) ** 2
-    python = [sys.executable, "-B", str(options.root / "scripts/bench/diffusers_side.py")]
-    programs = {"Diorama": ([options.bench], {}), "diffusers, eager": (python, {}),
-                "diffusers, torch.compile": (python, {"compiled": True})}
-    for batch in options.batches:
-        # Each alone on the card: together they would not fit, and would share it.
-        for program, (command, extra) in programs.items():
-            side = Side(program, command, {})
-            side.ask(op="load", model=str(model), device=options.device, dtype=options.dtype, batch=batch, **extra)
-            rates = []
-            for turn in range(options.rounds + 1):
-                made = side.ask(op="make", method="txt2img", scheduler="ddim", steps=options.steps, strength=1.0,
-                                guidance=7.5, size=options.size, prompts=["a red ball on a beach"] * batch,
-                                seeds=list(range(batch)), reference=None, subject=None, decode=True, latents=False)
-                if turn > 0:       # the first compiles and warms up
-                    rates.append(batch / made["end"])
-            side.end()
-            share = statistics.median(rates) * work / flops
-            measured["rows"].append({"batch": batch, "program": program, "pictures_per_second": rates, "share": share})
-            print(f"batch {batch}, {program}: {statistics.median(rates):.3f} pictures/s, {share:.0%} of the limit",
-                  file=sys.stderr)
-    docs = options.root / "docs"
-    os.makedirs(docs, exist_ok=True)
-    (docs / "benchmarks-gpu.json").write_text(json.dumps(measured, indent=1) + "\n")
-    print(f"Written: {docs / 'benchmarks-gpu.json'}", file=sys.stderr)
+    bench = Bench(options)
+    if options.compile_first:
+        return bench.compile_first()
+    name, flops = torch.cuda.get_device_name(options.device), limit(options.device, options.matrix)
+    torch.cuda.empty_cache()
+    report = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "device": name,
+              "torch": torch.__version__, "dtype": options.dtype, "steps": options.steps, "limit_tflops": flops,
+              "nominal_tflops": next((v for k, v in NOMINAL.items() if k in name), None), "rows": [], "masks": []}
+    print(f"{name}: {flops:.0f} TFLOP/s in a large matrix product", file=sys.stderr)
+    bench.pictures(report)
+    if not options.no_masks:
+        bench.masks(report)
+    return None
 
 
 if __name__ == "__main__":

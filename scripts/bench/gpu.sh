@@ -1,42 +1,78 @@
 #!/usr/bin/env bash
-# Measures on a machine with a GPU, a torch 2.11 with CUDA and no Rust: a program that is built here is carried there.
+# Checks and measures on a machine with a GPU, a torch 2.11 with CUDA, and neither Rust nor a network: the programs are
+# built here and carried there.
 #
-#   here:   scripts/bench/gpu.sh pack           builds, and packs what is needed into target/bench/gpu.tar
-#   there:  tar xf gpu.tar && gpu/scripts/bench/gpu.sh run [PYTHON]
-#           writes gpu/docs/benchmarks-gpu.json; put it into docs/ here, and `make bench` takes it up
+#   here:   scripts/bench/gpu.sh pack             builds; puts programs and wheels into target/gpu
+#   carry this checkout with target/gpu there (rsync, say)
+#   there:  scripts/bench/gpu.sh check            the tests that need a GPU, and the demo on CPU and GPU
+#           scripts/bench/gpu.sh bench [OPTION]   writes docs/benchmarks-gpu.json; `make bench` here takes it up
+#           scripts/bench/gpu.sh python COMMAND   runs Python with what was packed, such as the demo model's training
 #
-# PYTHON (default python3) has torch 2.11; diffusers, transformers and Pillow are installed for it if they are missing.
+# PYTHON (default python3) has torch 2.11 and transformers.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+carried="$root/target/gpu"
+python="${PYTHON:-python3}"
 
 pack() {
   cd "$root"
-  local bench folder=target/bench/gpu
-  bench="$(cargo build --release --locked -p diorama-diffusion --bench speed --message-format=json |
-    python3 -c 'import json, sys; print([m["executable"] for m in map(json.loads, sys.stdin) if m.get("executable") and m["target"]["kind"] == ["bench"]][0])')"
-  rm -rf "$folder"
-  mkdir -p "$folder/models/demo" "$folder/golden"
-  cp "$bench" "$folder/speed"
-  cp -r --parents scripts/bench scripts/requirements.txt examples/demo/references models/demo/tokenizer "$folder"
-  cp -r crates/diffusion/tests/golden/sd1/model "$folder/golden/"
-  tar cf target/bench/gpu.tar -C target/bench gpu
-  rm -r "$folder"
-  echo "Packed: target/bench/gpu.tar ($(du -h target/bench/gpu.tar | cut -f1))"
+  local named='import json, sys; print([m["executable"] for m in map(json.loads, sys.stdin) if m.get("executable") and m["target"]["name"] == sys.argv[1]][0])'
+  local programs="$carried/programs" needs
+  rm -rf "$carried"
+  mkdir -p "$programs" "$carried/wheels"
+  cp "$(cargo test --locked --workspace --no-run --message-format=json | python3 -c "$named" parity)" "$programs/parity"
+  cp "$(cargo build --locked --release -p diorama-diffusion --bench speed --message-format=json | python3 -c "$named" speed)" "$programs/speed"
+  cp "$(cargo build --locked --release -p diorama --message-format=json | python3 -c "$named" diorama)" "$programs/diorama"
+  strip "$programs"/*
+  tar czf "$carried/programs.tar.gz" -C "$programs" .
+  rm -r "$programs"
+  needs="$(grep '^diffusers==' scripts/requirements.txt)"
+  python3 -m pip download --quiet --no-deps --dest "$carried/wheels" "$needs" importlib_metadata
+  du -sh "$carried"
 }
 
-run() {
-  local python="${1:-python3}"
-  "$python" -c 'import diffusers, transformers, PIL' 2>/dev/null ||
-    "$python" -m pip install --quiet $(grep -E '^(diffusers|transformers|safetensors|pillow)' "$root/scripts/requirements.txt")
-  local lib
+# Unpacks once, and says where things are.
+ready() {
+  if [ ! -d "$carried/programs" ]; then
+    mkdir -p "$carried/unpacked"
+    tar xzf "$carried/programs.tar.gz" -C "$carried/unpacked"
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$carried/site" "$carried"/wheels/*.whl
+    mv "$carried/unpacked" "$carried/programs"
+  fi
+  export PYTHONPATH="$carried/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1
   lib="$("$python" -c 'import os, torch; print(os.path.join(os.path.dirname(torch.__file__), "lib"))')"
-  # Diorama's program finds the CPU half on the library path, and opens the CUDA half by itself.
-  LD_LIBRARY_PATH="$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" DIORAMA_TORCH_LIB="$lib" \
-    "$python" -B "$root/scripts/bench/gpu.py" --bench "$root/speed" --root "$root" "${@:2}"
+}
+
+# Runs one of our programs: the CPU half of libtorch is found on the library path, the CUDA half by the program itself.
+ours() {
+  local program="$1"
+  shift
+  LD_LIBRARY_PATH="$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" DIORAMA_TORCH_LIB="$lib" "$carried/programs/$program" "$@"
+}
+
+check() {
+  ready
+  CARGO_MANIFEST_DIR="$root/crates/diffusion" NVIDIA_TF32_OVERRIDE=0 \
+    ours parity --ignored --test-threads=1 --nocapture gpu::
+  local device out
+  out="$(mktemp -d)"
+  for device in cpu cuda; do
+    ours diorama run "$root/examples/demo/manifest.jsonl" --model "$root/models/demo" --device "$device" --batch-size 8 \
+      --out "$out/$device"
+  done
+  "$python" "$root/scripts/bench/compare_runs.py" "$out/cpu" "$out/cuda"
+  rm -r "$out"
 }
 
 case "${1:-}" in
   pack) pack ;;
-  run) run "${@:2}" ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
+  check) check ;;
+  bench)
+    ready
+    export LD_LIBRARY_PATH="$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" DIORAMA_TORCH_LIB="$lib"
+    "$python" "$root/scripts/bench/gpu.py" --bench "$carried/programs/speed" "${@:2}" ;;
+  python)
+    ready
+    "$python" "${@:2}" ;;
+  *) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac

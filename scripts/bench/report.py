@@ -104,21 +104,24 @@ def start_up(m):
 
 def gpu(path):
     if not path.exists():
-        return ["## GPU", "",
-                "Not measured: no GPU was available when this was written, so nothing is claimed. `scripts/bench/gpu.sh` is "
-                "ready to run where there is one: it carries a built program to the machine's own torch 2.11, checks that CPU "
-                "and GPU agree on a tiny golden model, and measures Stable Diffusion v1.5's size in bfloat16 at batch 1, 4 "
-                "and 16, 50 guided steps, in pictures a second and as a share of the card's bfloat16 limit, beside eager "
-                "PyTorch and `torch.compile` in the same call."]
+        return ["## GPU", "", "Not measured: see `scripts/bench/gpu.sh`, which carries built programs to a machine with a GPU."]
     m = json.loads(path.read_text())
-    lines = ["## GPU", "", f"{m['device']}, torch {m['torch']}, {m['date']}. Stable Diffusion v1.5's size, 512x512, bfloat16, "
-             f"{m['steps']} guided steps of `txt2img`, decoder included. The card's limit is what a large bfloat16 matrix "
-             f"product reaches on it in the same call: {m['limit_tflops']:.0f} TFLOP/s"
+    lines = ["## GPU", "", f"{m['device']}, torch {m['torch']}, {m['date']}; `scripts/bench/gpu.sh bench`. Stable Diffusion "
+             f"v1.5's size with random weights, 512x512, {m['dtype']}, {m['steps']} guided steps of `txt2img`, decoder included; "
+             "each program alone on the card, in one call. The card's limit is what a large bfloat16 matrix product reaches on "
+             f"it in the same call: {m['limit_tflops']:.0f} TFLOP/s"
              + (f" ({m['nominal_tflops']} by its data sheet)." if m["nominal_tflops"] else "."), "",
              "| batch | program | pictures/s | share of the limit |", "|---|---|---|---|"]
-    for row in m["rows"]:
+    for row in sorted(m["rows"], key=lambda row: row["batch"]):
         lines.append(f"| {row['batch']} | {row['program']} | {spread(row['pictures_per_second'])} | {row['share']:.0%} |")
-    return lines + ["", f"A tiny golden model on CPU and GPU, float32: latents differ by {m['agreement']:.1e} (relative, L2)."]
+    for row in m["masks"]:
+        step = row["img2img"] / m["steps"]
+        cost = (row["abs_grad_sam"] - row["img2img"]) / row["edits"] / step
+        lines += [""] if row is m["masks"][0] else []
+        lines.append(f"- Abs-Grad-SAM at batch {row['batch']}: {row['abs_grad_sam']:.2f} s with {row['edits']} edit steps, "
+                     f"{row['img2img']:.2f} s without (`img2img`, the same {m['steps']} steps): an edit step costs {cost:.2f} "
+                     "steps more.")
+    return lines
 
 
 def write(folder):

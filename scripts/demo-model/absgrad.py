@@ -113,11 +113,11 @@ def brute_force(layer, run, token, magnitude):
 
 
 def main(folder):
-    from networks import LATENT, load, token_ids
+    from networks import LATENT, load, noise_from, token_ids
     unet, text_encoder, _, tokenizer = load(folder)
     layer = LastLayer(unet, leaf=True)
     text = text_encoder(token_ids(tokenizer, ["a red circle on a beach"])).last_hidden_state
-    z = torch.randn(1, *LATENT, generator=torch.Generator().manual_seed(3))
+    z = noise_from(torch.Generator().manual_seed(3), 1, *LATENT)
     for name, magnitude in (("abs-grad", torch.abs), ("relu-grad", torch.relu)):
         began = time.time()
         expected = brute_force(layer, lambda: unet(z, 501, text).sample, 3, magnitude)

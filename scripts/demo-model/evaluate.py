@@ -9,7 +9,7 @@ import time
 import torch
 
 from judge import Verdict, load_judge
-from networks import LATENT, decode, load, sample, save_grid, token_ids
+from networks import LATENT, decode, load, noise_from, sample, save_grid, token_ids
 from scenes import HELD_OUT, SCENES, SHAPES, prompt
 
 
@@ -32,7 +32,7 @@ def main():
         empty = encode([""])
         for start in range(0, o.cases, 64):
             part = range(start, min(start + 64, o.cases))
-            z = torch.stack([torch.randn(LATENT, generator=torch.Generator().manual_seed(i)) for i in part])
+            z = torch.stack([noise_from(torch.Generator().manual_seed(i), *LATENT) for i in part])
             text = encode([prompt(*asked[i]) for i in part])
             pictures.append(decode(autoencoder, sample(unet, text, empty, z, o.steps, o.guidance)))
     x, asked = torch.cat(pictures), torch.tensor(asked)

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from absgrad import LastLayer
 from attention import cross_attention_names, watch
 from judge import Verdict, load_judge
-from networks import (ALPHA, LATENT, NOUN_POSITION, add_noise, ddim_step, decode, load, noise_of, save_grid, timesteps, to_tensor, token_ids)
+from networks import (ALPHA, DEVICE, LATENT, NOUN_POSITION, add_noise, ddim_step, decode, load, noise_from, noise_of, save_grid, timesteps,
+                      to_tensor, token_ids)
 from scenes import HELD_OUT, prompt, sample
 
 
@@ -76,6 +77,10 @@ def score(kind, layer, u, c, token=NOUN_POSITION):
     return torch.stack([layer.score(r, token, positive_part=kind == "relu-grad") for r in rows])
 
 
+def signs(shape, generator):
+    return torch.randint(0, 2, shape, generator=generator, device="cpu").to(DEVICE) * 2.0 - 1
+
+
 def random_signs(forward, processors, token, probes, generator):
     """sqrt(sum of A^2 J^2) over heads and queries, added up over layers: the L2 form of the score, for layers without
     a closed form. J (A r) for random signs r is a central difference of the network's output; squared and averaged."""
@@ -86,7 +91,7 @@ def random_signs(forward, processors, token, probes, generator):
         squares = 0
         for _ in range(probes):
             change = torch.zeros(*shape, length)
-            change[..., token] = size * (torch.randint(0, 2, shape, generator=generator) * 2.0 - 1)
+            change[..., token] = size * signs(shape, generator)
             ends = []
             for processor.factor in (1 + change, 1 - change):
                 ends.append(forward())
@@ -110,7 +115,7 @@ class Study:
         self.text, self.empty = encode([prompt(*a) for a in asked]), encode([""]).expand(cases, -1, -1)
         posterior = self.autoencoder.encode(self.reference).latent_dist
         self.generators = lambda: [torch.Generator().manual_seed(i) for i in range(cases)]
-        draw = lambda g: torch.randn((2, *LATENT), generator=g)  # diffusers' order: posterior sample, then noise
+        draw = lambda g: noise_from(g, 2, *LATENT)  # diffusers' order: posterior sample, then noise
         first, self.noise = torch.stack([draw(g) for g in self.generators()], 1)
         self.z0 = (posterior.mean + posterior.std * first) * self.autoencoder.config.scaling_factor
         self.round_trip = decode(self.autoencoder, self.z0)
@@ -122,7 +127,7 @@ class Study:
         ts = [t - offset for t in timesteps(s.steps)][s.steps - int(s.steps * s.strength):]
         edits = s.edit_indices(len(ts)) if s.score != "none" else set()
         generators = [torch.Generator().manual_seed(10_000 + i) for i in range(self.cases)]
-        fresh = lambda: torch.stack([torch.randn(LATENT, generator=g) for g in generators])
+        fresh = lambda: torch.stack([noise_from(g, *LATENT) for g in generators])
         z, masks = fresh() if s.paper else add_noise(self.z0, self.noise, ts[0]), []
         for i, t in enumerate(ts):
             u, c = self.unet(torch.cat([z, z]), t, torch.cat([self.empty, self.text])).sample.chunk(2)
@@ -240,7 +245,9 @@ def main():
     show("abs-grad", edited[0])
     for kind in ("relu-grad", "attention", "guidance-difference"):
         show(kind, study.figures(replace(ours, score=kind))[0])
-    show("paper", study.figures(Settings("relu-grad", 0.5, 1, (5 / 45, 18 / 45, 28 / 45), 8.0, 50, blur=False, paper=True))[0])
+    paper = Settings(score="relu-grad", threshold=0.5, dilation=1, edit_fractions=(5 / 45, 18 / 45, 28 / 45), guidance=8.0, steps=50,
+                     blur=False, paper=True)
+    show("paper", study.figures(paper)[0])
     print(f"autoencoder's own round trip of the references: "
           f"{(-10 * ((study.round_trip - study.reference) / 2).square().mean((1, 2, 3)).log10()).mean():.2f} dB")
     if o.grid:

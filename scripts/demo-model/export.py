@@ -1,7 +1,7 @@
 """Write a diffusers folder of fp16 safetensors. Files are written beside the target and renamed,
 so that a reader never sees half a file.
 
-    python export.py WORK OUT [raw|ema|untrained]
+    python export.py WORK OUT [raw|ema|untrained] [NAME]
 """
 import json
 import os
@@ -12,7 +12,7 @@ import tempfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from networks import build_autoencoder, build_scheduler, build_text_encoder, build_unet
+from networks import DEVICE, build_autoencoder, build_scheduler, build_text_encoder, build_unet
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1",
@@ -52,14 +52,14 @@ def export(unet, text_encoder, autoencoder, tokenizer_folder, target):
         install(t, target)
 
 
-def main(work, out, weights="ema"):
+def main(work, out, weights="ema", name="diffusion"):
     networks = torch.nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder()})
     autoencoder = build_autoencoder()
     if weights != "untrained":
-        saved = torch.load(f"{work}/autoencoder.pt")
+        saved = torch.load(f"{work}/autoencoder.pt", map_location=DEVICE)
         autoencoder.load_state_dict(saved["weights"])
         autoencoder.register_to_config(scaling_factor=saved["scaling_factor"])
-        networks.load_state_dict(torch.load(f"{work}/diffusion.pt")[weights])
+        networks.load_state_dict(torch.load(f"{work}/{name}.pt", map_location=DEVICE)[weights])
     export(networks["unet"], networks["text_encoder"], autoencoder, f"{work}/model/tokenizer", out)
 
 

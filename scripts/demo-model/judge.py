@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from networks import to_tensor
+from networks import DEVICE, half, to_tensor
 from scenes import HELD_OUT, NO_SHAPE, SHAPES, sample
 
 BATCH, HELD_BACK, MINIMUM_AREA = 32, 1000, 60
@@ -79,12 +79,12 @@ def accuracy(judge, x, masks, labels):
 
 def stack(samples):
     pictures, masks, labels = zip(*samples)
-    return torch.from_numpy(np.stack(pictures)), torch.from_numpy(np.stack(masks)), torch.tensor(np.array(labels, np.int64))
+    return tuple(torch.from_numpy(np.stack(part)).to(DEVICE) for part in (pictures, masks, np.array(labels, np.int64)))
 
 
 def load_judge(work):
     judge = Judge()
-    judge.load_state_dict(torch.load(f"{work}/judge.pt"))
+    judge.load_state_dict(torch.load(f"{work}/judge.pt", map_location=DEVICE))
     return judge.eval().requires_grad_(False)
 
 
@@ -92,7 +92,7 @@ def main(work, seconds):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     data = np.load(f"{work}/train.npz")
-    base = [torch.from_numpy(data[k]) for k in ("pictures", "masks", "labels")]
+    base = [torch.from_numpy(data[k]).to(DEVICE) for k in ("pictures", "masks", "labels")]
     unseen = stack([sample(50_000_000 + i, *HELD_OUT[i % 64]) for i in range(6400)])
     pictures, masks, labels = (torch.cat([b[:-HELD_BACK], u[:-HELD_BACK]]) for b, u in zip(base, unseen))
     judge = Judge().to(memory_format=torch.channels_last)
@@ -102,7 +102,7 @@ def main(work, seconds):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * (0.5 + 0.5 * math.cos(math.pi * spent)) + 1e-5
         i = torch.randint(0, len(pictures), (BATCH,))
-        with torch.autocast("cpu", torch.bfloat16):
+        with half():
             mask, *classes = judge(soften(to_tensor(pictures[i])).contiguous(memory_format=torch.channels_last))
         loss = 4 * F.binary_cross_entropy_with_logits(mask.float(), masks[i].float())
         for logits, column in zip(classes, (1, 0, 2)):

@@ -1,6 +1,8 @@
 """The three networks (architecture classes of Stable Diffusion 1.x, small), the noise schedule,
 prompts as token ids, and a plain DDIM sampler. Latents are [B, 4, 16, 16], pictures [B, 3, 64, 64]
-in [-1, 1]."""
+in [-1, 1].
+
+The variable DEVICE (`cpu`, `cuda`) says where all tensors live, in every script that uses this module."""
 import functools
 import os
 
@@ -8,6 +10,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+DEVICE = torch.device(os.environ.get("DEVICE", "cpu"))
+if DEVICE.type != "cpu":
+    torch.set_default_device(DEVICE)
 
 START_TOKEN, END_TOKEN, LENGTH = 49406, 49407, 77
 COLOUR_POSITION, NOUN_POSITION = 2, 3  # "<start> a red circle on a beach <end> ..."
@@ -45,7 +51,17 @@ def build_scheduler():
         timestep_spacing="leading")
 
 
-ALPHA = build_scheduler().alphas_cumprod  # float32 [1000]
+ALPHA = build_scheduler().alphas_cumprod.to(DEVICE)  # float32 [1000]
+
+
+def half():
+    """bfloat16 where a network's training can have it."""
+    return torch.autocast(DEVICE.type, torch.bfloat16)
+
+
+def noise_from(generator, *shape):
+    """Normal noise: a CPU generator's, so that a seed means the same on every device."""
+    return torch.randn(shape, generator=generator, device="cpu").to(DEVICE)
 
 
 def add_noise(z0, noise, t):
@@ -87,7 +103,7 @@ def ddim_step(z, noise, t, steps):
 
 
 def token_ids(tokenizer, prompts):
-    return tokenizer(prompts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+    return tokenizer(prompts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids.to(DEVICE)
 
 
 @torch.no_grad()
@@ -106,14 +122,15 @@ def decode(autoencoder, z):
 
 def to_tensor(pictures):
     """uint8 [B, 64, 64, 3] to float [B, 3, 64, 64] in [-1, 1]."""
-    return torch.as_tensor(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.as_tensor(pictures).to(DEVICE).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def save_grid(x, columns, path, scale=2):
     from PIL import Image
+    columns = min(columns, len(x))
     x = x[:len(x) - len(x) % columns]
     rows = torch.cat([torch.cat(list(r), 2) for r in x.split(columns)], 1)
-    im = ((rows.permute(1, 2, 0).numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    im = ((rows.permute(1, 2, 0).cpu().numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
     im = Image.fromarray(im)
     im.resize((im.width * scale, im.height * scale), 0).save(path + ".tmp.png")
     os.replace(path + ".tmp.png", path)
@@ -129,4 +146,4 @@ def load(folder):
     networks = (UNet2DConditionModel.from_pretrained(f"{folder}/unet", torch_dtype=torch.float32),
                 CLIPTextModel.from_pretrained(f"{folder}/text_encoder", torch_dtype=torch.float32),
                 AutoencoderKL.from_pretrained(f"{folder}/vae", torch_dtype=torch.float32))
-    return (*(n.eval().requires_grad_(False) for n in networks), tokenizer_of(folder))
+    return (*(n.to(DEVICE).eval().requires_grad_(False) for n in networks), tokenizer_of(folder))

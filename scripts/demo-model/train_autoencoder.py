@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from local_sgd import MEET_EVERY, PROCESSES, launch, meet
-from networks import build_autoencoder, decode, save_grid, to_tensor
+from local_sgd import MEET_EVERY, launch, meet, processes
+from networks import DEVICE, build_autoencoder, decode, half, save_grid, to_tensor
 
 BATCH, PEAK_RATE, HELD_BACK = 4, 1.5e-3, 256  # batch of each process
 REPORT_EVERY = 120
 
 
 def load_pictures(work):
-    return torch.from_numpy(np.load(f"{work}/train.npz")["pictures"])
+    return torch.from_numpy(np.load(f"{work}/train.npz")["pictures"]).to(DEVICE)
 
 
 def edges(e):
@@ -62,7 +62,7 @@ def train(rank, work, name, seconds):
         x = to_tensor(pictures[torch.randint(0, last, (BATCH,))])
         if torch.rand(()) < 0.5:
             x = x.flip(3)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half():
             posterior = network.encode(x).latent_dist
             y = network.decode(posterior.sample()).sample
         error, mean, logvar = y.float() - x, posterior.mean.float(), posterior.logvar.float()
@@ -84,7 +84,7 @@ def train(rank, work, name, seconds):
                   f"PSNR {psnr(round_trip(averaged(), test[:64]), test[:64]):.2f}", flush=True)
     if rank == 0:
         save(averaged(), work, 1.0)
-    say(f"{step} steps of {PROCESSES} x {BATCH} pictures in {time.time() - began:.0f} s", flush=True)
+    say(f"{step} steps of {processes()} x {BATCH} pictures in {time.time() - began:.0f} s", flush=True)
 
 
 def save(network, work, factor):
@@ -97,7 +97,7 @@ def cache_latents(network, pictures):
     """Means and standard deviations [N, 4, 16, 16], and the factor that gives latents unit variance."""
     parts = []
     for p in pictures.split(16):
-        with torch.autocast("cpu", torch.bfloat16):
+        with half():
             moments = network.encode(to_tensor(p)).latent_dist
         parts.append((moments.mean.float(), (0.5 * moments.logvar.float()).exp()))
     mean, std = (torch.cat(part) for part in zip(*parts))
@@ -128,11 +128,11 @@ def main():
     parser.add_argument("--from", dest="start", metavar="FOLDER")
     o = parser.parse_args()
     if o.start:
-        network = AutoencoderKL.from_pretrained(f"{o.start}/vae", torch_dtype=torch.float32).eval()
+        network = AutoencoderKL.from_pretrained(f"{o.start}/vae", torch_dtype=torch.float32).to(DEVICE).eval()
         return finish(o.work, network, network.config.scaling_factor)  # the factor its UNet was trained with
     launch(train, o.work, "autoencoder", o.seconds)
     network = build_autoencoder().eval()
-    network.load_state_dict(torch.load(f"{o.work}/autoencoder.pt")["weights"])
+    network.load_state_dict(torch.load(f"{o.work}/autoencoder.pt", map_location=DEVICE)["weights"])
     return finish(o.work, network)
 
 

@@ -1,7 +1,7 @@
 """Train UNet and text encoder together on cached latents, with a loss that ties the attention of the
 object's words to the object's known mask ("grounding"; weight 0 trains without it).
 
-    python train_diffusion.py WORK SECONDS [--grounding 0.05] [--name diffusion] [--from FOLDER] [--rate 1]
+    python train_diffusion.py WORK SECONDS [--grounding 0.05] [--name diffusion] [--from FOLDER] [--rate 1] [--batch 16]
 
 `--from` goes on from an exported folder instead of random weights; `--rate` scales the learning rate.
 Writes WORK/NAME.pt (raw and averaged weights) and WORK/NAME.png (samples of held-out combinations)
@@ -18,17 +18,17 @@ import torch
 import torch.nn.functional as F
 
 from attention import cross_attention_names, watch
-from local_sgd import MEET_EVERY, PROCESSES, launch, meet
+from local_sgd import MEET_EVERY, launch, meet, processes
 from muon import Muon
-from networks import (ALPHA, COLOUR_POSITION, LATENT, NOUN_POSITION, add_noise, build_autoencoder, build_text_encoder,
-                      build_unet, decode, load, sample, save_grid, token_ids, tokenizer_of, velocity)
+from networks import (ALPHA, COLOUR_POSITION, DEVICE, LATENT, NOUN_POSITION, add_noise, build_autoencoder, build_text_encoder,
+                      build_unet, decode, half, load, noise_from, sample, save_grid, token_ids, tokenizer_of, velocity)
 from scenes import HELD_OUT, NO_SHAPE, prompt
 
-BATCH, ADAM_RATE, MUON_RATE, WARM_UP = 16, 1e-3, 0.015, 60  # batch of each process
+ADAM_RATE, MUON_RATE, WARM_UP = 1e-3, 0.015, 60
 NO_PROMPT, OBJECT_ALONE = 0.10, 0.10  # shares of pictures told with an empty prompt, or without the scene
 CLEAN_CAP = 3.0                       # the loss weighs the error of the clean latent by min(1 + SNR, this)
 AVERAGE_EVERY, AVERAGE = 4, 0.98      # weight average: a window of about 200 steps
-SAVE_EVERY = 300
+REPORT_EVERY, SAVE_EVERY = 60, 300
 
 
 class Prompts:
@@ -60,17 +60,17 @@ def grounding_loss(processors, masks, weight):
 
 
 class Training:
-    def __init__(self, work, grounding, name, start):
-        self.work, self.grounding, self.name = work, grounding, name
-        latents, data = torch.load(f"{work}/latents.pt"), np.load(f"{work}/train.npz")
-        saved = torch.load(f"{work}/autoencoder.pt")
+    def __init__(self, work, grounding, name, start, batch):
+        self.work, self.grounding, self.name, self.batch = work, grounding, name, batch
+        latents, data = torch.load(f"{work}/latents.pt", map_location=DEVICE), np.load(f"{work}/train.npz")
+        saved = torch.load(f"{work}/autoencoder.pt", map_location=DEVICE)
         self.mean, self.std, self.factor = latents["mean"], latents["std"], saved["scaling_factor"]
         self.autoencoder = build_autoencoder().eval()
         self.autoencoder.load_state_dict(saved["weights"])
         self.autoencoder.register_to_config(scaling_factor=self.factor)
-        labels = torch.from_numpy(data["labels"])
+        labels = torch.from_numpy(data["labels"]).to(DEVICE)
         self.has_object = labels[:, 1] != NO_SHAPE
-        self.masks = F.avg_pool2d(torch.from_numpy(data["masks"]).float()[:, None], 4).flatten(1)
+        self.masks = F.avg_pool2d(torch.from_numpy(data["masks"]).to(DEVICE).float()[:, None], 4).flatten(1)
         self.prompts = Prompts(work, labels)
         shown = HELD_OUT[::4]
         self.shown = token_ids(tokenizer_of(f"{work}/model"), [""] + [prompt(*h) for h in shown])
@@ -96,18 +96,19 @@ class Training:
         return self.text_encoder(ids).last_hidden_state
 
     def loss(self):
-        i = torch.randint(0, len(self.mean), (BATCH,))
-        z0 = (self.mean[i] + self.std[i] * torch.randn(BATCH, *LATENT)) * self.factor
-        told, noise = self.prompts.draw(i), torch.randn(BATCH, *LATENT)
-        t = ((torch.arange(BATCH) + torch.rand(BATCH)) / BATCH * 1000).long()
-        with torch.autocast("cpu", torch.bfloat16):
+        count = self.batch
+        i = torch.randint(0, len(self.mean), (count,))
+        z0 = (self.mean[i] + self.std[i] * torch.randn(count, *LATENT)) * self.factor
+        told, noise = self.prompts.draw(i), torch.randn(count, *LATENT)
+        t = ((torch.arange(count) + torch.rand(count)) / count * 1000).long()
+        with half():
             predicted = self.unet(add_noise(z0, noise, t), t, self.encode(self.prompts.ids[told])).sample
         error = (predicted.float() - velocity(z0, noise, t)).square().mean((1, 2, 3))
         loss, ground = (error * (CLEAN_CAP * (1 - ALPHA[t])).clamp(max=1)).mean(), torch.zeros(())
         if self.grounding:
             weight = (self.has_object[i] & (told > 0)) * (2 * ALPHA[t].sqrt()).clamp(max=1)
             ground = grounding_loss(self.watched, self.masks[i], weight)
-        return loss + self.grounding * ground, error.mean().item(), ground.item()
+        return loss + self.grounding * ground, error.mean().detach(), ground.detach()
 
     def update(self, rate):
         """One step; `rate` in [0, 1] is the share of the peak learning rates."""
@@ -144,19 +145,19 @@ class Training:
 
     def save(self):
         state = {"raw": {k: v.clone() for k, v in self.networks.state_dict().items()}, "step": self.step}
-        with self.averaged(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with self.averaged(), torch.no_grad(), half():
             state["ema"] = {k: v.clone() for k, v in self.networks.state_dict().items()}
             empty, *texts = self.encode(self.shown).float()
-            z = torch.randn(len(texts), *LATENT, generator=torch.Generator().manual_seed(5))
+            z = noise_from(torch.Generator().manual_seed(5), len(texts), *LATENT)
             z = sample(self.unet, torch.stack(texts), empty[None], z, steps=20, guidance=4.0)
             save_grid(decode(self.autoencoder, z), 8, f"{self.work}/{self.name}.png")
         torch.save(state, f"{self.work}/{self.name}.pt.tmp")
         os.replace(f"{self.work}/{self.name}.pt.tmp", f"{self.work}/{self.name}.pt")
 
 
-def train(rank, work, name, seconds, grounding, start, peak):
+def train(rank, work, name, seconds, grounding, start, peak, batch):
     """One process. All end at the same step, because all are told the same share of time spent."""
-    training = Training(work, grounding, name, start)
+    training = Training(work, grounding, name, start, batch)
     torch.manual_seed(100 + rank)
     say = print if rank == 0 else lambda *_, **__: None
     count = lambda network: sum(p.numel() for p in network.parameters()) / 1e6
@@ -170,8 +171,8 @@ def train(rank, work, name, seconds, grounding, start, peak):
         if training.step % MEET_EVERY == 0:
             spent = meet(training.parameters, own)
         now = time.time()
-        if now - reported > 60:
-            mse, ground = np.mean(figures, 0)
+        if now - reported > REPORT_EVERY:
+            mse, ground = (torch.stack(column).mean() for column in zip(*figures))
             say(f"{now - began:.0f} s, step {training.step}, {(now - reported) / len(figures):.3f} s/step, "
                 f"velocity MSE {mse:.4f}, grounding {ground:.3f}", flush=True)
             figures, reported = [], now
@@ -180,7 +181,7 @@ def train(rank, work, name, seconds, grounding, start, peak):
             saved = now
     if rank == 0:
         training.save()
-    say(f"{training.step} steps of {PROCESSES} x {BATCH} pictures in {time.time() - began:.0f} s", flush=True)
+    say(f"{training.step} steps of {processes()} x {batch} pictures in {time.time() - began:.0f} s", flush=True)
 
 
 def main():
@@ -191,8 +192,9 @@ def main():
     parser.add_argument("--name", default="diffusion")
     parser.add_argument("--from", dest="start", metavar="FOLDER")
     parser.add_argument("--rate", type=float, default=1)
+    parser.add_argument("--batch", type=int, default=16, help="pictures a step of each process")
     o = parser.parse_args()
-    launch(train, o.work, o.name, o.seconds, o.grounding, o.start, o.rate)
+    launch(train, o.work, o.name, o.seconds, o.grounding, o.start, o.rate, o.batch)
 
 
 if __name__ == "__main__":

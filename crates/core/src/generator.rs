@@ -77,10 +77,11 @@ pub struct Heatmap {
 /// A failure of the whole batch.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum GeneratorError {
-    /// The device has no memory for a batch of this size; smaller ones may run.
+    /// The device has no memory for a batch of this size. The generator has halved its
+    /// [`batch_size`](GeneratorInfo::batch_size), unless that was 1 already: smaller batches may run.
     #[error("the device has no memory for a batch of {batch}: {message}")]
     OutOfMemory {
-        /// Tasks in the batch.
+        /// Pictures in the batch as it was tried, padding included.
         batch: usize,
         /// The library's words.
         message: String,

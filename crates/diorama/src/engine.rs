@@ -273,9 +273,10 @@ impl Generator for Engine {
         let samples = self.model.generate(&requests, stop).map_err(|error| match error {
             Error::OutOfMemory(message) => {
                 // Fewer tasks alone would not help: a batch is padded to its size. Records say which size it was.
-                self.info.batch_size = (self.info.batch_size / 2).max(1);
+                let batch = self.info.batch_size;
+                self.info.batch_size = (batch / 2).max(1);
                 self.model.set_batch_size(self.info.batch_size);
-                GeneratorError::OutOfMemory { batch: batch.len(), message }
+                GeneratorError::OutOfMemory { batch, message }
             }
             Error::Stopped => GeneratorError::Stopped,
             Error::Torch(message) if message.contains("CUDA error") => GeneratorError::DeviceLost(message),

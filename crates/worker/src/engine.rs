@@ -1,7 +1,7 @@
 //! The device: one OS thread that owns the generator, behind a channel of depth 1, so that the next batch lies ready when
 //! the device is.
 //!
-//! A panic of the generator ends its batch, a batch too large for the device is halved and the smaller size remembered,
+//! A panic of the generator ends its batch, a batch too large for the device is made in the smaller ones that are left,
 //! a batch that failed as a whole is run again one by one so that one task cannot fail its mates. Never does I/O.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -86,8 +86,7 @@ impl Engine {
                 if ready.send(Ok(generator.info().clone())).is_err() {
                     return;
                 }
-                let limit = generator.info().batch_size.max(1);
-                let mut device = Device { generator, limit, stop: stop_thread };
+                let mut device = Device { generator, stop: stop_thread };
                 while let Some(request) = incoming.blocking_recv() {
                     // Whoever asked may be gone; then nobody wants the answer.
                     match request {
@@ -148,8 +147,6 @@ impl EngineThread {
 
 struct Device {
     generator: Box<dyn Generator>,
-    /// The largest batch that fits, as far as we know.
-    limit: usize,
     stop: Arc<AtomicBool>,
 }
 
@@ -177,17 +174,12 @@ impl Device {
         let mut results = Vec::with_capacity(jobs.len());
         while results.len() < jobs.len() {
             let rest = &jobs[results.len()..];
-            let batch = &rest[..rest.len().min(self.limit)];
-            match self.call(batch, unwanted)? {
+            let batch = &rest[..rest.len().min(self.batch_size())];
+            match self.fitting(batch, unwanted)? {
                 Call::Done(made) => results.extend(made),
-                Call::OutOfMemory(message) if batch.len() > 1 => {
-                    self.limit = batch.len() / 2;
-                    tracing::warn!(batch = batch.len(), limit = self.limit, %message, "out of memory; smaller batches");
-                }
-                Call::OutOfMemory(message) => {
-                    let message = format!("the device has no memory for even one picture: {message}");
-                    results.push(Err(TaskError::transient(ErrorCode::OutOfMemory, message)));
-                }
+                Call::OutOfMemory(message) if batch.len() == 1 => results.push(Err(out_of_memory(&message))),
+                // Cut anew: the batches are smaller now.
+                Call::OutOfMemory(_) => {}
                 Call::Failed(message) => {
                     tracing::warn!(batch = batch.len(), %message, "the batch failed; running its tasks one by one");
                     for job in batch {
@@ -205,11 +197,35 @@ impl Device {
         job: &Job,
         unwanted: &(dyn Fn() -> bool + Sync),
     ) -> Result<Result<Generated, TaskError>, EngineError> {
-        let failed = |code, message| Ok(Err(TaskError::transient(code, message)));
-        match self.call(std::slice::from_ref(job), unwanted)? {
+        match self.fitting(std::slice::from_ref(job), unwanted)? {
             Call::Done(mut made) => Ok(made.remove(0)),
-            Call::OutOfMemory(message) => failed(ErrorCode::OutOfMemory, message),
-            Call::Failed(message) => failed(ErrorCode::ModelError, format!("the model failed: {message}")),
+            Call::OutOfMemory(message) => Ok(Err(out_of_memory(&message))),
+            Call::Failed(message) => {
+                let message = format!("the model failed: {message}");
+                Ok(Err(TaskError::transient(ErrorCode::ModelError, message)))
+            }
+        }
+    }
+
+    /// Pictures in a batch: fewer after each time that the device had no memory.
+    fn batch_size(&self) -> usize {
+        self.generator.info().batch_size.max(1)
+    }
+
+    /// Runs the batch, in smaller and smaller padding while the device has no memory for it. Out of memory comes back
+    /// only where the batch itself has to be cut, or nothing smaller is left.
+    fn fitting(&mut self, batch: &[Job], unwanted: &(dyn Fn() -> bool + Sync)) -> Result<Call, EngineError> {
+        loop {
+            let size = self.batch_size();
+            let call = self.call(batch, unwanted)?;
+            let Call::OutOfMemory(message) = &call else { return Ok(call) };
+            let smaller = self.batch_size();
+            if smaller < size {
+                tracing::warn!(batch = size, smaller, %message, "the device has no memory for the batch; smaller ones now");
+            }
+            if smaller >= size || smaller < batch.len() {
+                return Ok(call);
+            }
         }
     }
 
@@ -232,6 +248,11 @@ impl Device {
     }
 }
 
+fn out_of_memory(message: &str) -> TaskError {
+    let message = format!("the device has no memory for even one picture: {message}");
+    TaskError::transient(ErrorCode::OutOfMemory, message)
+}
+
 /// What a panic said.
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -247,4 +268,93 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use diorama_core::id::{CustomId, Seed, TaskIndex};
+    use diorama_core::settings::{Method, Settings};
+
+    use super::*;
+    use crate::synthetic::{SyntheticGenerator, SyntheticOptions};
+
+    /// Of a device that has memory for `room` pictures in a batch, padding included.
+    struct Cramped {
+        inner: SyntheticGenerator,
+        info: GeneratorInfo,
+        room: usize,
+    }
+
+    impl Generator for Cramped {
+        fn info(&self) -> &GeneratorInfo {
+            &self.info
+        }
+
+        fn check(&self, task: &Task) -> Result<BatchKey, TaskError> {
+            self.inner.check(task)
+        }
+
+        fn generate(
+            &mut self,
+            batch: &[Job],
+            stop: &(dyn Fn() -> bool + Sync),
+        ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
+            assert!(batch.len() <= self.info.batch_size, "{} jobs in a batch of {}", batch.len(), self.info.batch_size);
+            if self.info.batch_size > self.room {
+                let batch = self.info.batch_size;
+                self.info.batch_size = (batch / 2).max(1);
+                return Err(GeneratorError::OutOfMemory { batch, message: "CUDA out of memory".to_owned() });
+            }
+            self.inner.generate(batch, stop)
+        }
+    }
+
+    fn cramped(batch_size: usize, room: usize) -> Device {
+        let inner = SyntheticGenerator::new(SyntheticOptions { batch_size, ..SyntheticOptions::default() });
+        let info = inner.info().clone();
+        Device { generator: Box::new(Cramped { inner, info, room }), stop: Arc::default() }
+    }
+
+    fn jobs(count: u64) -> Vec<Job> {
+        let job = |index| Job {
+            task: Task {
+                index: TaskIndex(index),
+                custom_id: CustomId::new(format!("t{index}")).unwrap(),
+                reference: None,
+                prompt: "a duck".to_owned(),
+                subjects: None,
+                seed: Seed::new(index).unwrap(),
+                settings: Settings { method: Some(Method::Txt2img), ..Settings::default() },
+            },
+            reference: None,
+        };
+        (0..count).map(job).collect()
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_made_in_smaller_ones_and_the_size_is_remembered() {
+        let mut device = cramped(16, 3);
+        let made = device.run(&jobs(11), &|| false).unwrap().results;
+        let ids: Vec<String> = made.into_iter().map(|made| made.unwrap().record.custom_id.to_string()).collect();
+        assert_eq!(ids, (0..11).map(|index| format!("t{index}")).collect::<Vec<_>>());
+        assert_eq!(device.batch_size(), 2);
+    }
+
+    #[test]
+    fn padding_that_does_not_fit_fails_no_single_task() {
+        // One job, padded to sixteen.
+        let mut device = cramped(16, 4);
+        assert!(device.run(&jobs(1), &|| false).unwrap().results[0].is_ok());
+        assert_eq!(device.batch_size(), 4);
+    }
+
+    #[test]
+    fn a_device_without_memory_for_one_picture_fails_each_task_for_another_try() {
+        let made = cramped(4, 0).run(&jobs(3), &|| false).unwrap().results;
+        for made in made {
+            let error = made.unwrap_err();
+            assert_eq!(error.code, ErrorCode::OutOfMemory);
+            assert!(error.message.contains("even one picture"), "{}", error.message);
+        }
+    }
 }

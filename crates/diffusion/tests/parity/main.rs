@@ -6,6 +6,7 @@
 mod components;
 mod damaged_folders;
 mod golden;
+mod gpu;
 mod method;
 mod model_folders;
 mod pictures;

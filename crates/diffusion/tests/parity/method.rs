@@ -11,7 +11,7 @@ use tch::Kind;
 use crate::golden::{Golden, assert_close, configurations, reference, settings};
 use crate::runs::{BOTH_WAYS, assert_same_picture, load, load_as};
 
-fn request(run: &Value, g: &Golden) -> Request {
+pub(crate) fn request(run: &Value, g: &Golden) -> Request {
     let text = |key: &str| run[key].as_str().unwrap().to_owned();
     let number = |key: &str| run[key].as_f64().unwrap();
     let numbers = |key: &str| run[key].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
@@ -38,7 +38,7 @@ fn request(run: &Value, g: &Golden) -> Request {
     }
 }
 
-fn methods() -> impl Iterator<Item = (Golden, Value)> {
+pub(crate) fn methods() -> impl Iterator<Item = (Golden, Value)> {
     configurations().flat_map(|g| {
         let name = g.name;
         g.facts["methods"].as_array().unwrap().clone().into_iter().map(move |run| (Golden::read(name), run))

@@ -24,7 +24,7 @@ pub(crate) fn load_as(g: &Golden, batch_size: usize, apart: Option<bool>) -> Sta
     StableDiffusion::load(&g.model, &options).unwrap()
 }
 
-fn request(run: &Value, g: &Golden) -> Request {
+pub(crate) fn request(run: &Value, g: &Golden) -> Request {
     let text = |key: &str| run[key].as_str().unwrap().to_owned();
     let mut settings = settings(g, run["scheduler"].as_str().unwrap());
     settings.method = if text("method") == "txt2img" { Method::Txt2img } else { Method::Img2img };

@@ -1,0 +1,145 @@
+//! What must hold on a GPU. Ignored where `cargo test` runs, which may have none; `scripts/bench/gpu.sh check` carries
+//! these tests to one and runs them, one after the other and without TF32.
+
+use diorama_diffusion::Error;
+use diorama_diffusion::device::{Device, Dtype};
+use diorama_diffusion::method::{Estimator, Score};
+use diorama_diffusion::pipeline::{LoadOptions, Request, Sample, StableDiffusion};
+use tch::{Kind, Tensor};
+
+use crate::golden::{Golden, assert_close, configurations, error};
+use crate::{method, runs};
+
+fn load(g: &Golden, dtype: Dtype, batch_size: usize) -> StableDiffusion {
+    let device: Device = "cuda".parse().unwrap();
+    StableDiffusion::load(&g.model, &LoadOptions { variant: None, device, dtype, batch_size, apart: None }).unwrap()
+}
+
+fn make(model: &StableDiffusion, requests: &[Request]) -> Vec<Sample> {
+    model.generate(requests, &|| false).unwrap().into_iter().map(Result::unwrap).collect()
+}
+
+fn one(model: &StableDiffusion, request: Request) -> Sample {
+    make(model, &[request]).remove(0)
+}
+
+/// The distance of two tensors over the length of the second.
+fn distance(actual: &Tensor, expected: &Tensor) -> f64 {
+    let (actual, expected) = (actual.to_kind(Kind::Double), expected.to_kind(Kind::Double));
+    (actual - &expected).norm().double_value(&[]) / expected.norm().double_value(&[])
+}
+
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn float32_gives_the_latents_and_pictures_of_diffusers() {
+    for g in configurations() {
+        let model = load(&g, Dtype::F32, 1);
+        for run in g.facts["runs"].as_array().unwrap() {
+            let name = run["name"].as_str().unwrap();
+            let what = format!("{}: {name}", g.name);
+            let sample = one(&model, runs::request(run, &g));
+            let expected = g.tensors.get(&format!("{name}.latents"));
+            eprintln!("{what}: {:.1e} of the largest value", error(&sample.latents, expected));
+            assert_close(&sample.latents, expected, 1e-3, &what);
+            if run["picture"].as_bool().unwrap() {
+                runs::assert_same_picture(&sample, g.tensors.get(&format!("{name}.picture")), &what);
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn float32_gives_the_scores_and_masks_of_the_plain_reference() {
+    for (g, run) in method::methods() {
+        let name = format!("method.{}", run["name"].as_str().unwrap());
+        let what = format!("{}: {name}", g.name);
+        let sample = one(&load(&g, Dtype::F32, 1), method::request(&run, &g));
+        for (key, tensor) in sample.tensors().unwrap() {
+            let expected = g.tensors.get(&format!("{name}.{key}"));
+            if key.starts_with("mask.") {
+                assert!(tensor.equal(expected), "{what}: {key} differs");
+            } else {
+                assert_close(&tensor, expected, 1e-3, &format!("{what}: {key}"));
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn every_estimator_gives_the_scores_of_the_cpu() {
+    let g = Golden::read("demo");
+    let run = &g.facts["methods"][0];
+    let (ours, cpu) = (load(&g, Dtype::F32, 1), runs::load(&g, 1));
+    let first = cpu.cross_attention_layers()[0].clone();
+    // Finite differences magnify rounding.
+    let ways: [(Score, Option<u32>, Estimator, f64); 5] = [
+        (Score::ReluGrad, None, Estimator::ClosedForm, 1e-3),
+        (Score::Attention, None, Estimator::Direct, 1e-3),
+        (Score::GuidanceDifference, None, Estimator::Direct, 1e-3),
+        (Score::AbsGrad, Some(8), Estimator::RandomSigns(8), 1e-2),
+        (Score::AbsGrad, Some(4096), Estimator::ReverseMode, 1e-3),
+    ];
+    for (score, probes, estimator, allowed) in ways {
+        let mut request = method::request(run, &g);
+        request.settings.score = score;
+        if let Some(probes) = probes {
+            request.settings.layers = vec![first.clone()];
+            request.settings.probes = probes;
+        }
+        let (actual, expected) = (one(&ours, request.clone()), one(&cpu, request));
+        assert_eq!(actual.edits[0].estimator, estimator);
+        // Before the first replacement nothing but rounding differs.
+        let far = distance(&actual.edits[0].scores[0], &expected.edits[0].scores[0]);
+        eprintln!("{score:?}, {estimator:?}: {far:.1e}");
+        assert!(far < allowed, "{score:?}, {estimator:?}: {far:.1e}");
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn half_precision_stays_near_float32() {
+    for g in configurations() {
+        let run = g.facts["runs"].as_array().unwrap().iter().find(|run| run["name"] == "img2img.ddim.0.9").unwrap();
+        let exact = one(&runs::load(&g, 1), runs::request(run, &g));
+        for (dtype, allowed) in [(Dtype::Bf16, 0.1), (Dtype::F16, 0.02)] {
+            let sample = one(&load(&g, dtype, 1), runs::request(run, &g));
+            let far = distance(&sample.latents, &exact.latents);
+            eprintln!("{} {}: {far:.1e}", g.name, dtype.as_str());
+            assert!(far < allowed, "{} {}: {far:.1e}", g.name, dtype.as_str());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn a_picture_depends_neither_on_its_batch_mates_nor_on_the_time_of_its_making() {
+    for (g, run) in method::methods() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let model = load(&g, dtype, 3);
+            let wanted = method::request(&run, &g);
+            let other = |seed| Request { seed, ..wanted.clone() };
+            let alone = one(&model, wanted.clone()).image;
+            let first = make(&model, &[wanted.clone(), other(71), other(72)]).remove(0).image;
+            let last = make(&load(&g, dtype, 3), &[other(73), other(74), wanted.clone()]).remove(2).image;
+            assert!(alone == first && alone == last, "{} {}", g.name, dtype.as_str());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn too_large_a_batch_is_out_of_memory_and_spares_the_device() {
+    let g = Golden::read("demo");
+    let mut model = load(&g, Dtype::F32, 8192);
+    let request = method::request(&g.facts["methods"][0], &g);
+    // All of the device's memory but a gigabyte.
+    let block = || Tensor::f_zeros([1 << 28], (Kind::Float, tch::Device::Cuda(0)));
+    let mut ballast: Vec<Tensor> = std::iter::from_fn(|| block().ok()).collect();
+    ballast.pop();
+    let error = model.generate(std::slice::from_ref(&request), &|| false).unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
+    model.set_batch_size(1);
+    one(&model, request);
+}
