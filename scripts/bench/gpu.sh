@@ -24,7 +24,7 @@ pack() {
   cp "$(cargo build --locked --release -p diorama-diffusion --bench speed --message-format=json | python3 -c "$named" speed)" "$programs/speed"
   cp "$(cargo build --locked --release -p diorama --message-format=json | python3 -c "$named" diorama)" "$programs/diorama"
   strip "$programs"/*
-  tar czf "$carried/programs.tar.gz" -C "$programs" .
+  tar cJf "$carried/programs.tar.xz" -C "$programs" .
   rm -r "$programs"
   needs="$(grep '^diffusers==' scripts/requirements.txt)"
   python3 -m pip download --quiet --no-deps --dest "$carried/wheels" "$needs" importlib_metadata
@@ -35,7 +35,7 @@ pack() {
 ready() {
   if [ ! -d "$carried/programs" ]; then
     mkdir -p "$carried/unpacked"
-    tar xzf "$carried/programs.tar.gz" -C "$carried/unpacked"
+    "$python" -m tarfile -e "$carried/programs.tar.xz" "$carried/unpacked"
     "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$carried/site" "$carried"/wheels/*.whl
     mv "$carried/unpacked" "$carried/programs"
   fi
@@ -52,16 +52,18 @@ ours() {
 
 check() {
   ready
+  local failed=0
   CARGO_MANIFEST_DIR="$root/crates/diffusion" NVIDIA_TF32_OVERRIDE=0 \
-    ours parity --ignored --test-threads=1 --nocapture gpu::
+    ours parity --ignored --test-threads=1 --nocapture gpu:: || failed=1
   local device out
   out="$(mktemp -d)"
   for device in cpu cuda; do
     ours diorama run "$root/examples/demo/manifest.jsonl" --model "$root/models/demo" --device "$device" --batch-size 8 \
       --out "$out/$device"
   done
-  "$python" "$root/scripts/bench/compare_runs.py" "$out/cpu" "$out/cuda"
+  "$python" "$root/scripts/bench/compare_runs.py" "$out/cpu" "$out/cuda" || failed=1
   rm -r "$out"
+  return "$failed"
 }
 
 case "${1:-}" in

@@ -65,6 +65,7 @@ struct Made {
 fn main() -> Result<(), Failure> {
     // As the program does.
     diorama_diffusion::memory::keep_freed_memory();
+    diorama_diffusion::reproducible_arithmetic();
     let mut model: Option<StableDiffusion> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line?;

@@ -15,11 +15,13 @@ pub mod method;
 pub mod model;
 pub mod noise;
 pub mod pipeline;
+mod reproducible;
 pub mod scheduler;
 pub mod subjects;
 pub mod text;
 
 pub use error::{Error, Result};
+pub use reproducible::reproducible_arithmetic;
 
 /// The libtorch that this crate was built against, such as `2.11.0`.
 pub const LIBTORCH_VERSION: &str = env!("DIORAMA_LIBTORCH_VERSION");

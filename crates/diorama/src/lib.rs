@@ -26,7 +26,10 @@ use crate::exit::Failure;
 /// Runs the command line and gives the exit code of `docs/cli.md`.
 pub fn main() -> ExitCode {
     #[cfg(feature = "engine")]
-    diorama_diffusion::memory::keep_freed_memory();
+    {
+        diorama_diffusion::memory::keep_freed_memory();
+        diorama_diffusion::reproducible_arithmetic();
+    }
     // One TLS for everything; it is there already where somebody calls this twice.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = Cli::parse();

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use diorama_backends::fault::POINTS;
@@ -32,8 +32,8 @@ mod runs;
 mod soak;
 mod store;
 
-/// One fleet at a time: a broker takes a core while it starts.
-static ONE: Mutex<()> = Mutex::new(());
+/// Fleets are tested side by side: most of their time they wait. The soak has the machine to itself.
+static SIDE_BY_SIDE: RwLock<()> = RwLock::new(());
 
 /// The services and where the coordinator listens.
 pub(crate) struct Fleet {
@@ -47,7 +47,7 @@ pub(crate) struct Fleet {
     _certificates: Option<Certificates>,
     /// Processes that were started.
     members: Cell<usize>,
-    _alone: MutexGuard<'static, ()>,
+    _side_by_side: RwLockReadGuard<'static, ()>,
 }
 
 /// A coordinator or a worker. It dies with the test.
@@ -125,7 +125,7 @@ impl Fleet {
     }
 
     fn with(rabbitmq: impl Fn() -> RabbitMq, redis: impl Fn() -> Redis, s3: impl Fn(&Path) -> S3Server) -> Self {
-        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let side_by_side = SIDE_BY_SIDE.read().unwrap_or_else(PoisonError::into_inner);
         let s3 = s3(Path::new(env!("CARGO_BIN_EXE_diorama-s3")));
         Self {
             case: Case::new(),
@@ -136,7 +136,7 @@ impl Fleet {
             ca_file: None,
             _certificates: None,
             members: Cell::new(0),
-            _alone: alone,
+            _side_by_side: side_by_side,
         }
     }
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use diorama_tests::soak::{self, Kind, Options, Programs};
 
-use super::ONE;
+use super::SIDE_BY_SIDE;
 use crate::case::PROGRAM;
 
 #[test]
 fn a_fleet_whose_parts_are_killed_all_the_time_loses_no_task_and_doubles_none() {
-    let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = SIDE_BY_SIDE.write().unwrap_or_else(PoisonError::into_inner);
     let programs = Programs { diorama: PROGRAM.into(), s3: Path::new(env!("CARGO_BIN_EXE_diorama-s3")).to_owned() };
     let options = Options {
         tasks: 20_000,

@@ -45,6 +45,8 @@ pub(super) struct ClosedForm {
     group_eps: f64,
     /// `[O, C0, 3, 3]`.
     kernel: Tensor,
+    /// In which precision the dense part is multiplied out, before it is summed in float32.
+    dense_kind: Kind,
 }
 
 /// What the forward pass left behind for one picture, and what does not depend on the token.
@@ -93,6 +95,7 @@ impl ClosedForm {
             group_bias: float(&tail.norm_out.bias)?,
             group_eps: tail.norm_out.eps,
             kernel: float(&tail.conv_out.weight)?.f_contiguous()?,
+            dense_kind: dense_kind(&tail.conv_out.weight),
         })
     }
 
@@ -203,7 +206,7 @@ impl ClosedForm {
 
         // Σ |P Yᵀ| over (h, q), in pieces that are never stored together.
         let spread = a.spread.f_reshape([outputs * positions, 2 * groups])?;
-        let total = absolute_row_sums(&spread, &moments.f_transpose(0, 1)?.f_contiguous()?)?;
+        let total = absolute_row_sums(&spread, &moments.f_transpose(0, 1)?.f_contiguous()?, self.dense_kind)?;
         let total = total.f_view([outputs, height, width])?;
         let signed = match form {
             ScoreForm::Abs => None,
@@ -254,16 +257,32 @@ pub(super) fn token_of(captured: &Captured, row: i64, token: i64) -> Result<(Ten
     Ok((column, values))
 }
 
-/// `Σ_j |(X Z)[i, j]|` for `X` `[n, k]` and `Z` `[k, m]`.
-fn absolute_row_sums(x: &Tensor, z: &Tensor) -> Result<Tensor> {
+/// float32, but for networks in bfloat16 on a GPU: their attention and values are not known any better, and nearly all
+/// the time goes into writing and reading these products.
+fn dense_kind(weight: &Tensor) -> Kind {
+    match (weight.device(), weight.kind()) {
+        (Device::Cuda(_), Kind::BFloat16) => Kind::BFloat16,
+        _ => Kind::Float,
+    }
+}
+
+/// `Σ_j |(X Z)[i, j]|`, float32, for `X` `[n, k]` and `Z` `[k, m]`, multiplied in `kind`.
+fn absolute_row_sums(x: &Tensor, z: &Tensor, kind: Kind) -> Result<Tensor> {
     let (rows, columns) = (x.size2()?.0, z.size2()?.1);
-    let piece = if x.device() == Device::Cpu { CPU_PIECE_BYTES } else { GPU_PIECE_BYTES };
+    let (x, z) = (x.f_to_kind(kind)?, z.f_to_kind(kind)?);
+    let on_cpu = x.device() == Device::Cpu;
+    let piece = if on_cpu { CPU_PIECE_BYTES } else { GPU_PIECE_BYTES };
     let at_once = (piece / (4 * columns)).clamp(16, rows.max(16));
     let sums = (0..rows)
         .step_by(at_once as usize)
         .map(|start| {
-            let mut product = x.f_narrow(0, start, at_once.min(rows - start))?.f_matmul(z)?;
-            Ok(product.f_abs_()?.f_sum_dim_intlist(-1, false, Kind::Float)?)
+            let mut product = x.f_narrow(0, start, at_once.min(rows - start))?.f_matmul(&z)?;
+            Ok(if on_cpu {
+                product.f_abs_()?.f_sum_dim_intlist(-1, false, Kind::Float)?
+            } else {
+                // The 1-norm: one pass, which libtorch has no fast code for on a CPU.
+                product.f_norm_scalaropt_dim_dtype(1, -1, false, Kind::Float)?
+            })
         })
         .collect::<Result<Vec<Tensor>>>()?;
     Ok(Tensor::f_cat(&sums, 0)?)

@@ -1,6 +1,6 @@
 //! The few layers that the networks are made of, with fallible calls only. Names and semantics are PyTorch's.
 
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::weights::Weights;
 use crate::error::Result;
@@ -29,6 +29,10 @@ impl Linear {
 }
 
 /// A square convolution.
+///
+/// Feature maps lie plane by plane, on GPUs too; networks see to that where they begin. Their convolutions are fastest over the channels of a pixel side by side,
+/// but libtorch's group norm knows planes only, and its copies to and fro cost more than that gains: on an H100 in
+/// bfloat16, Stable Diffusion v1.5's size at batch 16, 7.3 pictures/s plane by plane and 6.5 with channels last.
 pub struct Conv2d {
     /// `[outputs, inputs, kernel, kernel]`.
     pub weight: Tensor,
@@ -49,12 +53,7 @@ impl Conv2d {
         padding: i64,
     ) -> Result<Self> {
         let weight = weights.take(&format!("{name}.weight"), &[outputs, inputs, kernel, kernel])?;
-        Ok(Self {
-            weight: for_convolution(&weight)?,
-            bias: weights.take(&format!("{name}.bias"), &[outputs])?,
-            stride,
-            padding,
-        })
+        Ok(Self { weight, bias: weights.take(&format!("{name}.bias"), &[outputs])?, stride, padding })
     }
 
     /// Applies it.
@@ -62,15 +61,6 @@ impl Conv2d {
         let (s, p) = (self.stride, self.padding);
         Ok(x.f_conv2d(&self.weight, Some(&self.bias), [s, s], [p, p], [1, 1], 1)?)
     }
-}
-
-/// The same numbers in the memory order in which convolutions are fastest: on a GPU the channels of a pixel side by side,
-/// on a CPU plane by plane.
-pub fn for_convolution(x: &Tensor) -> Result<Tensor> {
-    if x.device() == Device::Cpu {
-        return Ok(x.f_contiguous()?);
-    }
-    Ok(x.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?)
 }
 
 /// Group normalisation.

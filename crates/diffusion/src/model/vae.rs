@@ -5,7 +5,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use super::config::Config;
-use super::nn::{Conv2d, GroupNorm, Linear, attention, for_convolution};
+use super::nn::{Conv2d, GroupNorm, Linear, attention};
 use super::weights::Weights;
 use crate::error::Result;
 
@@ -298,7 +298,7 @@ impl AutoencoderKl {
     }
 
     fn enter(&self, x: &Tensor) -> Result<Tensor> {
-        for_convolution(&x.f_to_device(self.device)?.f_to_kind(self.kind)?)
+        Ok(x.f_to_device(self.device)?.f_to_kind(self.kind)?.f_contiguous()?)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::model::folder::{self, MeasuredSettings};
 use crate::model::unet::Unet;
 use crate::model::vae::AutoencoderKl;
 use crate::model::weights::detect_variant;
+use crate::reproducible::reproducible_arithmetic;
 use crate::scheduler::{Scheduler, SchedulerConfig, TimestepSpacing};
 use crate::text::{ClipTextModel, ClipTokenizer};
 
@@ -74,6 +75,7 @@ impl StableDiffusion {
     /// # Errors
     /// [`Error::Model`] names the file and what is wrong with it.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self> {
+        reproducible_arithmetic();
         folder::check_index(path)?;
         let (kind, device) = (options.dtype.kind(), options.device.torch());
         let part = |name: &str, stem: &str| {

@@ -65,6 +65,8 @@ pub(crate) struct Golden {
 
 impl Golden {
     pub(crate) fn read(name: &'static str) -> Self {
+        // Before any test multiplies a matrix.
+        diorama_diffusion::reproducible_arithmetic();
         Self {
             name,
             model: root().join(name).join("model"),

@@ -114,6 +114,23 @@ fn half_precision_stays_near_float32() {
 
 #[test]
 #[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn scores_and_masks_in_half_precision_stay_near_those_in_float32() {
+    for (g, run) in method::methods() {
+        let exact = one(&runs::load(&g, 1), method::request(&run, &g)).edits.remove(0);
+        for (dtype, allowed) in [(Dtype::Bf16, 0.1), (Dtype::F16, 0.02)] {
+            let edit = one(&load(&g, dtype, 1), method::request(&run, &g)).edits.remove(0);
+            let far = distance(&edit.scores[0], &exact.scores[0]);
+            let differ =
+                edit.mask.not_equal_tensor(&exact.mask).to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
+            let what = format!("{} {} {}", g.name, run["name"], dtype.as_str());
+            eprintln!("{what}: scores {far:.1e}, masks differ in {:.1}%", 100.0 * differ);
+            assert!(far < allowed && differ < 0.1, "{what}: {far:.1e}, {differ}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
 fn a_picture_depends_neither_on_its_batch_mates_nor_on_the_time_of_its_making() {
     for (g, run) in method::methods() {
         for dtype in [Dtype::F32, Dtype::Bf16] {

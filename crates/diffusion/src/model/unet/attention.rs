@@ -216,14 +216,13 @@ impl TransformerModel {
 
     pub(super) fn forward(&self, x: &Tensor, cursor: &mut Cursor<'_>) -> Result<Tensor> {
         let (b, c, height, width) = x.size4()?;
-        // Where the channels of a pixel lie side by side this permutation moves nothing.
         let h = self.norm.forward(x)?.f_permute([0, 2, 3, 1])?.f_reshape([b, height * width, c])?;
         let mut h = self.proj_in.forward(&h)?;
         for (i, block) in self.blocks.iter().enumerate() {
             h = block.forward(&h, (height, width), cursor, i + 1 == self.blocks.len())?;
         }
         let h = self.proj_out.forward(&h)?.f_view([b, height, width, c])?.f_permute([0, 3, 1, 2])?;
-        // The sum takes its memory order from its first term.
+        // The sum takes its memory order, plane by plane, from its first term.
         Ok(x.f_add(&h)?)
     }
 

@@ -14,7 +14,7 @@ pub use self::attention::{CrossAttention, TransformerBlock, TransformerModel};
 use self::blocks::{DownBlock, MidBlock, UpBlock};
 use self::config::UnetConfig;
 pub use self::tap::{Captured, Perturbation, Tail, Tap};
-use super::nn::{Conv2d, GroupNorm, Linear, for_convolution};
+use super::nn::{Conv2d, GroupNorm, Linear};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 
@@ -148,7 +148,7 @@ impl Unet {
     /// The model output for `sample` `[B, 4, h, w]` at `timestep`, float32. `tap` captures or perturbs attention.
     pub fn forward(&self, sample: &Tensor, timestep: f64, text: &TextContext, tap: &mut Tap) -> Result<Tensor> {
         let temb = self.time_embedding(timestep)?;
-        let mut h = self.conv_in.forward(&for_convolution(&sample.f_to_device(self.device)?.f_to_kind(self.kind)?)?)?;
+        let mut h = self.conv_in.forward(&sample.f_to_device(self.device)?.f_to_kind(self.kind)?.f_contiguous()?)?;
         let mut skips = vec![h.shallow_clone()];
         let mut cursor = attention::Cursor::new(text, tap);
         for block in &self.down {
