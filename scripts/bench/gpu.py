@@ -48,8 +48,8 @@ class Bench:
                     decode=True, latents=False) | more
 
     def seconds(self, side, rounds, order):
-        """What each of `rounds` takes, after one that warms up."""
-        side.ask(**order)
+        """What each of `rounds` takes, after one of a few steps that warms up."""
+        side.ask(**order | {"steps": 4} | ({"edits": [2]} if "edits" in order else {}))
         return [side.ask(**order)["end"] for _ in range(rounds)]
 
     def load(self, side, batch, **extra):
