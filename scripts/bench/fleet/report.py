@@ -1,4 +1,5 @@
-"""Writes docs/benchmarks-fleet.md from docs/benchmarks-fleet.json."""
+"""Writes docs/benchmarks-fleet.md from docs/benchmarks-fleet.json, and from what `make soak` said last in
+docs/benchmarks-soak.txt."""
 import statistics
 
 from parts import ROOT
@@ -100,4 +101,9 @@ def write(results):
     for name, (title, part) in PARTS.items():
         if name in results:
             lines += [f"## {title}", "", *part(results[name]["measured"], results), "", conditions(results[name]), ""]
+    soak = ROOT / "docs/benchmarks-soak.txt"
+    if soak.exists():
+        lines += ["## The soak", "", "A million synthetic tasks while a random part of the fleet is killed, frozen or emptied every "
+                  "three seconds (docs/operations.md). The `model_error`s are those that the synthetic engine makes on purpose.", "",
+                  "```", soak.read_text().strip(), "```", ""]
     (ROOT / "docs/benchmarks-fleet.md").write_text("\n".join(lines).rstrip() + "\n")
