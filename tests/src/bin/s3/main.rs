@@ -1,8 +1,9 @@
-//! An S3 server over a folder, for tests and for `make fleet`: s3s-fs, with listings that read only the folders they need,
-//! with or without TLS, a bucket in the path or in the host, and faults that a file switches.
+//! An S3 server over a folder, for tests and for `make fleet`: s3s-fs, with small objects in one go, with listings that
+//! read only the folders they need, with or without TLS, a bucket in the path or in the host, and faults that a file switches.
 
 mod faults;
 mod listing;
+mod small;
 mod store;
 
 use std::collections::BTreeMap;

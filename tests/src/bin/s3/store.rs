@@ -4,24 +4,23 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use futures::{TryStreamExt, stream};
+use futures::TryStreamExt;
 use s3s::dto::*;
-use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
+use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tokio::sync::Mutex;
 
 use crate::faults::{FaultFile, stalled};
 use crate::listing::list;
+use crate::small::{SMALL, SmallObjects};
 
 /// Locks for conditional puts: two keys seldom share one.
 const LOCKS: usize = 256;
 
-/// Bodies up to this are held in memory, in bytes.
-const ONE_PIECE: i64 = 1 << 20;
-
 /// The buckets of a folder.
 pub(crate) struct Store {
     inner: FileSystem,
+    small: SmallObjects,
     folder: PathBuf,
     conditional: Vec<Mutex<()>>,
     faults: FaultFile,
@@ -30,7 +29,13 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn new(folder: PathBuf, faults: FaultFile) -> Self {
         let inner = FileSystem::new(&folder).expect("the folder of the objects is there");
-        Self { inner, folder, conditional: (0..LOCKS).map(|_| Mutex::new(())).collect(), faults }
+        Self {
+            inner,
+            small: SmallObjects::new(folder.clone()),
+            folder,
+            conditional: (0..LOCKS).map(|_| Mutex::new(())).collect(),
+            faults,
+        }
     }
 
     fn has_bucket(&self, bucket: &str) -> S3Result<()> {
@@ -50,14 +55,19 @@ impl Store {
     }
 }
 
-/// A body that is not large, in one piece: s3s-fs has another thread write each piece that comes.
-async fn in_one_piece(body: StreamingBlob, length: Option<i64>) -> StreamingBlob {
-    if length.is_none_or(|length| length > ONE_PIECE) {
-        return body;
+/// The body in one piece, if it is small; else as it comes.
+async fn small(body: Option<StreamingBlob>, length: Option<i64>) -> S3Result<Result<Bytes, Option<StreamingBlob>>> {
+    if length.is_none_or(|length| length.unsigned_abs() > SMALL) {
+        return Ok(Err(body));
     }
-    let pieces: Result<Vec<Bytes>, _> = body.try_collect().await;
-    let whole = pieces.map(|pieces| Bytes::from(pieces.concat())).map_err(std::io::Error::other);
-    StreamingBlob::wrap(stream::once(async move { whole }))
+    let Some(body) = body else { return Ok(Ok(Bytes::new())) };
+    let mut pieces: Vec<Bytes> =
+        body.try_collect().await.map_err(|error| S3Error::with_source(S3ErrorCode::IncompleteBody, error))?;
+    Ok(Ok(if pieces.len() == 1 { pieces.swap_remove(0) } else { pieces.concat().into() }))
+}
+
+fn failed(error: std::io::Error) -> S3Error {
+    s3_error!(error, InternalError)
 }
 
 macro_rules! through {
@@ -75,16 +85,36 @@ macro_rules! through {
                     Some(_) => Some(self.lock(&request.input.key).lock().await),
                     None => None,
                 };
-                if let Some(body) = request.input.body.take() {
-                    request.input.body = Some(in_one_piece(body, request.input.content_length).await);
+                match small(request.input.body.take(), request.input.content_length).await? {
+                    Ok(body) => {
+                        let input = &request.input;
+                        let if_absent = input.if_none_match.is_some();
+                        if !self.small.put(&input.bucket, &input.key, &body, if_absent).map_err(failed)? {
+                            return Err(s3_error!(PreconditionFailed, "the object is there"));
+                        }
+                        Ok(S3Response::new(PutObjectOutput::default()))
+                    }
+                    Err(large) => {
+                        request.input.body = large;
+                        self.inner.put_object(request).await
+                    }
                 }
-                self.inner.put_object(request).await
             }
 
             async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
                 let faults = self.faults.pass("get_object").await?;
                 self.is_object(&request.input.bucket, &request.input.key)?;
-                let mut got = self.inner.get_object(request).await?;
+                let input = &request.input;
+                let small = if input.range.is_none() { self.small.get(&input.bucket, &input.key) } else { Ok(None) };
+                let mut got = match small.map_err(failed)? {
+                    Some((body, modified)) => S3Response::new(GetObjectOutput {
+                        content_length: i64::try_from(body.len()).ok(),
+                        last_modified: Some(modified.into()),
+                        body: Some(Body::from(body).into()),
+                        ..GetObjectOutput::default()
+                    }),
+                    None => self.inner.get_object(request).await?,
+                };
                 if let Some(bytes) = faults.stall_after {
                     got.output.body = got.output.body.map(|body| stalled(body, bytes));
                 }
