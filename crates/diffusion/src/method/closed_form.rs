@@ -11,10 +11,11 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::model::unet::{Captured, Tail};
 
-/// The dense part of a score is summed in pieces of this many bytes: on a CPU they stay in the cache.
-const CPU_PIECE_BYTES: i64 = 4 << 20;
-/// The same on a GPU, where launches cost more than memory.
-const GPU_PIECE_BYTES: i64 = 256 << 20;
+/// The dense part of a score is multiplied out and summed in pieces of so many rows and columns: on a CPU they stay in
+/// the cache, and so do the columns that all rows are multiplied by.
+const CPU_PIECE: (i64, i64) = (2048, 1024);
+/// Numbers in a piece on a GPU, where launches cost more than memory.
+const GPU_PIECE: i64 = 64 << 20;
 
 /// Which part of a derivative counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,7 +207,7 @@ impl ClosedForm {
 
         // Σ |P Yᵀ| over (h, q), in pieces that are never stored together.
         let spread = a.spread.f_reshape([outputs * positions, 2 * groups])?;
-        let total = absolute_row_sums(&spread, &moments.f_transpose(0, 1)?.f_contiguous()?, self.dense_kind)?;
+        let total = absolute_row_sums(&spread, &moments, self.dense_kind)?;
         let total = total.f_view([outputs, height, width])?;
         let signed = match form {
             ScoreForm::Abs => None,
@@ -266,23 +267,32 @@ fn dense_kind(weight: &Tensor) -> Kind {
     }
 }
 
-/// `Σ_j |(X Z)[i, j]|`, float32, for `X` `[n, k]` and `Z` `[k, m]`, multiplied in `kind`.
-fn absolute_row_sums(x: &Tensor, z: &Tensor, kind: Kind) -> Result<Tensor> {
-    let (rows, columns) = (x.size2()?.0, z.size2()?.1);
-    let (x, z) = (x.f_to_kind(kind)?, z.f_to_kind(kind)?);
+/// `Σ_j |(X Yᵀ)[i, j]|`, float32, for `X` `[n, k]` and `Y` `[m, k]`, multiplied in `kind`.
+fn absolute_row_sums(x: &Tensor, y: &Tensor, kind: Kind) -> Result<Tensor> {
+    let (x, y) = (x.f_to_kind(kind)?, y.f_to_kind(kind)?);
     let on_cpu = x.device() == Device::Cpu;
-    let piece = if on_cpu { CPU_PIECE_BYTES } else { GPU_PIECE_BYTES };
-    let at_once = (piece / (4 * columns)).clamp(16, rows.max(16));
-    let sums = (0..rows)
-        .step_by(at_once as usize)
-        .map(|start| {
-            let mut product = x.f_narrow(0, start, at_once.min(rows - start))?.f_matmul(&z)?;
-            Ok(if on_cpu {
-                product.f_abs_()?.f_sum_dim_intlist(-1, false, Kind::Float)?
-            } else {
-                // The 1-norm: one pass, which libtorch has no fast code for on a CPU.
-                product.f_norm_scalaropt_dim_dtype(1, -1, false, Kind::Float)?
-            })
+    let (rows, columns) = if on_cpu { CPU_PIECE } else { (GPU_PIECE / y.size2()?.0.max(1), y.size2()?.0) };
+    let transposed = |y: &Tensor| Ok(y.f_transpose(0, 1)?.f_contiguous()?);
+    let columns = y.f_split(columns.max(1), 0)?.iter().map(transposed).collect::<Result<Vec<Tensor>>>()?;
+    let sums = x
+        .f_split(rows.max(16), 0)?
+        .iter()
+        .map(|rows| {
+            let mut total: Option<Tensor> = None;
+            for columns in &columns {
+                let mut product = rows.f_matmul(columns)?;
+                let sum = if on_cpu {
+                    product.f_abs_()?.f_sum_dim_intlist(-1, false, Kind::Float)?
+                } else {
+                    // The 1-norm: one pass, which libtorch has no fast code for on a CPU.
+                    product.f_norm_scalaropt_dim_dtype(1, -1, false, Kind::Float)?
+                };
+                total = Some(match total {
+                    None => sum,
+                    Some(mut total) => total.f_add_(&sum)?,
+                });
+            }
+            total.ok_or_else(|| Error::Torch("a layer without positions".to_owned()))
         })
         .collect::<Result<Vec<Tensor>>>()?;
     Ok(Tensor::f_cat(&sums, 0)?)
