@@ -224,3 +224,12 @@ fn a_bar_with_rate_and_time_left_is_drawn_on_a_terminal_and_nowhere_else() {
         assert!(shown.contains(part), "{part:?} is not in\n{shown}");
     }
 }
+
+#[test]
+fn a_coordinator_without_tokens_listens_to_this_machine_only() {
+    let case = Case::new();
+    for address in ["0.0.0.0:0", "[::]:0", "example.org:7000"] {
+        let refused = end(&mut case.diorama(&["serve", "--listen", address])).expect(2);
+        assert!(refused.stderr.contains(address) && refused.stderr.contains("--tokens-file"), "{}", refused.stderr);
+    }
+}

@@ -331,6 +331,68 @@ mod tests {
         (0..count).map(job).collect()
     }
 
+    /// Does to every batch with the task `t1` what `harm` says.
+    struct Harmed {
+        inner: SyntheticGenerator,
+        harm: fn() -> GeneratorError,
+    }
+
+    impl Generator for Harmed {
+        fn info(&self) -> &GeneratorInfo {
+            self.inner.info()
+        }
+
+        fn check(&self, task: &Task) -> Result<BatchKey, TaskError> {
+            self.inner.check(task)
+        }
+
+        fn generate(
+            &mut self,
+            batch: &[Job],
+            stop: &(dyn Fn() -> bool + Sync),
+        ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
+            if batch.iter().any(|job| job.task.custom_id.as_str() == "t1") {
+                return Err((self.harm)());
+            }
+            self.inner.generate(batch, stop)
+        }
+    }
+
+    fn harmed(harm: fn() -> GeneratorError) -> Device {
+        let inner = SyntheticGenerator::new(SyntheticOptions { batch_size: 4, ..SyntheticOptions::default() });
+        Device { generator: Box::new(Harmed { inner, harm }), stop: Arc::default() }
+    }
+
+    #[test]
+    fn a_panic_or_an_error_of_the_model_fails_its_own_task_and_neither_its_mates_nor_the_device() {
+        let harms: [(fn() -> GeneratorError, &str); 2] = [
+            (|| panic!("shapes cannot be multiplied"), "panicked: shapes cannot be multiplied"),
+            (|| GeneratorError::Failed("an illegal memory access".to_owned()), "an illegal memory access"),
+        ];
+        for (harm, words) in harms {
+            let mut device = harmed(harm);
+            let made = device.run(&jobs(6), &|| false).unwrap().results;
+            for (index, made) in made.into_iter().enumerate() {
+                match made {
+                    Ok(made) => assert_eq!(made.record.custom_id.as_str(), format!("t{index}")),
+                    Err(error) => {
+                        assert_eq!((index, error.code, error.retryable), (1, ErrorCode::ModelError, true));
+                        assert!(error.message.contains(words), "{}", error.message);
+                    }
+                }
+            }
+            assert!(device.run(&jobs(1), &|| false).unwrap().results[0].is_ok());
+        }
+    }
+
+    #[test]
+    fn a_lost_device_ends_everything_and_another_process_may_try() {
+        let mut device = harmed(|| GeneratorError::DeviceLost("CUDA error: unspecified launch failure".to_owned()));
+        let error = device.run(&jobs(4), &|| false).unwrap_err();
+        assert!(matches!(&error, EngineError::Lost(why) if why.contains("launch failure")), "{error}");
+        assert!(crate::WorkerError::from(error).is_retryable());
+    }
+
     #[test]
     fn a_batch_that_does_not_fit_is_made_in_smaller_ones_and_the_size_is_remembered() {
         let mut device = cramped(16, 3);

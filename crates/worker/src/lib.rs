@@ -23,6 +23,7 @@ mod worker;
 pub use engine::Engine;
 pub use error::WorkerError;
 pub use metrics::Metrics;
+pub use output::SafeNames;
 pub use plan::variants;
 pub use reference::{CacheConfig, Remote, RemoteConfig, RemoteError};
 pub use worker::{Layout, OnOutage, Worker, WorkerConfig, WorkerReport};

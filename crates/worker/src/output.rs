@@ -1,6 +1,6 @@
 //! The files of one task: their roles, their names in either format, their encoded bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use diorama_core::generator::Generated;
@@ -71,7 +71,7 @@ pub(crate) fn encode(
     }
     let mut names = SafeNames::default();
     for heatmap in &made.heatmaps {
-        let (role, part) = names.next(&heatmap.subject);
+        let (role, part) = names.next_name(&heatmap.subject);
         let bytes = encode_rgb(&heatmap.picture).map_err(unwritable)?;
         files.push(OutputFile::new(format!("heatmap.{role}"), name("heatmaps", &format!(".{part}"), ".png"), bytes));
     }
@@ -95,14 +95,14 @@ fn member_key(id: &CustomId) -> String {
 
 /// Subjects as parts of file names, each once.
 #[derive(Default)]
-struct SafeNames {
-    used: BTreeMap<String, u32>,
+pub struct SafeNames {
+    used: BTreeSet<String>,
 }
 
 impl SafeNames {
     /// The subject for the role, and for the file's name: letters, digits and `-`, at most 40; a number behind
     /// one that was there before.
-    fn next(&mut self, subject: &str) -> (String, String) {
+    pub fn next_name(&mut self, subject: &str) -> (String, String) {
         let kept: String = subject
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
@@ -112,12 +112,14 @@ impl SafeNames {
             "" => "subject".to_owned(),
             safe => safe.to_owned(),
         };
-        let count = self.used.entry(safe.clone()).or_default();
-        *count += 1;
-        match *count {
-            1 => (subject.to_owned(), safe),
-            n => (format!("{subject} {n}"), format!("{safe}-{n}")),
+        if self.used.insert(safe.clone()) {
+            return (subject.to_owned(), safe);
         }
+        let mut number = 2;
+        while !self.used.insert(format!("{safe}-{number}")) {
+            number += 1;
+        }
+        (format!("{subject} {number}"), format!("{safe}-{number}"))
     }
 }
 
@@ -128,10 +130,11 @@ mod tests {
     #[test]
     fn a_subject_never_leaves_its_folder_and_two_never_share_a_file() {
         let mut names = SafeNames::default();
-        let mut next = |subject: &str| names.next(subject).1;
+        let mut next = |subject: &str| names.next_name(subject).1;
         assert_eq!(next("polar bear"), "polar-bear");
         assert_eq!(next("../../etc/passwd"), "etc-passwd");
         assert_eq!(next("Polar Bear"), "polar-bear-2");
+        assert_eq!(next("polar bear 2"), "polar-bear-2-2");
         assert_eq!(next("鳥"), "subject");
         assert_eq!(next("魚"), "subject-2");
         assert!(next(&"x".repeat(500)).len() <= 40);

@@ -31,6 +31,9 @@ pub(crate) const IN_FLIGHT: u32 = 2;
 /// How long what a run's owner wants may be unknown to us.
 const CONTROL_AGE: Duration = Duration::from_secs(1);
 
+/// How long handing back may take once the device has stopped. With the grace before it a drain ends within 25 seconds.
+const HANDING_BACK: Duration = Duration::from_secs(3);
+
 /// Where the runs lie in the object store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -258,22 +261,19 @@ impl Worker {
         }
     }
 
-    /// Waits for the shards in flight; after the grace the device abandons its batch.
+    /// Waits for the shards in flight; after the grace the device abandons its batch. What cannot be handed back then,
+    /// because a service is away, is let go: the queue gives it to another worker when this one is gone.
     async fn finish(&self, shards: &mut JoinSet<Result<(), WorkerError>>) -> Result<(), WorkerError> {
-        let mut result = Ok(());
-        let grace = tokio::time::sleep(self.config.drain_grace);
-        tokio::pin!(grace);
-        let mut stopped = false;
-        loop {
-            tokio::select! {
-                ended = shards.join_next() => match ended {
-                    Some(ended) => result = result.and(flatten(ended)),
-                    None => return result,
-                },
-                () = &mut grace, if !stopped => {
-                    stopped = true;
-                    self.engine.stop_now();
-                }
+        tokio::select! {
+            result = ends(shards) => return result,
+            () = tokio::time::sleep(self.config.drain_grace) => self.engine.stop_now(),
+        }
+        tokio::select! {
+            result = ends(shards) => result,
+            () = tokio::time::sleep(HANDING_BACK) => {
+                tracing::warn!(shards = shards.len(), "the worker ends with shards that it could not hand back in time");
+                shards.shutdown().await;
+                Ok(())
             }
         }
     }
@@ -379,6 +379,15 @@ impl Worker {
     pub(crate) fn count(&self, count: impl FnOnce(&mut WorkerReport)) {
         count(&mut locked(&self.report));
     }
+}
+
+/// Waits for all shards; gives the first error.
+async fn ends(shards: &mut JoinSet<Result<(), WorkerError>>) -> Result<(), WorkerError> {
+    let mut result = Ok(());
+    while let Some(ended) = shards.join_next().await {
+        result = result.and(flatten(ended));
+    }
+    result
 }
 
 /// The result of a spawned task; its panic becomes an error.

@@ -1,7 +1,7 @@
 //! Networks that lose everything for a while without a word, processes that stand still, and a Redis that dies: the run
 //! goes on, and every task has one outcome.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diorama_tests::services::proxy::Proxy;
 
@@ -57,15 +57,17 @@ fn a_worker_cut_off_from_the_broker_while_it_generates_costs_no_task_and_works_a
 }
 
 #[test]
-fn a_worker_that_stands_still_until_its_shards_are_committed_loses_them_when_it_goes_on() {
+fn a_worker_that_stands_still_for_a_minute_loses_its_shards_when_it_goes_on() {
     let fleet = Fleet::new();
     let _coordinator = fleet.serve();
     let far = far(&fleet, "DIORAMA_AMQP_URL", &fleet.rabbitmq.url());
     let run = fleet.submit(80);
     until("it has two shards", || fleet.status(&run)["shards_running"] == 2);
     far.freeze();
+    let frozen = Instant::now();
     let mut near = fleet.worker("near");
     fleet.proves_whole(&run, 80);
+    std::thread::sleep(Duration::from_secs(60).saturating_sub(frozen.elapsed()));
     far.go_on();
     far.until_logged(TOO_LATE);
     far.until_logged("a late acknowledgement");

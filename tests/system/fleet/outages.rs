@@ -1,6 +1,9 @@
 //! Whatever dies in the middle of a run: the run goes on, and ends whole.
 
+use std::time::{Duration, Instant};
+
 use super::Fleet;
+use crate::case::until;
 
 #[test]
 fn killed_workers_lose_no_task_and_double_none() {
@@ -39,7 +42,7 @@ fn a_redis_that_is_emptied_in_the_middle_is_told_again() {
 }
 
 #[test]
-fn a_store_that_is_away_for_a_while_costs_no_task() {
+fn a_store_that_is_away_for_half_a_minute_costs_no_task() {
     let mut fleet = Fleet::new();
     let (coordinator, worker) = (fleet.serve(), fleet.worker("one"));
     let run = fleet.submit(200);
@@ -49,6 +52,7 @@ fn a_store_that_is_away_for_a_while_costs_no_task() {
         // Both are in the middle of it: they have tried, and wait.
         member.until_logged("the object store failed; trying again");
     }
+    std::thread::sleep(Duration::from_secs(30));
     fleet.s3.start_again();
     fleet.proves_whole(&run, 200);
 }
@@ -62,4 +66,28 @@ fn a_killed_broker_costs_no_task() {
     fleet.rabbitmq.kill();
     fleet.rabbitmq.start_again();
     fleet.proves_whole(&run, 200);
+}
+
+#[test]
+fn a_drained_worker_ends_within_25_seconds_even_where_the_store_is_away() {
+    let mut fleet = Fleet::new();
+    let _coordinator = fleet.serve();
+    let run = fleet.submit(32);
+    for store_is_away in [false, true] {
+        // Its batch would take ten minutes.
+        let mut worker = fleet.start(fleet.working(if store_is_away { "second" } else { "first" }, "600000"));
+        until("it has two shards", || fleet.status(&run)["shards_running"] == 2);
+        if store_is_away {
+            fleet.s3.kill();
+        }
+        let asked = Instant::now();
+        worker.drain();
+        assert_eq!(worker.code(), Some(143), "{}", worker.logged());
+        assert!(asked.elapsed() < Duration::from_secs(25), "the drain took {:?}", asked.elapsed());
+        if store_is_away {
+            fleet.s3.start_again();
+        }
+    }
+    let _worker = fleet.worker("third");
+    fleet.proves_whole(&run, 32);
 }

@@ -1,9 +1,12 @@
 //! A run from its submission to its downloaded results, and what its owner does to it on the way.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Fleet;
 use crate::case::{lines, until};
+
+/// How soon a pause or a cancellation reaches the workers.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_fleet_makes_every_picture_once_and_its_results_are_downloaded_whole() {
@@ -34,14 +37,19 @@ fn a_paused_run_waits_and_a_cancelled_one_ends_with_an_outcome_for_every_task() 
     let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
     let run = fleet.submit(400);
     fleet.until_done(&run, 16);
+    let asked = Instant::now();
     assert_eq!(fleet.run(&["pause", &run, "--json"]).expect(0).json()["state"], "paused");
     until("the workers let go", || fleet.status(&run)["shards_running"] == 0);
+    assert!(asked.elapsed() < AT_ONCE, "the workers let go after {:?}", asked.elapsed());
     let paused = fleet.status(&run)["done"].clone();
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(fleet.status(&run)["done"], paused, "a paused run went on");
     fleet.run(&["resume", &run]).expect(0);
     fleet.until_done(&run, paused.as_u64().unwrap() + 8);
+    let asked = Instant::now();
     fleet.run(&["cancel", &run]).expect(0);
+    until("the workers let go", || fleet.status(&run)["shards_running"] == 0);
+    assert!(asked.elapsed() < AT_ONCE, "the workers let go after {:?}", asked.elapsed());
     until("the run ends", || !fleet.status(&run)["summary"].is_null());
     let status = fleet.status(&run);
     let (done, failed) = (status["done"].as_u64().unwrap(), status["failed"].as_u64().unwrap());
@@ -51,4 +59,17 @@ fn a_paused_run_waits_and_a_cancelled_one_ends_with_an_outcome_for_every_task() 
     let verified = fleet.run(&["verify", &run, "--json"]).expect(0).json();
     assert_eq!((&verified["done"], &verified["failed"]), (&done.into(), &failed.into()), "{verified}");
     assert_eq!(fleet.run(&["resume", &run]).code, Some(42), "an ended run was resumed");
+}
+
+#[test]
+fn a_worker_without_work_for_as_long_as_max_idle_says_ends_and_one_that_works_does_not() {
+    let fleet = Fleet::new();
+    let _coordinator = fleet.serve();
+    // One batch takes longer than the worker may be idle.
+    let mut command = fleet.working("one", "8000");
+    command.args(["--max-idle", "5"]);
+    let run = fleet.submit(2);
+    let mut worker = fleet.start(command);
+    assert_eq!(worker.code(), Some(0), "{}", worker.logged());
+    fleet.proves_whole(&run, 2);
 }

@@ -1,12 +1,19 @@
 //! Reads a component's `config.json` so that no option is overlooked: what we do not support is an error that names
 //! the file and the key, never a silent difference.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+
+/// Channels, widths, positions: more than any model has, and few enough that no product of some of them overflows.
+pub const SIZES: RangeInclusive<i64> = 1..=1 << 16;
+
+/// Layers in a row.
+pub const COUNTS: RangeInclusive<i64> = 1..=256;
 
 /// A `config.json` whose keys are taken one by one.
 pub struct Config {
@@ -39,6 +46,32 @@ impl Config {
         Ok(self.take_optional(key)?.unwrap_or(default))
     }
 
+    /// Takes a whole number, which must lie in `range`; `default` where it is absent or null.
+    pub fn number(&mut self, key: &str, default: i64, range: RangeInclusive<i64>) -> Result<i64> {
+        let number = self.take(key, default)?;
+        self.in_range(key, &[number], range)?;
+        Ok(number)
+    }
+
+    /// Takes a list of whole numbers, each of which must lie in `range`.
+    pub fn numbers(&mut self, key: &str, default: &[i64], range: RangeInclusive<i64>) -> Result<Vec<i64>> {
+        let numbers = self.take(key, default.to_vec())?;
+        if numbers.is_empty() {
+            return Err(self.error(format!("\"{key}\" is empty")));
+        }
+        self.in_range(key, &numbers, range)?;
+        Ok(numbers)
+    }
+
+    fn in_range(&self, key: &str, numbers: &[i64], range: RangeInclusive<i64>) -> Result<()> {
+        match numbers.iter().find(|number| !range.contains(number)) {
+            Some(number) => {
+                Err(self.error(format!("\"{key}\": {number} is not in {} to {}", range.start(), range.end())))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Takes a key that has no default.
     pub fn require<T: DeserializeOwned>(&mut self, key: &str) -> Result<T> {
         self.take_optional(key)?.ok_or_else(|| self.error(format!("has no \"{key}\"")))
@@ -55,18 +88,27 @@ impl Config {
         }
     }
 
-    /// Takes a number that may be written once or as one a block; gives one a block.
-    pub fn take_per_block(&mut self, key: &str, default: i64, blocks: usize) -> Result<Vec<i64>> {
-        match self.values.remove(key) {
-            None | Some(Value::Null) => Ok(vec![default; blocks]),
-            Some(Value::Number(number)) if number.is_i64() => Ok(vec![number.as_i64().unwrap_or(default); blocks]),
+    /// Takes a number that may be written once or as one a block, each of which must lie in `range`; gives one a block.
+    pub fn number_per_block(
+        &mut self,
+        key: &str,
+        default: i64,
+        blocks: usize,
+        range: RangeInclusive<i64>,
+    ) -> Result<Vec<i64>> {
+        let numbers = match self.values.remove(key) {
+            None | Some(Value::Null) => vec![default; blocks],
+            Some(Value::Number(number)) if number.is_i64() => vec![number.as_i64().unwrap_or(default); blocks],
             Some(Value::Array(items)) if items.len() == blocks && items.iter().all(Value::is_i64) => {
-                Ok(items.iter().filter_map(Value::as_i64).collect())
+                items.iter().filter_map(Value::as_i64).collect()
             }
             Some(other) => {
-                Err(self.error(format!("\"{key}\": {other} is neither a whole number nor a list of {blocks} of them")))
+                let problem = format!("\"{key}\": {other} is neither a whole number nor a list of {blocks} of them");
+                return Err(self.error(problem));
             }
-        }
+        };
+        self.in_range(key, &numbers, range)?;
+        Ok(numbers)
     }
 
     /// Takes a key of which only some values are supported.

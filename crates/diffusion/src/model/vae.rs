@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::config::Config;
+use super::config::{COUNTS, Config, SIZES};
 use super::nn::{Conv2d, GroupNorm, Linear, attention};
 use super::weights::Weights;
 use crate::error::Result;
@@ -142,13 +142,13 @@ impl AutoencoderKl {
         config.expect("in_channels", &[3.into()])?;
         config.expect("out_channels", &[3.into()])?;
         config.expect("act_fn", &["silu".into()])?;
-        let latents: i64 = config.take("latent_channels", 4)?;
+        let latents = config.number("latent_channels", 4, SIZES)?;
         if latents != 4 {
             return Err(config.error(format!("\"latent_channels\": {latents} is not supported (supported: 4)")));
         }
-        let groups: i64 = config.take("norm_num_groups", 32)?;
-        let channels: Vec<i64> = config.take("block_out_channels", vec![64])?;
-        let per_block: i64 = config.take("layers_per_block", 1)?;
+        let groups = config.number("norm_num_groups", 32, SIZES)?;
+        let channels = config.numbers("block_out_channels", &[64], SIZES)?;
+        let per_block = config.number("layers_per_block", 1, COUNTS)?;
         let down: Vec<String> = config.take("down_block_types", vec!["DownEncoderBlock2D".to_owned()])?;
         let up: Vec<String> = config.take("up_block_types", vec!["UpDecoderBlock2D".to_owned()])?;
         for (types, supported) in [(&down, "DownEncoderBlock2D"), (&up, "UpDecoderBlock2D")] {
@@ -164,7 +164,7 @@ impl AutoencoderKl {
         config.expect("latents_mean", &[serde_json::Value::Null])?;
         config.expect("latents_std", &[serde_json::Value::Null])?;
         config.ignore(&["sample_size", "force_upcast"]);
-        if channels.is_empty() || channels.iter().any(|c| c % groups != 0) {
+        if channels.iter().any(|c| c % groups != 0) {
             return Err(config.error(format!("\"norm_num_groups\": {groups} does not divide {channels:?}")));
         }
         config.finish()?;

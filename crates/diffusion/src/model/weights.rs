@@ -98,7 +98,8 @@ impl Weights {
             None => format!("{name} is missing (shape {shape:?})"),
         };
         self.problems.borrow_mut().push(problem);
-        Ok(Tensor::f_zeros(shape, (self.kind, self.device))?)
+        // Without memory for them: a wrong configuration may name shapes that no machine holds.
+        Ok(Tensor::f_zeros([1], (self.kind, self.device))?.f_expand(shape, false)?)
     }
 
     /// Ends the account: an error lists every missing, misshapen and surplus tensor by name.

@@ -6,7 +6,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
-use crate::model::config::Config;
+use crate::model::config::{COUNTS, Config, SIZES};
 use crate::model::nn::{LayerNorm, Linear, attention, merge_heads, split_heads};
 use crate::model::weights::Weights;
 
@@ -47,12 +47,13 @@ impl ClipTextModel {
     /// Reads a model's `text_encoder` folder.
     pub fn load(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
         let mut config = Config::read(&folder.join("config.json"))?;
-        let vocab: i64 = config.take("vocab_size", 49408)?;
-        let width: i64 = config.take("hidden_size", 512)?;
-        let inner: i64 = config.take("intermediate_size", 2048)?;
-        let count: i64 = config.take("num_hidden_layers", 12)?;
-        let heads: i64 = config.take("num_attention_heads", 8)?;
-        let length: i64 = config.take("max_position_embeddings", 77)?;
+        let vocab = config.number("vocab_size", 49408, 1..=1 << 24)?;
+        let width = config.number("hidden_size", 512, SIZES)?;
+        let inner = config.number("intermediate_size", 2048, SIZES)?;
+        let count = config.number("num_hidden_layers", 12, COUNTS)?;
+        let heads = config.number("num_attention_heads", 8, SIZES)?;
+        // Start, end and a token between them.
+        let length = config.number("max_position_embeddings", 77, 3..=1 << 16)?;
         let eps: f64 = config.take("layer_norm_eps", 1e-5)?;
         let act: String = config.take("hidden_act", "quick_gelu".to_owned())?;
         let activation = match act.as_str() {
@@ -64,7 +65,7 @@ impl ClipTextModel {
         };
         config.expect("model_type", &["clip_text_model".into(), "clip".into()])?;
         // Everything else in this file is about training, generation or other heads; the hidden states do not use it.
-        if heads < 1 || width % heads != 0 {
+        if width % heads != 0 {
             return Err(config.error(format!("\"num_attention_heads\": {heads} does not divide hidden_size {width}")));
         }
 

@@ -66,6 +66,9 @@ impl ClipTokenizer {
                 "has neither tokenizer.json nor vocab.json and merges.txt".to_owned(),
             ));
         };
+        // The encoder's length decides; a file keeps what its last user asked for.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|e| broken(folder.to_owned(), e.to_string()))?;
         let special = SpecialTokens::read(folder)?;
         // transformers finds special tokens inside a prompt too, before it splits words: with Stable Diffusion 2.x's "!"
         // as padding, a prompt's own "!" is that token.

@@ -167,6 +167,23 @@ fn every_score_and_any_layer_makes_a_masked_picture_or_says_why_not() {
 }
 
 #[test]
+fn a_mask_that_is_empty_or_covers_everything_is_a_warning() {
+    let g = Golden::read("demo");
+    let model = load(&g, 1);
+    for (threshold, coverage, words) in [(50.0, 0.0, "is empty"), (-50.0, 1.0, "covers everything")] {
+        let mut request = request(&g.facts["methods"][0], &g);
+        request.settings.threshold = threshold;
+        let edits = request.settings.edits.indices(request.settings.steps).unwrap();
+        let sample = one(&model, request);
+        assert!(sample.edits.iter().all(|edit| edit.coverage == coverage), "threshold {threshold}");
+        assert_eq!(sample.warnings.len(), edits.len(), "{:?}", sample.warnings);
+        for (warning, step) in sample.warnings.iter().zip(edits) {
+            assert!(warning.contains(words) && warning.contains(&format!("edit step {step} ")), "{warning}");
+        }
+    }
+}
+
+#[test]
 fn a_prompt_without_a_subject_or_with_the_wrong_one_says_what_to_do() {
     let g = Golden::read("demo");
     let model = load(&g, 1);

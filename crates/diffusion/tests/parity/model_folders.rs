@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use diorama_diffusion::device::{Device, Dtype};
 use diorama_diffusion::pipeline::{LoadOptions, StableDiffusion};
+use diorama_diffusion::text::ClipTokenizer;
 use serde_json::{Value, json};
 
 use crate::golden::Golden;
@@ -134,4 +135,83 @@ fn a_model_is_known_by_its_numbers_and_not_by_its_files() {
     assert_eq!(plain.load().unwrap().digest(), digest);
     plain.edit("scheduler/scheduler_config.json", |config| config["beta_end"] = json!(0.02));
     assert_ne!(plain.load().unwrap().digest(), digest);
+}
+
+#[test]
+fn no_number_of_a_configuration_does_more_than_name_its_file_and_key() {
+    let numbers = [
+        ("unet", "block_out_channels"),
+        ("unet", "norm_num_groups"),
+        ("unet", "attention_head_dim"),
+        ("unet", "layers_per_block"),
+        ("unet", "transformer_layers_per_block"),
+        ("unet", "cross_attention_dim"),
+        ("unet", "sample_size"),
+        ("unet", "downsample_padding"),
+        ("vae", "latent_channels"),
+        ("vae", "block_out_channels"),
+        ("vae", "norm_num_groups"),
+        ("vae", "layers_per_block"),
+        ("text_encoder", "vocab_size"),
+        ("text_encoder", "hidden_size"),
+        ("text_encoder", "intermediate_size"),
+        ("text_encoder", "num_hidden_layers"),
+        ("text_encoder", "num_attention_heads"),
+        ("text_encoder", "max_position_embeddings"),
+    ];
+    for (part, key) in numbers {
+        for number in [0, -1, i64::MAX] {
+            if (key, number) == ("downsample_padding", 0) {
+                continue;
+            }
+            let copy = Copy::of("flat");
+            let file = format!("{part}/config.json");
+            copy.edit(&file, |config| {
+                config[key] = if key == "block_out_channels" { json!([number]) } else { json!(number) };
+            });
+            copy.assert_refused(&[part, "config.json", key, &number.to_string()]);
+        }
+    }
+    // Within the ranges, and what no machine holds: the weights do not fit, and no memory is asked for.
+    let copy = Copy::of("flat");
+    copy.edit("text_encoder/config.json", |config| config["intermediate_size"] = json!(65_536));
+    copy.edit("text_encoder/config.json", |config| config["hidden_size"] = json!(65_536));
+    copy.assert_refused(&["text_encoder", "do not fit config.json", "mlp.fc1.weight", "65536"]);
+}
+
+#[test]
+fn an_option_of_the_autoencoder_or_the_text_encoder_that_is_not_supported_names_its_file_and_key() {
+    let options = [
+        ("vae", "act_fn", json!("gelu")),
+        ("vae", "shift_factor", json!(0.1)),
+        ("vae", "latent_channels", json!(16)),
+        ("vae", "down_block_types", json!(["AttnDownEncoderBlock2D"])),
+        ("vae", "use_tiny_decoder", json!(true)),
+        ("text_encoder", "hidden_act", json!("relu")),
+        ("text_encoder", "model_type", json!("t5")),
+        ("text_encoder", "num_attention_heads", json!(7)),
+    ];
+    for (part, key, value) in options {
+        let copy = Copy::of("flat");
+        copy.edit(&format!("{part}/config.json"), |config| config[key] = value);
+        let named = if key == "down_block_types" { "AttnDownEncoderBlock2D" } else { key };
+        copy.assert_refused(&[part, "config.json", named]);
+    }
+}
+
+#[test]
+fn what_the_last_user_of_a_tokenizer_asked_for_changes_no_tokens() {
+    let g = Golden::read("deep");
+    let copy = Copy::of("deep");
+    copy.edit("tokenizer/tokenizer.json", |tokenizer| {
+        tokenizer["truncation"] =
+            json!({"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0});
+        tokenizer["padding"] = json!({"strategy": {"Fixed": 77}, "direction": "Right", "pad_to_multiple_of": null,
+                                      "pad_id": 0, "pad_type_id": 0, "pad_token": "!"});
+    });
+    let read = |folder: &Path| ClipTokenizer::load(&folder.join("tokenizer"), 77).unwrap();
+    let (plain, used) = (read(&g.model), read(&copy.folder));
+    for prompt in ["", "a tiger", "clouds drifting over the beach, and a deer beside the tiger in the forest"] {
+        assert_eq!(used.encode(prompt).unwrap(), plain.encode(prompt).unwrap());
+    }
 }

@@ -12,6 +12,7 @@ use diorama_core::settings::Method;
 use diorama_core::task::{Reference, Task};
 use diorama_runtime::config::Config;
 use diorama_runtime::options::Options;
+use diorama_worker::SafeNames;
 use diorama_worker::picture::{PictureLimits, encode_gray, encode_rgb, read_reference};
 use tokio_util::sync::CancellationToken;
 
@@ -119,17 +120,13 @@ fn write(out: &Path, made: &Generated) -> anyhow::Result<Vec<String>> {
     if let Some(overlay) = &made.overlay {
         put("overlay.png".to_owned(), encode_rgb(overlay)?)?;
     }
+    let mut names = SafeNames::default();
     for heatmap in &made.heatmaps {
-        put(format!("heatmap-{}.png", file_part(&heatmap.subject)), encode_rgb(&heatmap.picture)?)?;
+        let (_, name) = names.next_name(&heatmap.subject);
+        put(format!("heatmap-{name}.png"), encode_rgb(&heatmap.picture)?)?;
     }
     put("record.json".to_owned(), [serde_json::to_vec_pretty(&made.record)?, b"\n".to_vec()].concat())?;
     Ok(files)
-}
-
-/// A subject as part of a file's name: it comes from the prompt and may hold anything.
-fn file_part(subject: &str) -> String {
-    let part: String = subject.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
-    if part.trim_matches('-').is_empty() { "subject".to_owned() } else { part }
 }
 
 fn tell(command: &Generate, cli: &Cli, made: &Generated, files: &[String]) {

@@ -28,7 +28,11 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
     let Config { fleet, references, .. } = cli.configuration().map_err(Failure::usage)?;
     let tokens = tokens(&fleet)?;
     let owner = format!("{}-{}", host(), uuid::Uuid::now_v7().simple());
-    let backends = backends(&fleet, &format!("diorama coordinator {owner}")).await?;
+    let asked = format!("diorama coordinator {owner}");
+    let backends = tokio::select! {
+        backends = backends(&fleet, &asked) => backends?,
+        () = drain.cancelled() => return Ok(exit::DRAINED),
+    };
     let scratch = tempfile::Builder::new()
         .prefix("diorama-coordinator-")
         .tempdir_in(fleet.scratch.clone().unwrap_or_else(std::env::temp_dir))

@@ -21,7 +21,11 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
     let config = cli.configuration().map_err(Failure::usage)?;
     let name = name(&config)?;
     let remote = references::of_fleet(&config)?;
-    let backends = backends(&config.fleet, &format!("diorama worker {name}")).await?;
+    let asked = format!("diorama worker {name}");
+    let backends = tokio::select! {
+        backends = backends(&config.fleet, &asked) => backends?,
+        () = drain.cancelled() => return Ok(exit::DRAINED),
+    };
     let options = config.options.clone();
     let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
     let started = tokio::select! {
@@ -69,6 +73,11 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
             Ok(if drain.is_cancelled() { exit::DRAINED } else { exit::DONE })
         }
         Err(WorkerError::Engine(EngineError::Stopped)) if drain.is_cancelled() => Ok(exit::DRAINED),
+        // What it held goes to another worker: that is what a drain is for, whatever was away meanwhile.
+        Err(error) if error.is_retryable() && drain.is_cancelled() => {
+            tracing::warn!(%error, "the worker could not hand back everything");
+            Ok(exit::DRAINED)
+        }
         Err(error) if error.is_retryable() => Err(Failure::try_again(error)),
         Err(error) => Err(Failure::permanent(error)),
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::Result;
-use crate::model::config::Config;
+use crate::model::config::{COUNTS, Config, SIZES};
 
 /// One resolution of the down or up path.
 #[derive(Debug, Clone)]
@@ -82,22 +82,19 @@ impl UnetConfig {
         }
         c.ignore(&["dropout", "addition_embed_type_num_heads"]);
 
-        let channels: Vec<i64> = c.take("block_out_channels", vec![320, 640, 1280, 1280])?;
+        let channels = c.numbers("block_out_channels", &[320, 640, 1280, 1280], SIZES)?;
         let blocks = channels.len();
-        if blocks == 0 {
-            return Err(c.error("\"block_out_channels\" is empty"));
-        }
-        let groups: i64 = c.take("norm_num_groups", 32)?;
-        if groups < 1 || channels.iter().any(|n| n % groups != 0) {
+        let groups = c.number("norm_num_groups", 32, SIZES)?;
+        if channels.iter().any(|n| n % groups != 0) {
             return Err(c.error(format!("\"norm_num_groups\": {groups} does not divide each of {channels:?}")));
         }
         // The key is called attention_head_dim, but diffusers has always used it as the number of heads.
-        let heads = c.take_per_block("attention_head_dim", 8, blocks)?;
-        if channels.iter().zip(&heads).any(|(channels, heads)| *heads < 1 || channels % heads != 0) {
+        let heads = c.number_per_block("attention_head_dim", 8, blocks, SIZES)?;
+        if channels.iter().zip(&heads).any(|(channels, heads)| channels % heads != 0) {
             return Err(c.error(format!("\"attention_head_dim\": {heads:?} does not divide each of {channels:?}")));
         }
-        let resnets = c.take_per_block("layers_per_block", 2, blocks)?;
-        let depth = c.take_per_block("transformer_layers_per_block", 1, blocks)?;
+        let resnets = c.number_per_block("layers_per_block", 2, blocks, COUNTS)?;
+        let depth = c.number_per_block("transformer_layers_per_block", 1, blocks, COUNTS)?;
         let down = block_types(&mut c, "down_block_types", "CrossAttnDownBlock2D", "DownBlock2D", blocks)?;
         let up = block_types(&mut c, "up_block_types", "CrossAttnUpBlock2D", "UpBlock2D", blocks)?;
         let block = |i: usize, attends: bool| BlockConfig {
@@ -108,16 +105,16 @@ impl UnetConfig {
             depth: depth[i],
         };
         let config = Self {
-            sample_size: c.take("sample_size", 64)?,
+            sample_size: c.number("sample_size", 64, SIZES)?,
             down: (0..blocks).map(|i| block(i, down[i])).collect(),
             mid: block(blocks - 1, true),
             up: (0..blocks).map(|i| block(blocks - 1 - i, up[i])).collect(),
             groups,
             eps: c.take("norm_eps", 1e-5)?,
-            text_width: c.take("cross_attention_dim", 1280)?,
+            text_width: c.number("cross_attention_dim", 1280, SIZES)?,
             linear_projection: c.take("use_linear_projection", false)?,
             upcast_attention: c.take("upcast_attention", false)?,
-            downsample_padding: c.take("downsample_padding", 1)?,
+            downsample_padding: c.number("downsample_padding", 1, 0..=1)?,
             flip_sin_to_cos: c.take("flip_sin_to_cos", true)?,
             freq_shift: c.take("freq_shift", 0.0)?,
             channels,
