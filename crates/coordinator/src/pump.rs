@@ -190,7 +190,7 @@ impl Coordinator {
                 }
                 self.bury_dead_letters(spec).await?;
                 self.publish_lost(spec, round, window, now).await?;
-                let room = pump.share.window(window.cursor < round.shards || !window.published.is_empty());
+                let room = pump.share.window(window.cursor < round.shards);
                 let next = window.take(room, round.shards, &committed, now);
                 self.publish_all(spec, round, &next).await?;
             }
@@ -257,12 +257,14 @@ impl Coordinator {
     async fn bury_dead_letters(&self, spec: &RunSpec) -> Result<(), CoordinatorError> {
         while let Some(dead) = self.backends.queue.dead_letter(&spec.pool).await? {
             let (run, shard) = (dead.message.run.clone(), dead.message.shard);
-            if run == spec.run {
-                self.give_up(&self.store, spec, shard).await?;
+            let given_up = if run == spec.run {
+                self.give_up(&self.store, spec, shard).await
             } else {
-                self.give_up_other(&run, shard).await?;
-            }
-            dead.settle(Settlement::Ack).await?;
+                self.give_up_other(&run, shard).await
+            };
+            // What could not be given up is looked at again.
+            dead.settle(if given_up.is_ok() { Settlement::Ack } else { Settlement::HandBack }).await?;
+            given_up?;
         }
         Ok(())
     }

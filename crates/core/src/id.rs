@@ -42,11 +42,20 @@ fn check_component(kind: &'static str, value: &str, max_bytes: usize) -> Result<
     if value.starts_with(['.', '-']) {
         return Err(invalid(kind, value, "starts with '.' or '-'; start it with a letter, a digit or '_'"));
     }
+    if kind == POOL && value.ends_with(DEAD) {
+        return Err(invalid(kind, value, "is the name of another pool's dead letters; name it otherwise"));
+    }
     Ok(())
 }
 
+/// What errors call a pool.
+const POOL: &str = "pool";
+
+/// How the queue of a pool's dead letters is told from the pool's own.
+const DEAD: &str = ".dead";
+
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $max:literal) => {
+    ($(#[$doc:meta])* $name:ident, $kind:expr, $max:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -112,7 +121,7 @@ text_id!(
 );
 text_id!(
     /// Workers that serve one model on one kind of device; one queue a pool.
-    Pool, "pool", 64
+    Pool, POOL, 64
 );
 
 impl RunId {
@@ -308,6 +317,8 @@ mod tests {
         for good in ["a", "0", "_x", "ocean.seagull-01", &"x".repeat(128)] {
             assert!(CustomId::new(good).is_ok(), "{good:?}");
         }
+        assert!(Pool::new("gpu.dead").unwrap_err().problem.contains("dead letters"));
+        assert!(Pool::new("dead").is_ok() && CustomId::new("gpu.dead").is_ok());
     }
 
     #[test]

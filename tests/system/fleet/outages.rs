@@ -74,8 +74,8 @@ fn a_drained_worker_ends_within_25_seconds_even_where_the_store_is_away() {
     let _coordinator = fleet.serve();
     let run = fleet.submit(32);
     for store_is_away in [false, true] {
-        // Its batch would take ten minutes.
-        let mut worker = fleet.start(fleet.working(if store_is_away { "second" } else { "first" }, "600000"));
+        // Its batch takes a minute.
+        let mut worker = fleet.start(fleet.working(if store_is_away { "second" } else { "first" }, "60000"));
         until("it has two shards", || fleet.status(&run)["shards_running"] == 2);
         if store_is_away {
             fleet.s3.kill();

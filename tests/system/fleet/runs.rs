@@ -73,3 +73,17 @@ fn a_worker_without_work_for_as_long_as_max_idle_says_ends_and_one_that_works_do
     assert_eq!(worker.code(), Some(0), "{}", worker.logged());
     fleet.proves_whole(&run, 2);
 }
+
+#[test]
+fn a_run_of_lower_priority_goes_on_once_the_higher_one_has_nothing_more_to_publish() {
+    let fleet = Fleet::new();
+    let _coordinator = fleet.serve();
+    // Holds both shards of the higher one for minutes, and takes no more.
+    let _slow = fleet.start(fleet.working("slow", "60000"));
+    let high = fleet.submit_as("high", 16, &["--priority", "9"]);
+    until("they are held", || fleet.status(&high)["shards_running"] == 2);
+    let low = fleet.submit_as("low", 16, &[]);
+    let _quick = fleet.worker("quick");
+    fleet.proves_whole(&low, 16);
+    assert_eq!(fleet.status(&high)["done"], 0);
+}

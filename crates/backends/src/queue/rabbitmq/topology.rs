@@ -44,9 +44,6 @@ pub(super) fn dead_queue_of(pool: &Pool) -> ShortString {
 
 /// Declares a pool's queues. The error says what to do where they exist with other arguments.
 pub(super) async fn declare(channel: &Channel, pool: &Pool, delivery_limit: u32) -> Result<(), String> {
-    if pool.as_str().ends_with(".dead") {
-        return Err(format!("the pool {pool} would share the queue of another pool's dead letters: name it otherwise"));
-    }
     let declaring = async {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         channel.exchange_declare(DEAD_EXCHANGE.into(), ExchangeKind::Direct, durable, FieldTable::default()).await?;
