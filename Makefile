@@ -14,6 +14,9 @@ export TASKS SEED KILL_EVERY WORKERS SHARD_SIZE SOAK_LOGS
 # libtorch's threads wait by sleeping: spinning ones are several times slower wherever cores are shared.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Tests of whole fleets wait more than they work, and a fleet takes a gigabyte: four at a time, whatever the cores.
+export RUST_TEST_THREADS ?= 4
+
 help: ## Says what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 16
 

@@ -233,3 +233,37 @@ fn a_coordinator_without_tokens_listens_to_this_machine_only() {
         assert!(refused.stderr.contains(address) && refused.stderr.contains("--tokens-file"), "{}", refused.stderr);
     }
 }
+
+#[test]
+fn a_run_writes_the_files_that_the_documents_name_loose_or_in_archives() {
+    let case = Case::new();
+    case.write_rows(&[serde_json::json!({"custom_id": "a.1", "reference": "place-0.png", "prompt": "seagull"})]);
+    end(&mut case.run("files", &["--compare", "img2img"])).expect(0);
+    let written = tree(&case.path("files"));
+    let made = [
+        "images/a.1.png",
+        "masks/a.1.png",
+        "overlays/a.1.png",
+        "heatmaps/a.1.seagull.png",
+        "records/a.1.json",
+        "compare/img2img/a.1.png",
+        "results.jsonl",
+        "errors.jsonl",
+        "summary.json",
+        "index.html",
+    ];
+    for name in made {
+        assert!(written.contains_key(name), "{name} is not among {:?}", written.keys());
+    }
+
+    end(&mut case.run("archives", &["--format", "webdataset"])).expect(0);
+    let written = tree(&case.path("archives"));
+    let archive = written.keys().find(|name| name.ends_with(".tar")).expect("an archive");
+    let mut listing = std::process::Command::new("tar");
+    let members = listing.arg("tf").arg(case.path("archives").join(archive)).output().unwrap().stdout;
+    let mut members: Vec<String> = String::from_utf8(members).unwrap().lines().map(str::to_owned).collect();
+    members.sort_unstable();
+    // Readers of WebDataset cut a name at its first dot.
+    let expected = ["a%2E1.heatmap.seagull.png", "a%2E1.json", "a%2E1.mask.png", "a%2E1.overlay.png", "a%2E1.png"];
+    assert_eq!(members, expected);
+}

@@ -70,7 +70,7 @@ fn the_gallery_shows_each_row_with_its_pictures_side_by_side() {
     let first = html.split("data-id=\"row-000\"").nth(1).unwrap().split("</article>").next().unwrap();
     let captions: Vec<&str> = first.split("<figcaption>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect();
     assert_eq!(captions, ["reference", "picture", "mask", "heat map: seagull", "img2img", "img2img-reduced"]);
-    for fact in ["seagull number 0", "mask <b>", "background <b>"] {
+    for fact in ["seagull number 0", "seed <b>", "mask <b>", "background <b>"] {
         assert!(first.contains(fact), "{fact:?} is not in {first}");
     }
     let means = html.split("id=\"kept\"").nth(1).unwrap().split("</p>").next().unwrap();

@@ -448,23 +448,27 @@ mod tests {
         assert_eq!(json.as_object().unwrap().len(), Settings::KEYS.len());
         assert_eq!(serde_json::from_value::<Settings>(json).unwrap(), settings);
 
-        for (key, value) in [
-            ("steps", json!(0)),
-            ("steps", json!(1001)),
-            ("strength", json!(0)),
-            ("strength", json!(1.5)),
-            ("guidance", json!(-1)),
-            ("threshold", json!(11)),
-            ("dilation", json!(65)),
-            ("size", json!("512x513")),
-            ("size", json!("0x0")),
-            ("edit_steps", json!([5, 5])),
-            ("edit_steps", json!([])),
-            ("probes", json!(0)),
-            ("paste_back", json!(1000)),
+        for (key, value, range) in [
+            ("steps", json!(0), "at least 1 and at most 1000"),
+            ("steps", json!(1001), "at least 1 and at most 1000"),
+            ("strength", json!(0), "above 0 and at most 1"),
+            ("strength", json!(1.5), "above 0 and at most 1"),
+            ("guidance", json!(-1), "at least 0 and at most 100"),
+            ("negative_prompt", json!("x".repeat(10_001)), "at most 10000"),
+            ("threshold", json!(11), "at least -10 and at most 10"),
+            ("dilation", json!(65), "at least 0 and at most 64"),
+            ("blur", json!(51), "at least 0 and at most 50"),
+            ("layers", json!([]), "'auto', 'last' or layer paths"),
+            ("size", json!("512x513"), "8 to 4096 and a multiple of 8"),
+            ("size", json!("0x0"), "8 to 4096 and a multiple of 8"),
+            ("edit_steps", json!([5, 5]), "must rise, from at least 1"),
+            ("edit_steps", json!([]), "1 to 1000"),
+            ("probes", json!(0), "at least 1 and at most 4096"),
+            ("paste_back", json!(1000), "at least 0 and at most 256"),
         ] {
             let error = Settings::default().set(key, &value).unwrap_err();
             assert_eq!((error.param.as_str(), error.code), (key, "out_of_range"), "{error}");
+            assert!(error.message.contains(range), "{error}");
         }
         assert_eq!(Settings::default().set("steps", &json!("many")).unwrap_err().code, "wrong_type");
         assert_eq!(Settings::default().set("stepps", &json!(1)).unwrap_err().code, "unknown_key");

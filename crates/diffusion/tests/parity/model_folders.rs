@@ -4,11 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use diorama_diffusion::device::{Device, Dtype};
+use diorama_diffusion::model::unet::{Tap, Unet};
 use diorama_diffusion::pipeline::{LoadOptions, StableDiffusion};
 use diorama_diffusion::text::ClipTokenizer;
 use serde_json::{Value, json};
+use tch::Kind;
 
-use crate::golden::Golden;
+use crate::golden::{Golden, assert_close};
 
 /// A copy of a golden model that a test may damage.
 struct Copy {
@@ -214,4 +216,23 @@ fn what_the_last_user_of_a_tokenizer_asked_for_changes_no_tokens() {
     for prompt in ["", "a tiger", "clouds drifting over the beach, and a deer beside the tiger in the forest"] {
         assert_eq!(used.encode(prompt).unwrap(), plain.encode(prompt).unwrap());
     }
+}
+
+#[test]
+fn attention_that_asks_for_float32_has_it_where_the_rest_is_narrower() {
+    let g = Golden::read("sd2-v");
+    let output = |kind: Kind, upcast: bool| {
+        let copy = Copy::of("sd2-v");
+        copy.edit("unet/config.json", |config| config["upcast_attention"] = json!(upcast));
+        let unet = Unet::load(&copy.folder.join("unet"), g.variant(), kind, tch::Device::Cpu).unwrap();
+        let text = unet.prepare_text(&g.tensors.get("hidden").narrow(0, 0, 1)).unwrap();
+        let sample = g.tensors.get("unet.sample").narrow(0, 0, 1);
+        tch::no_grad(|| unet.forward(&sample, 500.0, &text, &mut Tap::default())).unwrap()
+    };
+    let exact = output(Kind::Float, false);
+    assert!(output(Kind::Float, true).equal(&exact), "in float32 there is nothing to widen");
+    let (narrow, wide) = (output(Kind::BFloat16, false), output(Kind::BFloat16, true));
+    assert!(!narrow.equal(&wide));
+    assert_close(&narrow, &exact, 0.1, "bfloat16");
+    assert_close(&wide, &exact, 0.1, "bfloat16 with attention in float32");
 }
