@@ -31,6 +31,9 @@ fn generate_writes_the_picture_and_all_that_explains_it() {
     assert_eq!((&over.json()["status"], &over.json()["seed"]), (&"done".into(), &7.into()));
     let record: serde_json::Value = serde_json::from_slice(&fs::read(case.path("one/record.json")).unwrap()).unwrap();
     assert_eq!((&record["prompt"], &record["seed"]), (&"a seagull".into(), &7.into()));
+    // Nobody takes it for a picture of a model.
+    assert_eq!(record["settings"]["synthetic"], true);
+    assert!(record["warnings"][0].as_str().unwrap().contains("synthetic picture"), "{record}");
 }
 
 #[test]
@@ -246,7 +249,7 @@ fn a_run_writes_the_files_that_the_documents_name_loose_or_in_archives() {
         "overlays/a.1.png",
         "heatmaps/a.1.seagull.png",
         "records/a.1.json",
-        "compare/img2img/a.1.png",
+        "compare/a.1.img2img.png",
         "results.jsonl",
         "errors.jsonl",
         "summary.json",

@@ -20,7 +20,7 @@ use tempfile::TempPath;
 use tokio::io::{AsyncWriteExt, BufWriter};
 
 use crate::error::CoordinatorError;
-use crate::outcomes::Outcomes;
+use crate::outcomes::{Final, Outcomes, Totals};
 use crate::rounds;
 
 /// A line of `results.jsonl`.
@@ -54,41 +54,23 @@ pub async fn finalise(
     let mut outcomes = Outcomes::new(store, spec, &rounds);
     let mut results = LocalFile::create(scratch).await?;
     let mut errors = LocalFile::create(scratch).await?;
-    let (mut done, mut failed, mut failures) = (0, 0, BTreeMap::new());
+    let (mut tally, mut line) = (Tally::default(), Vec::new());
     while let Some(last) = outcomes.next().await? {
-        match &last.outcome.outcome {
-            Outcome::Done { .. } => {
-                done += 1;
-                results.line(&ResultLine { outcome: &last.outcome, archive: last.archive.as_deref() }).await?;
-            }
-            Outcome::Failed(error) => {
-                failed += 1;
-                *failures.entry(error.code.to_string()).or_insert(0) += 1;
-                errors.line(&last.outcome).await?;
-            }
-        }
+        tally.add(&last);
+        line.clear();
+        add_task(&mut line, &last);
+        let file = if last.outcome.outcome.is_done() { &mut results } else { &mut errors };
+        file.write(&line).await?;
     }
-    if done + failed != spec.tasks {
-        return Err(CoordinatorError::TaskCount { counted: spec.tasks, found: done + failed });
+    if tally.done + tally.failed != spec.tasks {
+        return Err(CoordinatorError::TaskCount { counted: spec.tasks, found: tally.done + tally.failed });
     }
     for issue in invalid_rows(store).await? {
-        errors.line(&InvalidLine { status: "invalid", issue: &issue }).await?;
+        line.clear();
+        add_invalid(&mut line, &issue);
+        errors.write(&line).await?;
     }
-    let wall_seconds = outcomes.totals.wall_seconds();
-    let summary = RunSummary {
-        run: spec.run.clone(),
-        state,
-        tasks: spec.tasks,
-        done,
-        failed,
-        invalid_rows: spec.invalid_rows,
-        failures,
-        rounds: last_round,
-        shards: outcomes.totals.counts.shards,
-        device_seconds: outcomes.totals.device_seconds,
-        wall_seconds,
-        pictures_per_second: if wall_seconds > 0.0 { done as f64 / wall_seconds } else { 0.0 },
-    };
+    let summary = tally.summary(spec, state, last_round, &outcomes.totals);
     fault::point("finalise.before-results");
     results.put(store, &ObjectKey::Results).await?;
     fault::point("finalise.before-errors");
@@ -101,6 +83,45 @@ pub async fn finalise(
     store.write_json(&ObjectKey::Summary, &summary).await?;
     fault::point("finalise.after-summary");
     Ok(summary)
+}
+
+/// The outcomes of an ended run, counted.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) done: u64,
+    pub(crate) failed: u64,
+    failures: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, last: &Final) {
+        match &last.outcome.outcome {
+            Outcome::Done { .. } => self.done += 1,
+            Outcome::Failed(error) => {
+                self.failed += 1;
+                *self.failures.entry(error.code.to_string()).or_insert(0) += 1;
+            }
+        }
+    }
+
+    /// What `summary.json` says, `last_round` having been the last and `totals` what all markers said.
+    pub(crate) fn summary(self, spec: &RunSpec, state: RunState, last_round: u32, totals: &Totals) -> RunSummary {
+        let wall_seconds = totals.wall_seconds();
+        RunSummary {
+            run: spec.run.clone(),
+            state,
+            tasks: spec.tasks,
+            done: self.done,
+            failed: self.failed,
+            invalid_rows: spec.invalid_rows,
+            failures: self.failures,
+            rounds: last_round,
+            shards: totals.counts.shards,
+            device_seconds: totals.device_seconds,
+            wall_seconds,
+            pictures_per_second: if wall_seconds > 0.0 { self.done as f64 / wall_seconds } else { 0.0 },
+        }
+    }
 }
 
 /// The lines of `results.jsonl` or `errors.jsonl` of a run that has not ended, as far as they are certain.
@@ -121,18 +142,29 @@ impl Lines {
     pub(crate) async fn next(&mut self, to: &mut Vec<u8>) -> Result<bool, CoordinatorError> {
         let Some(last) = self.outcomes.next().await? else {
             let Some(issue) = self.invalid.next() else { return Ok(false) };
-            add_line(to, &InvalidLine { status: "invalid", issue: &issue });
+            add_invalid(to, &issue);
             return Ok(true);
         };
-        match &last.outcome.outcome {
-            Outcome::Done { .. } if self.results => {
-                add_line(to, &ResultLine { outcome: &last.outcome, archive: last.archive.as_deref() });
-            }
-            Outcome::Failed(_) if !self.results && !self.outcomes.is_pending(&last) => add_line(to, &last.outcome),
-            Outcome::Done { .. } | Outcome::Failed(_) => {}
+        let is_done = last.outcome.outcome.is_done();
+        if is_done == self.results && (is_done || !self.outcomes.is_pending(&last)) {
+            add_task(to, &last);
         }
         Ok(true)
     }
+}
+
+/// Adds a task's line: of `results.jsonl` where it has a picture, else of `errors.jsonl`.
+pub(crate) fn add_task(to: &mut Vec<u8>, last: &Final) {
+    if last.outcome.outcome.is_done() {
+        add_line(to, &ResultLine { outcome: &last.outcome, archive: last.archive.as_deref() });
+    } else {
+        add_line(to, &last.outcome);
+    }
+}
+
+/// Adds the line of `errors.jsonl` about a row that was refused.
+pub(crate) fn add_invalid(to: &mut Vec<u8>, issue: &ManifestIssue) {
+    add_line(to, &InvalidLine { status: "invalid", issue });
 }
 
 /// These types have string keys and no maps that could fail.
@@ -141,7 +173,7 @@ fn add_line<T: Serialize>(to: &mut Vec<u8>, value: &T) {
     to.push(b'\n');
 }
 
-async fn invalid_rows(store: &RunStore) -> Result<Vec<ManifestIssue>, CoordinatorError> {
+pub(crate) async fn invalid_rows(store: &RunStore) -> Result<Vec<ManifestIssue>, CoordinatorError> {
     let bytes = store.read(&ObjectKey::InvalidRows).await?.unwrap_or_default();
     let issues: Result<_, _> = serde_json::Deserializer::from_slice(&bytes).into_iter().collect();
     issues.map_err(|error| {
@@ -189,13 +221,8 @@ impl LocalFile {
         preparing(&self.path, &error)
     }
 
-    async fn line<T: Serialize>(&mut self, value: &T) -> Result<(), CoordinatorError> {
-        let written = async {
-            let mut line = serde_json::to_vec(value)?;
-            line.push(b'\n');
-            self.file.write_all(&line).await
-        };
-        let written = written.await;
+    async fn write(&mut self, line: &[u8]) -> Result<(), CoordinatorError> {
+        let written = self.file.write_all(line).await;
         written.map_err(|error| self.failed(error))
     }
 

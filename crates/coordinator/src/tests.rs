@@ -3,6 +3,7 @@
 mod ended;
 mod pump;
 mod unkind;
+mod verify;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
+use std::pin::Pin;
 
 use diorama_backends::Backends;
-use diorama_backends::objects::{ObjectErrorKind, ObjectReader, list_all};
+use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectReader, list_all};
 use diorama_backends::progress::Counts;
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{Sha256Hex, ShardId};
@@ -19,10 +20,13 @@ use diorama_core::round::RoundInfo;
 use diorama_core::run::{RunSpec, RunSummary};
 use futures::{StreamExt, stream};
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio_util::io::SyncIoBridge;
 
 use crate::error::CoordinatorError;
+use crate::finalise::{Tally, add_invalid, add_task, invalid_rows};
 use crate::outcomes::Outcomes;
 use crate::reconcile::rebuild;
 use crate::reopen::ending;
@@ -82,13 +86,22 @@ impl Verification {
 struct Checked {
     shard: ShardId,
     marker: Option<CommitMarker>,
+    /// That its input or its marker says nothing, which is a problem of its own.
+    unreadable: bool,
     problems: Vec<String>,
     files: u64,
     bytes: u64,
 }
 
+impl Checked {
+    fn unreadable(mut self, problem: String) -> Self {
+        self.problems.push(problem);
+        Self { unreadable: true, ..self }
+    }
+}
+
 /// Verifies the run in `store`; with `repair`, publishes what is missing again, rebuilds the counters where they are
-/// wrong, and removes what no marker names.
+/// wrong, and removes what no marker names where nothing else is wrong: in a damaged run, that may be all that is left.
 pub async fn verify(
     backends: &Backends,
     store: &RunStore,
@@ -108,7 +121,7 @@ pub async fn verify(
         found.problem(format!("the spec speaks of {} tasks, round 0 of {in_rounds}", spec.tasks));
     }
 
-    let (mut counts, mut named, mut missing) = (Counts::default(), HashSet::new(), Vec::new());
+    let (mut counts, mut named, mut missing, mut unreadable) = (Counts::default(), HashSet::new(), Vec::new(), false);
     for round in &rounds {
         let check = |shard| check_shard(store, spec, shard);
         let mut checked = stream::iter(round.shard_ids()).map(check).buffered(AT_ONCE);
@@ -117,24 +130,36 @@ pub async fn verify(
             found.shards += 1;
             (found.files, found.bytes) = (found.files + checked.files, found.bytes + checked.bytes);
             checked.problems.into_iter().for_each(|problem| found.problem(problem));
+            unreadable |= checked.unreadable;
             match checked.marker {
                 Some(marker) => {
                     counts = counts.plus(Counts::of(&marker, round.last_round(&spec.retry)));
                     named.extend(marker.archive.map(|archive| store.relative(&archive.key)));
                 }
+                None if checked.unreadable => {}
                 None => missing.push(checked.shard),
             }
         }
     }
     found.uncommitted = missing.len() as u64;
     match &summary {
-        Some(summary) => ended(store, spec, &rounds, summary, &missing, &mut found).await?,
+        Some(summary) => {
+            for shard in &missing {
+                found.problem(format!("shard {shard}: the run has ended and its commit marker is gone"));
+            }
+            if missing.is_empty() && !unreadable {
+                ended(store, spec, &rounds, summary, &mut found).await?;
+            }
+        }
         None => {
             found.done = counts.done;
             found.failed = rounds.last().map_or(0, |round| round.failed(counts.failed));
         }
     }
-    counters(backends, store, spec, counts, repair, &mut found).await?;
+    // Without one of the markers there is nothing to rebuild them from.
+    if !unreadable {
+        counters(backends, store, spec, counts, repair, &mut found).await?;
+    }
     if repair && summary.is_none() {
         for shard in &missing {
             let message = ShardMessage { run: spec.run.clone(), shard: *shard };
@@ -144,27 +169,23 @@ pub async fn verify(
             found.repaired.push(format!("{} shards without a marker were published again", missing.len()));
         }
     }
-    orphans(store, &named, repair && summary.is_some(), &mut found).await?;
+    let remove = repair && summary.is_some() && found.is_clean();
+    orphans(store, &named, remove, &mut found).await?;
     Ok(found)
 }
 
-/// An ended run: no shard may lack its marker, and the final files say what the markers say.
+/// An ended run all of whose markers are there: the final files say what the markers say.
 async fn ended(
     store: &RunStore,
     spec: &RunSpec,
     rounds: &[RoundInfo],
     summary: &RunSummary,
-    missing: &[ShardId],
     found: &mut Verification,
 ) -> Result<(), CoordinatorError> {
-    for shard in missing {
-        found.problem(format!("shard {shard}: the run has ended and its commit marker is gone"));
-    }
-    if !missing.is_empty() {
-        return Ok(());
-    }
+    let mut results = FinalFile::open(store, ObjectKey::Results).await?;
+    let mut errors = FinalFile::open(store, ObjectKey::Errors).await?;
     let mut outcomes = Outcomes::new(store, spec, rounds);
-    let (mut next, mut done, mut failed) = (0, 0, 0);
+    let (mut next, mut tally, mut line) = (0, Tally::default(), Vec::new());
     while let Some(last) = outcomes.next().await? {
         if last.outcome.task.0 != next {
             found.problem(format!(
@@ -173,26 +194,93 @@ async fn ended(
             ));
         }
         next = last.outcome.task.0 + 1;
-        match last.outcome.outcome {
-            Outcome::Done { .. } => done += 1,
-            Outcome::Failed(_) => failed += 1,
-        }
+        tally.add(&last);
+        line.clear();
+        add_task(&mut line, &last);
+        let file = if last.outcome.outcome.is_done() { &mut results } else { &mut errors };
+        file.expect(&line).await?;
     }
-    (found.done, found.failed) = (done, failed);
-    if done + failed != found.tasks {
-        found.problem(format!("{} tasks have an outcome, {} were submitted", done + failed, found.tasks));
+    for issue in invalid_rows(store).await? {
+        line.clear();
+        add_invalid(&mut line, &issue);
+        errors.expect(&line).await?;
     }
-    if (summary.done, summary.failed) != (done, failed) {
-        let (said, say) = ((summary.done, summary.failed), (done, failed));
-        found.problem(format!("summary.json says {said:?} done and failed, the markers say {say:?}"));
+    (found.done, found.failed) = (tally.done, tally.failed);
+    if found.done + found.failed != found.tasks {
+        found.problem(format!("{} tasks have an outcome, {} were submitted", found.done + found.failed, found.tasks));
     }
-    for (key, wanted) in [(ObjectKey::Results, done), (ObjectKey::Errors, failed + summary.invalid_rows)] {
-        let lines = count_lines(store.objects().open(&store.path(&key)).await?).await?;
-        if lines != wanted {
-            found.problem(format!("{key} has {lines} lines, {wanted} are wanted"));
+    let last_round = rounds.last().map_or(0, |round| round.round.0);
+    let wanted = as_read(tally.summary(spec, summary.state, last_round, &outcomes.totals));
+    for (said, wanted) in fields(summary).into_iter().zip(fields(&wanted)).filter(|(said, wanted)| said != wanted) {
+        found.problem(format!("summary.json says {} {}, the markers say {}", said.0, said.1, wanted.1));
+    }
+    for file in [results, errors] {
+        if let Some(problem) = file.end().await? {
+            found.problem(problem);
         }
     }
     Ok(())
+}
+
+/// The summary as it comes back from its file: a number that was written and read may differ in its last digit.
+fn as_read(summary: RunSummary) -> RunSummary {
+    let read = serde_json::to_vec(&summary).and_then(|written| serde_json::from_slice(&written));
+    read.unwrap_or(summary)
+}
+
+/// A summary field by field.
+fn fields(summary: &RunSummary) -> Vec<(String, Value)> {
+    match serde_json::to_value(summary) {
+        Ok(Value::Object(fields)) => fields.into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// One of the final files, read along with what it should say.
+struct FinalFile {
+    key: ObjectKey,
+    /// `None` where it is gone.
+    body: Option<BufReader<Pin<Box<dyn AsyncRead + Send>>>>,
+    /// Lines that it should have had so far.
+    lines: u64,
+    /// Whether all of them were as they should be.
+    fine: bool,
+    read: Vec<u8>,
+}
+
+impl FinalFile {
+    async fn open(store: &RunStore, key: ObjectKey) -> Result<Self, CoordinatorError> {
+        let body = match store.objects().open(&store.path(&key)).await {
+            Ok(reader) => Some(BufReader::new(reader.body)),
+            Err(error) if error.kind == ObjectErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { key, body, lines: 0, fine: true, read: Vec::new() })
+    }
+
+    /// Holds its next line against `line`; after the first one that is wrong, none is read.
+    async fn expect(&mut self, line: &[u8]) -> Result<(), CoordinatorError> {
+        let Some(body) = self.body.as_mut().filter(|_| self.fine) else { return Ok(()) };
+        self.lines += 1;
+        self.read.resize(line.len(), 0);
+        self.fine = match body.read_exact(&mut self.read).await {
+            Ok(_) => self.read == line,
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => false,
+            Err(error) => return Err(broken_off(error)),
+        };
+        Ok(())
+    }
+
+    /// What is wrong with it.
+    async fn end(self) -> Result<Option<String>, CoordinatorError> {
+        let Self { key, body, lines, fine, .. } = self;
+        let Some(mut body) = body else { return Ok(Some(format!("{key} is gone"))) };
+        if !fine {
+            return Ok(Some(format!("{key}: line {lines} is not what the markers say")));
+        }
+        let more = !body.fill_buf().await.map_err(broken_off)?.is_empty();
+        Ok(more.then(|| format!("{key} goes on after line {lines}, its last by the markers")))
+    }
 }
 
 /// The counters must be those of the markers. Workers of a run that has not ended may commit while we read, so more
@@ -241,12 +329,17 @@ async fn orphans(
 }
 
 async fn check_shard(store: &RunStore, spec: &RunSpec, shard: ShardId) -> Result<Checked, CoordinatorError> {
-    let mut checked = Checked { shard, marker: None, problems: Vec::new(), files: 0, bytes: 0 };
-    let Some(tasks) = store.input(shard).await? else {
-        checked.problems.push(format!("shard {shard}: its input is gone"));
-        return Ok(checked);
+    let mut checked = Checked { shard, marker: None, unreadable: false, problems: Vec::new(), files: 0, bytes: 0 };
+    let read = async { Ok::<_, ObjectError>((store.input(shard).await?, store.marker(shard).await?)) };
+    let (tasks, marker) = match read.await {
+        Ok((Some(tasks), marker)) => (tasks, marker),
+        Ok((None, _)) => return Ok(checked.unreadable(format!("shard {shard}: its input is gone"))),
+        Err(ObjectError { kind: ObjectErrorKind::Damaged, what, problem, .. }) => {
+            return Ok(checked.unreadable(format!("shard {shard}: {what} cannot be read: {problem}")));
+        }
+        Err(error) => return Err(error.into()),
     };
-    let Some(marker) = store.marker(shard).await? else { return Ok(checked) };
+    let Some(marker) = marker else { return Ok(checked) };
     if marker.run != spec.run || marker.shard != shard {
         checked.problems.push(format!("shard {shard}: its marker speaks of {} of {}", marker.shard, marker.run));
     }
@@ -368,19 +461,8 @@ async fn digest(reader: ObjectReader) -> Result<(u64, Sha256Hex), CoordinatorErr
     read.await.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(broken_off)
 }
 
-async fn count_lines(mut reader: ObjectReader) -> Result<u64, CoordinatorError> {
-    use tokio::io::AsyncReadExt;
-    let (mut lines, mut buffer) = (0, vec![0; 1 << 16]);
-    loop {
-        match reader.body.read(&mut buffer).await.map_err(broken_off)? {
-            0 => return Ok(lines),
-            read => lines += buffer[..read].iter().filter(|byte| **byte == b'\n').count() as u64,
-        }
-    }
-}
-
 fn broken_off(error: std::io::Error) -> CoordinatorError {
-    diorama_backends::objects::ObjectError {
+    ObjectError {
         kind: ObjectErrorKind::Transient,
         doing: "reading",
         what: "an object".to_owned(),

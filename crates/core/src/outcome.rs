@@ -129,6 +129,13 @@ pub enum Outcome {
     Failed(TaskError),
 }
 
+impl Outcome {
+    /// Whether there is a picture.
+    pub fn is_done(&self) -> bool {
+        matches!(self, Self::Done { .. })
+    }
+}
+
 /// The outcome of one task, as it stands in commit markers, `results.jsonl` and `errors.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskOutcome {

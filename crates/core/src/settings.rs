@@ -458,7 +458,6 @@ mod tests {
             ("threshold", json!(11), "at least -10 and at most 10"),
             ("dilation", json!(65), "at least 0 and at most 64"),
             ("blur", json!(51), "at least 0 and at most 50"),
-            ("layers", json!([]), "'auto', 'last' or layer paths"),
             ("size", json!("512x513"), "8 to 4096 and a multiple of 8"),
             ("size", json!("0x0"), "8 to 4096 and a multiple of 8"),
             ("edit_steps", json!([5, 5]), "must rise, from at least 1"),

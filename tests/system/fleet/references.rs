@@ -185,3 +185,22 @@ fn a_server_that_says_nothing_does_not_hold_up_a_drain() {
     wait(child).expect(143);
     assert!(stopped.elapsed() < Duration::from_secs(15), "the drain took {:?}", stopped.elapsed());
 }
+
+#[test]
+fn a_reference_that_the_store_has_is_not_sent_again() {
+    let fleet = Fleet::new();
+    let _coordinator = fleet.serve();
+    let sent = || -> BTreeMap<_, _> {
+        let blobs = fs::read_dir(fleet.s3.folder().join("blobs")).unwrap().map(Result::unwrap);
+        blobs.map(|blob| (blob.file_name(), blob.metadata().unwrap().modified().unwrap())).collect()
+    };
+    fleet.submit(20);
+    let first = sent();
+    assert_eq!(first.len(), 3, "each picture once, however many rows name it");
+    image::RgbImage::new(48, 32).save(fleet.case.path("place-3.png")).unwrap();
+    fleet.case.write_rows(&[row("old", "place-0.png"), row("new", "place-3.png")]);
+    fleet.run(&["submit", "rows.jsonl", "--name", "more"]).expect(0);
+    let second = sent();
+    assert_eq!(second.len(), 4);
+    assert!(first.iter().all(|(blob, at)| second[blob] == *at), "one was written again");
+}

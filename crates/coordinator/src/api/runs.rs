@@ -19,7 +19,7 @@ use crate::reopen::hand_over;
 use crate::status::{RunStatus, status};
 
 /// Between two looks for the stream of events.
-const EVENT_POLL: Duration = Duration::from_secs(1);
+const EVENT_POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 1000 });
 
 /// Which part of the list.
 #[derive(Debug, Deserialize, IntoParams)]

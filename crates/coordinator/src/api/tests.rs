@@ -20,6 +20,9 @@ use tower::ServiceExt;
 use super::{ApiConfig, Tokens, router};
 
 mod bad_input;
+mod events;
+mod fleet;
+mod object_manifest;
 mod outcomes;
 
 struct Bench {

@@ -16,6 +16,13 @@ use diorama_core::message::ShardMessage;
 #[derive(Default)]
 pub(super) struct MemoryObjects(Mutex<BTreeMap<String, Bytes>>);
 
+impl MemoryObjects {
+    /// All of them, to be looked at or damaged.
+    pub(super) fn all(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
+        self.0.lock().unwrap()
+    }
+}
+
 #[async_trait]
 impl Objects for MemoryObjects {
     async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {

@@ -72,7 +72,7 @@ flags! {
         dtype: "TYPE",
         /// Tasks in a batch: 1 to 256; pictures do not depend on it
         batch_size: "N",
-        /// libtorch, or synthetic: no model, for load tests of everything around it
+        /// libtorch, or synthetic: no model, for load tests of everything around it; its records say so
         engine: "NAME",
         /// Milliseconds that a batch of the synthetic engine takes
         synthetic_latency: "MS",
