@@ -331,10 +331,12 @@ mod tests {
         (0..count).map(job).collect()
     }
 
+    type Harm = fn() -> GeneratorError;
+
     /// Does to every batch with the task `t1` what `harm` says.
     struct Harmed {
         inner: SyntheticGenerator,
-        harm: fn() -> GeneratorError,
+        harm: Harm,
     }
 
     impl Generator for Harmed {
@@ -358,14 +360,14 @@ mod tests {
         }
     }
 
-    fn harmed(harm: fn() -> GeneratorError) -> Device {
+    fn harmed(harm: Harm) -> Device {
         let inner = SyntheticGenerator::new(SyntheticOptions { batch_size: 4, ..SyntheticOptions::default() });
         Device { generator: Box::new(Harmed { inner, harm }), stop: Arc::default() }
     }
 
     #[test]
     fn a_panic_or_an_error_of_the_model_fails_its_own_task_and_neither_its_mates_nor_the_device() {
-        let harms: [(fn() -> GeneratorError, &str); 2] = [
+        let harms: [(Harm, &str); 2] = [
             (|| panic!("shapes cannot be multiplied"), "panicked: shapes cannot be multiplied"),
             (|| GeneratorError::Failed("an illegal memory access".to_owned()), "an illegal memory access"),
         ];
