@@ -18,6 +18,17 @@ use crate::fleet::references;
 use crate::{maker, output};
 
 pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
+    match work(cli, &drain).await {
+        // What it held goes to another worker: that is what a drain is for, whatever was away meanwhile.
+        Err(failure) if failure.code == exit::TRY_AGAIN && drain.is_cancelled() => {
+            tracing::warn!(error = %failure, "the worker was drained while something was away");
+            Ok(exit::DRAINED)
+        }
+        ended => ended,
+    }
+}
+
+async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
     let name = name(&config)?;
     let remote = references::of_fleet(&config)?;
@@ -73,11 +84,6 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
             Ok(if drain.is_cancelled() { exit::DRAINED } else { exit::DONE })
         }
         Err(WorkerError::Engine(EngineError::Stopped)) if drain.is_cancelled() => Ok(exit::DRAINED),
-        // What it held goes to another worker: that is what a drain is for, whatever was away meanwhile.
-        Err(error) if error.is_retryable() && drain.is_cancelled() => {
-            tracing::warn!(%error, "the worker could not hand back everything");
-            Ok(exit::DRAINED)
-        }
         Err(error) if error.is_retryable() => Err(Failure::try_again(error)),
         Err(error) => Err(Failure::permanent(error)),
     }
