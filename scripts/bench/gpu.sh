@@ -43,23 +43,22 @@ ready() {
   lib="$("$python" -c 'import os, torch; print(os.path.join(os.path.dirname(torch.__file__), "lib"))')"
 }
 
-# Runs one of our programs: the CPU half of libtorch is found on the library path, the CUDA half by the program itself.
-ours() {
-  local program="$1"
-  shift
-  LD_LIBRARY_PATH="$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" DIORAMA_TORCH_LIB="$lib" "$carried/programs/$program" "$@"
+# Runs our programs, or what starts them: the CPU half of libtorch is found on the library path, the CUDA half by the
+# program itself.
+with_libtorch() {
+  LD_LIBRARY_PATH="$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" DIORAMA_TORCH_LIB="$lib" "$@"
 }
 
 check() {
   ready
   local failed=0
   CARGO_MANIFEST_DIR="$root/crates/diffusion" NVIDIA_TF32_OVERRIDE=0 \
-    ours parity --ignored --test-threads=1 --nocapture gpu:: || failed=1
+    with_libtorch "$carried/programs/parity" --ignored --test-threads=1 --nocapture gpu:: || failed=1
   local device out
   out="$(mktemp -d)"
   for device in cpu cuda; do
-    ours diorama run "$root/examples/demo/manifest.jsonl" --model "$root/models/demo" --device "$device" --batch-size 8 \
-      --out "$out/$device"
+    with_libtorch "$carried/programs/diorama" run "$root/examples/demo/manifest.jsonl" --model "$root/models/demo" \
+      --device "$device" --batch-size 8 --out "$out/$device"
   done
   "$python" "$root/scripts/bench/compare_runs.py" "$out/cpu" "$out/cuda" || failed=1
   rm -r "$out"
@@ -71,8 +70,7 @@ case "${1:-}" in
   check) check ;;
   bench)
     ready
-    export LD_LIBRARY_PATH="$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" DIORAMA_TORCH_LIB="$lib"
-    "$python" "$root/scripts/bench/gpu.py" --bench "$carried/programs/speed" "${@:2}" ;;
+    with_libtorch "$python" "$root/scripts/bench/gpu.py" --bench "$carried/programs/speed" "${@:2}" ;;
   python)
     ready
     "$python" "${@:2}" ;;

@@ -51,8 +51,8 @@ fn check_component(kind: &'static str, value: &str, max_bytes: usize) -> Result<
 /// What errors call a pool.
 const POOL: &str = "pool";
 
-/// How the queue of a pool's dead letters is told from the pool's own.
-const DEAD: &str = ".dead";
+/// How the queue of a pool's dead letters is told from the pool's own: no pool's name ends so.
+pub const DEAD: &str = ".dead";
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $kind:expr, $max:literal) => {

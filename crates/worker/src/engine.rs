@@ -278,14 +278,17 @@ mod tests {
     use super::*;
     use crate::synthetic::{SyntheticGenerator, SyntheticOptions};
 
-    /// Of a device that has memory for `room` pictures in a batch, padding included.
-    struct Cramped {
+    /// What happens to a batch before it is made, if anything.
+    type Harm = Box<dyn Fn(&mut GeneratorInfo, &[Job]) -> Option<GeneratorError> + Send>;
+
+    /// Makes synthetic pictures of what its harm spares.
+    struct Harmed {
         inner: SyntheticGenerator,
         info: GeneratorInfo,
-        room: usize,
+        harm: Harm,
     }
 
-    impl Generator for Cramped {
+    impl Generator for Harmed {
         fn info(&self) -> &GeneratorInfo {
             &self.info
         }
@@ -300,19 +303,35 @@ mod tests {
             stop: &(dyn Fn() -> bool + Sync),
         ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
             assert!(batch.len() <= self.info.batch_size, "{} jobs in a batch of {}", batch.len(), self.info.batch_size);
-            if self.info.batch_size > self.room {
-                let batch = self.info.batch_size;
-                self.info.batch_size = (batch / 2).max(1);
-                return Err(GeneratorError::OutOfMemory { batch, message: "CUDA out of memory".to_owned() });
+            match (self.harm)(&mut self.info, batch) {
+                Some(error) => Err(error),
+                None => self.inner.generate(batch, stop),
             }
-            self.inner.generate(batch, stop)
         }
     }
 
-    fn cramped(batch_size: usize, room: usize) -> Device {
+    fn device(batch_size: usize, harm: Harm) -> Device {
         let inner = SyntheticGenerator::new(SyntheticOptions { batch_size, ..SyntheticOptions::default() });
         let info = inner.info().clone();
-        Device { generator: Box::new(Cramped { inner, info, room }), stop: Arc::default() }
+        Device { generator: Box::new(Harmed { inner, info, harm }), stop: Arc::default() }
+    }
+
+    /// Has memory for `room` pictures in a batch, padding included.
+    fn cramped(batch_size: usize, room: usize) -> Device {
+        let harm = move |info: &mut GeneratorInfo, _: &[Job]| {
+            let batch = info.batch_size;
+            (batch > room).then(|| {
+                info.batch_size = (batch / 2).max(1);
+                GeneratorError::OutOfMemory { batch, message: "CUDA out of memory".to_owned() }
+            })
+        };
+        device(batch_size, Box::new(harm))
+    }
+
+    /// Fails each batch with the task `t1`.
+    fn harmed(error: fn() -> GeneratorError) -> Device {
+        let is_harmed = |job: &Job| job.task.custom_id.as_str() == "t1";
+        device(4, Box::new(move |_, batch| batch.iter().any(is_harmed).then(error)))
     }
 
     fn jobs(count: u64) -> Vec<Job> {
@@ -331,43 +350,9 @@ mod tests {
         (0..count).map(job).collect()
     }
 
-    type Harm = fn() -> GeneratorError;
-
-    /// Does to every batch with the task `t1` what `harm` says.
-    struct Harmed {
-        inner: SyntheticGenerator,
-        harm: Harm,
-    }
-
-    impl Generator for Harmed {
-        fn info(&self) -> &GeneratorInfo {
-            self.inner.info()
-        }
-
-        fn check(&self, task: &Task) -> Result<BatchKey, TaskError> {
-            self.inner.check(task)
-        }
-
-        fn generate(
-            &mut self,
-            batch: &[Job],
-            stop: &(dyn Fn() -> bool + Sync),
-        ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
-            if batch.iter().any(|job| job.task.custom_id.as_str() == "t1") {
-                return Err((self.harm)());
-            }
-            self.inner.generate(batch, stop)
-        }
-    }
-
-    fn harmed(harm: Harm) -> Device {
-        let inner = SyntheticGenerator::new(SyntheticOptions { batch_size: 4, ..SyntheticOptions::default() });
-        Device { generator: Box::new(Harmed { inner, harm }), stop: Arc::default() }
-    }
-
     #[test]
     fn a_panic_or_an_error_of_the_model_fails_its_own_task_and_neither_its_mates_nor_the_device() {
-        let harms: [(Harm, &str); 2] = [
+        let harms: [(fn() -> GeneratorError, _); 2] = [
             (|| panic!("shapes cannot be multiplied"), "panicked: shapes cannot be multiplied"),
             (|| GeneratorError::Failed("an illegal memory access".to_owned()), "an illegal memory access"),
         ];

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use diorama_core::id::Pool;
+use diorama_core::id::{DEAD, Pool};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
@@ -39,7 +39,7 @@ pub(super) fn queue_of(pool: &Pool) -> ShortString {
 }
 
 pub(super) fn dead_queue_of(pool: &Pool) -> ShortString {
-    format!("diorama.{pool}.dead").into()
+    format!("diorama.{pool}{DEAD}").into()
 }
 
 /// Declares a pool's queues. The error says what to do where they exist with other arguments.
