@@ -90,8 +90,33 @@ impl RunStore {
 
     /// What the run's owner wants of it.
     pub async fn control(&self) -> Result<Control, ObjectError> {
-        let running = || Control { state: RunState::Running, reason: None };
-        Ok(self.read_json(&ObjectKey::Control).await?.unwrap_or_else(running))
+        let (cancelled, control) =
+            futures::try_join!(self.exists(&ObjectKey::Cancelled), self.read_json(&ObjectKey::Control))?;
+        if cancelled {
+            return Ok(Control { state: RunState::Cancelled, reason: None });
+        }
+        Ok(control.unwrap_or(Control { state: RunState::Running, reason: None }))
+    }
+
+    /// Wants the run paused; `reason` where that is not its owner's own wish. A cancelled run stays cancelled.
+    pub async fn pause(&self, reason: Option<String>) -> Result<(), ObjectError> {
+        self.write_json(&ObjectKey::Control, &Control { state: RunState::Paused, reason }).await
+    }
+
+    /// Wants the run to go on. A cancelled run stays cancelled.
+    pub async fn resume(&self) -> Result<(), ObjectError> {
+        self.write_json(&ObjectKey::Control, &Control { state: RunState::Running, reason: None }).await
+    }
+
+    /// Wants nothing more to run. It has its own object, which no pause and no resume at the same moment can undo.
+    pub async fn cancel(&self) -> Result<(), ObjectError> {
+        self.write_json(&ObjectKey::Cancelled, &Control { state: RunState::Cancelled, reason: None }).await
+    }
+
+    /// Forgets what was wanted of a run that has ended, before it goes on.
+    pub async fn forget_control(&self) -> Result<(), ObjectError> {
+        self.delete(&ObjectKey::Control).await?;
+        self.delete(&ObjectKey::Cancelled).await
     }
 
     /// Binds the run to the model `here` unless it is bound; the model that it is bound to.

@@ -11,12 +11,12 @@ use diorama_backends::progress::{Counts, ShardSet, count_marker};
 use diorama_backends::queue::Settlement;
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{AttemptId, RunId, ShardId, WorkerId};
-use diorama_core::key::{ObjectKey, RunRoot};
+use diorama_core::key::RunRoot;
 use diorama_core::marker::CommitMarker;
 use diorama_core::message::ShardMessage;
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
 use diorama_core::round::RoundInfo;
-use diorama_core::run::{Control, RunSpec, RunState};
+use diorama_core::run::{RunSpec, RunState};
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -284,8 +284,7 @@ impl Coordinator {
         match self.give_up(&store, &spec, shard).await {
             Err(error @ CoordinatorError::Unusable { .. }) => {
                 tracing::error!(%run, %error, "the run is paused");
-                let control = Control { state: RunState::Paused, reason: Some(error.to_string()) };
-                Ok(store.write_json(&ObjectKey::Control, &control).await?)
+                Ok(store.pause(Some(error.to_string())).await?)
             }
             result => result,
         }

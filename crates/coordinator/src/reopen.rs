@@ -6,17 +6,18 @@
 //! else is carried out by whichever coordinator drives the run, and may be carried out again.
 
 use diorama_backends::fault;
-use diorama_backends::objects::{ObjectError, Objects, Put};
+use diorama_backends::objects::{ObjectError, ObjectErrorKind, Objects, Put};
 use diorama_backends::progress::Progress;
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{Round, RunId, ShardId};
 use diorama_core::key::{ObjectKey, SharedKey};
-use diorama_core::outcome::Outcome;
+use diorama_core::outcome::{Outcome, TaskOutcome};
 use diorama_core::round::{FailedWhere, Reopening, RoundInfo};
 use diorama_core::run::{RunSpec, RunSummary};
 use diorama_core::task::Task;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::error::CoordinatorError;
 use crate::outcomes::Outcomes;
@@ -53,12 +54,11 @@ pub async fn reopen(store: &RunStore, run: &RunId, which: FailedWhere) -> Result
         hand_over(store.objects(), run).await?;
         return Err(not_ended(store, "tried again").await?);
     };
-    let meant = |code: &str| which.code.as_ref().is_none_or(|codes| codes.iter().any(|known| known.as_str() == code));
-    if !summary.failures.iter().any(|(code, count)| *count > 0 && meant(code)) {
+    if !any_failed(store, &summary, &which).await? {
         return Err(CoordinatorError::NothingFailed { failures: summary.failures });
     }
     // What its owner wanted of it is done; what he wants from now on counts again.
-    store.delete(&ObjectKey::Control).await?;
+    store.forget_control().await?;
     hand_over(store.objects(), run).await?;
     fault::point("reopen.before-word");
     let reopening = Reopening { which, at: Timestamp::now() };
@@ -70,6 +70,31 @@ pub async fn reopen(store: &RunStore, run: &RunId, which: FailedWhere) -> Result
         Put::Created => Ok(()),
         Put::Exists => Err(not_ended(store, "tried again").await?),
     }
+}
+
+/// Whether a task of an ended run failed as `which` says. What the summary counts by code is not read again.
+async fn any_failed(store: &RunStore, summary: &RunSummary, which: &FailedWhere) -> Result<bool, ObjectError> {
+    let meant = |code: &str| which.code.as_ref().is_none_or(|codes| codes.iter().any(|known| known.as_str() == code));
+    let by_code = summary.failures.iter().any(|(code, count)| *count > 0 && meant(code));
+    if !by_code || which.retryable.is_none() {
+        return Ok(by_code);
+    }
+    let key = store.path(&ObjectKey::Errors);
+    let reader = match store.objects().open(&key).await {
+        Ok(reader) => reader,
+        // Somebody else's reopening is being carried out, and comes first.
+        Err(error) if error.kind == ObjectErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let mut lines = BufReader::new(reader.body).lines();
+    while let Some(line) = lines.next_line().await.map_err(|error| ObjectError::broken_off(&key, &error))? {
+        // Rows that never became a task stand there, too.
+        let outcome = serde_json::from_str::<TaskOutcome>(&line).map(|line| line.outcome);
+        if matches!(outcome, Ok(Outcome::Failed(error)) if which.fits(&error)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// That the run has not ended, with the state it is in.

@@ -11,7 +11,7 @@ use diorama_backends::objects::{ObjectError, list_all};
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::RunId;
 use diorama_core::key::{ObjectKey, RunRoot, SharedKey};
-use diorama_core::run::{Control, RunState};
+use diorama_core::run::RunState;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -158,8 +158,7 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
                 // What it misses is perhaps being removed: then the next turn removes the rest.
                 if !delete::is_under_way(&*backends.objects, run).await.unwrap_or(false) {
                     tracing::error!(%run, %error, "the run is paused");
-                    let control = Control { state: RunState::Paused, reason: Some(error.to_string()) };
-                    if let Err(error) = store.write_json(&ObjectKey::Control, &control).await {
+                    if let Err(error) = store.pause(Some(error.to_string())).await {
                         tracing::warn!(%run, %error, "that the run is paused could not be noted");
                     }
                     wait_for_another_wish(&store, &stop).await;

@@ -25,7 +25,7 @@ use diorama_core::manifest::ManifestIssue;
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
 use diorama_core::retry::RetryPolicy;
-use diorama_core::run::{Control, ModelIdentity, OutputFormat, RunSpec, RunState, RunSummary};
+use diorama_core::run::{ModelIdentity, OutputFormat, RunSpec, RunState, RunSummary};
 use diorama_core::settings::Settings;
 use diorama_core::task::Task;
 use jiff::Timestamp;
@@ -357,7 +357,7 @@ async fn a_forgetful_progress_service_does_not_stop_the_run() {
 async fn a_paused_run_publishes_nothing_until_it_is_resumed() {
     let (bench, spec) = (Bench::new(), spec(6, 2));
     submit(&bench.store, submission(&spec)).await.unwrap();
-    bench.store.write_json(&ObjectKey::Control, &Control { state: RunState::Paused, reason: None }).await.unwrap();
+    bench.store.pause(None).await.unwrap();
     let _worker = bench.worker(&spec, Arc::new(|_, _| done()));
     let (coordinator, mut progress) = bench.coordinator(|_| ());
     let drain = CancellationToken::new();
@@ -365,7 +365,7 @@ async fn a_paused_run_publishes_nothing_until_it_is_resumed() {
         progress.wait_for(|progress| progress.state == RunState::Paused).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(list_all(bench.store.objects(), "commits/").await.unwrap().is_empty());
-        bench.store.delete(&ObjectKey::Control).await.unwrap();
+        bench.store.resume().await.unwrap();
     };
     let (end, ()) = within(async { tokio::join!(coordinator.drive(&spec, &drain), resume) }).await;
     assert!(matches!(end.unwrap(), RunEnd::Finished(_)));
@@ -376,13 +376,26 @@ async fn a_cancelled_run_keeps_what_is_committed_and_the_rest_is_cancelled() {
     let (bench, spec) = (Bench::new(), spec(10, 3));
     submit(&bench.store, submission(&spec)).await.unwrap();
     commit(&bench.store, &spec, ShardId { round: Round(0), index: 1 }, &(Arc::new(|_, _| done()) as Decide)).await;
-    bench.store.write_json(&ObjectKey::Control, &Control { state: RunState::Cancelled, reason: None }).await.unwrap();
+    bench.store.cancel().await.unwrap();
     let (coordinator, _) = bench.coordinator(|_| ());
     let end = within(coordinator.drive(&spec, &CancellationToken::new())).await.unwrap();
     let RunEnd::Cancelled(summary) = end else { panic!("cancelled") };
     assert_eq!((summary.done, summary.failed, summary.failures["cancelled"]), (3, 7, 7));
     assert_eq!(indices(&bench.lines("results.jsonl")), [3, 4, 5]);
     assert_eq!(indices(&bench.lines("errors.jsonl")), [0, 1, 2, 6, 7, 8, 9]);
+}
+
+#[tokio::test]
+async fn neither_a_pause_nor_a_resume_at_the_same_moment_undoes_a_cancel() {
+    let (bench, spec) = (Bench::new(), spec(4, 2));
+    submit(&bench.store, submission(&spec)).await.unwrap();
+    // Both had looked at the run before it was cancelled, and write what they decided after.
+    bench.store.cancel().await.unwrap();
+    bench.store.resume().await.unwrap();
+    bench.store.pause(Some("a fault of its own".to_owned())).await.unwrap();
+    let (coordinator, _) = bench.coordinator(|_| ());
+    let end = within(coordinator.drive(&spec, &CancellationToken::new())).await.unwrap();
+    assert!(matches!(end, RunEnd::Cancelled(_)), "{end:?}");
 }
 
 #[tokio::test]

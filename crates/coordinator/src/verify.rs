@@ -266,7 +266,7 @@ impl FinalFile {
         self.fine = match body.read_exact(&mut self.read).await {
             Ok(_) => self.read == line,
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => false,
-            Err(error) => return Err(broken_off(error)),
+            Err(error) => return Err(ObjectError::broken_off(self.key.to_string(), &error).into()),
         };
         Ok(())
     }
@@ -278,7 +278,8 @@ impl FinalFile {
         if !fine {
             return Ok(Some(format!("{key}: line {lines} is not what the markers say")));
         }
-        let more = !body.fill_buf().await.map_err(broken_off)?.is_empty();
+        let more = body.fill_buf().await.map_err(|error| ObjectError::broken_off(key.to_string(), &error))?;
+        let more = !more.is_empty();
         Ok(more.then(|| format!("{key} goes on after line {lines}, its last by the markers")))
     }
 }
@@ -367,7 +368,7 @@ async fn check_files(store: &RunStore, files: &[FileRef], checked: &mut Checked)
     for file in files {
         let problem = match store.objects().open(&store.relative(&file.path)).await {
             Ok(reader) => {
-                let (bytes, digest) = digest(reader).await?;
+                let (bytes, digest) = digest(&file.path, reader).await?;
                 (checked.files, checked.bytes) = (checked.files + 1, checked.bytes + bytes);
                 (digest != file.sha256).then_some("its content is not what was committed")
             }
@@ -452,21 +453,12 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-async fn digest(reader: ObjectReader) -> Result<(u64, Sha256Hex), CoordinatorError> {
+async fn digest(what: &str, reader: ObjectReader) -> Result<(u64, Sha256Hex), CoordinatorError> {
     let mut hashing = Hashing { inner: SyncIoBridge::new(reader.body), digest: Sha256::new(), bytes: 0 };
     let read = tokio::task::spawn_blocking(move || {
         std::io::copy(&mut hashing, &mut std::io::sink())?;
         Ok((hashing.bytes, Sha256Hex::from_digest(hashing.digest.finalize().into())))
     });
-    read.await.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(broken_off)
-}
-
-fn broken_off(error: std::io::Error) -> CoordinatorError {
-    ObjectError {
-        kind: ObjectErrorKind::Transient,
-        doing: "reading",
-        what: "an object".to_owned(),
-        problem: error.to_string(),
-    }
-    .into()
+    let read = read.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    Ok(read.map_err(|error| ObjectError::broken_off(what, &error))?)
 }

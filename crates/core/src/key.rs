@@ -35,8 +35,10 @@ pub enum ObjectKey {
     Commit(ShardId),
     /// Before each task of a shard that runs task by task: which one is running.
     Journal(ShardId),
-    /// Paused or cancelled.
+    /// Running or paused.
     Control,
+    /// That the run is cancelled, whatever [`Self::Control`] says.
+    Cancelled,
     /// The model that the run is bound to, where its spec does not say.
     Model,
     /// The outcomes of tasks with a picture, one a line.
@@ -76,6 +78,7 @@ impl fmt::Display for ObjectKey {
             Self::Commit(shard) => write!(f, "commits/{shard}.json"),
             Self::Journal(shard) => write!(f, "journal/{shard}.jsonl"),
             Self::Control => f.write_str("control.json"),
+            Self::Cancelled => f.write_str("cancelled.json"),
             Self::Model => f.write_str("model.json"),
             Self::Results => f.write_str("results.jsonl"),
             Self::Errors => f.write_str("errors.jsonl"),

@@ -125,7 +125,8 @@ impl std::fmt::Display for RunState {
     }
 }
 
-/// What the run's owner wants of it, as `control.json` holds it. Absent: running.
+/// What the run's owner wants of it. `control.json` holds it while it is running or paused, and is absent where nobody
+/// ever paused it; that it is cancelled is an object of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Control {
     /// Running, paused or cancelled.

@@ -174,7 +174,7 @@ pub(crate) struct Worker {
 
 #[derive(Debug, Args)]
 pub(crate) struct Submit {
-    /// The manifest: JSONL, CSV or Parquet, one row a picture
+    /// The manifest: JSONL, CSV or Parquet, one row a picture; or s3://bucket/key, which the coordinator reads
     pub(crate) manifest: PathBuf,
     /// The manifest's format, where its extension does not say: jsonl, csv or parquet
     #[arg(long, value_name = "FORMAT")]

@@ -10,6 +10,7 @@ mod engine;
 mod exit;
 mod fleet;
 mod gallery;
+mod issues;
 mod maker;
 mod output;
 mod progress;

@@ -12,8 +12,8 @@ use diorama_backends::progress::{Heartbeat, Holder};
 use diorama_backends::queue::Consumer;
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::{Pool, RunId, ShardId, WorkerId};
-use diorama_core::key::{ObjectKey, RunRoot};
-use diorama_core::run::{Control, ModelIdentity, RunSpec, RunState};
+use diorama_core::key::RunRoot;
+use diorama_core::run::{ModelIdentity, RunSpec, RunState};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -351,7 +351,7 @@ impl Worker {
             self.config.worker, self.config.pool
         );
         tracing::error!(run = %spec.run, %reason, "the run is paused");
-        store.write_json(&ObjectKey::Control, &Control { state: RunState::Paused, reason: Some(reason) }).await?;
+        store.pause(Some(reason)).await?;
         Ok(false)
     }
 

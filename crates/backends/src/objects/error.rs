@@ -92,6 +92,16 @@ impl ObjectError {
         Self { kind: ObjectErrorKind::Damaged, doing: "reading", what: what.into(), problem: problem.into() }
     }
 
+    /// Content that ended before its end; it may arrive whole the next time.
+    pub fn broken_off(what: impl Into<String>, error: &io::Error) -> Self {
+        Self {
+            kind: ObjectErrorKind::Transient,
+            doing: "reading",
+            what: what.into(),
+            problem: format!("it broke off: {error}"),
+        }
+    }
+
     /// Whether a new process may succeed later: a fault that may pass, or a disk that someone may free.
     pub fn may_pass_later(&self) -> bool {
         self.is_retryable() || self.kind == ObjectErrorKind::DiskFull

@@ -6,6 +6,7 @@ mod auth;
 mod blobs;
 mod fleet;
 mod health;
+mod manifest_object;
 mod problem;
 mod results;
 mod retry;
@@ -23,6 +24,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use diorama_backends::Backends;
+use diorama_backends::objects::RemoteObjects;
 use diorama_backends::run_store::RunStore;
 use diorama_core::id::RunId;
 use diorama_core::key::RunRoot;
@@ -40,6 +42,8 @@ pub use self::submit::SubmitRequest;
 pub struct ApiConfig {
     /// The services.
     pub backends: Backends,
+    /// The buckets of `s3://` manifests, where there are any.
+    pub remote: Option<Arc<dyn RemoteObjects>>,
     /// Where uploads are kept while they are checked.
     pub scratch: PathBuf,
     /// The folder of references that workers share, where there is one.

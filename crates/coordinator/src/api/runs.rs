@@ -8,8 +8,8 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use diorama_core::id::RunId;
-use diorama_core::key::{ObjectKey, SharedKey};
-use diorama_core::run::{Control, RunState};
+use diorama_core::key::SharedKey;
+use diorama_core::run::RunState;
 use futures::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -94,8 +94,12 @@ pub(super) async fn change(
     };
     let (store, spec) = api.run(&run).await?;
     let now = status(api.backends(), &store, &spec).await?;
-    let state = now.state.to(wanted).map_err(|illegal| Problem::conflict("illegal_transition", illegal.to_string()))?;
-    store.write_json(&ObjectKey::Control, &Control { state, reason: None }).await?;
+    now.state.to(wanted).map_err(|illegal| Problem::conflict("illegal_transition", illegal.to_string()))?;
+    match wanted {
+        RunState::Paused => store.pause(None).await?,
+        RunState::Cancelled => store.cancel().await?,
+        RunState::Running | RunState::Finished => store.resume().await?,
+    }
     Ok(Json(status(api.backends(), &store, &spec).await?))
 }
 

@@ -20,7 +20,7 @@ use tempfile::TempPath;
 use tokio::io::{AsyncWriteExt, BufWriter};
 use utoipa::ToSchema;
 
-use super::{Problem, Shared};
+use super::{Problem, Shared, manifest_object};
 use crate::manifest::{Format, Manifest, ManifestError, ManifestReport, References, Rules};
 use crate::status::{RunStatus, status};
 use crate::submit::{Submission, is_submitted, submit};
@@ -62,7 +62,7 @@ pub struct SubmitRequest {
     /// The format of the manifest: `jsonl`, `csv` or `parquet`.
     #[serde(default = "jsonl")]
     pub manifest_format: String,
-    /// Instead of a part `manifest`: the key of an object of the store that holds it.
+    /// Instead of a part `manifest`: the object that holds it, `s3://bucket/key` or a key of the fleet's own store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_object: Option<String>,
     /// The settings of every row that does not set its own.
@@ -241,7 +241,7 @@ impl Upload {
                 return Err(Problem::bad_request("two_manifests", message));
             }
             (Some(manifest), None) => manifest,
-            (None, Some(key)) => fetch(api, key).await?,
+            (None, Some(address)) => manifest_object::fetch(api, address).await?,
             (None, None) => return Err(Problem::bad_request("missing_part", "the form has no part manifest")),
         };
         Ok(Self { request, manifest, invalid })
@@ -328,6 +328,7 @@ impl SubmitRequest {
         range("retry.max_rounds", self.retry.max_rounds <= 10, "0 to 10");
         let delay = self.retry.delay_seconds;
         range("retry.delay_seconds", (0.0..=3600.0).contains(&delay), "0 to 3600");
+        range("retry.poison_after", (1..=1000).contains(&self.retry.poison_after), "1 to 1000");
         range("name", self.name.as_ref().is_none_or(|name| name.len() <= 200), "at most 200 bytes");
         if problems.is_empty() { Ok(settings) } else { Err(Problem::bad_request("invalid_spec", problems.join("; "))) }
     }
@@ -363,18 +364,6 @@ async fn to_disk(scratch: &Path, field: &mut Field<'_>, what: &str, limit: u64) 
     Ok(path)
 }
 
-async fn fetch(api: &Shared, key: &str) -> Result<TempPath, Problem> {
-    let mut reader = api.backends().objects.open(key).await?;
-    if reader.bytes > api.config.max_manifest_bytes {
-        return Err(Problem::too_large("manifest", api.config.max_manifest_bytes));
-    }
-    let (file, path) = tempfile::NamedTempFile::new_in(&api.config.scratch).map_err(disk)?.into_parts();
-    let mut file = tokio::fs::File::from_std(file);
-    tokio::io::copy(&mut reader.body, &mut file).await.map_err(disk)?;
-    file.flush().await.map_err(disk)?;
-    Ok(path)
-}
-
 fn read_invalid(file: &Path) -> Result<Vec<ManifestIssue>, Problem> {
     let text = std::fs::read(file).map_err(disk)?;
     let issues: Result<_, _> = serde_json::Deserializer::from_slice(&text).into_iter().collect();
@@ -404,7 +393,7 @@ fn cut_off(error: MultipartError) -> Problem {
     Problem::bad_request("cut_off", format!("the upload ended before its end: {}; send it again", error.body_text()))
 }
 
-fn disk(error: std::io::Error) -> Problem {
+pub(super) fn disk(error: std::io::Error) -> Problem {
     tracing::error!(%error, "an upload could not be kept");
     Problem::new(503, "scratch_unavailable", format!("the coordinator's scratch folder: {error}; try again later"))
 }

@@ -43,6 +43,7 @@ impl Bench {
         };
         let mut config = ApiConfig {
             backends: backends.clone(),
+            remote: None,
             scratch: objects.scratch(),
             reference_root: None,
             plain_http: false,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use diorama_backends::objects::bucket_and_key;
 use diorama_core::id::Sha256Hex;
 use diorama_core::task::Reference;
 
@@ -41,9 +42,9 @@ pub(super) fn parse(text: &str, rules: &Rules) -> Result<Reference, Refusal> {
         return Err(("local_reference", message));
     };
     match scheme {
-        "s3" => match rest.split_once('/') {
-            Some((bucket, key)) if !bucket.is_empty() && !key.is_empty() => object(Reference::S3(text.to_owned())),
-            _ => bad_url("s3://bucket/key"),
+        "s3" => match bucket_and_key(text) {
+            Some(_) => object(Reference::S3(text.to_owned())),
+            None => bad_url("s3://bucket/key"),
         },
         "http" if !rules.plain_http => {
             let message = format!(

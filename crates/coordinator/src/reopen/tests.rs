@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use diorama_core::id::Round;
 use diorama_core::outcome::{ErrorCode, TaskError};
-use diorama_core::run::{Control, RunState, RunSummary};
+use diorama_core::run::{RunState, RunSummary};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
@@ -110,9 +110,8 @@ proptest! {
             let mut model = Model::new(salt, tasks, max_rounds);
             agrees(&bench, &spec, &summary, &model).await;
             for which in retries {
-                let codes = FailedWhere { code: which.code.clone(), retryable: None };
                 let reopened = reopen(&bench.store, &spec.run, which.clone()).await;
-                if model.failed(&codes) == 0 {
+                if model.failed(&which) == 0 {
                     assert!(matches!(reopened, Err(CoordinatorError::NothingFailed { .. })), "{reopened:?}");
                     assert_eq!(ending(&bench.store).await.unwrap(), Some(summary.clone()), "it is left as it was");
                     continue;
@@ -137,7 +136,7 @@ async fn a_cancelled_run_goes_on_with_its_cancelled_tasks_and_its_other_failures
     // Would have been tried again, had the run not been cancelled: two of the first shard.
     let first: Decide = Arc::new(|task, _| if task == 1 { done() } else { failed(true) });
     commit(&bench.store, &spec, ShardId { round: Round(0), index: 0 }, &first).await;
-    bench.store.write_json(&ObjectKey::Control, &Control { state: RunState::Cancelled, reason: None }).await.unwrap();
+    bench.store.cancel().await.unwrap();
     let good: Decide = Arc::new(|_, _| done());
     let RunEnd::Cancelled(summary) = bench.drive(&spec, good.clone()).await else { panic!("cancelled") };
     assert_eq!((summary.done, summary.failed), (1, 11));

@@ -221,8 +221,8 @@ impl Scene {
             }
             Step::Forget => self.bench.backends.progress.forget(&self.spec.run).await.unwrap(),
             Step::Lapse(mask) => self.lapse(*mask).await,
-            Step::Pause => self.wish(RunState::Paused).await,
-            Step::Resume => self.wish(RunState::Running).await,
+            Step::Pause => self.bench.store.pause(None).await.unwrap(),
+            Step::Resume => self.bench.store.resume().await.unwrap(),
             Step::Restart => {
                 self.drivers.clear();
                 self.coordinate();
@@ -270,10 +270,6 @@ impl Scene {
         for shard in kept {
             self.count(shard).await;
         }
-    }
-
-    async fn wish(&self, state: RunState) {
-        self.bench.store.write_json(&ObjectKey::Control, &Control { state, reason: None }).await.unwrap();
     }
 
     async fn has_ended(&self) -> bool {

@@ -8,7 +8,6 @@ use diorama_coordinator::manifest::{Format, Manifest, ManifestError, ManifestRep
 use diorama_coordinator::{RunEnd, RunProgress, Tasks};
 use diorama_core::generator::Generator;
 use diorama_core::id::{Pool, RunId, Sha256Hex};
-use diorama_core::manifest::ManifestIssue;
 use diorama_core::outcome::TaskError;
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{ModelIdentity, RunSpec, RunSummary};
@@ -27,10 +26,7 @@ use crate::embedded::{EmbeddedError, Existing, Plan, RunFolder};
 use crate::exit::{self, Failure};
 use crate::fleet::references;
 use crate::maker::{self, Maker};
-use crate::{gallery, output, progress};
-
-/// Issues that are kept for printing where the run stops at them; all are counted.
-pub(crate) const SHOWN_ISSUES: usize = 1000;
+use crate::{gallery, issues, output, progress};
 
 pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
@@ -101,7 +97,8 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Fai
     let maker = maker::make(&config.options).map_err(Failure::permanent)?;
     let skip = config.options.on_invalid == OnInvalid::Skip;
     let check = |task: &Task| check_all(&maker, &config.options, task);
-    let report = manifest.validate(&check, if skip { usize::MAX } else { SHOWN_ISSUES }).map_err(Failure::permanent)?;
+    let report =
+        manifest.validate(&check, if skip { usize::MAX } else { issues::SHOWN }).map_err(Failure::permanent)?;
     if report.issue_count > 0 && !(skip && report.tasks > 0) {
         return Err(invalid(path, &report, skip));
     }
@@ -171,31 +168,21 @@ fn spec(
 
 /// The failure that lists what is wrong with a manifest, a line each.
 pub(crate) fn invalid(path: &Path, report: &ManifestReport, skip: bool) -> Failure {
-    let mut lines: Vec<String> = report.issues.iter().map(describe).collect();
-    let kept = report.issues.len() as u64;
-    if report.issue_count > kept {
-        lines.push(format!("… and {} more", report.issue_count - kept));
-    }
     let hint = match (skip, report.tasks) {
         (_, 0) => "no row can be used".to_owned(),
         (_, good) => format!("{good} rows are good; --on-invalid skip runs those"),
     };
     let message = format!(
-        "the manifest {} has {} problems, so nothing was started ({hint}):\n{}",
+        "the manifest {} has {} problems, so nothing was started ({hint}):{}",
         path.display(),
         report.issue_count,
-        lines.join("\n")
+        issues::list(&report.issues, report.issue_count)
     );
     let json = serde_json::json!({
         "status": "invalid_manifest", "exit_code": exit::PERMANENT, "issue_count": report.issue_count,
         "valid_rows": report.tasks, "invalid_rows": report.invalid_rows, "issues": report.issues,
     });
     Failure::permanent(anyhow::anyhow!(message)).with_json(json)
-}
-
-fn describe(issue: &ManifestIssue) -> String {
-    let place = if issue.line == 0 { "file".to_owned() } else { format!("line {}", issue.line) };
-    format!("  {place}: {}: {}", issue.code, issue.message)
 }
 
 fn finish(cli: &Cli, out: &Path, end: RunEnd) -> Result<u8, Failure> {

@@ -1,18 +1,20 @@
 //! `diorama serve`: a coordinator: the API, and, where it has the lease, the runs.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
+use diorama_backends::objects::s3::S3Objects;
 use diorama_coordinator::api::{self, ApiConfig, Tokens};
 use diorama_coordinator::{CoordinatorConfig, Service, ServiceConfig, Shares};
 use diorama_runtime::config::Config;
 use diorama_runtime::fleet::Fleet;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Cli;
 use crate::exit::{self, Failure};
-use crate::fleet::connect::{backends, seconds};
+use crate::fleet::connect::{backends, s3_config, seconds};
 use crate::output;
 
 /// The largest manifest that is taken over HTTP, in bytes.
@@ -33,6 +35,8 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
         backends = backends(&fleet, &asked) => backends?,
         () = drain.cancelled() => return Ok(exit::DRAINED),
     };
+    // The same store, without its prefix, and other buckets of the same key.
+    let remote = S3Objects::connect(s3_config(&fleet)?).map_err(Failure::permanent)?;
     let scratch = tempfile::Builder::new()
         .prefix("diorama-coordinator-")
         .tempdir_in(fleet.scratch.clone().unwrap_or_else(std::env::temp_dir))
@@ -53,6 +57,7 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
     let (service, leading) = Service::new(backends.clone(), config);
     let router = api::router(ApiConfig {
         backends,
+        remote: Some(Arc::new(remote)),
         scratch: scratch.path().to_owned(),
         reference_root: fleet.reference_root.clone(),
         plain_http: references.allow_private,

@@ -11,6 +11,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use crate::exit::Failure;
+use crate::issues;
 
 /// A coordinator.
 #[derive(Clone)]
@@ -26,7 +27,7 @@ pub(crate) struct Client {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     /// The coordinator refused.
-    #[error("{}: {} ({})", .0.title, .0.detail, .0.code)]
+    #[error("{}: {} ({}){}", .0.title, .0.detail, .0.code, listed(.0))]
     Refused(Box<Problem>),
     /// It cannot be reached, or broke off.
     #[error("the coordinator {address} cannot be reached: {problem}; is it running, and is --coordinator right?")]
@@ -44,6 +45,14 @@ pub(crate) enum ClientError {
         /// What was wrong with it.
         problem: String,
     },
+}
+
+/// What is wrong with a manifest, where that is the problem.
+fn listed(problem: &Problem) -> String {
+    problem
+        .issues
+        .as_deref()
+        .map_or_else(String::new, |listed| issues::list(listed, problem.issue_count.unwrap_or(listed.len() as u64)))
 }
 
 impl ClientError {

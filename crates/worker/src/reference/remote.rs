@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
-use diorama_backends::objects::{ObjectError, RemoteObjects};
+use diorama_backends::objects::{ObjectError, RemoteObjects, bucket_and_key};
 use diorama_core::id::Sha256Hex;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use futures::FutureExt;
@@ -99,7 +99,7 @@ enum Source {
 
 impl Source {
     fn read(text: &str) -> Result<Self, TaskError> {
-        if let Some((bucket, key)) = text.strip_prefix("s3://").and_then(|rest| rest.split_once('/')) {
+        if let Some((bucket, key)) = bucket_and_key(text) {
             return Ok(Self::Object { bucket: bucket.to_owned(), key: key.to_owned() });
         }
         let mut url = Url::parse(text).map_err(|error| {

@@ -1,8 +1,15 @@
 //! A manifest that is an object of the store already: `manifest_object`.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use axum::http::StatusCode;
+use diorama_backends::objects::{ObjectError, ObjectReader, Objects, RemoteObjects};
 use diorama_core::id::Sha256Hex;
+use futures::stream;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+use tokio_util::io::StreamReader;
 
 use super::{Bench, form, rows};
 
@@ -65,4 +72,53 @@ async fn a_manifest_in_the_store_that_cannot_be_taken_is_refused_with_a_code_and
         assert_eq!((found.as_u16(), &problem["code"]), (400, &"two_manifests".into()), "{problem}");
         nothing_is_kept(&bench);
     }
+}
+
+/// Buckets that are folders of the fleet's own store; `cut` ends before its end.
+struct Buckets(Arc<dyn Objects>);
+
+#[async_trait]
+impl RemoteObjects for Buckets {
+    async fn open_in(&self, bucket: &str, key: &str) -> Result<ObjectReader, ObjectError> {
+        let reader = self.0.open(&format!("{bucket}/{key}")).await?;
+        if bucket != "cut" {
+            return Ok(reader);
+        }
+        let broken = StreamReader::new(stream::iter([Err::<bytes::Bytes, _>(std::io::Error::from(
+            std::io::ErrorKind::ConnectionReset,
+        ))]));
+        Ok(ObjectReader { bytes: reader.bytes, body: Box::pin(reader.body.take(20).chain(broken)) })
+    }
+}
+
+fn with_buckets() -> Bench {
+    Bench::new(|config| config.remote = Some(Arc::new(Buckets(config.backends.objects.clone()))))
+}
+
+#[tokio::test]
+async fn a_manifest_in_any_bucket_makes_a_run() {
+    let bench = with_buckets();
+    bench.backends.objects.put("theirs/ducks.jsonl", rows(10).into()).await.unwrap();
+    let (status, run) = submit(&bench, "s3://theirs/ducks.jsonl").await;
+    assert_eq!((status, &run["tasks"]), (StatusCode::CREATED, &10.into()), "{run}");
+}
+
+#[tokio::test]
+async fn a_manifest_in_a_bucket_that_cannot_be_read_says_so_and_is_no_fault_of_our_disk() {
+    let bench = with_buckets();
+    bench.backends.objects.put("cut/ducks.jsonl", rows(10).into()).await.unwrap();
+    for (address, status, code) in [
+        ("s3://theirs/absent.jsonl", 404, "unknown_object"),
+        ("s3://theirs", 400, "object_refused"),
+        ("s3:///ducks.jsonl", 400, "object_refused"),
+        ("https://host/ducks.jsonl", 400, "object_refused"),
+        ("s3://cut/ducks.jsonl", 503, "object_store_unavailable"),
+    ] {
+        let (found, problem) = submit(&bench, address).await;
+        assert_eq!((found.as_u16(), &problem["code"]), (status, &code.into()), "{address}: {problem}");
+        assert_eq!(std::fs::read_dir(bench.scratch()).unwrap().count(), 0, "a copy of the manifest was left behind");
+    }
+    let without = Bench::new(|_| ());
+    let (found, problem) = submit(&without, "s3://theirs/ducks.jsonl").await;
+    assert_eq!((found.as_u16(), &problem["code"]), (400, &"object_refused".into()), "{problem}");
 }

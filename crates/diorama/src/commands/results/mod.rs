@@ -1,17 +1,19 @@
 //! `diorama results RUN --to DIR`: downloads what a run made. The same command again goes on where it stopped.
 
+mod wanted;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diorama_core::id::Sha256Hex;
-use diorama_core::outcome::{FileRef, Outcome, TaskOutcome};
+use diorama_core::outcome::FileRef;
 use futures::StreamExt;
 use reqwest::Method;
-use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::wanted::{Wanted, WantedObjects};
 use crate::cli::{Cli, Results};
 use crate::exit::{self, Failure};
 use crate::fleet::client::Client;
@@ -19,21 +21,6 @@ use crate::{output, progress};
 
 /// Objects that are downloaded at a time.
 const DOWNLOADING: usize = 4;
-
-#[derive(Deserialize)]
-struct ResultLine {
-    #[serde(flatten)]
-    outcome: TaskOutcome,
-    archive: Option<String>,
-}
-
-/// An object to download, with what is to come out of it.
-struct Wanted {
-    object: String,
-    /// An archive, whose members are extracted; otherwise a file.
-    is_archive: bool,
-    files: Vec<FileRef>,
-}
 
 pub(crate) async fn run(command: &Results, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let client = super::runs::client(cli)?;
@@ -50,19 +37,26 @@ async fn download(command: &Results, cli: &Cli, client: &Client) -> Result<u8, F
         let to = command.to.join(format!("{name}.jsonl"));
         complete &= fetch(client, &format!("/v1/runs/{}/{name}", command.run), &to, command.partial).await?;
     }
-    let wanted = wanted(&command.to.join("results.jsonl"))?;
-    let (objects, bar) = (wanted.len(), progress::count(wanted.len() as u64, "objects"));
-    let mut downloading: JoinSet<Result<usize, Failure>> = JoinSet::new();
-    let (mut files, mut wanted) = (0, wanted.into_iter());
+    let results = command.to.join("results.jsonl");
+    let lines = WantedObjects::count(&results).map_err(|error| disk(&results, &error))?;
+    let mut wanted = WantedObjects::open(&results).map_err(|error| disk(&results, &error))?;
+    let bar = progress::count(lines, "pictures");
+    let mut downloading: JoinSet<Result<(usize, u64), Failure>> = JoinSet::new();
+    let (mut files, mut objects, mut all_begun) = (0, 0, false);
     loop {
-        while downloading.len() < DOWNLOADING
-            && let Some(next) = wanted.next()
-        {
-            downloading.spawn(one(client.clone(), command.run.clone(), command.to.clone(), next));
+        while !all_begun && downloading.len() < DOWNLOADING {
+            match wanted.next().map_err(Failure::permanent)? {
+                Some(next) => {
+                    objects += 1;
+                    downloading.spawn(one(client.clone(), command.run.clone(), command.to.clone(), next));
+                }
+                None => all_begun = true,
+            }
         }
         let Some(done) = downloading.join_next().await else { break };
-        files += done.map_err(Failure::permanent)??;
-        bar.inc(1);
+        let (made, lines) = done.map_err(Failure::permanent)??;
+        files += made;
+        bar.inc(lines);
     }
     bar.finish_and_clear();
     if cli.json() {
@@ -75,33 +69,10 @@ async fn download(command: &Results, cli: &Cli, client: &Client) -> Result<u8, F
     Ok(exit::DONE)
 }
 
-/// What the results name, by object.
-fn wanted(results: &Path) -> Result<Vec<Wanted>, Failure> {
-    let text = std::fs::read(results).map_err(|error| disk(results, &error))?;
-    let mut archives: BTreeMap<String, Vec<FileRef>> = BTreeMap::new();
-    let mut wanted = Vec::new();
-    for line in serde_json::Deserializer::from_slice(&text).into_iter::<ResultLine>() {
-        let line = line.map_err(Failure::permanent)?;
-        let Outcome::Done { files, .. } = line.outcome.outcome else { continue };
-        for file in files.into_values() {
-            // A coordinator is believed about many things, but not about where to write here.
-            if Path::new(&file.path).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
-                return Err(Failure::permanent(anyhow::anyhow!("the result {:?} would leave the folder", file.path)));
-            }
-            match &line.archive {
-                Some(archive) => archives.entry(archive.clone()).or_default().push(file),
-                None => wanted.push(Wanted { object: file.path.clone(), is_archive: false, files: vec![file] }),
-            }
-        }
-    }
-    let archives = archives.into_iter().map(|(object, files)| Wanted { object, is_archive: true, files });
-    wanted.extend(archives);
-    Ok(wanted)
-}
-
-/// Downloads one object, unless everything that comes out of it is there. Gives the number of its files.
-async fn one(client: Client, run: String, to: PathBuf, wanted: Wanted) -> Result<usize, Failure> {
-    let count = wanted.files.len();
+/// Downloads one object, unless everything that comes out of it is there. Gives the number of its files, and of the
+/// lines that are done with it.
+async fn one(client: Client, run: String, to: PathBuf, wanted: Wanted) -> Result<(usize, u64), Failure> {
+    let count = (wanted.files.len(), wanted.lines);
     let (folder, files) = (to.clone(), wanted.files.clone());
     if blocking(move || files.iter().all(|file| is_there(&folder, file))).await? {
         return Ok(count);

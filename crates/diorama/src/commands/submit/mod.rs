@@ -1,0 +1,188 @@
+//! `diorama submit`: checks a manifest here, uploads the references that are files, by content and each once, and sends
+//! the rows; of a manifest that is an object already, it sends the name. The same command again finds what it sent.
+
+mod references;
+mod rows;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use diorama_coordinator::RunStatus;
+use diorama_coordinator::api::SubmitRequest;
+use diorama_coordinator::manifest::{Format, ManifestError, References, Rules};
+use diorama_core::id::Sha256Hex;
+use diorama_core::retry::RetryPolicy;
+use diorama_runtime::config::Config;
+use diorama_runtime::options::OnInvalid;
+use reqwest::multipart::{Form, Part};
+use reqwest::{Method, StatusCode};
+use tempfile::NamedTempFile;
+use tokio_util::sync::CancellationToken;
+
+use self::references::upload_references;
+use self::rows::write_rows;
+use super::run::{invalid, open};
+use crate::cli::{Cli, Submit};
+use crate::exit::{self, Failure};
+use crate::fleet::client::Client;
+use crate::{issues, output};
+
+/// What an address of an object begins with.
+const OBJECT: &str = "s3://";
+
+pub(crate) async fn run(command: &Submit, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
+    let config = cli.configuration().map_err(Failure::usage)?;
+    let client = Client::new(&config.fleet)?;
+    tokio::select! {
+        done = submit(command, cli, &config, &client) => done,
+        () = drain.cancelled() => Ok(exit::DRAINED),
+    }
+}
+
+async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -> Result<u8, Failure> {
+    let manifest = command.manifest.to_str().filter(|manifest| manifest.starts_with(OBJECT));
+    let submission = match manifest {
+        Some(address) => of_object(command, config, address)?,
+        None => of_file(command, config, client).await?,
+    };
+    let (status, is_new) = send(client, &submission).await?;
+    if !is_new {
+        tracing::warn!(
+            target: "diorama",
+            "this manifest was submitted before with these settings, as {}; --again makes another run of it", status.run
+        );
+    }
+    tell(cli, &status)?;
+    if command.watch { super::runs::watch(cli, client, status.run.as_str()).await } else { Ok(exit::DONE) }
+}
+
+/// What is sent.
+struct Submission {
+    request: SubmitRequest,
+    /// The rows, and the issues of those that were skipped; none where the manifest is an object.
+    rows: Option<(NamedTempFile, NamedTempFile)>,
+    /// By which it is known again.
+    key: String,
+}
+
+/// The coordinator reads the object, checks it, and says what is wrong with it.
+fn of_object(command: &Submit, config: &Config, address: &str) -> Result<Submission, Failure> {
+    let format = command.manifest_format.or_else(|| Format::of(Path::new(address)));
+    let format = format.ok_or_else(|| Failure::usage(ManifestError::UnknownFormat(command.manifest.clone())))?;
+    let request = SubmitRequest {
+        manifest_format: format.to_string(),
+        manifest_object: Some(address.to_owned()),
+        skip_invalid: config.options.on_invalid == OnInvalid::Skip,
+        ..request(command, config)?
+    };
+    let key = idempotency_key(&request, "", command.again);
+    Ok(Submission { request, rows: None, key })
+}
+
+async fn of_file(command: &Submit, config: &Config, client: &Client) -> Result<Submission, Failure> {
+    let rules = Rules {
+        settings: config.settings.clone(),
+        seed: config.options.seed,
+        compare: config.options.compare.clone(),
+        references: References::FilesAndRemote,
+        plain_http: config.references.allow_private,
+    };
+    let manifest = open(&command.manifest, command.manifest_format, rules)?;
+    let skip = config.options.on_invalid == OnInvalid::Skip;
+    let checked = manifest.clone();
+    let validate = move || checked.validate(&|_| Ok(()), if skip { usize::MAX } else { issues::SHOWN });
+    let report = blocking(validate).await?.map_err(Failure::permanent)?;
+    if report.issue_count > 0 && !(skip && report.tasks > 0) {
+        return Err(invalid(&command.manifest, &report, skip));
+    }
+    for issue in &report.issues {
+        tracing::warn!(target: "diorama", "skipped: {issue}");
+    }
+    let request = request(command, config)?;
+    let report = Arc::new(report);
+    let blobs = upload_references(client, &manifest, &report).await?;
+    let key = idempotency_key(&request, report.sha256.as_str(), command.again);
+    let settings = config.settings.clone();
+    let rows = blocking(move || write_rows(&manifest, &report, &settings, &blobs)).await??;
+    Ok(Submission { request, rows: Some(rows), key })
+}
+
+fn request(command: &Submit, config: &Config) -> Result<SubmitRequest, Failure> {
+    let options = &config.options;
+    let settings = serde_json::to_value(&config.settings).map_err(Failure::permanent)?;
+    let mut settings = settings.as_object().cloned().unwrap_or_default();
+    settings.retain(|_, value| !value.is_null());
+    Ok(SubmitRequest {
+        pool: config.fleet.pool.clone(),
+        name: command.name.clone(),
+        manifest: command.manifest.display().to_string(),
+        manifest_format: "jsonl".to_owned(),
+        manifest_object: None,
+        settings,
+        seed: options.seed.get(),
+        compare: options.compare.clone(),
+        format: options.format,
+        shard_size: options.shard_size,
+        retry: RetryPolicy {
+            max_rounds: options.max_rounds,
+            delay_seconds: options.retry_delay,
+            ..RetryPolicy::default()
+        },
+        // The bad rows were left out here, with their lines.
+        skip_invalid: false,
+        priority: command.priority,
+        weight: command.weight,
+    })
+}
+
+/// The same manifest with the same spec is the same submission, unless the user wants it again.
+fn idempotency_key(request: &SubmitRequest, manifest: &str, again: bool) -> String {
+    let spec = serde_json::to_string(request).unwrap_or_default();
+    let nonce = if again { uuid::Uuid::now_v7().to_string() } else { String::new() };
+    Sha256Hex::of(format!("{spec}\n{manifest}\n{nonce}").as_bytes()).to_string()
+}
+
+/// Sends the form; the run, and whether it is a new one. It may be sent twice: the key makes one run of it.
+async fn send(client: &Client, submission: &Submission) -> Result<(RunStatus, bool), Failure> {
+    let spec = serde_json::to_string(&submission.request).map_err(Failure::permanent)?;
+    let mut tries = 0u32;
+    loop {
+        let mut form = Form::new().part("spec", Part::text(spec.clone()));
+        if let Some((rows, skipped)) = &submission.rows {
+            let part = async |file: &NamedTempFile| Part::file(file.path()).await.map_err(Failure::try_again);
+            form = form.part("manifest", part(rows).await?).part("invalid", part(skipped).await?);
+        }
+        // Validation of millions of rows takes longer than a request otherwise may.
+        let sending = client.long_request(Method::POST, "/v1/runs").header("Idempotency-Key", &submission.key);
+        match client.send(sending.multipart(form)).await {
+            Ok(response) => {
+                let is_new = response.status() == StatusCode::CREATED || tries > 0;
+                return Ok((client.read(response).await?, is_new));
+            }
+            Err(error) if error.is_retryable() && tries < 8 => {
+                let wait = std::time::Duration::from_millis(500 << tries.min(4));
+                tracing::warn!(%error, ?wait, "trying again");
+                tries += 1;
+                tokio::time::sleep(wait).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn tell(cli: &Cli, status: &RunStatus) -> Result<(), Failure> {
+    if cli.json() {
+        output::line(&serde_json::to_string(status).map_err(Failure::permanent)?);
+        return Ok(());
+    }
+    output::line(&format!(
+        "run {} with {} tasks in the pool {} ({})",
+        status.run, status.tasks, status.pool, status.state
+    ));
+    output::line(&format!("follow it: diorama watch {}", status.run));
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(step).await.map_err(Failure::permanent)
+}
