@@ -91,6 +91,29 @@ async fn a_consumer_whose_connection_the_broker_closes_comes_back_by_itself_with
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_whose_channel_alone_the_broker_closes_comes_back_by_itself_with_its_prefetch() {
+    let _alone = ONE.lock().await;
+    let log = Log::begin();
+    let broker = RabbitMq::start();
+    let queue = connect(&broker).await;
+    let set = |name: &str, milliseconds: u32| {
+        broker.control(&["eval", &format!("application:set_env(rabbit, {name}, {milliseconds}).")])
+    };
+    // What the broker does to a worker whose shard takes longer than it allows; it looks at every tick.
+    set("channel_tick_interval", 1000);
+    set("consumer_timeout", 2000);
+    let mut consumer = queue.consume(&pool(), 2).await.unwrap();
+    // A channel keeps the limit that it began with: the next one has all the time in the world.
+    set("consumer_timeout", 3_600_000);
+    publish(&queue, 0..20).await;
+    let held = take(&mut consumer, 2).await;
+    goes_on(&queue, &mut consumer, held).await;
+    log.until_it_has("consuming through RabbitMQ goes on").await;
+    assert!(log.text().contains("PRECONDITION_FAILED"), "it was not the channel that was closed: {}", log.text());
+    log.holds_no_secret();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_was_deleted_is_declared_again_and_consuming_goes_on_with_its_prefetch() {
     let _alone = ONE.lock().await;
     let broker = RabbitMq::start();
