@@ -30,8 +30,10 @@ mod network;
 mod outages;
 mod references;
 mod runs;
+mod script;
 mod soak;
 mod store;
+mod submissions;
 
 /// Fleets are tested side by side: most of their time they wait. The soak has the machine to itself.
 static SIDE_BY_SIDE: RwLock<()> = RwLock::new(());

@@ -2,7 +2,7 @@
 //! simulate. What a real SIGKILL leaves behind is tested in `tests/system/faults.rs`.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use diorama_backends::objects::ObjectErrorKind;
@@ -22,6 +22,8 @@ use serde_json::Value;
 use super::*;
 
 const TASKS: u64 = 5;
+
+const SHARD_SIZE: u64 = 2;
 
 /// Makes synthetic pictures and remembers of which tasks.
 struct Counting {
@@ -84,7 +86,7 @@ impl Bench {
             seed: Seed::new(1).unwrap(),
             compare: Vec::new(),
             format: self.format,
-            shard_size: 2,
+            shard_size: SHARD_SIZE as u32,
             tasks: TASKS,
             invalid_rows: 0,
             // A simulated death is a death: many of them must not make a shard poison here.
@@ -107,13 +109,17 @@ impl Bench {
 
     /// Runs to the end, or to the death that `rule` brings; says whether it was the end.
     async fn run(&self, rule: Rule) -> bool {
+        self.run_plan(self.plan(), rule).await
+    }
+
+    async fn run_plan(&self, plan: Plan, rule: Rule) -> bool {
         let inner = FolderObjects::open(self.folder.path()).unwrap();
         let scratch = inner.scratch();
         let faulty = FaultyObjects::new(inner, rule);
         let mut death = faulty.death();
         let objects: Arc<dyn Objects> = Arc::new(Retrying::new(faulty));
         let (progress, _watched) = watch::channel(RunProgress::start(0));
-        let run = run_on(objects, scratch, self.plan(), CancellationToken::new(), progress);
+        let run = run_on(objects, scratch, plan, CancellationToken::new(), progress);
         let ended = tokio::time::timeout(Duration::from_secs(60), async {
             tokio::select! {
                 biased;
@@ -211,4 +217,57 @@ async fn an_operation_that_fails_for_a_moment_is_tried_again_and_changes_nothing
     };
     assert!(bench.run(Box::new(rule)).await);
     assert_eq!(bench.results(), undisturbed.results());
+}
+
+/// Keeps the device busy with a shard until the next one's input was read.
+struct Ahead {
+    inner: SyntheticGenerator,
+    read: Arc<(Mutex<BTreeSet<String>>, Condvar)>,
+    in_vain: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Generator for Ahead {
+    fn info(&self) -> &GeneratorInfo {
+        self.inner.info()
+    }
+
+    fn check(&self, task: &Task) -> Result<BatchKey, TaskError> {
+        self.inner.check(task)
+    }
+
+    fn generate(
+        &mut self,
+        batch: &[Job],
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
+        let next = batch.iter().map(|job| job.task.index.0 / SHARD_SIZE).max().unwrap() + 1;
+        if next < TASKS.div_ceil(SHARD_SIZE) {
+            let (read, changed) = &*self.read;
+            let missing = |read: &mut BTreeSet<String>| !read.contains(&format!("input/r0-{next:06}.jsonl"));
+            let waited = changed.wait_timeout_while(read.lock().unwrap(), Duration::from_secs(30), missing).unwrap();
+            if waited.1.timed_out() {
+                self.in_vain.lock().unwrap().push(next);
+            }
+        }
+        self.inner.generate(batch, stop)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_shard_is_fetched_while_the_device_works_on_the_last_one() {
+    let bench = Bench::new(OutputFormat::Webdataset);
+    let read = Arc::<(Mutex<BTreeSet<String>>, Condvar)>::default();
+    let in_vain = Arc::<Mutex<Vec<u64>>>::default();
+    let generator = SyntheticGenerator::new(SyntheticOptions { batch_size: 2, ..SyntheticOptions::default() });
+    let generator = Ahead { inner: generator, read: read.clone(), in_vain: in_vain.clone() };
+    let plan = Plan { generator: Box::new(move || Ok(Box::new(generator))), ..bench.plan() };
+    let rule: Rule = Box::new(move |operation, key| {
+        if operation == "get" {
+            read.0.lock().unwrap().insert(key.to_owned());
+            read.1.notify_all();
+        }
+        Fault::None
+    });
+    assert!(bench.run_plan(plan, rule).await);
+    assert_eq!(*in_vain.lock().unwrap(), [0; 0], "shards that nobody fetched while the device was busy");
 }
