@@ -32,6 +32,9 @@ SCORED_TOKENS = [1, 3, 7]       # two words and one that follows the sentence's 
 LAST = "last"
 
 METHOD_RUNS = {
+    "plain-end": [dict(name="no-closed-form", scheduler="ddim", config={}, prompt="a seagull standing on a beach",
+                       subjects=["seagull"], seed=11, steps=10, strength=0.9, guidance=5.0, negative_prompt="",
+                       edit_steps=[2, 5], score="abs-grad", blur=6.0, threshold=0.5, dilation=0, start="reference")],
     "demo": [dict(name="default", scheduler="ddpm", config={}, prompt="a seagull standing on a beach",
                   subjects=["seagull"], seed=7, steps=10, strength=0.9, guidance=8.0, negative_prompt="",
                   edit_steps=[1, 4, 6], score="abs-grad", blur=6.0, threshold=0.5, dilation=1, start="reference")],

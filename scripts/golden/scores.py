@@ -4,6 +4,7 @@
 layer is constant, as in the definition of the Jacobian. `jacobian` then differentiates every element of the output.
 """
 import torch
+import torch.nn.functional as F
 
 
 class LeafAttention:
@@ -77,8 +78,12 @@ def golden(pipe, data, tokens):
     columns = a.detach()[..., tokens]                                                    # [3, H, N, tokens]
     out["score.last.probabilities"] = columns.float()
     # Without a gradient: the attention that each latent position pays, the same for every channel.
+    # A layer with fewer positions is enlarged.
     h, w = output.shape[2:]
-    out["score.last.attention"] = columns.sum(1).permute(0, 2, 1).reshape(3, len(tokens), h, w).float()
+    paid = columns.sum(1).permute(0, 2, 1)
+    factor = round((h * w / paid.shape[-1]) ** 0.5)
+    paid = paid.reshape(3, len(tokens), h // factor, w // factor).float()
+    out["score.last.attention"] = paid if factor == 1 else F.interpolate(paid, size=(h, w), mode="bilinear")
 
     # Layers without a closed form: the outermost one of the way down, and the middle one, which has fewer positions.
     for name, back in (("down", "down_blocks.0.attentions.0.transformer_blocks.0.attn2"),

@@ -1,4 +1,4 @@
-"""Six tiny models with random weights, as Stable Diffusion folders in diffusers layout, that differ in what such
+"""Seven tiny models with random weights, as Stable Diffusion folders in diffusers layout, that differ in what such
 folders may differ in: UNet shape, attention options, prediction, text encoder, VAE, tokenizer, file layout, precision.
 
 `SPECS` says what each is about; `build` writes `model/` from it. Weights are drawn so that every part matters:
@@ -119,6 +119,16 @@ SPECS = {
         scheduler=dict(_class_name="DDIMScheduler", **BETAS, clip_sample=False, set_alpha_to_one=True, steps_offset=0,
                        prediction_type="epsilon"),
         latent=(4, 12), seed=106, dtype=torch.bfloat16),
+    "plain-end": Spec(
+        "The last block has no attention, so the last cross-attention layer has no closed form; smallest of all",
+        unet=dict(block_out_channels=(4, 6), down_block_types=(CROSS_DOWN, CROSS_DOWN), up_block_types=(CROSS_UP, UP),
+                  layers_per_block=1, attention_head_dim=2, norm_num_groups=2, cross_attention_dim=8),
+        vae=dict(block_out_channels=(4, 4), layers_per_block=1, norm_num_groups=2, scaling_factor=0.4),
+        text=dict(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                  hidden_act="quick_gelu", projection_dim=8),
+        scheduler=dict(_class_name="DDIMScheduler", **BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+                       prediction_type="epsilon"),
+        latent=(4, 8), seed=107, dtype=torch.bfloat16),
 }
 
 # The keys of the first Stable Diffusion 1.x folders; what is absent has diffusers' defaults.

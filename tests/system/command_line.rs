@@ -175,6 +175,7 @@ fn every_flag_of_the_method_and_the_engine_reaches_the_configuration() {
         ("size", "256x320"),
         ("paste-back", "4.5"),
         ("model", "some/folder"),
+        ("variant", "fp16"),
         ("device", "cuda:1"),
         ("dtype", "bf16"),
         ("batch-size", "3"),

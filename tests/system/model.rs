@@ -314,6 +314,9 @@ fn a_model_folder_that_cannot_be_used_is_an_error_that_names_the_file() {
     assert!(attempt(&case.path("nowhere")).contains("nowhere"));
 
     let model = model_copy(&case);
+    let half = [&["generate", "--out", "one", "--variant", "fp16", "--model", MODEL], &PLACE[..]].concat();
+    let absent = end(&mut case.diorama(&half)).expect(42).stderr;
+    assert!(absent.contains("model.fp16.safetensors") && absent.contains("holds model.safetensors"), "{absent}");
     let whole = fs::read(model.join(VAE)).unwrap();
     fs::write(model.join(VAE), &whole[..whole.len() / 2]).unwrap();
     assert!(attempt(&model).contains(VAE), "a truncated file");

@@ -30,7 +30,7 @@ pub enum ObjectKey {
     /// One attempt's archive.
     Archive(ShardId, AttemptId),
     /// One file of a picture in files format: `folder/{custom_id}{suffix}`.
-    File(&'static str, CustomId, String),
+    File(Folder, CustomId, String),
     /// The commit marker of a shard.
     Commit(ShardId),
     /// Before each task of a shard that runs task by task: which one is running.
@@ -51,6 +51,41 @@ pub enum ObjectKey {
     Gallery,
     /// An uploaded reference, by content; the same for every run.
     Blob(Sha256Hex),
+}
+
+/// The folders of a run in files format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Folder {
+    /// The pictures.
+    Images,
+    /// Their last masks.
+    Masks,
+    /// The masks over the pictures.
+    Overlays,
+    /// A heat map a subject.
+    Heatmaps,
+    /// How each picture came to be.
+    Records,
+    /// What other methods make of the same tasks.
+    Compare,
+}
+
+impl Folder {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Images, Self::Masks, Self::Overlays, Self::Heatmaps, Self::Records, Self::Compare];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Images => "images",
+            Self::Masks => "masks",
+            Self::Overlays => "overlays",
+            Self::Heatmaps => "heatmaps",
+            Self::Records => "records",
+            Self::Compare => "compare",
+        }
+    }
 }
 
 impl ObjectKey {
@@ -74,7 +109,7 @@ impl fmt::Display for ObjectKey {
             Self::RoundComplete(round) => write!(f, "input/r{}.complete.json", round.0),
             Self::Reopened(round) => write!(f, "input/r{}.reopened.json", round.0),
             Self::Archive(shard, attempt) => write!(f, "shards/{shard}.{attempt}.tar"),
-            Self::File(folder, id, suffix) => write!(f, "{folder}/{id}{suffix}"),
+            Self::File(folder, id, suffix) => write!(f, "{}/{id}{suffix}", folder.as_str()),
             Self::Commit(shard) => write!(f, "commits/{shard}.json"),
             Self::Journal(shard) => write!(f, "journal/{shard}.jsonl"),
             Self::Control => f.write_str("control.json"),

@@ -36,6 +36,8 @@ mod default {
 pub(crate) struct EngineOptions {
     /// The model's folder, in diffusers layout.
     pub(crate) model_dir: PathBuf,
+    /// The weight files' variant, such as `fp16`; unset: the plain files, else the only variant that there is.
+    pub(crate) variant: Option<String>,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub(crate) device: String,
     /// `f32`, `bf16` or `f16`; unset: what suits the device.
@@ -58,7 +60,13 @@ impl Engine {
             None => device.best_dtype(),
         };
         let dtype: Dtype = dtype;
-        let load = LoadOptions { variant: None, device, dtype, batch_size: options.batch_size, apart: None };
+        let load = LoadOptions {
+            variant: options.variant.clone(),
+            device,
+            dtype,
+            batch_size: options.batch_size,
+            apart: None,
+        };
         let model = StableDiffusion::load(&options.model_dir, &load)?;
         let named = options.model_dir.canonicalize().unwrap_or_else(|_| options.model_dir.clone());
         let info = GeneratorInfo {
@@ -340,8 +348,13 @@ mod tests {
 
     fn engine(model: &str) -> Engine {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let options =
-            EngineOptions { model_dir: root.join(model), device: "cpu".to_owned(), dtype: None, batch_size: 1 };
+        let options = EngineOptions {
+            model_dir: root.join(model),
+            variant: None,
+            device: "cpu".to_owned(),
+            dtype: None,
+            batch_size: 1,
+        };
         Engine::load(&options).unwrap()
     }
 

@@ -40,6 +40,7 @@ fn engine(options: &Options) -> anyhow::Result<Maker> {
     })?;
     let engine = Engine::load(&EngineOptions {
         model_dir,
+        variant: options.variant.clone(),
         device: options.device.clone(),
         dtype: options.dtype.map(|dtype| dtype.to_string()),
         batch_size: options.batch_size,

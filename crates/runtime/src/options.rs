@@ -60,6 +60,8 @@ pub struct Options {
     pub engine: EngineKind,
     /// The model's folder, in the layout of diffusers.
     pub model: Option<PathBuf>,
+    /// Which of the model's weight files are read, such as `fp16`; unset: the plain ones, else the only ones there are.
+    pub variant: Option<String>,
     /// `auto` (the first GPU where there is one, else the CPU), `cpu`, `cuda` (the first GPU) or `cuda:N`.
     pub device: String,
     /// Unset: `f32` on a CPU, `bf16` on a GPU.
@@ -91,6 +93,7 @@ impl Default for Options {
         Self {
             engine: EngineKind::Libtorch,
             model: None,
+            variant: None,
             device: "auto".to_owned(),
             dtype: None,
             batch_size: 4,
@@ -109,9 +112,10 @@ impl Default for Options {
 
 impl Options {
     /// Every key, as it is written in configuration files.
-    pub const KEYS: [&'static str; 14] = [
+    pub const KEYS: [&'static str; 15] = [
         "engine",
         "model",
+        "variant",
         "device",
         "dtype",
         "batch_size",
@@ -129,7 +133,7 @@ impl Options {
     /// The JSON that `text` means for `key`.
     pub(crate) fn read_text(key: &str, text: &str) -> Value {
         match key {
-            "engine" | "device" | "dtype" | "format" | "on_invalid" | "model" => Value::from(text),
+            "engine" | "device" | "dtype" | "format" | "on_invalid" | "model" | "variant" => Value::from(text),
             "compare" => text.split(',').map(|method| Value::from(method.trim())).collect(),
             _ => number(text),
         }
@@ -141,6 +145,7 @@ impl Options {
         match key {
             "engine" => self.engine = read(key, value, "libtorch or synthetic")?,
             "model" => self.model = Some(read(key, value, "a folder")?),
+            "variant" => self.variant = Some(variant(key, value)?),
             "device" => self.device = device(key, value)?,
             "dtype" => self.dtype = Some(read(key, value, "one of f32, bf16, f16")?),
             "batch_size" => self.batch_size = whole(key, value, 1, 256)? as usize,
@@ -184,6 +189,13 @@ pub(crate) fn real(key: &str, value: &Value, low: f64, high: f64) -> Result<f64,
         return Ok(number);
     }
     Err(refusal(key, "out_of_range", format!("{number} is out of range; it must be {low} to {high}")))
+}
+
+fn variant(key: &str, value: &Value) -> Result<String, SettingError> {
+    let want = "the part of a file's name between its stem and .safetensors, such as fp16";
+    let text: String = read(key, value, want)?;
+    let fine = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+    if fine { Ok(text) } else { Err(refusal(key, "wrong_type", format!("{text:?} is not {want}"))) }
 }
 
 fn device(key: &str, value: &Value) -> Result<String, SettingError> {

@@ -3,7 +3,7 @@
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::Outcome;
 use prometheus::{
-    Counter, CounterVec, Error, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Counter, Error, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 /// A shard takes from milliseconds (synthetic) to many minutes.
@@ -64,11 +64,11 @@ impl Metrics {
             archive_bytes: IntCounter::new("diorama_worker_archive_bytes_total", "Bytes of committed archives")?,
             held: IntGauge::new("diorama_worker_held_shards", "Shards in this worker's hands")?,
         };
-        let info = CounterVec::new(
+        let info = IntGaugeVec::new(
             Opts::new("diorama_worker_info", "1, with who this worker is"),
             &["worker", "pool", "model", "device"],
         )?;
-        info.with_label_values(&[worker, pool, model, device]).inc();
+        info.with_label_values(&[worker, pool, model, device]).set(1);
         registry.register(Box::new(info))?;
         registry.register(Box::new(made.shards.clone()))?;
         registry.register(Box::new(made.tasks.clone()))?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use diorama_core::generator::Generated;
 use diorama_core::id::{CustomId, Sha256Hex};
-use diorama_core::key::ObjectKey;
+use diorama_core::key::{Folder, ObjectKey};
 use diorama_core::outcome::{ErrorCode, FileRef, TaskError};
 use diorama_core::run::OutputFormat;
 use diorama_core::settings::Method;
@@ -46,12 +46,12 @@ pub(crate) fn encode(
     made: &Generated,
     compared: &[(Method, Generated)],
 ) -> Result<Vec<OutputFile>, TaskError> {
-    let name = |folder: &'static str, part: &str, end: &str| match format {
+    let name = |folder: Folder, part: &str, end: &str| match format {
         OutputFormat::Files => ObjectKey::File(folder, id.clone(), format!("{part}{end}")).to_string(),
         OutputFormat::Webdataset => {
             let role = match folder {
-                "images" | "records" => String::new(),
-                folder => format!(".{}", folder.trim_end_matches('s')),
+                Folder::Images | Folder::Records => String::new(),
+                folder => format!(".{}", folder.as_str().trim_end_matches('s')),
             };
             format!("{}{role}{part}{end}", member_key(id))
         }
@@ -60,30 +60,38 @@ pub(crate) fn encode(
         TaskError::permanent(ErrorCode::OutputUnwritable, format!("the picture cannot be encoded: {error}"))
     };
     let mut files =
-        vec![OutputFile::new("image", name("images", "", ".png"), encode_rgb(&made.image).map_err(unwritable)?)];
+        vec![OutputFile::new("image", name(Folder::Images, "", ".png"), encode_rgb(&made.image).map_err(unwritable)?)];
     if let Some(mask) = &made.mask {
         let bytes = encode_gray(mask).map_err(unwritable)?;
-        files.push(OutputFile::new("mask", name("masks", "", ".png"), bytes));
+        files.push(OutputFile::new("mask", name(Folder::Masks, "", ".png"), bytes));
     }
     if let Some(overlay) = &made.overlay {
         let bytes = encode_rgb(overlay).map_err(unwritable)?;
-        files.push(OutputFile::new("overlay", name("overlays", "", ".png"), bytes));
+        files.push(OutputFile::new("overlay", name(Folder::Overlays, "", ".png"), bytes));
     }
     let mut names = SafeNames::default();
     for heatmap in &made.heatmaps {
         let (role, part) = names.next_name(&heatmap.subject);
         let bytes = encode_rgb(&heatmap.picture).map_err(unwritable)?;
-        files.push(OutputFile::new(format!("heatmap.{role}"), name("heatmaps", &format!(".{part}"), ".png"), bytes));
+        files.push(OutputFile::new(
+            format!("heatmap.{role}"),
+            name(Folder::Heatmaps, &format!(".{part}"), ".png"),
+            bytes,
+        ));
     }
     for (method, other) in compared {
         let bytes = encode_rgb(&other.image).map_err(unwritable)?;
-        files.push(OutputFile::new(format!("compare.{method}"), name("compare", &format!(".{method}"), ".png"), bytes));
+        files.push(OutputFile::new(
+            format!("compare.{method}"),
+            name(Folder::Compare, &format!(".{method}"), ".png"),
+            bytes,
+        ));
     }
     let mut record = serde_json::to_vec_pretty(&made.record).map_err(|error| {
         TaskError::permanent(ErrorCode::OutputUnwritable, format!("the record cannot be encoded: {error}"))
     })?;
     record.push(b'\n');
-    files.push(OutputFile::new("record", name("records", "", ".json"), record));
+    files.push(OutputFile::new("record", name(Folder::Records, "", ".json"), record));
     Ok(files)
 }
 

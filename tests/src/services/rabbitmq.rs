@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::certificates::Certificates;
 use super::{Process, free_port, wait_until};
 
+/// Where Debian's package has its programs; `RABBITMQ_BIN` names another version's (`scripts/setup-rabbitmq4`).
 const BIN: &str = "/usr/lib/rabbitmq/bin";
 const INSTALL: &str =
     "install it: apt-get install -y --no-install-recommends rabbitmq-server (or scripts/setup-services)";
@@ -79,7 +80,7 @@ impl RabbitMq {
 
     /// A command of RabbitMQ that speaks of this node.
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(Path::new(BIN).join(program));
+        let mut command = Command::new(bin().join(program));
         command
             .env("HOME", self.folder.path())
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
@@ -117,6 +118,10 @@ impl RabbitMq {
             assert!(!process.has_ended(), "RabbitMQ ended at once; its log is in {}", self.path("log").display());
             answers(port)
         });
+        // RabbitMQ 4 begins to listen on one port after the other.
+        if let Some(port) = self.tls_port {
+            wait_until("RabbitMQ listens for TLS", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        }
         self.process = Some(process);
         if was_here {
             self.elect();
@@ -181,6 +186,10 @@ impl RabbitMq {
         let files = fs::read_dir(self.path("log")).into_iter().flatten().flatten();
         files.map(|file| fs::read_to_string(file.path()).unwrap_or_default()).collect()
     }
+}
+
+fn bin() -> PathBuf {
+    std::env::var_os("RABBITMQ_BIN").map_or_else(|| PathBuf::from(BIN), PathBuf::from)
 }
 
 /// Whether a broker answers the first bytes of AMQP; one that is still starting takes connections and says nothing.

@@ -17,7 +17,7 @@ pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Every service can be reached.
+/// What the API answers from can be reached: the object store and Redis. Where the queue is away, only the runs wait.
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses((status = 200, description = "ready"), (status = 503, body = Problem)))]
 pub(super) async fn readyz(State(api): State<Shared>) -> Result<&'static str, Problem> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use diorama_core::key::Folder;
 use diorama_core::marker::ArchiveRef;
 use diorama_core::outcome::FileRef;
 use serde_json::json;
@@ -71,7 +72,7 @@ async fn commit_pictures(store: &RunStore, spec: &RunSpec, shard: ShardId) {
                 let path = match spec.format {
                     OutputFormat::Webdataset => format!("{}.image.png", task.custom_id),
                     OutputFormat::Files => {
-                        ObjectKey::File("images", task.custom_id.clone(), ".png".to_owned()).to_string()
+                        ObjectKey::File(Folder::Images, task.custom_id.clone(), ".png".to_owned()).to_string()
                     }
                 };
                 let sha256 = Sha256Hex::of(&bytes);
@@ -245,6 +246,7 @@ const IN_EITHER_FORMAT: &[Damage] = &[
         |all| replace(all, "errors.jsonl", "\"line\":3", "\"line\":4"),
         "errors.jsonl: line 2 is not what the markers say",
     ),
+    ("the summary is cut off", |all| cut_off(all, "summary.json"), "summary.json failed: EOF"),
     (
         "the summary counts a picture more",
         |all| edit_json(all, "summary.json", |summary| summary["done"] = 8.into()),
@@ -344,16 +346,20 @@ async fn what_an_attempt_left_that_did_not_commit_is_counted_and_removed_by_a_re
         let run = Ended::new(format).await;
         let whole = run.stored();
         let lost = ObjectKey::Archive(ShardId { round: Round(0), index: 0 }, AttemptId::generate()).to_string();
-        let left = [(lost, tar_of(&[])), ("journal/r0-000001.jsonl".to_owned(), Bytes::new())];
+        let mut left = vec![(lost, tar_of(&[])), ("journal/r0-000001.jsonl".to_owned(), Bytes::new())];
+        if format == OutputFormat::Files {
+            // Of a picture that was stored and whose attempt was lost; the one that counts failed this task.
+            left.extend(["images/t5.png", "heatmaps/t5.duck.png"].map(|key| (key.to_owned(), Bytes::new())));
+        }
+        let (orphans, said) = (left.len() as u64, format!("{} objects that no marker names were removed", left.len()));
         run.objects.all().extend(left);
         let with_orphans = run.stored();
 
         let found = run.verify(false).await;
-        assert_eq!((found.problems, found.orphans, found.repaired), (vec![], 2, vec![]), "{format:?}");
+        assert_eq!((found.problems, found.orphans, found.repaired), (vec![], orphans, vec![]), "{format:?}");
         assert_eq!(run.stored(), with_orphans, "{format:?}: nobody asked for a repair");
         let found = run.verify(true).await;
-        let said = vec!["2 objects that no marker names were removed".to_owned()];
-        assert_eq!((found.problems, found.orphans, found.repaired), (vec![], 0, said), "{format:?}");
+        assert_eq!((found.problems, found.orphans, found.repaired), (vec![], 0, vec![said]), "{format:?}");
         assert_eq!(run.stored(), whole, "{format:?}: the orphans and nothing else");
         let found = run.verify(false).await;
         assert_eq!((found.problems, found.orphans, found.repaired), (vec![], 0, vec![]), "{format:?}");

@@ -109,16 +109,11 @@ impl Weights {
         if problems.is_empty() {
             return Ok(());
         }
-        const SHOWN: usize = 30;
-        let mut text = format!("the weights do not fit config.json ({} problems):", problems.len());
-        for problem in problems.iter().take(SHOWN) {
-            text.push_str("\n  ");
-            text.push_str(problem);
-        }
-        if problems.len() > SHOWN {
-            text.push_str(&format!("\n  and {} more", problems.len() - SHOWN));
-        }
-        Err(broken(&self.folder, text))
+        let list = problems.join("\n  ");
+        Err(broken(
+            &self.folder,
+            format!("the weights do not fit config.json ({} problems):\n  {list}", problems.len()),
+        ))
     }
 }
 

@@ -89,6 +89,16 @@ impl StableDiffusion {
             let (folder, variant) = part("text_encoder", "model");
             let text_encoder = ClipTextModel::load(&folder, variant.as_deref(), kind, device)?;
             let tokenizer = ClipTokenizer::load(&path.join("tokenizer"), text_encoder.length())?;
+            if tokenizer.largest_id() >= text_encoder.vocabulary() {
+                return Err(Error::Model {
+                    path: folder.join("config.json"),
+                    problem: format!(
+                        "\"vocab_size\" is {}, but the tokenizer has a token with the id {}; they belong to two models",
+                        text_encoder.vocabulary(),
+                        tokenizer.largest_id()
+                    ),
+                });
+            }
             let (folder, variant) = part("unet", "diffusion_pytorch_model");
             let unet = Unet::load(&folder, variant.as_deref(), kind, device)?;
             if unet.text_width() != text_encoder.width() {

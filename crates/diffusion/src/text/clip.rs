@@ -19,6 +19,20 @@ enum Activation {
     Gelu,
 }
 
+/// What such files say of training, generation and other heads, and of how transformers gives results: the hidden states
+/// do not depend on it.
+const UNUSED: &str = "\
+    add_cross_attention architectures attention_dropout bad_words_ids begin_suppress_tokens bos_token_id \
+    chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dropout \
+    dtype early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty \
+    finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label initializer_factor \
+    initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length min_length \
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states \
+    output_scores pad_token_id prefix problem_type projection_dim remove_invalid_values repetition_penalty \
+    return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature \
+    tf_legacy_loss tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript \
+    transformers_version typical_p use_bfloat16 use_cache";
+
 struct Layer {
     norm1: LayerNorm,
     q: Linear,
@@ -64,10 +78,12 @@ impl ClipTextModel {
             }
         };
         config.expect("model_type", &["clip_text_model".into(), "clip".into()])?;
-        // Everything else in this file is about training, generation or other heads; the hidden states do not use it.
+        config.expect("pruned_heads", &[serde_json::json!({})])?;
+        UNUSED.split_whitespace().for_each(|key| config.ignore(&[key]));
         if width % heads != 0 {
             return Err(config.error(format!("\"num_attention_heads\": {heads} does not divide hidden_size {width}")));
         }
+        config.finish()?;
 
         let weights = Weights::open(folder, "model", variant, kind, device)?;
         let digest = weights.digest();
@@ -113,6 +129,11 @@ impl ClipTextModel {
     /// The number of positions: 77 in every published model.
     pub fn length(&self) -> usize {
         self.position_embedding.size()[0] as usize
+    }
+
+    /// The number of tokens that it knows.
+    pub fn vocabulary(&self) -> i64 {
+        self.token_embedding.size()[0]
     }
 
     /// The width of the hidden states.

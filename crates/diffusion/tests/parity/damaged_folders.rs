@@ -141,6 +141,17 @@ fn missing_surplus_and_misshapen_tensors_are_all_listed() {
 }
 
 #[test]
+fn of_many_wrong_tensors_none_is_left_out() {
+    let copy = Copy::of("flat");
+    let mut names = Vec::new();
+    copy.edit_weights(|tensors| {
+        names = tensors.drain(1..).map(|(name, _)| format!("{name} is missing")).collect();
+    });
+    assert!(names.len() > 50);
+    copy.assert_refused(&names.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
 fn weights_that_are_not_numbers_are_refused() {
     for bad in [f64::NAN, f64::INFINITY] {
         let copy = Copy::of("flat");

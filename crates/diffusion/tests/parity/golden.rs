@@ -10,7 +10,7 @@ use serde_json::Value;
 use tch::{Kind, Tensor};
 
 /// Every configuration; `scripts/golden/tiny_models.py` says what each is about.
-const CONFIGURATIONS: [&str; 6] = ["sd1", "sd2-v", "demo", "deep", "listed", "flat"];
+const CONFIGURATIONS: [&str; 7] = ["sd1", "sd2-v", "demo", "deep", "listed", "flat", "plain-end"];
 
 /// The folder of the golden data: of the crate, which is elsewhere where these tests were carried.
 pub(crate) fn root() -> PathBuf {

@@ -29,6 +29,10 @@ pub(crate) fn request(run: &Value, g: &Golden) -> Request {
     settings.dilation = number("dilation") as u32;
     settings.start = if text("start") == "noise" { Start::Noise } else { Start::Reference };
     settings.layers = vec![text("layer")];
+    if run["name"] == "no-closed-form" {
+        // Reverse mode through every element, and no estimate.
+        settings.probes = 4096;
+    }
     Request {
         prompt: text("prompt"),
         subjects: Some(words.collect()),

@@ -236,3 +236,36 @@ fn attention_that_asks_for_float32_has_it_where_the_rest_is_narrower() {
     assert_close(&narrow, &exact, 0.1, "bfloat16");
     assert_close(&wide, &exact, 0.1, "bfloat16 with attention in float32");
 }
+
+#[test]
+fn an_option_of_the_text_encoder_that_is_not_known_names_its_file_and_key() {
+    for (key, value) in [("an_option_from_the_future", json!(1)), ("pruned_heads", json!({"0": [1]}))] {
+        let copy = Copy::of("flat");
+        copy.edit("text_encoder/config.json", |config| config[key] = value);
+        copy.assert_refused(&["text_encoder", "config.json", key]);
+    }
+    // What published folders say of training and generation changes nothing.
+    let copy = Copy::of("flat");
+    copy.edit("text_encoder/config.json", |config| {
+        for (key, value) in [
+            ("torch_dtype", json!("float32")),
+            ("transformers_version", json!("4.22.0.dev0")),
+            ("_name_or_path", json!("openai/clip-vit-large-patch14")),
+            ("dropout", json!(0.0)),
+            ("initializer_factor", json!(1.0)),
+            ("pruned_heads", json!({})),
+            ("id2label", json!({"0": "LABEL_0"})),
+            ("use_cache", json!(true)),
+        ] {
+            config[key] = value;
+        }
+    });
+    copy.load().unwrap();
+}
+
+#[test]
+fn a_tokenizer_with_tokens_that_the_text_encoder_does_not_know_is_refused() {
+    let copy = Copy::of("flat");
+    copy.edit("tokenizer/vocab.json", |vocabulary| vocabulary["seagullish</w>"] = json!(70_000));
+    copy.assert_refused(&["text_encoder", "config.json", "vocab_size", "70000"]);
+}

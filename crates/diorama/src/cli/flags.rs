@@ -66,6 +66,8 @@ flags! {
     EngineFlags under "Engine" {
         /// The model's folder, in the layout of diffusers
         model: "DIR",
+        /// Which of the model's weight files are read, such as fp16 (default: the plain ones, else the only ones there are)
+        variant: "NAME",
         /// auto (a GPU where there is one), cpu, cuda or cuda:N
         device: "DEVICE",
         /// f32, bf16 or f16 (default: f32 on a CPU, bf16 on a GPU)

@@ -31,10 +31,7 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
     let tokens = tokens(&fleet)?;
     let owner = format!("{}-{}", host(), uuid::Uuid::now_v7().simple());
     let asked = format!("diorama coordinator {owner}");
-    let backends = tokio::select! {
-        backends = backends(&fleet, &asked) => backends?,
-        () = drain.cancelled() => return Ok(exit::DRAINED),
-    };
+    let Some(backends) = backends(&fleet, &asked, &drain).await? else { return Ok(exit::DRAINED) };
     // The same store, without its prefix, and other buckets of the same key.
     let remote = S3Objects::connect(s3_config(&fleet)?).map_err(Failure::permanent)?;
     let scratch = tempfile::Builder::new()

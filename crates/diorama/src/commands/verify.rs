@@ -8,12 +8,12 @@ use diorama_core::run::RunSpec;
 
 use crate::cli::{Cli, OneRunOnServices, Verify};
 use crate::exit::{self, Failure};
-use crate::fleet::connect::backends;
+use crate::fleet::connect::connect;
 use crate::output;
 
 pub(crate) async fn run(command: &Verify, cli: &Cli) -> Result<u8, Failure> {
     let fleet = cli.configuration().map_err(Failure::usage)?.fleet;
-    let backends = backends(&fleet, "diorama verify").await?;
+    let backends = connect(&fleet, "diorama verify").await?;
     let (store, spec) = open(&backends, &command.run.run).await?;
     let found = verify(&backends, &store, &spec, command.repair).await.map_err(failed)?;
     if cli.json() {
@@ -26,7 +26,7 @@ pub(crate) async fn run(command: &Verify, cli: &Cli) -> Result<u8, Failure> {
 
 pub(crate) async fn reconcile_command(command: &OneRunOnServices, cli: &Cli) -> Result<u8, Failure> {
     let fleet = cli.configuration().map_err(Failure::usage)?.fleet;
-    let backends = backends(&fleet, "diorama reconcile").await?;
+    let backends = connect(&fleet, "diorama reconcile").await?;
     let (store, spec) = open(&backends, &command.run).await?;
     let counts = reconcile(&store, &spec, &*backends.progress).await.map_err(failed)?;
     if cli.json() {

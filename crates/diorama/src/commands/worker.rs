@@ -33,10 +33,7 @@ async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
     let name = name(&config)?;
     let remote = references::of_fleet(&config)?;
     let asked = format!("diorama worker {name}");
-    let backends = tokio::select! {
-        backends = backends(&config.fleet, &asked) => backends?,
-        () = drain.cancelled() => return Ok(exit::DRAINED),
-    };
+    let Some(backends) = backends(&config.fleet, &asked, drain).await? else { return Ok(exit::DRAINED) };
     let options = config.options.clone();
     let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
     let started = tokio::select! {

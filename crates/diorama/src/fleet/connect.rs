@@ -11,6 +11,7 @@ use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
 use diorama_backends::queue::rabbitmq::{RabbitMqConfig, RabbitMqQueue};
 use diorama_backends::{Backends, Exclusive};
 use diorama_runtime::fleet::{Fleet, Secret};
+use tokio_util::sync::CancellationToken;
 
 use crate::exit::Failure;
 
@@ -90,8 +91,21 @@ pub(crate) fn rabbitmq_config(fleet: &Fleet, name: &str) -> Result<RabbitMqConfi
     })
 }
 
-/// Connects to all three; `name` is what the broker's list of connections shows.
-pub(crate) async fn backends(fleet: &Fleet, name: &str) -> Result<Backends, Failure> {
+/// Connects to all three; `None` where a drain was asked for before they all answered. `name` is what the broker's list of
+/// connections shows.
+pub(crate) async fn backends(
+    fleet: &Fleet,
+    name: &str,
+    drain: &CancellationToken,
+) -> Result<Option<Backends>, Failure> {
+    tokio::select! {
+        backends = connect(fleet, name) => backends.map(Some),
+        () = drain.cancelled() => Ok(None),
+    }
+}
+
+/// Connects to all three, as [`backends`] does, for a command that is just ended.
+pub(crate) async fn connect(fleet: &Fleet, name: &str) -> Result<Backends, Failure> {
     // What is missing is said before anything is connected to.
     check_ca_file(fleet)?;
     let (s3, redis, rabbitmq) = (s3_config(fleet)?, redis_config(fleet)?, rabbitmq_config(fleet, name)?);

@@ -1,0 +1,126 @@
+//! The final files of an ended run against its markers.
+
+use std::pin::Pin;
+
+use diorama_backends::objects::{ObjectError, ObjectErrorKind};
+use diorama_backends::run_store::RunStore;
+use diorama_core::key::ObjectKey;
+use diorama_core::round::RoundInfo;
+use diorama_core::run::{RunSpec, RunSummary};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+
+use super::Verification;
+use crate::error::CoordinatorError;
+use crate::finalise::{Tally, add_invalid, add_task, invalid_rows};
+use crate::outcomes::Outcomes;
+
+/// An ended run all of whose markers are there: the final files say what the markers say.
+pub(super) async fn check_final_files(
+    store: &RunStore,
+    spec: &RunSpec,
+    rounds: &[RoundInfo],
+    summary: &RunSummary,
+    found: &mut Verification,
+) -> Result<(), CoordinatorError> {
+    let mut results = FinalFile::open(store, ObjectKey::Results).await?;
+    let mut errors = FinalFile::open(store, ObjectKey::Errors).await?;
+    let mut outcomes = Outcomes::new(store, spec, rounds);
+    let (mut next, mut tally, mut line) = (0, Tally::default(), Vec::new());
+    while let Some(last) = outcomes.next().await? {
+        if last.outcome.task.0 != next {
+            found.problem(format!(
+                "task {next} is wanted, and task {} comes: a task is lost or doubled",
+                last.outcome.task
+            ));
+        }
+        next = last.outcome.task.0 + 1;
+        tally.add(&last);
+        line.clear();
+        add_task(&mut line, &last);
+        let file = if last.outcome.outcome.is_done() { &mut results } else { &mut errors };
+        file.expect(&line).await?;
+    }
+    for issue in invalid_rows(store).await? {
+        line.clear();
+        add_invalid(&mut line, &issue);
+        errors.expect(&line).await?;
+    }
+    (found.done, found.failed) = (tally.done, tally.failed);
+    if found.done + found.failed != found.tasks {
+        found.problem(format!("{} tasks have an outcome, {} were submitted", found.done + found.failed, found.tasks));
+    }
+    let last_round = rounds.last().map_or(0, |round| round.round.0);
+    let wanted = as_read(tally.summary(spec, summary.state, last_round, &outcomes.totals));
+    for (said, wanted) in fields(summary).into_iter().zip(fields(&wanted)).filter(|(said, wanted)| said != wanted) {
+        found.problem(format!("summary.json says {} {}, the markers say {}", said.0, said.1, wanted.1));
+    }
+    for file in [results, errors] {
+        if let Some(problem) = file.end().await? {
+            found.problem(problem);
+        }
+    }
+    Ok(())
+}
+
+/// The summary as it comes back from its file: a number that was written and read may differ in its last digit.
+fn as_read(summary: RunSummary) -> RunSummary {
+    let read = serde_json::to_vec(&summary).and_then(|written| serde_json::from_slice(&written));
+    read.unwrap_or(summary)
+}
+
+/// A summary field by field.
+fn fields(summary: &RunSummary) -> Vec<(String, Value)> {
+    match serde_json::to_value(summary) {
+        Ok(Value::Object(fields)) => fields.into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// One of the final files, read along with what it should say.
+struct FinalFile {
+    key: ObjectKey,
+    /// `None` where it is gone.
+    body: Option<BufReader<Pin<Box<dyn AsyncRead + Send>>>>,
+    /// Lines that it should have had so far.
+    lines: u64,
+    /// Whether all of them were as they should be.
+    fine: bool,
+    read: Vec<u8>,
+}
+
+impl FinalFile {
+    async fn open(store: &RunStore, key: ObjectKey) -> Result<Self, CoordinatorError> {
+        let body = match store.objects().open(&store.path(&key)).await {
+            Ok(reader) => Some(BufReader::new(reader.body)),
+            Err(error) if error.kind == ObjectErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { key, body, lines: 0, fine: true, read: Vec::new() })
+    }
+
+    /// Holds its next line against `line`; after the first one that is wrong, none is read.
+    async fn expect(&mut self, line: &[u8]) -> Result<(), CoordinatorError> {
+        let Some(body) = self.body.as_mut().filter(|_| self.fine) else { return Ok(()) };
+        self.lines += 1;
+        self.read.resize(line.len(), 0);
+        self.fine = match body.read_exact(&mut self.read).await {
+            Ok(_) => self.read == line,
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => false,
+            Err(error) => return Err(ObjectError::broken_off(self.key.to_string(), &error).into()),
+        };
+        Ok(())
+    }
+
+    /// What is wrong with it.
+    async fn end(self) -> Result<Option<String>, CoordinatorError> {
+        let Self { key, body, lines, fine, .. } = self;
+        let Some(mut body) = body else { return Ok(Some(format!("{key} is gone"))) };
+        if !fine {
+            return Ok(Some(format!("{key}: line {lines} is not what the markers say")));
+        }
+        let more = body.fill_buf().await.map_err(|error| ObjectError::broken_off(key.to_string(), &error))?;
+        let more = !more.is_empty();
+        Ok(more.then(|| format!("{key} goes on after line {lines}, its last by the markers")))
+    }
+}

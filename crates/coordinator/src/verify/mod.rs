@@ -1,0 +1,184 @@
+//! Proves that a run is whole: every task has exactly one outcome, every file and archive has its digest, the counters
+//! agree with the markers, and nothing lies about that no marker names.
+//!
+//! Reads everything, a few shards at a time, and changes nothing unless it is told to repair.
+
+mod final_files;
+mod orphans;
+mod shards;
+
+use diorama_backends::Backends;
+use diorama_backends::objects::ObjectErrorKind;
+use diorama_backends::progress::Counts;
+use diorama_backends::run_store::RunStore;
+use diorama_core::message::ShardMessage;
+use diorama_core::run::RunSpec;
+use futures::{StreamExt, stream};
+use serde::Serialize;
+
+use self::final_files::check_final_files;
+use self::orphans::{Named, orphans};
+use self::shards::check_shard;
+use crate::error::CoordinatorError;
+use crate::reconcile::rebuild;
+use crate::reopen::ending;
+use crate::rounds;
+
+/// Shards that are read at a time.
+const AT_ONCE: usize = 8;
+
+/// Problems that are kept in words; all are counted.
+const KEPT: usize = 1000;
+
+/// What a verification found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Verification {
+    /// Whether the run has ended.
+    pub ended: bool,
+    /// Tasks that there should be.
+    pub tasks: u64,
+    /// Tasks with a picture.
+    pub done: u64,
+    /// Tasks without.
+    pub failed: u64,
+    /// Shards of all rounds.
+    pub shards: u64,
+    /// Shards without a marker: work that is not done yet, or a loss where the run has ended.
+    pub uncommitted: u64,
+    /// Files whose digest was checked, those inside archives included.
+    pub files: u64,
+    /// Bytes that were read for it.
+    pub bytes: u64,
+    /// Archives and files that no marker names, those of attempts in a run that has not ended among them; journals of a
+    /// run that has.
+    pub orphans: u64,
+    /// Everything that is wrong, at most 1000.
+    pub problems: Vec<String>,
+    /// All of them.
+    pub problem_count: u64,
+    /// What was repaired.
+    pub repaired: Vec<String>,
+}
+
+impl Verification {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.problem_count == 0
+    }
+
+    fn problem(&mut self, problem: String) {
+        self.problem_count += 1;
+        if self.problems.len() < KEPT {
+            self.problems.push(problem);
+        }
+    }
+}
+
+/// Verifies the run in `store`; with `repair`, publishes what is missing again, rebuilds the counters where they are
+/// wrong, and removes what no marker names where nothing else is wrong: in a damaged run, that may be all that is left.
+pub async fn verify(
+    backends: &Backends,
+    store: &RunStore,
+    spec: &RunSpec,
+    repair: bool,
+) -> Result<Verification, CoordinatorError> {
+    let mut found = Verification { tasks: spec.tasks, ..Verification::default() };
+    let summary = match ending(store).await {
+        Ok(summary) => {
+            found.ended = summary.is_some();
+            summary
+        }
+        // It has ended, and everything but the summary may still be whole.
+        Err(error) if error.kind == ObjectErrorKind::Damaged => {
+            found.ended = true;
+            found.problem(error.to_string());
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let rounds = rounds::all(store).await?;
+    if rounds.is_empty() {
+        found.problem("the run is not completely submitted: submit it again".to_owned());
+        return Ok(found);
+    }
+    let in_rounds: u64 = rounds[0].tasks;
+    if in_rounds != spec.tasks {
+        found.problem(format!("the spec speaks of {} tasks, round 0 of {in_rounds}", spec.tasks));
+    }
+
+    let (mut counts, mut named, mut missing, mut unreadable) = (Counts::default(), Named::default(), Vec::new(), false);
+    for round in &rounds {
+        let check = |shard| check_shard(store, spec, shard);
+        let mut checked = stream::iter(round.shard_ids()).map(check).buffered(AT_ONCE);
+        while let Some(checked) = checked.next().await {
+            let checked = checked?;
+            found.shards += 1;
+            (found.files, found.bytes) = (found.files + checked.files, found.bytes + checked.bytes);
+            checked.problems.into_iter().for_each(|problem| found.problem(problem));
+            unreadable |= checked.unreadable;
+            match checked.marker {
+                Some(marker) => {
+                    counts = counts.plus(Counts::of(&marker, round.last_round(&spec.retry)));
+                    named.of(store, marker);
+                }
+                None if checked.unreadable => {}
+                None => missing.push(checked.shard),
+            }
+        }
+    }
+    found.uncommitted = missing.len() as u64;
+    match &summary {
+        Some(summary) => {
+            for shard in &missing {
+                found.problem(format!("shard {shard}: the run has ended and its commit marker is gone"));
+            }
+            if missing.is_empty() && !unreadable {
+                check_final_files(store, spec, &rounds, summary, &mut found).await?;
+            }
+        }
+        None => {
+            found.done = counts.done;
+            found.failed = rounds.last().map_or(0, |round| round.failed(counts.failed));
+        }
+    }
+    // Without one of the markers there is nothing to rebuild them from.
+    if !unreadable {
+        counters(backends, store, spec, counts, repair, &mut found).await?;
+    }
+    if repair && !found.ended {
+        for shard in &missing {
+            let message = ShardMessage { run: spec.run.clone(), shard: *shard };
+            backends.queue.publish(&spec.pool, &message).await?;
+        }
+        if !missing.is_empty() {
+            found.repaired.push(format!("{} shards without a marker were published again", missing.len()));
+        }
+    }
+    let remove = repair && summary.is_some() && found.is_clean();
+    orphans(store, &named, remove, &mut found).await?;
+    Ok(found)
+}
+
+/// The counters must be those of the markers. Workers of a run that has not ended may commit while we read, so more
+/// counted than read is no fault then; an ended run is forgotten after some days.
+async fn counters(
+    backends: &Backends,
+    store: &RunStore,
+    spec: &RunSpec,
+    counts: Counts,
+    repair: bool,
+    found: &mut Verification,
+) -> Result<(), CoordinatorError> {
+    let said = backends.progress.counts(&spec.run).await?;
+    let excused = if found.ended { said == Counts::default() } else { said.shards > counts.shards };
+    if said == counts || excused {
+        return Ok(());
+    }
+    if repair {
+        let now = rebuild(store, spec, &*backends.progress).await?;
+        found.repaired.push(format!("the counters were rebuilt: {said:?} became {now:?}"));
+    } else {
+        found.problem(format!("the counters say {said:?}, the markers {counts:?}; --repair rebuilds them"));
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! One shard against its marker: outcomes of its tasks, one each, and every file with its digest.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectReader};
+use diorama_backends::run_store::RunStore;
+use diorama_core::id::{Sha256Hex, ShardId};
+use diorama_core::marker::{ArchiveRef, CommitMarker};
+use diorama_core::outcome::{FileRef, Outcome};
+use diorama_core::run::RunSpec;
+use sha2::{Digest, Sha256};
+use tokio_util::io::SyncIoBridge;
+
+use crate::error::CoordinatorError;
+
+/// What one shard came to.
+pub(super) struct Checked {
+    pub(super) shard: ShardId,
+    pub(super) marker: Option<CommitMarker>,
+    /// That its input or its marker says nothing, which is a problem of its own.
+    pub(super) unreadable: bool,
+    pub(super) problems: Vec<String>,
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+}
+
+impl Checked {
+    fn unreadable(mut self, problem: String) -> Self {
+        self.problems.push(problem);
+        Self { unreadable: true, ..self }
+    }
+}
+
+/// Reads the shard, its marker and everything that the marker names.
+pub(super) async fn check_shard(store: &RunStore, spec: &RunSpec, shard: ShardId) -> Result<Checked, CoordinatorError> {
+    let mut checked = Checked { shard, marker: None, unreadable: false, problems: Vec::new(), files: 0, bytes: 0 };
+    let read = async { Ok::<_, ObjectError>((store.input(shard).await?, store.marker(shard).await?)) };
+    let (tasks, marker) = match read.await {
+        Ok((Some(tasks), marker)) => (tasks, marker),
+        Ok((None, _)) => return Ok(checked.unreadable(format!("shard {shard}: its input is gone"))),
+        Err(ObjectError { kind: ObjectErrorKind::Damaged, what, problem, .. }) => {
+            return Ok(checked.unreadable(format!("shard {shard}: {what} cannot be read: {problem}")));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let Some(marker) = marker else { return Ok(checked) };
+    if marker.run != spec.run || marker.shard != shard {
+        checked.problems.push(format!("shard {shard}: its marker speaks of {} of {}", marker.shard, marker.run));
+    }
+    let same = marker.outcomes.len() == tasks.len()
+        && marker.outcomes.iter().zip(&tasks).all(|(outcome, task)| {
+            (outcome.task, &outcome.custom_id, outcome.seed) == (task.index, &task.custom_id, task.seed)
+        });
+    if !same {
+        checked.problems.push(format!("shard {shard}: its outcomes are not those of its tasks, one each, in order"));
+    }
+    let files = marker.outcomes.iter().filter_map(|outcome| match &outcome.outcome {
+        Outcome::Done { files, .. } => Some(files.values().cloned()),
+        Outcome::Failed(_) => None,
+    });
+    let files: Vec<FileRef> = files.flatten().collect();
+    match &marker.archive {
+        Some(archive) => check_archive(store, archive, files, &mut checked).await?,
+        None => check_files(store, &files, &mut checked).await?,
+    }
+    checked.marker = Some(marker);
+    Ok(checked)
+}
+
+async fn check_files(store: &RunStore, files: &[FileRef], checked: &mut Checked) -> Result<(), CoordinatorError> {
+    for file in files {
+        let problem = match store.objects().open(&store.relative(&file.path)).await {
+            Ok(reader) => {
+                let (bytes, digest) = digest(&file.path, reader).await?;
+                (checked.files, checked.bytes) = (checked.files + 1, checked.bytes + bytes);
+                (digest != file.sha256).then_some("its content is not what was committed")
+            }
+            Err(error) if error.kind == ObjectErrorKind::NotFound => Some("it is gone"),
+            Err(error) => return Err(error.into()),
+        };
+        checked.problems.extend(problem.map(|problem| format!("shard {}: {}: {problem}", checked.shard, file.path)));
+    }
+    Ok(())
+}
+
+async fn check_archive(
+    store: &RunStore,
+    archive: &ArchiveRef,
+    files: Vec<FileRef>,
+    checked: &mut Checked,
+) -> Result<(), CoordinatorError> {
+    let place = format!("shard {}: {}", checked.shard, archive.key);
+    let reader = match store.objects().open(&store.relative(&archive.key)).await {
+        Ok(reader) => reader,
+        Err(error) if error.kind == ObjectErrorKind::NotFound => {
+            checked.problems.push(format!("{place} is gone"));
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let body = SyncIoBridge::new(reader.body);
+    let read = tokio::task::spawn_blocking(move || members(body)).await;
+    let read = read.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    let (mut members, bytes, digest) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            checked.problems.push(format!("{place} cannot be read to its end: {error}"));
+            return Ok(());
+        }
+    };
+    (checked.files, checked.bytes) = (checked.files + members.len() as u64, checked.bytes + bytes);
+    if digest != archive.sha256 || bytes != archive.bytes {
+        checked.problems.push(format!("{place} is not what was committed"));
+    }
+    for file in files {
+        match members.remove(&file.path) {
+            Some(digest) if digest == file.sha256 => {}
+            Some(_) => checked.problems.push(format!("{place}: {} is not what was committed", file.path)),
+            None => checked.problems.push(format!("{place}: {} is not in it", file.path)),
+        }
+    }
+    checked.problems.extend(members.keys().map(|path| format!("{place}: {path} belongs to no outcome")));
+    Ok(())
+}
+
+/// The members of a tar by path, its length and its digest. Blocking.
+fn members(reader: impl Read) -> std::io::Result<(BTreeMap<String, Sha256Hex>, u64, Sha256Hex)> {
+    let mut archive = tar::Archive::new(Hashing { inner: reader, digest: Sha256::new(), bytes: 0 });
+    let mut members = BTreeMap::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.to_string_lossy().into_owned();
+        let mut digest = Sha256::new();
+        std::io::copy(&mut entry, &mut digest)?;
+        if members.insert(path.clone(), Sha256Hex::from_digest(digest.finalize().into())).is_some() {
+            return Err(std::io::Error::other(format!("{path} is in it twice")));
+        }
+    }
+    let mut rest = archive.into_inner();
+    std::io::copy(&mut rest, &mut std::io::sink())?;
+    Ok((members, rest.bytes, Sha256Hex::from_digest(rest.digest.finalize().into())))
+}
+
+struct Hashing<R> {
+    inner: R,
+    digest: Sha256,
+    bytes: u64,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.digest.update(&buffer[..read]);
+        self.bytes += read as u64;
+        Ok(read)
+    }
+}
+
+async fn digest(what: &str, reader: ObjectReader) -> Result<(u64, Sha256Hex), CoordinatorError> {
+    let mut hashing = Hashing { inner: SyncIoBridge::new(reader.body), digest: Sha256::new(), bytes: 0 };
+    let read = tokio::task::spawn_blocking(move || {
+        std::io::copy(&mut hashing, &mut std::io::sink())?;
+        Ok((hashing.bytes, Sha256Hex::from_digest(hashing.digest.finalize().into())))
+    });
+    let read = read.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    Ok(read.map_err(|error| ObjectError::broken_off(what, &error))?)
+}
