@@ -67,15 +67,22 @@ def pictures(m):
         lines.append(f"| {row['batch']} | {spread(a)} | {spread(b)} | **{ratio:.2f}x** | {row['relative_difference']:.0e} | "
                      f"{verdict(ratio, 2.0)} |")
     if "kernels" in m:
-        lines += ["", *kernels(m["kernels"])]
+        lines += ["", *kernels(m["kernels"], m["rows"])]
     return lines
 
 
-def kernels(m):
-    """The limit of what a program can gain that runs the same kernels."""
+def kernels(m, rows):
+    """The limits of what a program can gain: one that does the same operations, and one that runs the same kernels."""
     same = sum(m["shares"].values())
+    most = m["operations_a_second"] / m["operations_a_picture"]
+    limits = ", ".join(f"{most / median(row['sides']['diffusers']):.2f} at batch {row['batch']}" for row in rows)
     shares = ", ".join(f"{kind} {share:.0%}" for kind, share in m["shares"].items())
-    return [f"Where the CPU seconds go, on one thread with {m['rows']} rows at once in diffusers' network: {shares}, everything "
+    return [f"**The limit of any program** that makes these pictures in float32: one of them takes "
+            f"{m['operations_a_picture'] / 1e9:.1f}e9 floating-point operations (convolutions and matrix products of the "
+            f"networks, not counting attention), and a large matrix product runs at {m['operations_a_second'] / 1e9:.0f}e9 a "
+            f"second here on {m['threads']} threads. Doing nothing else, at that rate, makes {most:.2f} pictures/s: times "
+            f"diffusers {limits}. Where that is below 2, the target cannot be met by anybody who does these operations.", "",
+            f"Where the CPU seconds go, on one thread with {m['rows']} rows at once in diffusers' network: {shares}, everything "
             f"else {1 - same:.0%}. The first three are the same oneDNN, MKL and libtorch kernels in both programs. Once the "
             f"cores are busy, as they are at the largest batch, a program that spends nothing at all on the rest is {1 / same:.2f} "
             "times as fast and no more: what is above that comes from threads that wait less for each other."]

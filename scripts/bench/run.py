@@ -151,8 +151,10 @@ class Bench:
             result["rows"].append(row)
         for side in sides:
             side.end()
-        kernels = [sys.executable, "-B", str(ROOT / "scripts/bench/kernel_shares.py"), str(DEMO)]
-        printed = subprocess.run(kernels, stdout=subprocess.PIPE, text=True, check=True).stdout
+        kernels = [sys.executable, "-B", str(ROOT / "scripts/bench/kernel_shares.py"), str(DEMO),
+                   str(int(settings["steps"] * settings["strength"]))]
+        printed = subprocess.run(kernels, env={**os.environ, **self.environment}, stdout=subprocess.PIPE, text=True,
+                                 check=True).stdout
         result["kernels"] = json.loads(printed.splitlines()[-1])
         return result
 

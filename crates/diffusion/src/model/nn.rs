@@ -22,6 +22,14 @@ impl Linear {
         })
     }
 
+    /// The outputs from `start` on, `length` of them, as a layer over the same memory.
+    pub fn outputs(&self, start: i64, length: i64) -> Result<Self> {
+        Ok(Self {
+            weight: self.weight.f_narrow(0, start, length)?,
+            bias: self.bias.as_ref().map(|bias| bias.f_narrow(0, start, length)).transpose()?,
+        })
+    }
+
     /// Applies it.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_linear(&self.weight, self.bias.as_ref())?)
@@ -116,6 +124,24 @@ impl LayerNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)?)
     }
+}
+
+/// `x + y` in the memory of `x`, which nobody else may have; where a graph is recorded, in memory of its own.
+pub fn add(mut x: Tensor, y: &Tensor) -> Result<Tensor> {
+    if x.requires_grad() || y.requires_grad() {
+        return Ok(x.f_add(y)?);
+    }
+    let _ = x.f_add_(y)?;
+    Ok(x)
+}
+
+/// `x · σ(x)`, in memory as [`add`].
+pub fn silu(mut x: Tensor) -> Result<Tensor> {
+    if x.requires_grad() {
+        return Ok(x.f_silu()?);
+    }
+    let _ = x.f_silu_()?;
+    Ok(x)
 }
 
 /// `[B, N, H·d] → [B, H, N, d]`.

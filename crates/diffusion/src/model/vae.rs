@@ -5,7 +5,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use super::config::{COUNTS, Config, SIZES};
-use super::nn::{Conv2d, GroupNorm, Linear, attention};
+use super::nn::{Conv2d, GroupNorm, Linear, add, attention, silu};
 use super::weights::Weights;
 use crate::error::Result;
 
@@ -37,12 +37,12 @@ impl ResnetBlock {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward(x)?.f_silu()?)?;
-        let h = self.conv2.forward(&self.norm2.forward(&h)?.f_silu()?)?;
-        Ok(match &self.shortcut {
-            Some(shortcut) => shortcut.forward(x)?.f_add(&h)?,
-            None => x.f_add(&h)?,
-        })
+        let h = self.conv1.forward(&silu(self.norm1.forward(x)?)?)?;
+        let h = self.conv2.forward(&silu(self.norm2.forward(&h)?)?)?;
+        match &self.shortcut {
+            Some(shortcut) => add(h, &shortcut.forward(x)?),
+            None => add(h, x),
+        }
     }
 }
 
@@ -260,7 +260,7 @@ impl AutoencoderKl {
                 h = down.forward(&h.f_constant_pad_nd([0, 1, 0, 1])?)?;
             }
         }
-        let h = self.encoder_norm.forward(&self.encoder_mid.forward(&h)?)?.f_silu()?;
+        let h = silu(self.encoder_norm.forward(&self.encoder_mid.forward(&h)?)?)?;
         let h = self.encoder_out.forward(&h)?;
         let h = match &self.quant {
             Some(quant) => quant.forward(&h)?,
@@ -294,7 +294,7 @@ impl AutoencoderKl {
                 h = up.forward(&h.f_upsample_nearest2d([2 * height, 2 * width], None, None)?)?;
             }
         }
-        leave(&self.decoder_out.forward(&self.decoder_norm.forward(&h)?.f_silu()?)?)
+        leave(&self.decoder_out.forward(&silu(self.decoder_norm.forward(&h)?)?)?)
     }
 
     fn enter(&self, x: &Tensor) -> Result<Tensor> {

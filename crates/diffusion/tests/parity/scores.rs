@@ -135,8 +135,9 @@ fn random_signs_estimate_the_l2_form_and_more_of_them_estimate_it_better() {
             let (few, many) = (deviation(&s, layer, name, 8), deviation(&s, layer, name, 64));
             let what = format!("{} {name}: {few:.3} with 8 probes, {many:.3} with 64", s.g.name);
             eprintln!("{what}");
-            // sqrt(1/(2·64)) is 0.088.
-            assert!(many < 0.13 && many < few, "{what}");
+            // sqrt(1/(2·64)) is 0.088. A layer of one position has so few signs that both have seen them all: what is left is
+            // the error of the differences.
+            assert!(many < 0.13 && (many < few || few < 0.02), "{what}");
         }
     }
 }

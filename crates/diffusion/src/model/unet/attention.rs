@@ -1,11 +1,11 @@
 //! `Transformer2DModel` and its `BasicTransformerBlock`s. `[B, C, h, w]` outside, `[B, N, C]` inside.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::TextContext;
 use super::tap::{Captured, Tap};
 use crate::error::{Error, Result};
-use crate::model::nn::{GroupNorm, LayerNorm, Linear, attention, merge_heads, split_heads};
+use crate::model::nn::{GroupNorm, LayerNorm, Linear, add, attention, merge_heads, split_heads};
 use crate::model::weights::Weights;
 
 /// Walks through the cross-attention layers in the order in which they run.
@@ -118,6 +118,9 @@ pub struct TransformerBlock {
     pub norm3: LayerNorm,
     /// `[2M, C]`: values and gates.
     pub ff_in: Linear,
+    /// Both apart, over the same memory.
+    ff_value: Linear,
+    ff_gate: Linear,
     /// `[C, M]`.
     pub ff_out: Linear,
 }
@@ -127,6 +130,8 @@ impl TransformerBlock {
         let projection =
             |part: &str, inputs: i64, bias: bool| Linear::load(w, &format!("{name}.{part}"), inputs, channels, bias);
         let norm = |part: &str| LayerNorm::load(w, &format!("{name}.{part}"), channels, 1e-5);
+        let inner = 4 * channels;
+        let ff_in = Linear::load(w, &format!("{name}.ff.net.0.proj"), channels, 2 * inner, true)?;
         Ok(Self {
             norm1: norm("norm1")?,
             self_attention: SelfAttention {
@@ -147,22 +152,35 @@ impl TransformerBlock {
                 upcast,
             },
             norm3: norm("norm3")?,
-            ff_in: Linear::load(w, &format!("{name}.ff.net.0.proj"), channels, 8 * channels, true)?,
-            ff_out: Linear::load(w, &format!("{name}.ff.net.2"), 4 * channels, channels, true)?,
+            ff_value: ff_in.outputs(0, inner)?,
+            ff_gate: ff_in.outputs(inner, inner)?,
+            ff_in,
+            ff_out: Linear::load(w, &format!("{name}.ff.net.2"), inner, channels, true)?,
         })
     }
 
     fn forward(&self, x: &Tensor, size: (i64, i64), cursor: &mut Cursor<'_>, last: bool) -> Result<Tensor> {
-        let x = self.self_attention.forward(&self.norm1.forward(x)?)?.f_add(x)?;
-        let x = self.cross_attention.forward(&self.norm2.forward(&x)?, size, cursor)?.f_add(&x)?;
+        let x = add(self.self_attention.forward(&self.norm1.forward(x)?)?, x)?;
+        let x = add(self.cross_attention.forward(&self.norm2.forward(&x)?, size, cursor)?, &x)?;
         if last && cursor.tap.tail {
             // Each later layer overwrites it: what stays is the last layer's.
             cursor.tap.tail_residual = Some(x.shallow_clone());
         }
-        let h = self.ff_in.forward(&self.norm3.forward(&x)?)?;
-        let halves = h.f_chunk(2, -1)?;
-        let h = halves[0].f_mul(&halves[1].f_gelu("none")?)?;
-        Ok(self.ff_out.forward(&h)?.f_add(&x)?)
+        let h = self.gated(&self.norm3.forward(&x)?)?;
+        add(self.ff_out.forward(&h)?, &x)
+    }
+
+    /// GEGLU (Shazeer 2020): `value · gelu(gate)`.
+    fn gated(&self, x: &Tensor) -> Result<Tensor> {
+        if x.requires_grad() || x.device() != Device::Cpu {
+            let halves = self.ff_in.forward(x)?.f_chunk(2, -1)?;
+            return Ok(halves[0].f_mul(&halves[1].f_gelu("none")?)?);
+        }
+        // Two products take as long as one, and what comes of them lies side by side, and is used again in its place.
+        let (mut value, mut gate) = (self.ff_value.forward(x)?, self.ff_gate.forward(x)?);
+        let _ = gate.f_gelu_("none")?;
+        let _ = value.f_mul_(&gate)?;
+        Ok(value)
     }
 }
 

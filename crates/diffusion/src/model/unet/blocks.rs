@@ -6,7 +6,7 @@ use tch::Tensor;
 use super::attention::{CrossAttention, Cursor, TransformerModel, TransformerShape};
 use super::config::{BlockConfig, UnetConfig};
 use crate::error::{Error, Result};
-use crate::model::nn::{Conv2d, GroupNorm, Linear};
+use crate::model::nn::{Conv2d, GroupNorm, Linear, add, silu};
 use crate::model::weights::Weights;
 
 /// `ResnetBlock2D` with the time embedding added between its convolutions.
@@ -37,14 +37,14 @@ impl ResnetBlock {
     }
 
     fn forward(&self, x: &Tensor, temb: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward(x)?.f_silu()?)?;
+        let h = self.conv1.forward(&silu(self.norm1.forward(x)?)?)?;
         let time = self.time.forward(&temb.f_silu()?)?.f_unsqueeze(-1)?.f_unsqueeze(-1)?;
-        let h = h.f_add(&time)?;
-        let h = self.conv2.forward(&self.norm2.forward(&h)?.f_silu()?)?;
-        Ok(match &self.shortcut {
-            Some(shortcut) => shortcut.forward(x)?.f_add(&h)?,
-            None => x.f_add(&h)?,
-        })
+        let h = add(h, &time)?;
+        let h = self.conv2.forward(&silu(self.norm2.forward(&h)?)?)?;
+        match &self.shortcut {
+            Some(shortcut) => add(h, &shortcut.forward(x)?),
+            None => add(h, x),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub use self::attention::{CrossAttention, TransformerBlock, TransformerModel};
 use self::blocks::{DownBlock, MidBlock, UpBlock};
 use self::config::UnetConfig;
 pub use self::tap::{Captured, Perturbation, Tail, Tap};
-use super::nn::{Conv2d, GroupNorm, Linear};
+use super::nn::{Conv2d, GroupNorm, Linear, silu};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 
@@ -159,7 +159,7 @@ impl Unet {
             h = block.forward(h, &temb, &mut skips, &mut cursor)?;
         }
         tap.capture_tail_input(&h)?;
-        let h = self.conv_out.forward(&self.norm_out.forward(&h)?.f_silu()?)?;
+        let h = self.conv_out.forward(&silu(self.norm_out.forward(&h)?)?)?;
         Ok(h.f_to_kind(Kind::Float)?.f_contiguous()?)
     }
 
