@@ -47,7 +47,12 @@ class Bench:
         self.others = []
 
     def sides(self):
-        return [Side("diorama", self.bench, self.environment), Side("diffusers", self.python, self.environment)]
+        """Diorama, and diffusers twice: as it comes, and with OpenMP's threads told to spin. As it comes, libgomp lets its
+        threads sleep as soon as the process has had more of them than there are cores, which loading a model may or may
+        not bring about; then small kernels take up to twice as long."""
+        spinning = {**self.environment, "OMP_WAIT_POLICY": "ACTIVE"}
+        return [Side("diorama", self.bench, self.environment), Side("diffusers", self.python, self.environment),
+                Side("diffusers, spinning", self.python, spinning, spins=True)]
 
     def ask(self, side, **order):
         answer = side.ask(**order)
@@ -255,7 +260,7 @@ def conditions(options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=CORES)
-    parser.add_argument("--wait-policy", choices=["ACTIVE", "PASSIVE"], help="OMP_WAIT_POLICY of both sides")
+    parser.add_argument("--wait-policy", choices=["ACTIVE", "PASSIVE"], help="OMP_WAIT_POLICY of Diorama and of diffusers as it comes")
     parser.add_argument("--profile", choices=["release", "dev"], default="release")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=2, help="measured steps a turn")

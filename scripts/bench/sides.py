@@ -4,6 +4,7 @@ machine did meanwhile.
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import time
 
@@ -24,16 +25,20 @@ def machine_seconds():
 
 
 class Side:
-    """One of the programs."""
+    """One of the programs. One whose threads spin stands still while it is not asked, or it would take the cores of the
+    others.
+    """
 
-    def __init__(self, name, command, environment):
-        self.name = name
+    def __init__(self, name, command, environment, spins=False):
+        self.name, self.spins = name, spins
         self.started = time.perf_counter()
         self.process = subprocess.Popen(command, env={**os.environ, **environment}, text=True, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE)
 
     def ask(self, **order):
         """The answer, with `wall` and `cpu` seconds, and `others`: the share of the machine that other programs had."""
+        if self.spins:
+            self.process.send_signal(signal.SIGCONT)
         wall, cpu, machine = time.perf_counter(), cpu_seconds(self.process.pid), machine_seconds()
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
@@ -45,6 +50,8 @@ class Side:
         answer["cpu"] = cpu_seconds(self.process.pid) - cpu
         busy = machine_seconds() - machine - answer["cpu"]
         answer["others"] = max(0.0, busy / (answer["wall"] * CORES))
+        if self.spins:
+            self.process.send_signal(signal.SIGSTOP)
         return answer
 
     def peak_memory(self):
@@ -57,4 +64,5 @@ class Side:
 
     def end(self):
         self.process.stdin.close()
+        self.process.send_signal(signal.SIGCONT)
         self.process.wait()

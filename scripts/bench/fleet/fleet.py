@@ -187,8 +187,38 @@ def takeover(options):
     return {"seconds": seconds}
 
 
+def ending(options):
+    """Memory of the coordinator that brings a run to its end, and of a verification, by the size of the run."""
+    result = []
+    for tasks in options.end_tasks:
+        # What millions of pictures take fits no memory: the services are on the disk here.
+        with Fleet(options.bin, in_memory=False) as fleet:
+            fleet.serve()
+            rows = manifest(fleet.path / "rows.jsonl", tasks)
+            run = fleet.client("submit", rows, *FLEET_SPEC)["json"]["run"]
+            rows.unlink()
+            # The submission's own peak is another part's.
+            fleet.end("coordinator")
+            fleet.serve()
+            started = time.monotonic()
+            for number in range(options.workers):
+                fleet.synthetic(f"worker-{number}")
+            fleet.until("every task is done", lambda: fleet.status(run).get("done") == tasks, 7200, pause=1)
+            worked, during = time.monotonic() - started, memory(fleet.parts["coordinator"].pid)
+            fleet.ended(run)
+            row = {"tasks": tasks, "work": worked, "end": time.monotonic() - started - worked, "during": during,
+                   "coordinator": memory(fleet.parts["coordinator"].pid)}
+            verified = fleet.client("verify", run)
+            row |= {"verify": verified["seconds"], "verify_peak": verified["peak"],
+                    "problems": verified["json"]["problem_count"], "bytes": verified["json"]["bytes"]}
+            say(f"{tasks} tasks: coordinator {row['coordinator'] >> 20} MiB at its end ({during >> 20} MiB before), verified in "
+                f"{row['verify']:.1f} s with {row['verify_peak'] >> 20} MiB")
+            result.append(row)
+    return result
+
+
 PARTS = {"throughput": throughput, "others": others, "submission": submission, "latency": latency, "device": device,
-         "takeover": takeover}
+         "takeover": takeover, "ending": ending}
 
 
 def processor():
@@ -210,6 +240,8 @@ def main():
     parser.add_argument("--latency-tasks", type=int, default=1_000_000)
     parser.add_argument("--device-pictures", type=int, default=256)
     parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--end-tasks", type=lambda text: [int(part) for part in text.split(",")],
+                        default=[100_000, 1_000_000])
     parser.add_argument("--bin", help="a folder of built programs; built in release where it is not given")
     options = parser.parse_args()
     options.bin = pathlib.Path(options.bin or build()).absolute()

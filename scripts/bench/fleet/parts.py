@@ -51,8 +51,9 @@ def memory(pid, field="VmHWM"):
 class Fleet:
     """Private services and whatever is started on them; gone at the end of the `with`."""
 
-    def __init__(self, bin_folder):
+    def __init__(self, bin_folder, in_memory=True):
         self.bin = pathlib.Path(bin_folder)
+        self.in_memory = in_memory
         self.folder = tempfile.TemporaryDirectory(prefix="diorama-bench-")
         self.path = pathlib.Path(self.folder.name)
         self.parts = {}
@@ -61,7 +62,7 @@ class Fleet:
         environment = self.path / "env"
         # What the services keep lies in memory: a fleet's services have disks of their own, and this machine's one disk
         # is not what is measured.
-        services = dict(os.environ, TMPDIR=MEMORY) if os.path.isdir(MEMORY) else None
+        services = dict(os.environ, TMPDIR=MEMORY) if self.in_memory and os.path.isdir(MEMORY) else None
         self.services = subprocess.Popen([self.bin / "diorama-services", environment], stdin=subprocess.PIPE, env=services)
         while not environment.exists():
             if self.services.poll() is not None:

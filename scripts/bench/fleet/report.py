@@ -87,10 +87,20 @@ def takeover(m, results):
             f"{verdict(max(m['seconds']) < 30)})."]
 
 
+def ending(m, results):
+    lines = ["By a coordinator that was started after the submission; services on the disk.", "",
+             "| tasks | coordinator, peak until the last task | until the summary | results and summary, s | `diorama verify`, s | "
+             "its peak | bytes verified | problems |", "|---|---|---|---|---|---|---|---|"]
+    for row in m:
+        lines.append(f"| {row['tasks']:,} | {mib(row['during'])} | {mib(row['coordinator'])} | {row['end']:.1f} | "
+                     f"{row['verify']:.1f} | {mib(row['verify_peak'])} | {row['bytes'] / 2**30:.1f} GiB | {row['problems']} |")
+    return lines
+
 
 PARTS = {"throughput": ("Tasks through the whole path", throughput), "others": ("Celery and Dramatiq beside it", others),
          "submission": ("Submission", submission), "latency": ("Pause and cancel", latency),
-         "device": ("Device time lost to job machinery", device), "takeover": ("After a kill", takeover)}
+         "device": ("Device time lost to job machinery", device), "takeover": ("After a kill", takeover),
+         "ending": ("The end of a run", ending)}
 
 
 def write(results):
