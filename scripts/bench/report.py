@@ -4,6 +4,7 @@ import pathlib
 import statistics
 import sys
 
+UNET_OPERATIONS = 0.803e12    # a row through Stable Diffusion v1.5's UNet at 512x512
 QUIET = 0.05    # above this share of the machine for other programs, figures are marked
 
 
@@ -63,6 +64,17 @@ def steps(m):
               f"**{mask['share']:.2f}** of a forward pass (target ≤ 0.35: {verdict(mask['share'], 0.35, False)}). Peak memory "
               f"{gib(mask['peak'])}."]
     return lines
+
+
+def of_the_limit(m, kernels):
+    """How near the steps are to what the machine can do."""
+    done = [2 * row["batch"] * UNET_OPERATIONS * (m["size"] / 512) ** 2 / median(row["sides"]["diorama"]["seconds"])
+            for row in m["rows"]]
+    shares = ", ".join(f"{rate / kernels['operations_a_second']:.0%} at batch {row['batch']}"
+                       for rate, row in zip(done, m["rows"]))
+    return (f"- A row through the network takes {UNET_OPERATIONS / 1e12:.2f}e12 floating-point operations: Diorama's steps do "
+            f"them at {min(done) / 1e9:.0f} to {max(done) / 1e9:.0f}e9 a second, a large matrix product here at "
+            f"{kernels['operations_a_second'] / 1e9:.0f}e9 ({shares}). That is all that is left to gain without fewer operations.")
 
 
 def pictures(m):
@@ -172,6 +184,8 @@ def write(folder):
     for part, tell in (("steps", steps), ("pictures", pictures), ("machinery", machinery), ("start_up", start_up)):
         if part in m:
             lines += ["", *tell(m[part])]
+            if part == "steps" and "kernels" in m.get("pictures", {}):
+                lines.append(of_the_limit(m["steps"], m["pictures"]["kernels"]))
     lines += ["", *gpu(folder / "benchmarks-gpu.json"), ""]
     (folder / "benchmarks.md").write_text("\n".join(lines))
 

@@ -6,6 +6,7 @@
 mod archive;
 pub mod engine;
 mod error;
+mod fit;
 mod group;
 mod hold;
 mod journal;

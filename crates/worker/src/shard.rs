@@ -211,7 +211,7 @@ impl Worker {
                 shard.keys = keys;
                 Ok(shard)
             }
-            Err(error) => match self.close(shard, Err(error.into())).await {
+            Err(interrupt) => match self.close(shard, Err(interrupt)).await {
                 Ok(ending) => Err(Interrupt::Ended(ending)),
                 Err(interrupt) => Err(interrupt),
             },
@@ -228,9 +228,10 @@ impl Worker {
     }
 
     /// Asks the generator about every variant of every task at once.
-    async fn check(&self, work: &Work) -> Result<Keys, EngineError> {
+    async fn check(&self, work: &Work) -> Result<Keys, Interrupt> {
         let mut keys = self.engine.check(work.variants.concat()).await?.into_iter();
-        Ok(work.variants.iter().map(|variants| keys.by_ref().take(variants.len()).collect()).collect())
+        let keys = work.variants.iter().map(|variants| keys.by_ref().take(variants.len()).collect()).collect();
+        if self.waits_for_its_owner(work, &keys).await? { Err(Interrupt::Ended(Ending::LetGo)) } else { Ok(keys) }
     }
 
     /// Runs every task that may run, and stores what comes of it.

@@ -148,3 +148,32 @@ fn each_command_does_what_its_token_allows_and_says_what_it_lacks() {
     assert_eq!(lines(&fleet.case.path("results/results.jsonl")).len(), 4);
     assert_eq!(with("vera", &["retry", &run, "--json"]).expect(42).json()["code"], "role_too_low");
 }
+
+#[test]
+fn a_run_whose_settings_do_not_fit_the_model_waits_for_its_owner_instead_of_failing_to_its_last_row() {
+    let fleet = Fleet::new();
+    let _coordinator = fleet.serve();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo");
+    let _worker = fleet.start(fleet.command(&["worker", "--model", model, "--batch-size", "2", "--heartbeat", "0.5"]));
+    let quick = ["--steps", "4", "--edit-steps", "2"];
+    let elsewhere = [&["--layers", "up_blocks.9.attentions.0.transformer_blocks.0.attn2"][..], &quick].concat();
+
+    let run = fleet.submit_as("elsewhere", 24, &elsewhere);
+    until("the run is paused", || fleet.status(&run)["state"] == "paused");
+    let reason = fleet.status(&run)["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("layers") && reason.contains("up_blocks.9") && reason.contains("resume it"), "{reason}");
+    assert_eq!(fleet.status(&run)["failed"], 0);
+    // A row of its own that does not fit is that row's failure, and nobody is asked.
+    let mut rows: Vec<Value> = (0..3)
+        .map(|n| json!({"custom_id": format!("r{n}"), "reference": "place-0.png", "prompt": "a seagull"}))
+        .collect();
+    rows[1]["layers"] = json!("up_blocks.9.attentions.0.transformer_blocks.0.attn2");
+    fleet.case.write_rows(&rows);
+    let other =
+        fleet.run(&[&["submit", "rows.jsonl", "--shard-size", "1", "--json"][..], &quick].concat()).expect(0).json();
+    assert_eq!(fleet.proves_one_outcome_each(other["run"].as_str().unwrap(), 3), 1);
+
+    fleet.run(&["resume", &run]).expect(0);
+    assert_eq!(fleet.proves_one_outcome_each(&run, 24), 24);
+    assert_eq!(fleet.status(&run)["summary"]["failures"]["invalid_settings"], 24);
+}
