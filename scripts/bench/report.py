@@ -158,34 +158,33 @@ def gpu(path):
     return lines
 
 
+def conditions(part):
+    """Where and when a part was measured, and what else the machine did."""
+    c, others = part["conditions"], part["others"]
+    lines = [f"*{c['date']}, commit {c['commit']}; `{c['command']}`; {c['cpu']}, {c['cores']} cores, {gib(c['memory'])}; "
+             f"{c['threads']} threads for both programs; rustc {c['rustc']}, profile `{c['profile']}`; Python {c['python']}, torch "
+             f"{c['torch']}, diffusers {c['diffusers']}, transformers {c['transformers']}"
+             + (f"; OMP_WAIT_POLICY {c['wait_policy']}" if c["wait_policy"] != "not set" else "")
+             + (f"; other programs took {others:.0%} of the machine" if others is not None else "")
+             + (f"; {c['note']}" if c["note"] else "") + "*"]
+    if others is not None and others > QUIET:
+        lines += ["", "**The machine was not quiet**: times are longer than they are on an idle machine. The ratios compare "
+                  "programs that were disturbed in the same way."]
+    return lines
+
+
 def write(folder):
     m = json.loads((folder / "benchmarks.json").read_text())
-    c = m["conditions"]
     lines = ["# Benchmarks", "",
              "Written by `make bench` (`scripts/bench/run.py`); do not edit. Both programs run on the same libtorch, are loaded "
              "side by side and measured in turns, so that whatever the machine does meets both. Raw figures: "
-             "[benchmarks.json](benchmarks.json).", "",
-             f"- {c['date']}, commit {c['commit']}; command: `{c['command']}`",
-             f"- CPU: {c['cpu']}, {c['cores']} cores, {gib(c['memory'])}; {c['threads']} threads for both programs, "
-             f"OMP_WAIT_POLICY {c['wait_policy']} for both",
-             f"- Diorama built with rustc {c['rustc']}, profile `{c['profile']}`; Python {c['python']}, torch {c['torch']}, "
-             f"diffusers {c['diffusers']}, transformers {c['transformers']}"]
-    if c["note"]:
-        lines.append(f"- {c['note']}")
-    shares = {part: m[part]["others"] for part in ("steps", "pictures", "machinery", "start_up")
-              if m.get(part, {}).get("others") is not None}
-    if shares:
-        loud = {part: share for part, share in shares.items() if share > QUIET}
-        told = ", ".join(f"{part.replace('_', '-')} {share:.0%}" for part, share in shares.items())
-        lines.append(f"- CPU time of other programs meanwhile, as a share of the machine: {told}")
-        if loud:
-            lines += ["", f"**The machine was not quiet** during {', '.join(loud)}: times are longer than they are on an idle "
-                      "machine. The ratios compare programs that were disturbed in the same way."]
+             "[benchmarks.json](benchmarks.json)."]
     for part, tell in (("steps", steps), ("pictures", pictures), ("machinery", machinery), ("start_up", start_up)):
         if part in m:
             lines += ["", *tell(m[part])]
             if part == "steps" and "kernels" in m.get("pictures", {}):
                 lines.append(of_the_limit(m["steps"], m["pictures"]["kernels"]))
+            lines += ["", *conditions(m[part])]
     lines += ["", *gpu(folder / "benchmarks-gpu.json"), ""]
     (folder / "benchmarks.md").write_text("\n".join(lines))
 

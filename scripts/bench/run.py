@@ -276,7 +276,9 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs", help="where benchmarks.md and .json go")
     options = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    measured = {"conditions": conditions(options)}
+    path = options.out / "benchmarks.json"
+    # A part that is not measured again keeps its figures and their conditions.
+    measured = json.loads(path.read_text()) if path.exists() else {}
     bench = Bench(options, *build(options.profile))
     for part in ("start_up", "pictures", "machinery", "steps"):
         if options.only and part not in options.only:
@@ -290,8 +292,9 @@ def main():
             measured[part] = getattr(bench, part)()
         # Beside the programs that were measured, whatever they were: none of it is ours to subtract.
         measured[part]["others"] = statistics.fmean(bench.others) if bench.others else None
+        measured[part]["conditions"] = conditions(options)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "benchmarks.json").write_text(json.dumps(measured, indent=1) + "\n")
+    path.write_text(json.dumps(measured, indent=1) + "\n")
     report.write(options.out)
 
 
