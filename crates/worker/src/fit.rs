@@ -2,7 +2,7 @@
 //! run is paused with the reason. Whoever resumes it has the failures written.
 
 use diorama_core::key::ObjectKey;
-use diorama_core::outcome::ErrorCode;
+use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::run::{Control, RunState};
 use diorama_core::task::Task;
 
@@ -15,16 +15,13 @@ impl Worker {
     /// Whether a shard's run waits for its owner, because every task of the shard was refused and the run's settings by
     /// themselves would be, too. A run on this machine was checked before it began.
     pub(crate) async fn waits_for_its_owner(&self, work: &Work, keys: &Keys) -> Result<bool, WorkerError> {
-        let is_refused = |variants: &Vec<Result<_, diorama_core::outcome::TaskError>>| matches!(variants.first(), Some(Err(error)) if error.code == ErrorCode::InvalidSettings);
-        let Some(first) = work.tasks.first().filter(|_| keys.iter().all(is_refused)) else { return Ok(false) };
-        let of_the_run = Task { settings: work.spec.settings.clone(), ..first.clone() };
-        let checked = self.engine.check(vec![of_the_run]).await?;
-        let Some(Err(error)) = checked.first().filter(|_| self.config.layout == Layout::Shared) else {
+        let all_refused = keys.iter().all(|variants| variants.first().and_then(misfit).is_some());
+        let Some(first) = work.tasks.first().filter(|_| all_refused && self.config.layout == Layout::Shared) else {
             return Ok(false);
         };
-        if error.code != ErrorCode::InvalidSettings {
-            return Ok(false);
-        }
+        let of_the_run = Task { settings: work.spec.settings.clone(), ..first.clone() };
+        let checked = self.engine.check(vec![of_the_run]).await?;
+        let Some(error) = checked.first().and_then(misfit) else { return Ok(false) };
         match work.store.read_json::<Control>(&ObjectKey::Control).await? {
             // It was paused for this before, and its owner wants it all the same.
             Some(control) => Ok(control.state != RunState::Running),
@@ -40,4 +37,9 @@ impl Worker {
             }
         }
     }
+}
+
+/// Why the settings do not fit the model, where they do not.
+fn misfit<T>(checked: &Result<T, TaskError>) -> Option<&TaskError> {
+    checked.as_ref().err().filter(|error| error.code == ErrorCode::InvalidSettings)
 }
