@@ -94,6 +94,7 @@ impl RabbitMq {
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", self.path("enabled_plugins"))
             .env("RABBITMQ_CONFIG_FILE", self.path("rabbitmq.conf"))
             .env("RABBITMQ_PID_FILE", self.path("pid"))
+            .env("ERL_CRASH_DUMP", self.path("erl_crash.dump"))
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}")
             .stdout(Stdio::null())
             .stderr(Stdio::null());

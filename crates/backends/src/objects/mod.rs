@@ -128,16 +128,29 @@ pub async fn probe_conditional_put(objects: &dyn Objects) -> Result<bool, Object
     Ok(first == Put::Created && second? == Put::Exists)
 }
 
-/// Every object under `prefix`, page by page.
+/// Objects that are listed at a time.
+const PAGE: usize = 1000;
+
+/// Every object under `prefix`.
 pub async fn list_all(objects: &dyn Objects, prefix: &str) -> Result<Vec<ObjectMeta>, ObjectError> {
     let mut all = Vec::new();
+    each_listed(objects, prefix, |object| all.push(object)).await?;
+    Ok(all)
+}
+
+/// Visits every object under `prefix`, with one page of them in memory.
+pub async fn each_listed(
+    objects: &dyn Objects,
+    prefix: &str,
+    mut visit: impl FnMut(ObjectMeta),
+) -> Result<(), ObjectError> {
     let mut after = None;
     loop {
-        let page = objects.list(prefix, after.as_deref(), 1000).await?;
-        all.extend(page.objects);
+        let page = objects.list(prefix, after.as_deref(), PAGE).await?;
+        page.objects.into_iter().for_each(&mut visit);
         match page.next {
             Some(next) => after = Some(next),
-            None => return Ok(all),
+            None => return Ok(()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use diorama_backends::objects::{ObjectMeta, each_listed};
 use diorama_backends::run_store::RunStore;
 use diorama_core::key::Folder;
 use diorama_core::marker::CommitMarker;
@@ -10,9 +11,6 @@ use sha2::{Digest, Sha256};
 
 use super::Verification;
 use crate::error::CoordinatorError;
-
-/// Objects that are listed at a time.
-const PAGE: usize = 1000;
 
 /// Counts them, and removes them where that is wanted.
 pub(super) async fn orphans(
@@ -25,15 +23,8 @@ pub(super) async fn orphans(
     let mut keys = Vec::new();
     for folder in folders {
         let prefix = store.relative(&format!("{folder}/"));
-        let mut after = None;
-        loop {
-            let page = store.objects().list(&prefix, after.as_deref(), PAGE).await?;
-            keys.extend(page.objects.into_iter().map(|object| object.key).filter(|key| !named.has(key)));
-            match page.next {
-                Some(next) => after = Some(next),
-                None => break,
-            }
-        }
+        let orphan = |object: ObjectMeta| keys.extend(Some(object.key).filter(|key| !named.has(key)));
+        each_listed(store.objects(), &prefix, orphan).await?;
     }
     found.orphans = keys.len() as u64;
     if remove && !keys.is_empty() {

@@ -25,13 +25,20 @@ const TASKS: u64 = 5;
 
 const SHARD_SIZE: u64 = 2;
 
-/// Makes synthetic pictures and remembers of which tasks.
-struct Counting {
+/// Makes synthetic pictures of batches that a test looks at first.
+struct Watched<F> {
     inner: SyntheticGenerator,
-    made: Arc<Mutex<Vec<String>>>,
+    look: F,
 }
 
-impl Generator for Counting {
+impl<F: FnMut(&[Job]) + Send> Watched<F> {
+    fn new(look: F) -> Self {
+        let options = SyntheticOptions { batch_size: 2, ..SyntheticOptions::default() };
+        Self { inner: SyntheticGenerator::new(options), look }
+    }
+}
+
+impl<F: FnMut(&[Job]) + Send> Generator for Watched<F> {
     fn info(&self) -> &GeneratorInfo {
         self.inner.info()
     }
@@ -45,7 +52,7 @@ impl Generator for Counting {
         batch: &[Job],
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
-        self.made.lock().unwrap().extend(batch.iter().map(|job| job.task.custom_id.to_string()));
+        (self.look)(batch);
         self.inner.generate(batch, stop)
     }
 }
@@ -63,7 +70,10 @@ impl Bench {
     }
 
     fn plan(&self) -> Plan {
-        let generator = SyntheticGenerator::new(SyntheticOptions { batch_size: 2, ..SyntheticOptions::default() });
+        let made = self.made.clone();
+        let generator = Watched::new(move |batch: &[Job]| {
+            made.lock().unwrap().extend(batch.iter().map(|job| job.task.custom_id.to_string()));
+        });
         let settings = Settings { method: Some(Method::Txt2img), ..Settings::default() };
         let task = |index: u64| Task {
             index: TaskIndex(index),
@@ -96,12 +106,11 @@ impl Bench {
             priority: 0,
             weight: 1,
         };
-        let made = self.made.clone();
         Plan {
             spec,
             tasks: Box::new((0..TASKS).map(move |index| Ok(task(index)))),
             invalid: Vec::new(),
-            generator: Box::new(move || Ok(Box::new(Counting { inner: generator, made }))),
+            generator: Box::new(move || Ok(Box::new(generator))),
             limits: PictureLimits::default(),
             remote: None,
         }
@@ -219,52 +228,30 @@ async fn an_operation_that_fails_for_a_moment_is_tried_again_and_changes_nothing
     assert_eq!(bench.results(), undisturbed.results());
 }
 
-/// Keeps the device busy with a shard until the input of another one was read, as long as there is another one.
-struct Ahead {
-    inner: SyntheticGenerator,
-    read: Arc<(Mutex<BTreeSet<String>>, Condvar)>,
-    /// Shards of which a batch came; whichever is first.
-    begun: BTreeSet<u64>,
-    in_vain: Arc<Mutex<Vec<u64>>>,
-}
-
-impl Generator for Ahead {
-    fn info(&self) -> &GeneratorInfo {
-        self.inner.info()
-    }
-
-    fn check(&self, task: &Task) -> Result<BatchKey, TaskError> {
-        self.inner.check(task)
-    }
-
-    fn generate(
-        &mut self,
-        batch: &[Job],
-        stop: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
-        let here = batch[0].task.index.0 / SHARD_SIZE;
-        self.begun.insert(here);
-        let others: Vec<_> = (0..TASKS.div_ceil(SHARD_SIZE)).filter(|shard| !self.begun.contains(shard)).collect();
-        if !others.is_empty() {
-            let (read, changed) = &*self.read;
-            let is_read = |read: &BTreeSet<String>, shard: &u64| read.contains(&format!("input/r0-{shard:06}.jsonl"));
-            let missing = |read: &mut BTreeSet<String>| !others.iter().any(|shard| is_read(read, shard));
-            let waited = changed.wait_timeout_while(read.lock().unwrap(), Duration::from_secs(30), missing).unwrap();
-            if waited.1.timed_out() {
-                self.in_vain.lock().unwrap().push(here);
-            }
-        }
-        self.inner.generate(batch, stop)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_shard_is_fetched_while_the_device_works_on_the_last_one() {
     let bench = Bench::new(OutputFormat::Webdataset);
     let read = Arc::<(Mutex<BTreeSet<String>>, Condvar)>::default();
     let in_vain = Arc::<Mutex<Vec<u64>>>::default();
-    let generator = SyntheticGenerator::new(SyntheticOptions { batch_size: 2, ..SyntheticOptions::default() });
-    let generator = Ahead { inner: generator, read: read.clone(), begun: BTreeSet::new(), in_vain: in_vain.clone() };
+    let (read_by_now, waited_in_vain) = (read.clone(), in_vain.clone());
+    let mut begun = BTreeSet::new();
+    // Keeps the device busy with a shard, whichever is first, until the input of another one was read, as long as there
+    // is another one.
+    let generator = Watched::new(move |batch: &[Job]| {
+        let here = batch[0].task.index.0 / SHARD_SIZE;
+        begun.insert(here);
+        let others: Vec<_> = (0..TASKS.div_ceil(SHARD_SIZE)).filter(|shard| !begun.contains(shard)).collect();
+        if others.is_empty() {
+            return;
+        }
+        let (read, changed) = &*read_by_now;
+        let is_read = |read: &BTreeSet<String>, shard: &u64| read.contains(&format!("input/r0-{shard:06}.jsonl"));
+        let missing = |read: &mut BTreeSet<String>| !others.iter().any(|shard| is_read(read, shard));
+        let waited = changed.wait_timeout_while(read.lock().unwrap(), Duration::from_secs(30), missing).unwrap();
+        if waited.1.timed_out() {
+            waited_in_vain.lock().unwrap().push(here);
+        }
+    });
     let plan = Plan { generator: Box::new(move || Ok(Box::new(generator))), ..bench.plan() };
     let rule: Rule = Box::new(move |operation, key| {
         if operation == "get" {
