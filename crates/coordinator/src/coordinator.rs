@@ -1,21 +1,24 @@
-//! Brings a submitted run to its end: reconcile, pump round after round, finalise.
+//! Brings a submitted run to its end. What is to be done next follows from the run's log; what comes of it is decided
+//! there again. So a coordinator that is late, or one of two, does harm to nothing: its decision is refused, and it reads
+//! what was decided instead.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use diorama_backends::Backends;
-use diorama_backends::run_store::RunStore;
-use diorama_core::key::ObjectKey;
+use diorama_core::id::AttemptId;
 use diorama_core::round::RoundInfo;
-use diorama_core::run::{Control, RunSpec, RunState, RunSummary};
+use diorama_core::run::{RunSpec, RunState, RunSummary};
+use diorama_protocol::decision::Act;
+use diorama_protocol::history::{History, Refused};
+use diorama_protocol::{Backends, DecideError, RunStore, fault};
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::ending;
 use crate::error::CoordinatorError;
-use crate::finalise::finalise;
-use crate::pump::RoundEnd;
-use crate::reconcile::catch_up;
+use crate::pump::{Looked, Pump};
 use crate::reopen;
 use crate::rounds;
 use crate::share::Shares;
@@ -24,11 +27,13 @@ use crate::watch::{Gauge, RunProgress};
 /// How a coordinator works.
 #[derive(Debug, Clone)]
 pub struct CoordinatorConfig {
+    /// What it signs decisions with.
+    pub name: String,
     /// How many shards may be in the queue or in work at a time, over all runs of a pool.
     pub shares: Shares,
     /// Between two looks at the progress.
     pub poll: Duration,
-    /// Between two looks at what the run's owner wants.
+    /// Between two looks at what was decided.
     pub control_poll: Duration,
     /// A shard that was published longer ago than this, waits nowhere and is held by nobody, is published again.
     pub publish_again_after: Duration,
@@ -40,6 +45,7 @@ impl CoordinatorConfig {
     /// The defaults, preparing files in `scratch`.
     pub fn new(scratch: PathBuf) -> Self {
         Self {
+            name: "embedded".to_owned(),
             shares: Shares::new(16),
             poll: Duration::from_millis(50),
             control_poll: Duration::from_millis(50),
@@ -56,16 +62,35 @@ pub enum RunEnd {
     Finished(RunSummary),
     /// The run was cancelled; what was committed before is kept, the rest failed as `cancelled`.
     Cancelled(RunSummary),
+    /// The run was deleted.
+    Deleted,
     /// Stopped in good order on request; the same run can go on later.
     Drained,
 }
 
+/// What is to be done next with a run.
+#[derive(Debug, Clone, PartialEq)]
+enum Next {
+    /// Nothing: it has ended.
+    Nothing(RunSummary),
+    /// It is to be removed.
+    Remove,
+    /// Its ending was begun.
+    End(RunState),
+    /// It was cancelled.
+    BeginCancelledEnding,
+    /// The round that reopens it.
+    MakeReopeningRound,
+    /// Its round's shards.
+    Pump,
+}
+
 /// Drives one run.
 pub struct Coordinator {
-    pub(crate) backends: Backends,
-    pub(crate) store: RunStore,
-    pub(crate) config: CoordinatorConfig,
-    pub(crate) watchers: watch::Sender<RunProgress>,
+    backends: Backends,
+    store: RunStore,
+    config: CoordinatorConfig,
+    watchers: watch::Sender<RunProgress>,
 }
 
 impl Coordinator {
@@ -81,69 +106,139 @@ impl Coordinator {
 
     /// Brings a submitted run to its end, or stops when `drain` is cancelled. Work is done by workers that consume
     /// the pool's queue meanwhile.
+    ///
+    /// Every step may be broken off and done again, by anybody.
     pub async fn drive(&self, spec: &RunSpec, drain: &CancellationToken) -> Result<RunEnd, CoordinatorError> {
-        if let Some(summary) = self.store.read_json::<RunSummary>(&ObjectKey::Summary).await? {
-            let Some(reopening) = reopen::asked(&self.store, &summary).await? else { return Ok(ended(summary)) };
-            reopen::carry_out(&self.store, spec, &*self.backends.progress, &summary, reopening).await?;
-        }
-        catch_up(&self.store, spec, &*self.backends.progress).await?;
+        let mut history = self.store.history().await?;
         let mut gauge = Gauge::new();
-        let (mut round, mut earlier) = self.latest_round().await?;
-        let state = loop {
-            if self.wait_until(&round, drain).await == RoundEnd::Drained {
+        loop {
+            let step = async {
+                match next(&history) {
+                    Next::Nothing(summary) => return Ok(Some(ended(summary))),
+                    Next::Remove => return Ok(Some(RunEnd::Deleted)),
+                    Next::Pump => gauge = self.pump(spec, &mut history, std::mem::take(&mut gauge)).await?,
+                    Next::End(state) => self.end(spec, &mut history, state).await?,
+                    Next::BeginCancelledEnding => self.begin_cancelled_ending(spec, &mut history).await?,
+                    Next::MakeReopeningRound => self.make_reopening_round(spec, &mut history).await?,
+                }
+                Ok::<_, CoordinatorError>(None)
+            };
+            match drain.run_until_cancelled(step).await {
+                None => return Ok(RunEnd::Drained),
+                Some(Ok(Some(end))) => return Ok(end),
+                Some(Ok(None)) => {}
+                Some(Err(error)) => return Err(error),
+            }
+            if drain.is_cancelled() {
                 return Ok(RunEnd::Drained);
             }
-            match self.pump(spec, &round, earlier, &mut gauge, drain).await? {
-                RoundEnd::Drained => return Ok(RunEnd::Drained),
-                RoundEnd::Cancelled => {
-                    self.cancel_the_rest(spec, &round).await?;
-                    break RunState::Cancelled;
-                }
-                RoundEnd::Committed => match rounds::next(&self.store, spec, &round).await? {
-                    Some(next) => {
-                        earlier += u64::from(round.shards);
-                        round = next;
-                    }
-                    None => break RunState::Finished,
-                },
-            }
-        };
-        let summary = finalise(&self.store, spec, state, &self.config.scratch).await?;
-        self.tell(spec, state, &round, &mut gauge).await?;
-        Ok(ended(summary))
-    }
-
-    /// The round that is under way, of a run that is completely submitted, and how many shards there were before it.
-    pub(crate) async fn latest_round(&self) -> Result<(RoundInfo, u64), CoordinatorError> {
-        let mut rounds = rounds::all(&self.store).await?;
-        let latest = rounds.pop().ok_or_else(|| {
-            let key = self.store.path(&ObjectKey::RoundComplete(diorama_core::id::Round(0)));
-            diorama_backends::objects::ObjectError::damaged(key, "the run is not completely submitted")
-        })?;
-        Ok((latest, rounds.iter().map(|round| u64::from(round.shards)).sum()))
-    }
-
-    /// Waits until the round may begin; a drain or a cancellation does not wait for it.
-    async fn wait_until(&self, round: &RoundInfo, drain: &CancellationToken) -> RoundEnd {
-        loop {
-            let left = Timestamp::now().duration_until(round.not_before);
-            let Ok(left) = Duration::try_from(left) else { return RoundEnd::Committed };
-            let cancelled = |control: Control| control.state == RunState::Cancelled;
-            if left.is_zero() || self.store.control().await.is_ok_and(cancelled) {
-                return RoundEnd::Committed;
-            }
-            tokio::select! {
-                biased;
-                () = drain.cancelled() => return RoundEnd::Drained,
-                () = tokio::time::sleep(left.min(Duration::from_secs(1))) => {}
-            }
         }
     }
+
+    /// Decides, where nobody else has taken the run further meanwhile; then the log says what is next.
+    async fn decide(&self, spec: &RunSpec, history: &mut History, act: Act) -> Result<(), CoordinatorError> {
+        match self.backends.decide(&self.store, &spec.run, history, &self.config.name, act).await {
+            Ok(_) => Ok(()),
+            Err(DecideError::Refused(refused @ (Refused::Late { .. } | Refused::Illegal { .. } | Refused::Deleted))) => {
+                tracing::info!(%refused, "somebody else decided");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Pumps the round that is under way, until it is committed or something is decided.
+    async fn pump(&self, spec: &RunSpec, history: &mut History, gauge: Gauge) -> Result<Gauge, CoordinatorError> {
+        let (backends, store, config) = (&self.backends, &self.store, &self.config);
+        let pump = Pump::new(backends, store, config, &self.watchers, spec, history, gauge);
+        let Some(mut pump) = pump else { return Ok(Gauge::new()) };
+        let mut begins = history.last_round().and_then(begins_in).map(|wait| Instant::now() + wait);
+        loop {
+            let looked = match begins.filter(|at| *at > Instant::now()) {
+                Some(_) => pump.wait(history, Instant::now()).await?,
+                None => pump.look(history, Instant::now()).await?,
+            };
+            match looked {
+                Looked::GoesOn => tokio::time::sleep(self.config.poll).await,
+                Looked::Decided => return Ok(pump.into_gauge()),
+                Looked::Committed => break,
+            }
+            begins = begins.filter(|at| *at > Instant::now());
+        }
+        let gauge = pump.into_gauge();
+        let act = match rounds::next(&self.store, spec, history).await? {
+            Some(round) => Act::RoundOpened { round },
+            None => Act::EndingBegun { state: RunState::Finished, void: None },
+        };
+        self.decide(spec, history, act).await?;
+        fault::point("rounds.after-decision");
+        Ok(gauge)
+    }
+
+    /// Decides that the shards without a marker are void. From then on no worker that is late can add to them.
+    async fn begin_cancelled_ending(&self, spec: &RunSpec, history: &mut History) -> Result<(), CoordinatorError> {
+        let void = ending::write_void(&self.store, history).await?;
+        fault::point("ending.after-void");
+        self.decide(spec, history, Act::EndingBegun { state: RunState::Cancelled, void }).await?;
+        fault::point("ending.after-begun");
+        Ok(())
+    }
+
+    async fn make_reopening_round(&self, spec: &RunSpec, history: &mut History) -> Result<(), CoordinatorError> {
+        let Some(reopening) = history.reopening().cloned() else { return Ok(()) };
+        tracing::info!(round = history.rounds().len(), "failed tasks of an ended run are tried again");
+        let round = reopen::make_round(&self.store, spec, history, reopening).await?;
+        self.decide(spec, history, Act::RoundOpened { round }).await
+    }
+
+    /// Writes the final files of an ending that has begun, and decides that these are they.
+    async fn end(&self, spec: &RunSpec, history: &mut History, state: RunState) -> Result<(), CoordinatorError> {
+        let files = AttemptId::generate();
+        let ended = ending::finalise(&self.backends, &self.store, spec, history, &self.config.scratch, &files).await?;
+        fault::point("finalise.before-ended");
+        self.decide(spec, history, Act::Ended(ended)).await?;
+        fault::point("finalise.after-ended");
+        if let Some(ended) = history.ended() {
+            ending::publish_summary(&self.store, ended).await?;
+            self.watchers.send_modify(|progress| {
+                progress.state = state;
+                (progress.done, progress.failed) = (ended.summary.done, ended.summary.failed);
+                (progress.retrying, progress.shards_running) = (0, 0);
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What follows from what was decided.
+fn next(history: &History) -> Next {
+    if history.is_deleted() {
+        return Next::Remove;
+    }
+    if let Some(ended) = history.ended() {
+        return Next::Nothing(ended.summary.clone());
+    }
+    if let Some(ending) = history.ending() {
+        return Next::End(ending.state);
+    }
+    if history.state() == Some(RunState::Cancelled) {
+        return Next::BeginCancelledEnding;
+    }
+    if history.reopening().is_some() {
+        return Next::MakeReopeningRound;
+    }
+    Next::Pump
+}
+
+/// How long the round waits until it begins; at most the longest delay, whatever the clock that it was written by.
+fn begins_in(round: &RoundInfo) -> Option<Duration> {
+    let left = Duration::try_from(Timestamp::now().duration_until(round.not_before)).ok()?;
+    Some(left.min(round.delay()))
 }
 
 fn ended(summary: RunSummary) -> RunEnd {
     match summary.state {
         RunState::Cancelled => RunEnd::Cancelled(summary),
-        RunState::Finished | RunState::Running | RunState::Paused => RunEnd::Finished(summary),
+        RunState::Submitting | RunState::Finished | RunState::Running | RunState::Paused => RunEnd::Finished(summary),
     }
 }

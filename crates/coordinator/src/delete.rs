@@ -1,59 +1,81 @@
-//! The deletion of a run that has ended, with everything that it made.
+//! The deletion of a run that has ended, or was never completely submitted, with everything that it made.
 //!
-//! `index/deleting/{run}` decides: from then on whoever drives the run only removes it, and may begin again at any point.
-//! `run.json` goes first, so that nobody ever sees half a run; what the index says of it goes last. References that
-//! were uploaded stay: other runs may name them.
+//! The log's last entry decides: from then on there is no such run. What is removed, and in which order, matters to
+//! nobody then; the log itself goes last, and a note that the run was there stays for a while, because a worker that was
+//! cut off may still write something under its name.
 
-use diorama_backends::objects::{ObjectError, Objects};
-use diorama_backends::run_store::RunStore;
-use diorama_backends::{Backends, fault};
 use diorama_core::id::RunId;
-use diorama_core::key::{ObjectKey, SharedKey};
+use diorama_core::key::{DECISIONS, ObjectKey, SharedKey};
+use diorama_protocol::decision::Act;
+use diorama_protocol::history::History;
+use diorama_protocol::{Backends, RunStore, fault};
 
 use crate::error::CoordinatorError;
-use crate::reopen::{ending, hand_over, not_ended};
 
 /// Objects that are listed at a time.
 const PAGE: usize = 1000;
 
-/// Whether the run is being deleted.
-pub(crate) async fn is_under_way(objects: &dyn Objects, run: &RunId) -> Result<bool, ObjectError> {
-    Ok(objects.head(&SharedKey::Deleting(run.clone()).to_string()).await?.is_some())
-}
-
-/// Says that an ended run is to be deleted, and hands it over to the leading coordinator. From then on there is no such
-/// run for anybody else.
-pub(crate) async fn delete(store: &RunStore, run: &RunId) -> Result<(), CoordinatorError> {
-    if ending(store).await?.is_none() {
-        return Err(not_ended(store, "deleted").await?);
-    }
-    hand_over(store.objects(), run).await?;
-    fault::point("delete.before-word");
-    store.objects().put(&SharedKey::Deleting(run.clone()).to_string(), bytes::Bytes::new()).await?;
-    fault::point("delete.after-word");
-    store.delete(&ObjectKey::Spec).await?;
-    // A coordinator may have struck it off the list, because it had ended until now.
-    Ok(hand_over(store.objects(), run).await?)
-}
-
-/// Removes everything of the run; what the index says of it last.
-pub(crate) async fn carry_out(backends: &Backends, store: &RunStore, run: &RunId) -> Result<(), CoordinatorError> {
-    let objects = store.objects();
-    store.delete(&ObjectKey::Spec).await?;
-    let prefix = store.relative("");
-    loop {
-        let page = objects.list(&prefix, None, PAGE).await?;
-        let keys: Vec<String> = page.objects.into_iter().map(|object| object.key).collect();
-        objects.delete_all(&keys).await?;
-        fault::point("delete.after-page");
-        if page.next.is_none() {
-            break;
+/// Decides that there is no such run any more.
+pub(crate) async fn delete(
+    backends: &Backends,
+    store: &RunStore,
+    run: &RunId,
+    history: &mut History,
+    by: &str,
+) -> Result<(), CoordinatorError> {
+    // It must be found again by whoever removes it.
+    backends.objects.put(&SharedKey::Deleted(run.clone()).to_string(), bytes::Bytes::new()).await?;
+    match backends.decide(store, run, history, by, Act::Deleted).await {
+        Ok(_) => {}
+        Err(error) => {
+            backends.objects.delete(&SharedKey::Deleted(run.clone()).to_string()).await?;
+            return Err(error.into());
         }
     }
-    backends.progress.forget(run).await?;
-    for key in [SharedKey::Submitted(run.clone()), SharedKey::Deleting(run.clone()), SharedKey::Active(run.clone())] {
-        objects.delete(&key.to_string()).await?;
-    }
-    tracing::info!(target: "diorama", %run, "the run was deleted");
+    fault::point("delete.after-decision");
     Ok(())
+}
+
+/// Removes everything of a deleted run but its log.
+pub(crate) async fn carry_out(backends: &Backends, store: &RunStore, run: &RunId) -> Result<(), CoordinatorError> {
+    store.delete(&ObjectKey::Spec).await?;
+    remove_below(backends, store, |key| !store.within(key).starts_with(DECISIONS)).await?;
+    backends.progress.forget(run).await?;
+    for key in [SharedKey::Submitted(run.clone()), SharedKey::Active(run.clone())] {
+        backends.objects.delete(&key.to_string()).await?;
+    }
+    tracing::info!("the run was deleted");
+    Ok(())
+}
+
+/// Removes what was written late under the name of a run that was deleted long ago, its log, and the note that it was
+/// there.
+pub(crate) async fn forget(backends: &Backends, run: &RunId) -> Result<u64, CoordinatorError> {
+    let store = RunStore::shared(backends.objects.clone(), run);
+    let removed = remove_below(backends, &store, |_| true).await?;
+    backends.progress.forget(run).await?;
+    for key in [SharedKey::Submitted(run.clone()), SharedKey::Active(run.clone()), SharedKey::Deleted(run.clone())] {
+        backends.objects.delete(&key.to_string()).await?;
+    }
+    Ok(removed)
+}
+
+async fn remove_below(
+    backends: &Backends,
+    store: &RunStore,
+    goes: impl Fn(&str) -> bool,
+) -> Result<u64, CoordinatorError> {
+    let objects = &*backends.objects;
+    let (mut after, mut removed): (Option<String>, u64) = (None, 0);
+    loop {
+        let page = objects.list(&store.relative(""), after.as_deref(), PAGE).await?;
+        let keys: Vec<String> = page.objects.into_iter().map(|object| object.key).filter(|key| goes(key)).collect();
+        objects.delete_all(&keys).await?;
+        removed += keys.len() as u64;
+        fault::point("delete.after-page");
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(removed),
+        }
+    }
 }

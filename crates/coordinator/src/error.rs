@@ -6,7 +6,8 @@ use diorama_backends::objects::ObjectError;
 use diorama_backends::progress::ProgressError;
 use diorama_backends::queue::QueueError;
 use diorama_core::id::ShardId;
-use diorama_core::run::RunState;
+use diorama_protocol::history::Refused;
+use diorama_protocol::{DecideError, ProtocolError};
 
 /// Any error of the code that gives tasks.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -44,14 +45,9 @@ pub enum CoordinatorError {
         /// Tasks that came.
         found: u64,
     },
-    /// What is possible with an ended run only was asked of another one.
-    #[error("the run is {state} and has not ended; it can be {wanted} when it has")]
-    NotEnded {
-        /// Its state.
-        state: RunState,
-        /// What was asked for: `tried again`, `deleted`.
-        wanted: &'static str,
-    },
+    /// What is decided about the run already does not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// Failed tasks were meant that the run does not have.
     #[error("no task of this run failed like that; {}", failed_like(.failures))]
     NothingFailed {
@@ -60,8 +56,8 @@ pub enum CoordinatorError {
     },
     /// A shard that no worker can run.
     #[error(
-        "shard {shard} cannot be run: {problem}; the run cannot end. Restore the file from a copy, or start in a \
-             new folder"
+        "shard {shard} cannot be used: {problem}; the run cannot end. Restore the object from a copy, or submit the run \
+             again"
     )]
     Unusable {
         /// Which.
@@ -81,9 +77,27 @@ impl CoordinatorError {
             Self::Differs { .. }
             | Self::Tasks(_)
             | Self::TaskCount { .. }
-            | Self::NotEnded { .. }
+            | Self::Refused(_)
             | Self::NothingFailed { .. }
             | Self::Unusable { .. } => false,
+        }
+    }
+}
+
+impl From<DecideError> for CoordinatorError {
+    fn from(error: DecideError) -> Self {
+        match error {
+            DecideError::Refused(refused) => refused.into(),
+            DecideError::Objects(error) => error.into(),
+        }
+    }
+}
+
+impl From<ProtocolError> for CoordinatorError {
+    fn from(error: ProtocolError) -> Self {
+        match error {
+            ProtocolError::Objects(error) => error.into(),
+            ProtocolError::Unusable { shard, problem } => Self::Unusable { shard, problem },
         }
     }
 }

@@ -5,11 +5,13 @@
 
 pub mod api;
 mod coordinator;
+mod catalogue;
 mod delete;
+mod ending;
 mod error;
-mod finalise;
+mod failures;
+mod gc;
 pub mod manifest;
-mod outcomes;
 mod pump;
 mod reconcile;
 mod reopen;
@@ -22,13 +24,12 @@ mod submit;
 mod tests;
 mod verify;
 mod watch;
+mod window;
 
 pub use coordinator::{Coordinator, CoordinatorConfig, RunEnd};
 pub use error::{BoxError, CoordinatorError};
-pub use finalise::finalise;
-pub use outcomes::outcome_of;
+pub use gc::{Collected, Grace, collect};
 pub use reconcile::reconcile;
-pub use reopen::{ending, reopen};
 pub use service::{Service, ServiceConfig};
 pub use share::Shares;
 pub use status::{RunStatus, status};

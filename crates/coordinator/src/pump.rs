@@ -1,364 +1,299 @@
 //! The pump: keeps a bounded window of a round's shards in the queue until every one of them has its marker.
 //!
 //! Its memory of what it published is a hint. A shard published twice is harmless, so whenever in doubt it publishes
-//! again: after a pause, when the progress service forgot, when a shard is neither waiting nor held by anybody.
+//! again: after a pause, and when a shard is neither waiting nor held by anybody. The progress service is a help and no
+//! more: while it is away, what is committed is read from the markers.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::time::Duration;
 
-use diorama_backends::fault;
-use diorama_backends::objects::ObjectErrorKind;
-use diorama_backends::progress::{Counts, ShardSet, count_marker};
-use diorama_backends::queue::Settlement;
-use diorama_backends::run_store::RunStore;
-use diorama_core::id::{AttemptId, RunId, ShardId, WorkerId};
-use diorama_core::key::RunRoot;
-use diorama_core::marker::CommitMarker;
+use diorama_backends::progress::{Counted, Head, ProgressError};
+use diorama_core::id::{AttemptId, ShardId};
 use diorama_core::message::ShardMessage;
-use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
 use diorama_core::round::RoundInfo;
 use diorama_core::run::{RunSpec, RunState};
+use diorama_core::shards::ShardSet;
+use diorama_protocol::history::History;
+use diorama_protocol::{Backends, RunStore, fault};
 use futures::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::coordinator::Coordinator;
+use crate::coordinator::CoordinatorConfig;
 use crate::error::CoordinatorError;
+use crate::failures::bury_dead_letters;
 use crate::reconcile::catch_up;
-use crate::share::Share;
-use crate::watch::Gauge;
+use crate::share::{Share, Turn};
+use crate::watch::{Gauge, RunProgress};
+use crate::window::{Queued, Window};
 
 /// Messages whose confirmation is awaited at a time.
 const PUBLISHING: usize = 64;
 
-/// Objects that are written or read at a time.
-const AT_ONCE: usize = 16;
+/// Between two looks at the store itself for what was decided: whoever decides says so through the progress service.
+const RECHECK: Duration = Duration::from_secs(60);
 
-/// How a round ended.
+/// Between two looks at the markers while the progress service is away.
+const WITHOUT_PROGRESS: Duration = Duration::from_secs(2);
+
+/// A worker has this many messages that it has not begun.
+const PREFETCHED: u64 = 2;
+
+/// What a look at the round led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RoundEnd {
+pub(crate) enum Looked {
+    /// The round goes on.
+    GoesOn,
     /// Every shard has its marker.
     Committed,
-    /// The run was cancelled.
-    Cancelled,
-    /// We are to stop; the round is as it is.
-    Drained,
+    /// Something was decided about the run that takes it out of this round.
+    Decided,
 }
 
 /// A round being pumped.
-pub(crate) struct Pump {
+pub(crate) struct Pump<'a> {
+    backends: &'a Backends,
+    store: &'a RunStore,
+    config: &'a CoordinatorConfig,
+    watchers: &'a watch::Sender<RunProgress>,
+    spec: &'a RunSpec,
+    round: RoundInfo,
     share: Share,
     window: Window,
-    /// Shards of the rounds before, all of them committed.
+    /// Shards of the rounds before, all of them committed or void.
     earlier: u64,
-    /// What the run's owner wanted at the last look.
-    control: Option<(Instant, RunState)>,
+    /// What is known to be committed, by whatever said so. Only grows.
+    committed: ShardSet,
+    gauge: Gauge,
+    /// When the store itself was asked last: for decisions, and for markers.
+    decisions_at: Instant,
+    markers_at: Option<Instant>,
+    heard_at: Option<Instant>,
+    gives_way: bool,
 }
 
-/// A shard that is out.
-#[derive(Clone, Copy)]
-struct Published {
-    /// When, which is its place in the queue.
-    at: Instant,
-    /// When it was last known to be out: published, or held by a worker.
-    known: Instant,
-}
-
-impl Published {
-    fn now(now: Instant) -> Self {
-        Self { at: now, known: now }
-    }
-}
-
-/// What was published of a round.
-struct Window {
-    /// The next shard to look at.
-    cursor: u32,
-    /// Published and not committed.
-    published: BTreeMap<u32, Published>,
-    /// Shards that were committed at the last look.
-    committed: u64,
-}
-
-impl Window {
-    fn new() -> Self {
-        Self { cursor: 0, published: BTreeMap::new(), committed: 0 }
-    }
-
-    /// Workers let go of what they hold: all of it is to be looked at again. What was committed stays known, so that a
-    /// progress service that forgets meanwhile is noticed.
-    fn pause(&mut self) {
-        self.cursor = 0;
-        self.published.clear();
+impl<'a> Pump<'a> {
+    /// A pump that has published nothing of the round that is under way.
+    pub(crate) fn new(
+        backends: &'a Backends,
+        store: &'a RunStore,
+        config: &'a CoordinatorConfig,
+        watchers: &'a watch::Sender<RunProgress>,
+        spec: &'a RunSpec,
+        history: &History,
+        gauge: Gauge,
+    ) -> Option<Self> {
+        let round = history.last_round()?.clone();
+        let earlier = history.rounds().iter().filter(|other| other.round < round.round);
+        Some(Self {
+            backends,
+            store,
+            config,
+            watchers,
+            spec,
+            earlier: earlier.map(|round| u64::from(round.shards)).sum(),
+            round,
+            share: config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight),
+            window: Window::new(),
+            committed: ShardSet::default(),
+            gauge,
+            decisions_at: Instant::now(),
+            markers_at: None,
+            heard_at: None,
+            gives_way: false,
+        })
     }
 
-    /// Takes out what is committed by now. Whether the progress service has forgotten: fewer shards are committed than
-    /// were, or than the cursor has passed; then everything is looked at again.
-    fn settle(&mut self, committed: &ShardSet) -> bool {
-        self.published.retain(|index, _| !committed.contains(*index));
-        let now = committed.len();
-        let forgotten = now < self.committed || now + (self.published.len() as u64) < u64::from(self.cursor);
-        self.committed = now;
-        if forgotten {
-            self.cursor = 0;
+    /// Looks, before the round begins, only at what was decided.
+    pub(crate) async fn wait(&mut self, history: &mut History, now: Instant) -> Result<Looked, CoordinatorError> {
+        self.hear(history, now).await?;
+        let same_round = history.last_round().is_some_and(|round| round.round == self.round.round);
+        let cancelled = history.state() == Some(RunState::Cancelled);
+        let decided = !same_round || cancelled || history.ending().is_some() || history.is_deleted();
+        Ok(if decided { Looked::Decided } else { Looked::GoesOn })
+    }
+
+    /// Looks at the round once and publishes what there is room for.
+    pub(crate) async fn look(&mut self, history: &mut History, now: Instant) -> Result<Looked, CoordinatorError> {
+        if self.wait(history, now).await? == Looked::Decided {
+            return Ok(Looked::Decided);
         }
-        forgotten
-    }
-
-    /// Up to `room` shards that are neither committed nor published; they count as published from now on.
-    fn take(&mut self, room: usize, shards: u32, committed: &ShardSet, now: Instant) -> Vec<u32> {
-        let mut taken = Vec::new();
-        while self.published.len() < room && self.cursor < shards {
-            let index = self.cursor;
-            self.cursor += 1;
-            if !committed.contains(index) && !self.published.contains_key(&index) {
-                self.published.insert(index, Published::now(now));
-                taken.push(index);
-            }
+        let holders = self.see(history, now).await?;
+        let wanted = history.state().unwrap_or(RunState::Cancelled);
+        if self.committed.len() >= u64::from(self.round.shards) {
+            return Ok(Looked::Committed);
         }
-        taken
-    }
-}
-
-impl Coordinator {
-    /// Publishes the round's shards and waits for their markers; `earlier` is the number of shards of all rounds before.
-    pub(crate) async fn pump(
-        &self,
-        spec: &RunSpec,
-        round: &RoundInfo,
-        earlier: u64,
-        gauge: &mut Gauge,
-        drain: &CancellationToken,
-    ) -> Result<RoundEnd, CoordinatorError> {
-        let mut pump = self.start_pump(spec, earlier);
-        loop {
-            if let Some(end) = self.turn(spec, round, gauge, &mut pump, Instant::now()).await? {
-                return Ok(end);
-            }
-            tokio::select! {
-                biased;
-                () = drain.cancelled() => return Ok(RoundEnd::Drained),
-                () = tokio::time::sleep(self.config.poll) => {}
-            }
-        }
-    }
-
-    /// A pump that has published nothing of a round before which there were `earlier` shards.
-    pub(crate) fn start_pump(&self, spec: &RunSpec, earlier: u64) -> Pump {
-        let share = self.config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight);
-        Pump { share, window: Window::new(), earlier, control: None }
-    }
-
-    /// Looks at the round once and publishes what there is room for; how the round ended, where it has.
-    pub(crate) async fn turn(
-        &self,
-        spec: &RunSpec,
-        round: &RoundInfo,
-        gauge: &mut Gauge,
-        pump: &mut Pump,
-        now: Instant,
-    ) -> Result<Option<RoundEnd>, CoordinatorError> {
-        let wanted = match pump.control {
-            Some((at, wanted)) if now.duration_since(at) < self.config.control_poll => wanted,
-            _ => {
-                let wanted = self.store.control().await?.state;
-                pump.control = Some((now, wanted));
-                wanted
-            }
-        };
-        let mut committed = self.backends.progress.committed(&spec.run, round.round).await?;
-        let counts = self.tell(spec, wanted, round, gauge).await?;
-        // Each counted shard has its bit, and what was committed since the bits were read only adds to the counts.
-        if counts.shards < pump.earlier + committed.len() {
-            self.tell_again(spec).await?;
-        }
-        if committed.len() >= u64::from(round.shards) {
-            return Ok(Some(RoundEnd::Committed));
-        }
-        let window = &mut pump.window;
         match wanted {
-            RunState::Cancelled => return Ok(Some(RoundEnd::Cancelled)),
             // Workers let go of what they hold; it is all published again on resume.
             RunState::Paused => {
-                pump.share.window(false);
-                window.pause();
+                self.share.turn(false, self.window.len(), 0, now);
+                self.window.reset();
             }
-            RunState::Running | RunState::Finished => {
-                if window.settle(&committed) {
-                    self.tell_again(spec).await?;
-                    committed = self.backends.progress.committed(&spec.run, round.round).await?;
+            RunState::Submitting | RunState::Running | RunState::Cancelled | RunState::Finished => {
+                bury_dead_letters(self.backends, &self.spec.pool, &self.config.name).await?;
+                let taken_up = self.window.look(&self.committed, holders.as_ref(), now);
+                let taken_up = self.share.taken_up(taken_up);
+                let wants = self.window.has_more(self.round.shards);
+                let turn = self.share.turn(wants, self.window.len(), self.window.waiting(), now);
+                self.give_way(history, &turn).await;
+                let mut publish = self.lost(taken_up, now).await?;
+                if !self.gives_way || turn.room > 0 {
+                    publish.extend(self.window.take(turn.room, self.round.shards, &self.committed, now));
                 }
-                self.bury_dead_letters(spec).await?;
-                self.publish_lost(spec, round, window, now).await?;
-                let room = pump.share.window(window.cursor < round.shards);
-                let next = window.take(room, round.shards, &committed, now);
-                self.publish_all(spec, round, &next).await?;
+                self.share.turn(wants, self.window.len(), self.window.waiting(), now);
+                self.publish_all(&publish).await?;
             }
         }
-        Ok(None)
+        Ok(Looked::GoesOn)
     }
 
-    /// The progress service has forgotten something.
-    async fn tell_again(&self, spec: &RunSpec) -> Result<(), CoordinatorError> {
-        tracing::warn!(run = %spec.run, "the progress service has forgotten; it is told again");
-        catch_up(&self.store, spec, &*self.backends.progress).await?;
+    /// Learns what was decided: from the progress service, and now and then, or where that is away, from the log itself.
+    /// A pause that was over before we heard of it counts all the same: workers have heard of it.
+    async fn hear(&mut self, history: &mut History, now: Instant) -> Result<(), CoordinatorError> {
+        if self.heard_at.is_some_and(|at| now.duration_since(at) < self.config.control_poll) {
+            return Ok(());
+        }
+        self.heard_at = Some(now);
+        let known = history.decisions();
+        let said = self.backends.progress.head(&self.spec.run).await;
+        let is_news = !matches!(&said, Ok(Some(head)) if head.decisions <= known);
+        if is_news || now.duration_since(self.decisions_at) >= RECHECK {
+            self.decisions_at = now;
+            let changed = self.store.refresh(history).await?;
+            if changed {
+                self.window.reset();
+                // What is announced anew gives no way.
+                self.gives_way = false;
+            }
+            if changed || matches!(said, Ok(None)) {
+                self.backends.announce(&self.spec.run, history).await;
+            }
+        }
         Ok(())
     }
 
+    /// Learns what is committed, and tells whoever watches. Who holds what, where that is known.
+    async fn see(
+        &mut self,
+        history: &History,
+        now: Instant,
+    ) -> Result<Option<HashMap<u32, AttemptId>>, CoordinatorError> {
+        match self.see_progress(history, now).await? {
+            Ok(holders) => {
+                self.markers_at = None;
+                Ok(Some(holders))
+            }
+            Err(error) => {
+                if self.markers_at.is_none_or(|at| now.duration_since(at) >= WITHOUT_PROGRESS) {
+                    if self.markers_at.is_none() {
+                        tracing::warn!(%error, "the progress service is away: the markers say what is committed");
+                    }
+                    self.markers_at = Some(now);
+                    let from = (0..self.round.shards).find(|index| !self.committed.contains(*index)).unwrap_or(0);
+                    self.committed.extend(&self.store.committed(&self.round, from).await?);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// The same from the progress service. What it has forgotten is told again.
+    async fn see_progress(
+        &mut self,
+        history: &History,
+        now: Instant,
+    ) -> Result<Result<HashMap<u32, AttemptId>, ProgressError>, CoordinatorError> {
+        let progress = &self.backends.progress;
+        let run = &self.spec.run;
+        let said = async {
+            let committed = progress.committed(run, self.round.round).await?;
+            // Read after the bits: whatever was committed in between only adds to the counts.
+            let counted = progress.counted(run).await?;
+            Ok::<_, ProgressError>((committed, counted, progress.holders(run).await?))
+        };
+        let (committed, counted, holders) = match said.await {
+            Ok(said) => said,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.committed.extend(&committed);
+        if self.has_forgotten(&committed, &counted) {
+            tracing::warn!("the progress service has forgotten; it is told again");
+            if let Err(error) = catch_up(self.backends, self.store, self.spec, history).await {
+                match error {
+                    CoordinatorError::Progress(error) => return Ok(Err(error)),
+                    error => return Err(error),
+                }
+            }
+        }
+        let state = history.state().unwrap_or(RunState::Cancelled);
+        let told = self.gauge.read(now, self.spec, state, &self.round, counted.counts, &holders);
+        self.watchers.send_if_modified(|last| {
+            let changed = *last != told;
+            *last = told;
+            changed
+        });
+        let of_this_round = holders.into_iter().filter(|(shard, _)| shard.round == self.round.round);
+        Ok(Ok(of_this_round.map(|(shard, holder)| (shard.index, holder.attempt)).collect()))
+    }
+
+    fn has_forgotten(&self, committed: &ShardSet, counted: &Counted) -> bool {
+        !counted.complete
+            || committed.len() < self.committed.len()
+            || counted.counts.shards < self.earlier + committed.len()
+    }
+
+    /// What was published and is lost.
+    async fn lost(&mut self, taken_up: Option<Instant>, now: Instant) -> Result<Vec<u32>, CoordinatorError> {
+        let waiting = self.share.waiting_in_pool() as u64;
+        let misses_some = if self.window.waiting() > 0 {
+            let depth = self.backends.queue.depth(&self.spec.pool).await?;
+            depth.ready == 0 || depth.ready + PREFETCHED * depth.consumers < waiting
+        } else {
+            false
+        };
+        let lost = self.window.take_lost(Queued { misses_some, taken_up }, self.config.publish_again_after, now);
+        for index in &lost {
+            let shard = ShardId { round: self.round.round, index: *index };
+            tracing::warn!(%shard, "published before, and nobody has it: publishing it again");
+        }
+        Ok(lost)
+    }
+
+    /// Tells workers whether shards of this run that they have not begun make room for another run.
+    async fn give_way(&mut self, history: &History, turn: &Turn) {
+        if turn.gives_way == self.gives_way {
+            return;
+        }
+        let Some(state) = history.state() else { return };
+        let head = Head { decisions: history.decisions(), state, gives_way: turn.gives_way };
+        match self.backends.progress.announce(&self.spec.run, &head).await {
+            Ok(()) => {
+                self.gives_way = turn.gives_way;
+                self.window.reset();
+                match &turn.behind {
+                    Some(first) => tracing::info!(%first, "a run of a higher priority goes first"),
+                    None => tracing::info!("it is this run's turn again"),
+                }
+            }
+            Err(error) => tracing::debug!(%error, "workers do not hear that the run gives way"),
+        }
+    }
+
     /// Publishes shards of the round, several at a time.
-    async fn publish_all(&self, spec: &RunSpec, round: &RoundInfo, indices: &[u32]) -> Result<(), CoordinatorError> {
-        let publish = |index: &u32| self.publish(spec, ShardId { round: round.round, index: *index });
+    async fn publish_all(&self, indices: &[u32]) -> Result<(), CoordinatorError> {
+        let publish = |index: &u32| self.publish(ShardId { round: self.round.round, index: *index });
         stream::iter(indices).map(publish).buffered(PUBLISHING).try_collect().await
     }
 
-    async fn publish(&self, spec: &RunSpec, shard: ShardId) -> Result<(), CoordinatorError> {
-        let message = ShardMessage { run: spec.run.clone(), shard };
-        self.backends.queue.publish(&spec.pool, &message).await?;
+    async fn publish(&self, shard: ShardId) -> Result<(), CoordinatorError> {
+        let message = ShardMessage { run: self.spec.run.clone(), shard };
+        self.backends.queue.publish(&self.spec.pool, &message).await?;
         fault::point("pump.after-publish");
         Ok(())
     }
 
-    /// Publishes again what was published long ago and is held by nobody, where nothing waits in the queue or something
-    /// that was published later was taken up meanwhile: then it is not waiting for its turn.
-    async fn publish_lost(
-        &self,
-        spec: &RunSpec,
-        round: &RoundInfo,
-        window: &mut Window,
-        now: Instant,
-    ) -> Result<(), CoordinatorError> {
-        let is_old = |out: &Published| now.duration_since(out.known) > self.config.publish_again_after;
-        if !window.published.values().any(is_old) {
-            return Ok(());
-        }
-        let nothing_waits = self.backends.queue.depth(&spec.pool).await?.ready == 0;
-        let holders = self.backends.progress.holders(&spec.run).await?;
-        let held = |index: u32| {
-            let shard = ShardId { round: round.round, index };
-            holders.iter().any(|(held, _)| *held == shard)
-        };
-        let last_taken_up = window.published.iter().filter(|(index, _)| held(**index)).map(|(_, out)| out.at).max();
-        let mut lost = Vec::new();
-        for (index, out) in window.published.iter_mut().filter(|(_, out)| is_old(out)) {
-            if held(*index) {
-                out.known = now;
-            } else if nothing_waits || last_taken_up.is_some_and(|later| later > out.at) {
-                let shard = ShardId { round: round.round, index: *index };
-                tracing::warn!(run = %spec.run, %shard, "published long ago, and nobody has it: publishing it again");
-                lost.push(*index);
-                *out = Published::now(now);
-            }
-        }
-        self.publish_all(spec, round, &lost).await
-    }
-
-    /// Dead letters: a shard that cannot be read ends the run with the reason; one that was given up for another
-    /// reason becomes failures that go into the next round.
-    async fn bury_dead_letters(&self, spec: &RunSpec) -> Result<(), CoordinatorError> {
-        while let Some(dead) = self.backends.queue.dead_letter(&spec.pool).await? {
-            let (run, shard) = (dead.message.run.clone(), dead.message.shard);
-            let given_up = if run == spec.run {
-                self.give_up(&self.store, spec, shard).await
-            } else {
-                self.give_up_other(&run, shard).await
-            };
-            // What could not be given up is looked at again.
-            dead.settle(if given_up.is_ok() { Settlement::Ack } else { Settlement::HandBack }).await?;
-            given_up?;
-        }
-        Ok(())
-    }
-
-    async fn give_up(&self, store: &RunStore, spec: &RunSpec, shard: ShardId) -> Result<(), CoordinatorError> {
-        let message = "the queue gave this shard up after too many deliveries";
-        self.commit_failure(store, spec, shard, &TaskError::transient(ErrorCode::ModelError, message)).await
-    }
-
-    /// A dead letter of another run of the pool. What is wrong with that run must not stop this one: it is paused.
-    async fn give_up_other(&self, run: &RunId, shard: ShardId) -> Result<(), CoordinatorError> {
-        let store = RunStore::new(self.backends.objects.clone(), RunRoot::Shared(run.clone()));
-        let Some(spec) = store.spec().await? else {
-            tracing::error!(%run, %shard, "a dead letter of a run that does not exist was thrown away");
-            return Ok(());
-        };
-        match self.give_up(&store, &spec, shard).await {
-            Err(error @ CoordinatorError::Unusable { .. }) => {
-                tracing::error!(%run, %error, "the run is paused");
-                Ok(store.pause(Some(error.to_string())).await?)
-            }
-            result => result,
-        }
-    }
-
-    /// Commits what is left of the round as cancelled, so that no worker that is late can add to it.
-    pub(crate) async fn cancel_the_rest(&self, spec: &RunSpec, round: &RoundInfo) -> Result<(), CoordinatorError> {
-        let committed = self.backends.progress.committed(&spec.run, round.round).await?;
-        let message = "the run was cancelled before this task ran";
-        let cancelled = TaskError::permanent(ErrorCode::Cancelled, message);
-        let cancel = |shard: ShardId| self.commit_failure(&self.store, spec, shard, &cancelled);
-        let rest = round.shard_ids().filter(|shard| !committed.contains(shard.index));
-        stream::iter(rest).map(cancel).buffered(AT_ONCE).try_collect().await
-    }
-
-    /// Commits the shard with `error` as the outcome of each of its tasks, unless it is committed.
-    async fn commit_failure(
-        &self,
-        store: &RunStore,
-        spec: &RunSpec,
-        shard: ShardId,
-        error: &TaskError,
-    ) -> Result<(), CoordinatorError> {
-        let unusable = |problem: String| CoordinatorError::Unusable { shard, problem };
-        let damaged = |error: diorama_backends::objects::ObjectError| match error.kind {
-            ObjectErrorKind::Damaged => unusable(error.to_string()),
-            _ => error.into(),
-        };
-        if store.marker(shard).await.map_err(damaged)?.is_some() {
-            return Ok(());
-        }
-        let tasks = store.input(shard).await.map_err(damaged)?;
-        let tasks = tasks.ok_or_else(|| unusable("its input is gone".to_owned()))?;
-        let outcome = |task: diorama_core::task::Task| TaskOutcome {
-            task: task.index,
-            custom_id: task.custom_id,
-            seed: task.seed,
-            outcome: Outcome::Failed(error.clone()),
-        };
-        let now = Timestamp::now();
-        let marker = CommitMarker {
-            version: 1,
-            run: spec.run.clone(),
-            shard,
-            attempt: AttemptId::generate(),
-            worker: WorkerId::new("coordinator").map_err(|error| unusable(error.to_string()))?,
-            archive: None,
-            outcomes: tasks.into_iter().map(outcome).collect(),
-            started_at: now,
-            committed_at: now,
-            device_seconds: 0.0,
-        };
-        let winner = self.backends.commit(store, marker).await?;
-        let last_round = store.last_round(spec, shard.round).await?;
-        count_marker(&*self.backends.progress, &spec.run, &winner, last_round).await?;
-        Ok(())
-    }
-
-    /// Sends how far the run is to whoever watches; what the progress service counts.
-    pub(crate) async fn tell(
-        &self,
-        spec: &RunSpec,
-        state: RunState,
-        round: &RoundInfo,
-        gauge: &mut Gauge,
-    ) -> Result<Counts, CoordinatorError> {
-        let counts = self.backends.progress.counts(&spec.run).await?;
-        let holders = self.backends.progress.holders(&spec.run).await?;
-        let now = gauge.read(Instant::now(), spec, state, round, counts, &holders);
-        self.watchers.send_if_modified(|last| {
-            let changed = *last != now;
-            *last = now;
-            changed
-        });
-        Ok(counts)
+    /// What of the pump outlives the round.
+    pub(crate) fn into_gauge(self) -> Gauge {
+        self.gauge
     }
 }

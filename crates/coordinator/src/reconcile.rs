@@ -1,75 +1,86 @@
 //! Rebuilds the progress of a run from its commit markers, which are the truth.
 
-use diorama_backends::objects::ObjectError;
-use diorama_backends::progress::{Counts, Progress, ShardSet, count_marker};
-use diorama_backends::run_store::RunStore;
-use diorama_core::id::{Round, ShardId};
+use diorama_backends::progress::Counts;
+use diorama_core::id::ShardId;
+use diorama_core::round::RoundInfo;
 use diorama_core::run::RunSpec;
+use diorama_core::shards::ShardSet;
+use diorama_protocol::count::{count_marker, counts_of_void};
+use diorama_protocol::history::History;
+use diorama_protocol::{Backends, RunStore};
 use futures::{StreamExt, TryStreamExt, stream};
-use std::collections::HashMap;
 
 use crate::error::CoordinatorError;
-use crate::rounds;
 
 /// Markers that are read at a time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 128;
 
 /// Forgets what the progress service knows about the run and adds every marker anew. Of the counts that it gives,
 /// `failed` are the tasks that have failed for good.
-pub async fn reconcile(store: &RunStore, spec: &RunSpec, progress: &dyn Progress) -> Result<Counts, CoordinatorError> {
-    let counts = rebuild(store, spec, progress).await?;
-    let round = rounds::all(store).await?.pop();
-    Ok(Counts { failed: round.map_or(counts.failed, |round| round.failed(counts.failed)), ..counts })
+pub async fn reconcile(
+    backends: &Backends,
+    store: &RunStore,
+    spec: &RunSpec,
+    history: &History,
+) -> Result<Counts, CoordinatorError> {
+    let counts = rebuild(backends, store, spec, history).await?;
+    Ok(Counts { failed: history.last_round().map_or(counts.failed, |round| round.failed(counts.failed)), ..counts })
 }
 
 /// The same; `failed` are the failures that the markers count.
 pub(crate) async fn rebuild(
+    backends: &Backends,
     store: &RunStore,
     spec: &RunSpec,
-    progress: &dyn Progress,
+    history: &History,
 ) -> Result<Counts, CoordinatorError> {
-    progress.forget(&spec.run).await?;
-    catch_up(store, spec, progress).await?;
-    // What a worker counted between the two was forgotten, and its marker may have been behind the listing.
-    catch_up(store, spec, progress).await
+    backends.progress.forget(&spec.run).await?;
+    // What a worker counts from now on is counted anew, and what it had counted before has its marker.
+    catch_up(backends, store, spec, history).await
 }
 
-/// Adds the markers that the progress service does not know. Nothing is counted twice, whoever else counts meanwhile.
+/// Adds the markers that the progress service does not know, and says then that its counts are complete. Nothing is
+/// counted twice, whoever else counts meanwhile.
 pub(crate) async fn catch_up(
+    backends: &Backends,
     store: &RunStore,
     spec: &RunSpec,
-    progress: &dyn Progress,
+    history: &History,
 ) -> Result<Counts, CoordinatorError> {
-    let prefix = store.relative("commits/");
-    let mut known: HashMap<Round, (ShardSet, u32)> = HashMap::new();
-    let mut after: Option<String> = None;
-    loop {
-        let page = store.objects().list(&prefix, after.as_deref(), 1000).await?;
-        let mut unknown = Vec::new();
-        for object in page.objects {
-            let name = object.key.strip_prefix(&prefix).and_then(|name| name.strip_suffix(".json"));
-            let Some(Ok(shard)) = name.map(str::parse::<ShardId>) else { continue };
-            if let std::collections::hash_map::Entry::Vacant(vacant) = known.entry(shard.round) {
-                let last_round = store.last_round(spec, shard.round).await?;
-                vacant.insert((progress.committed(&spec.run, shard.round).await?, last_round));
-            }
-            match known.get(&shard.round) {
-                Some((set, last_round)) if !set.contains(shard.index) => unknown.push((shard, *last_round)),
-                _ => {}
-            }
-        }
-        let read = |(shard, last_round)| async move { Ok((store.marker(shard).await?, last_round)) };
-        let markers = stream::iter(unknown).map(read).buffered(AT_ONCE);
-        let add = |(marker, last_round): (Option<diorama_core::marker::CommitMarker>, u32)| async move {
-            let Some(marker) = marker else { return Ok(()) };
-            count_marker(progress, &spec.run, &marker, last_round).await.map_err(CoordinatorError::from)?;
-            Ok(())
-        };
-        markers.map_err(|error: ObjectError| CoordinatorError::from(error)).try_for_each(add).await?;
-        match page.next {
-            Some(next) => after = Some(next),
-            None => break,
-        }
+    let progress = &*backends.progress;
+    let voids = store.voids(history).await?;
+    for round in history.rounds() {
+        let void = voids.iter().find(|void| void.round == round.round).map(|void| &void.shards);
+        add_round(backends, store, spec, round, void).await?;
     }
-    Ok(progress.counts(&spec.run).await?)
+    progress.complete(&spec.run).await?;
+    backends.announce(&spec.run, history).await;
+    Ok(progress.counted(&spec.run).await?.counts)
+}
+
+async fn add_round(
+    backends: &Backends,
+    store: &RunStore,
+    spec: &RunSpec,
+    round: &RoundInfo,
+    void: Option<&ShardSet>,
+) -> Result<(), CoordinatorError> {
+    let progress = &*backends.progress;
+    let known = progress.committed(&spec.run, round.round).await?;
+    if let Some(void) = void {
+        let unknown = void.iter().filter(|index| !known.contains(*index));
+        let counts = |index| (ShardId { round: round.round, index }, counts_of_void(round, index, spec.shard_size));
+        progress.commit_many(&spec.run, &unknown.map(counts).collect::<Vec<_>>()).await?;
+    }
+    let last_round = round.last_round(&spec.retry);
+    let is_void = |index: u32| void.is_some_and(|void| void.contains(index));
+    let committed = store.committed(round, 0).await?;
+    let unknown: Vec<u32> = committed.iter().filter(|index| !known.contains(*index) && !is_void(*index)).collect();
+    let add = |index: u32| async move {
+        if let Some(marker) = store.marker(ShardId { round: round.round, index }).await? {
+            count_marker(progress, &spec.run, &marker, last_round).await?;
+        }
+        Ok::<_, CoordinatorError>(())
+    };
+    stream::iter(unknown).map(add).buffer_unordered(AT_ONCE).try_collect().await
 }

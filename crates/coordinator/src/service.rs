@@ -3,26 +3,27 @@
 //! Safety never depends on the lease: two that drive the same run publish some shards twice, and nothing else. What goes
 //! wrong with one run stops that run only: it is tried again where that may help, and paused with the reason where not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use diorama_backends::Backends;
-use diorama_backends::objects::{ObjectError, list_all};
-use diorama_backends::run_store::RunStore;
+use diorama_backends::objects::{ObjectErrorKind, list_all};
 use diorama_core::id::RunId;
-use diorama_core::key::{ObjectKey, RunRoot, SharedKey};
-use diorama_core::run::RunState;
+use diorama_core::key::SharedKey;
+use diorama_protocol::history::History;
+use diorama_protocol::{Backends, RunStore};
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::coordinator::{Coordinator, CoordinatorConfig, RunEnd};
 use crate::delete;
 use crate::error::CoordinatorError;
-use crate::reconcile::catch_up;
-use crate::reopen::{ending, hand_over};
-use crate::submit::is_submitted;
+use crate::failures::pause;
+use crate::gc::{self, Grace};
 use crate::watch::RunProgress;
 
 /// The lease's name.
@@ -30,6 +31,21 @@ const LEASE: &str = "coordinator";
 
 /// How long the progress service remembers a run that has ended.
 const REMEMBER_ENDED: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Between two listings of the active runs, where nobody rang and the progress service answers.
+const LIST: Duration = Duration::from_secs(60);
+
+/// The same while the progress service is away, so that nobody can ring.
+const LIST_WITHOUT_BELL: Duration = Duration::from_secs(2);
+
+/// Between two sweeps over every run that was ever submitted: for what nobody drives though it should be driven.
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// Between two collections of garbage.
+const COLLECT: Duration = Duration::from_secs(3600);
+
+/// Runs whose logs a sweep reads at a time.
+const AT_ONCE: usize = 32;
 
 /// The waits between two tries to drive a run that a service's absence ended.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -42,6 +58,8 @@ pub struct ServiceConfig {
     pub owner: String,
     /// After this long without a sign of life of the one with the lease, another takes over.
     pub lease: Duration,
+    /// How long what belongs to nobody is kept before it is collected.
+    pub grace: Grace,
     /// How each run is driven.
     pub runs: CoordinatorConfig,
 }
@@ -53,6 +71,29 @@ pub struct Service {
     leading: watch::Sender<bool>,
 }
 
+/// The runs that are driven.
+#[derive(Default)]
+struct Driving {
+    tokens: HashMap<RunId, CancellationToken>,
+    runs: JoinSet<()>,
+    by_task: HashMap<tokio::task::Id, RunId>,
+}
+
+/// When what was done last.
+#[derive(Default)]
+struct Last {
+    renewed: Option<Instant>,
+    listed: Option<Instant>,
+    swept: Option<Instant>,
+    collected: Option<Instant>,
+    /// How often somebody had rung.
+    rung: Option<u64>,
+}
+
+fn is_due(last: Option<Instant>, every: Duration) -> bool {
+    last.is_none_or(|at| at.elapsed() >= every)
+}
+
 impl Service {
     /// A service, and whether it has the lease.
     pub fn new(backends: Backends, config: ServiceConfig) -> (Self, watch::Receiver<bool>) {
@@ -62,40 +103,38 @@ impl Service {
 
     /// Works until `drain` is cancelled; then stops every run in good order and gives the lease up.
     pub async fn run(self, drain: CancellationToken) {
-        let mut driving: HashMap<RunId, CancellationToken> = HashMap::new();
-        let mut runs: JoinSet<RunId> = JoinSet::new();
+        let mut driving = Driving::default();
         let stop = drain.child_token();
-        let mut renewed: Option<Instant> = None;
+        let mut last = Last::default();
+        let mut collecting = JoinSet::new();
         while !drain.is_cancelled() {
             // Who waits for the lease asks at every turn, so that it is taken up soon after its end.
             let leads = *self.leading.borrow();
-            if !leads || renewed.is_none_or(|at| at.elapsed() > self.config.lease / 3) {
-                renewed = Some(Instant::now());
+            if !leads || is_due(last.renewed, self.config.lease / 3) {
+                last.renewed = Some(Instant::now());
                 self.seek_lease().await;
             }
             if *self.leading.borrow() {
-                if let Err(error) = self.take_up(&mut driving, &mut runs, &stop).await {
+                if !leads {
+                    last = Last { renewed: last.renewed, ..Last::default() };
+                }
+                let taken_up = drain.run_until_cancelled(self.take_up(&mut driving, &mut last, &stop)).await;
+                if let Some(Err(error)) = taken_up {
                     tracing::warn!(%error, "the runs cannot be listed; trying again");
                 }
-            } else {
-                driving.values().for_each(CancellationToken::cancel);
-            }
-            let pause = tokio::time::sleep(self.config.lease / 10);
-            tokio::pin!(pause);
-            loop {
-                tokio::select! {
-                    biased;
-                    () = drain.cancelled() => break,
-                    Some(ended) = runs.join_next() => match ended {
-                        Ok(run) => drop(driving.remove(&run)),
-                        Err(error) => tracing::error!(%error, "driving a run ended badly; please report this"),
-                    },
-                    () = &mut pause => break,
+                if is_due(last.collected, COLLECT) && collecting.is_empty() {
+                    last.collected = Some(Instant::now());
+                    collecting.spawn(collect(self.backends.clone(), self.config.clone(), stop.clone()));
                 }
+            } else {
+                driving.tokens.values().for_each(CancellationToken::cancel);
             }
+            driving.wait(&drain, self.config.lease / 10).await;
+            while collecting.try_join_next().is_some() {}
         }
         stop.cancel();
-        while runs.join_next().await.is_some() {}
+        while driving.runs.join_next().await.is_some() {}
+        collecting.shutdown().await;
         if *self.leading.borrow()
             && let Err(error) = self.backends.progress.release_lease(LEASE, &self.config.owner).await
         {
@@ -109,7 +148,7 @@ impl Service {
                 if self.leading.send_replace(now) != now {
                     let what =
                         if now { "this coordinator drives the runs now" } else { "another coordinator took over" };
-                    tracing::info!(target: "diorama", "{what}");
+                    tracing::info!("{what}");
                 }
             }
             // Whoever led goes on: nothing depends on it, and nobody else can take over either.
@@ -117,32 +156,164 @@ impl Service {
         }
     }
 
-    /// Begins to drive every active run that is not driven yet.
+    /// Begins to drive every run that is to be driven and is not.
     async fn take_up(
         &self,
-        driving: &mut HashMap<RunId, CancellationToken>,
-        runs: &mut JoinSet<RunId>,
+        driving: &mut Driving,
+        last: &mut Last,
         stop: &CancellationToken,
-    ) -> Result<(), ObjectError> {
-        for object in list_all(&*self.backends.objects, SharedKey::ACTIVE).await? {
-            let Some(run) = SharedKey::run(&object.key) else { continue };
-            if driving.contains_key(&run) {
+    ) -> Result<(), CoordinatorError> {
+        let objects = &*self.backends.objects;
+        let rung = self.backends.progress.rung().await;
+        let every = if rung.is_ok() { LIST } else { LIST_WITHOUT_BELL };
+        let rung = rung.ok().or(last.rung);
+        if rung == last.rung && !is_due(last.listed, every) {
+            return Ok(());
+        }
+        (last.rung, last.listed) = (rung, Some(Instant::now()));
+        let mut found: HashSet<RunId> = runs_below(objects, SharedKey::ACTIVE).await?;
+        if is_due(last.swept, SWEEP) {
+            found.extend(self.sweep(driving).await?);
+            last.swept = Some(Instant::now());
+        }
+        // Deleted runs whose objects are not all gone are on the list of the submitted ones still.
+        for run in runs_below(objects, SharedKey::DELETED).await? {
+            if objects.head(&SharedKey::Submitted(run.clone()).to_string()).await?.is_some() {
+                found.insert(run);
+            }
+        }
+        for run in found {
+            if driving.tokens.contains_key(&run) {
                 continue;
             }
-            let store = RunStore::new(self.backends.objects.clone(), RunRoot::Shared(run.clone()));
-            let submitted = store.exists(&ObjectKey::RoundComplete(diorama_core::id::Round(0))).await?;
-            if !submitted && !delete::is_under_way(&*self.backends.objects, &run).await? {
-                continue; // Its submission is under way, or was cut off and is its sender's to repeat.
+            let store = RunStore::shared(self.backends.objects.clone(), &run);
+            match store.history().await {
+                Ok(history) if history.decisions() == 0 => self.expire(&store, &run, history).await?,
+                Ok(history) if history.ended().is_some() && !history.is_deleted() => {
+                    strike_off(&self.backends, &store, &run).await?;
+                }
+                Ok(_) => driving.begin(&self.backends, &self.config.runs, store, run, stop),
+                Err(error) if error.kind == ObjectErrorKind::Damaged => {
+                    tracing::error!(%run, %error, "the run's log is damaged; the run stands still");
+                }
+                Err(error) => return Err(error.into()),
             }
-            let token = stop.child_token();
-            driving.insert(run.clone(), token.clone());
-            let (backends, config) = (self.backends.clone(), self.config.runs.clone());
-            runs.spawn(async move {
-                conduct(backends, store, config, &run, token).await;
-                run
-            });
         }
         Ok(())
+    }
+
+    /// The runs that have not ended, of all that were ever submitted.
+    async fn sweep(&self, driving: &Driving) -> Result<Vec<RunId>, CoordinatorError> {
+        let submitted = runs_below(&*self.backends.objects, SharedKey::SUBMITTED).await?;
+        let unknown = submitted.into_iter().filter(|run| !driving.tokens.contains_key(run));
+        let look = |run: RunId| {
+            let store = RunStore::shared(self.backends.objects.clone(), &run);
+            async move {
+                match store.history().await {
+                    Ok(history) => (history.ended().is_none() || history.is_deleted()).then_some(run),
+                    Err(error) => {
+                        tracing::warn!(%run, %error, "the run's log cannot be read");
+                        None
+                    }
+                }
+            }
+        };
+        Ok(stream::iter(unknown).map(look).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await)
+    }
+
+    /// A submission that was cut off long ago is its sender's no more.
+    async fn expire(&self, store: &RunStore, run: &RunId, mut history: History) -> Result<(), CoordinatorError> {
+        let Some(spec) = store.spec().await? else {
+            // Its spec comes after its entry in the index; what never got one is the collection's.
+            return Ok(());
+        };
+        let age = Duration::try_from(Timestamp::now().duration_since(spec.submitted_at)).unwrap_or_default();
+        if age < self.config.grace.0 {
+            return Ok(());
+        }
+        tracing::warn!(%run, "a submission that was never completed is removed");
+        delete::delete(&self.backends, store, run, &mut history, &self.config.owner).await?;
+        delete::carry_out(&self.backends, store, run).await
+    }
+}
+
+impl Driving {
+    fn begin(
+        &mut self,
+        backends: &Backends,
+        config: &CoordinatorConfig,
+        store: RunStore,
+        run: RunId,
+        stop: &CancellationToken,
+    ) {
+        let token = stop.child_token();
+        self.tokens.insert(run.clone(), token.clone());
+        let (backends, config) = (backends.clone(), config.clone());
+        let span = tracing::info_span!("run", %run);
+        let driven = run.clone();
+        let task = async move { conduct(backends, store, config, &driven, token).await };
+        let handle = self.runs.spawn(task.instrument(span));
+        self.by_task.insert(handle.id(), run);
+    }
+
+    /// Waits this long, or until the drain. A run that is driven no more, however that ended, may be taken up again.
+    async fn wait(&mut self, drain: &CancellationToken, pause: Duration) {
+        let pause = tokio::time::sleep(pause);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => return,
+                Some(ended) = self.runs.join_next_with_id() => {
+                    let id = match ended {
+                        Ok((id, ())) => id,
+                        Err(error) => {
+                            tracing::error!(%error, "driving a run ended badly, it is taken up again; please report this");
+                            error.id()
+                        }
+                    };
+                    if let Some(run) = self.by_task.remove(&id) {
+                        self.tokens.remove(&run);
+                    }
+                }
+                () = &mut pause => return,
+            }
+        }
+    }
+}
+
+async fn runs_below(
+    objects: &dyn diorama_backends::objects::Objects,
+    prefix: &str,
+) -> Result<HashSet<RunId>, CoordinatorError> {
+    let listed = list_all(objects, prefix).await?;
+    Ok(listed.iter().filter_map(|object| SharedKey::run(&object.key)).collect())
+}
+
+/// Puts the run on the list of those that the leading coordinator takes up, and rings for it.
+pub(crate) async fn hand_over(backends: &Backends, run: &RunId) -> Result<(), CoordinatorError> {
+    backends.objects.put(&SharedKey::Active(run.clone()).to_string(), bytes::Bytes::new()).await?;
+    if let Err(error) = backends.progress.ring().await {
+        tracing::debug!(%error, "the leading coordinator looks by itself");
+    }
+    Ok(())
+}
+
+/// Takes a run that has ended off the list, unless it goes on by now.
+async fn strike_off(backends: &Backends, store: &RunStore, run: &RunId) -> Result<(), CoordinatorError> {
+    backends.objects.delete(&SharedKey::Active(run.clone()).to_string()).await?;
+    let history = store.history().await?;
+    if history.ended().is_none() && history.decisions() > 0 {
+        hand_over(backends, run).await?;
+    }
+    Ok(())
+}
+
+async fn collect(backends: Backends, config: ServiceConfig, stop: CancellationToken) {
+    match stop.run_until_cancelled(gc::collect(&backends, &config.owner, config.grace, false)).await {
+        Some(Ok(collected)) if !collected.is_empty() => tracing::info!(%collected, "what belonged to nobody was removed"),
+        Some(Ok(_)) | None => {}
+        Some(Err(error)) => tracing::warn!(%error, "the collection of garbage is tried again later"),
     }
 }
 
@@ -153,16 +324,12 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
         let begun = Instant::now();
         match drive(&backends, &store, &config, run, &stop).await {
             Ok(()) => return,
-            Err(error) if error.is_retryable() => tracing::warn!(%run, %error, ?wait, "trying again"),
+            Err(error) if error.is_retryable() => tracing::warn!(%error, ?wait, "trying again"),
             Err(error) => {
-                // What it misses is perhaps being removed: then the next turn removes the rest.
-                if !delete::is_under_way(&*backends.objects, run).await.unwrap_or(false) {
-                    tracing::error!(%run, %error, "the run is paused");
-                    if let Err(error) = store.pause(Some(error.to_string())).await {
-                        tracing::warn!(%run, %error, "that the run is paused could not be noted");
-                    }
-                    wait_for_another_wish(&store, &stop).await;
+                if let Err(error) = pause(&backends, &store, run, &config.name, &error.to_string()).await {
+                    tracing::error!(%error, "that the run is paused could not be noted");
                 }
+                wait_for_another_wish(&backends, &store, run, &stop).await;
             }
         }
         if begun.elapsed() > LONGEST_WAIT {
@@ -178,15 +345,23 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
 }
 
 /// A paused run whose fault was not mended would only fail again.
-async fn wait_for_another_wish(store: &RunStore, stop: &CancellationToken) {
+async fn wait_for_another_wish(backends: &Backends, store: &RunStore, run: &RunId, stop: &CancellationToken) {
+    let Ok(before) = store.history().await else { return };
+    let (mut asked, known) = (Instant::now(), before.decisions());
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
-        if store.control().await.is_ok_and(|control| control.state != RunState::Paused) {
-            return;
+        let is_news = !matches!(backends.progress.head(run).await, Ok(Some(head)) if head.decisions <= known);
+        if is_news || asked.elapsed() >= LIST {
+            asked = Instant::now();
+            match store.history().await {
+                Ok(history) if history.decisions() > known => return,
+                Ok(history) => backends.announce(run, &history).await,
+                Err(error) => tracing::warn!(%error, "the run's log cannot be read"),
+            }
         }
     }
 }
@@ -198,29 +373,25 @@ async fn drive(
     run: &RunId,
     stop: &CancellationToken,
 ) -> Result<(), CoordinatorError> {
-    if delete::is_under_way(&*backends.objects, run).await? {
+    let history = store.history().await?;
+    if history.is_deleted() {
         return delete::carry_out(backends, store, run).await;
     }
     let spec = store.spec().await?;
     let Some(spec) = spec.filter(|spec| spec.run == *run) else {
-        let problem = "run.json is gone or speaks of another run";
-        return Err(ObjectError::damaged(store.path(&ObjectKey::Spec), problem).into());
+        let key = store.path(&diorama_core::key::ObjectKey::Spec);
+        return Err(diorama_backends::objects::ObjectError::damaged(key, "it is gone or speaks of another run").into());
     };
-    debug_assert!(is_submitted(store).await?);
     let (watchers, _) = watch::channel(RunProgress::start(spec.tasks));
     let coordinator = Coordinator::new(backends.clone(), store.clone(), config.clone(), watchers);
     match coordinator.drive(&spec, stop).await? {
         RunEnd::Drained => Ok(()),
+        RunEnd::Deleted => delete::carry_out(backends, store, run).await,
         RunEnd::Finished(summary) | RunEnd::Cancelled(summary) => {
-            tracing::info!(target: "diorama", %run, state = %summary.state, done = summary.done, failed = summary.failed, "the run has ended");
-            // What the progress service lost while the final files were written: nobody looks after this run again.
-            catch_up(store, &spec, &*backends.progress).await?;
-            backends.objects.delete(&SharedKey::Active(run.clone()).to_string()).await?;
-            backends.progress.expire(run, REMEMBER_ENDED).await?;
-            // Whoever reopened or deleted it meanwhile put it on the list before we struck it off.
-            let goes_on = store.exists(&ObjectKey::Spec).await? && ending(store).await?.is_none();
-            if goes_on || delete::is_under_way(&*backends.objects, run).await? {
-                hand_over(&*backends.objects, run).await?;
+            tracing::info!(state = %summary.state, done = summary.done, failed = summary.failed, "the run has ended");
+            strike_off(backends, store, run).await?;
+            if let Err(error) = backends.progress.expire(run, REMEMBER_ENDED).await {
+                tracing::debug!(%error, "the progress service remembers the run for longer than usual");
             }
             Ok(())
         }

@@ -1,14 +1,20 @@
 //! How runs share a pool's window: those of the highest priority first, among them by weight.
 //!
-//! A run that has nothing to publish (paused, waiting for a round, everything published) takes no share. Every run that
-//! has may publish at least one shard, so that none of the highest priority starves.
+//! A run that has nothing to publish (paused, waiting for a round, everything published) takes no share. The shares of
+//! all runs together keep the window, and a run that has waited for long behind others gets one shard at a time, so that
+//! none starves.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use diorama_core::id::{Pool, RunId};
+use tokio::time::Instant;
 
-/// What a run asks of its pool.
+/// A run that has published nothing for this long, because others come first, gets one shard at a time.
+const STARVED: Duration = Duration::from_secs(300);
+
+/// What a run asks of its pool, and has of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Demand {
     pool: Pool,
@@ -16,6 +22,12 @@ struct Demand {
     weight: u32,
     /// Whether it has anything to publish.
     wants: bool,
+    /// Shards that are out.
+    out: usize,
+    /// Of those, shards that nobody has taken up.
+    waiting: usize,
+    /// Since when it has waited with nothing out.
+    idle_since: Option<Instant>,
 }
 
 /// The shares of all runs that one coordinator drives. Clones share them.
@@ -23,7 +35,14 @@ struct Demand {
 pub struct Shares {
     /// Shards of a pool that are in the queue or in work at a time.
     window: usize,
-    demands: Arc<Mutex<HashMap<RunId, Demand>>>,
+    pools: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    demands: HashMap<RunId, Demand>,
+    /// Everything of the pool that was published before this was taken up, or is lost.
+    taken_up: HashMap<Pool, Instant>,
 }
 
 /// A run's part in the shares; leaves them on drop.
@@ -31,104 +50,157 @@ pub struct Shares {
 pub(crate) struct Share {
     shares: Shares,
     run: RunId,
+    pool: Pool,
+}
+
+/// What a run may do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// How many more shards it may publish.
+    pub(crate) room: usize,
+    /// What it has published and nobody has begun is to make room for a run of a higher priority.
+    pub(crate) gives_way: bool,
+    /// The run that it waits for.
+    pub(crate) behind: Option<RunId>,
 }
 
 impl Shares {
     /// Shares of pools with this window.
     pub fn new(window: usize) -> Self {
-        Self { window: window.max(1), demands: Arc::default() }
+        Self { window: window.max(1), pools: Arc::default() }
     }
 
-    fn demands(&self) -> MutexGuard<'_, HashMap<RunId, Demand>> {
-        self.demands.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A run joins, wanting nothing yet.
     pub(crate) fn join(&self, run: &RunId, pool: &Pool, priority: i32, weight: u32) -> Share {
-        let demand = Demand { pool: pool.clone(), priority, weight: weight.max(1), wants: false };
-        self.demands().insert(run.clone(), demand);
-        Share { shares: self.clone(), run: run.clone() }
+        let (pool, weight) = (pool.clone(), weight.max(1));
+        let demand =
+            Demand { pool: pool.clone(), priority, weight, wants: false, out: 0, waiting: 0, idle_since: None };
+        self.known().demands.insert(run.clone(), demand);
+        Share { shares: self.clone(), run: run.clone(), pool }
     }
 }
 
 impl Share {
-    /// Says whether the run has anything to publish, and gives how many of its shards may be out at a time.
-    pub(crate) fn window(&self, wants: bool) -> usize {
-        let mut demands = self.shares.demands();
-        let Some(own) = demands.get_mut(&self.run) else { return 0 };
-        own.wants = wants;
+    /// Says whether the run has anything to publish, how many of its shards are out and how many of those wait; gives
+    /// what it may do.
+    pub(crate) fn turn(&self, wants: bool, out: usize, waiting: usize, now: Instant) -> Turn {
+        let mut known = self.shares.known();
+        let nothing = Turn { room: 0, gives_way: false, behind: None };
+        let Some(own) = known.demands.get_mut(&self.run) else { return nothing };
+        (own.wants, own.out, own.waiting) = (wants, out, waiting);
+        own.idle_since = if wants && out == 0 { own.idle_since.or(Some(now)) } else { None };
         let own = own.clone();
-        let rivals = || demands.values().filter(|demand| demand.wants && demand.pool == own.pool);
-        if !wants || rivals().any(|rival| rival.priority > own.priority) {
-            return 0;
+        let in_pool = || known.demands.iter().filter(|(_, demand)| demand.pool == own.pool);
+        let rivals = || in_pool().filter(|(_, demand)| demand.wants);
+        let first = rivals().map(|(_, rival)| rival.priority).max().unwrap_or(own.priority);
+        let window = self.shares.window;
+        let published: usize = in_pool().map(|(_, demand)| demand.out).sum();
+        let free = window.saturating_sub(published);
+        if first > own.priority {
+            let behind = rivals().filter(|(_, rival)| rival.priority == first).map(|(run, _)| run.clone()).min();
+            let starved = own.idle_since.is_some_and(|since| now.duration_since(since) >= STARVED);
+            // Its one shard does not give way, or it would never be begun.
+            return Turn { room: usize::from(wants && starved), gives_way: out > 1, behind };
         }
-        let weights: u64 =
-            rivals().filter(|rival| rival.priority == own.priority).map(|rival| u64::from(rival.weight)).sum();
-        let share = self.shares.window as u64 * u64::from(own.weight) / weights.max(1);
-        (share as usize).max(1)
+        if !wants {
+            return nothing;
+        }
+        let equals = || rivals().filter(|(_, rival)| rival.priority == own.priority);
+        let weights: u64 = equals().map(|(_, rival)| u64::from(rival.weight)).sum();
+        let share = (window as u64 * u64::from(own.weight)).div_ceil(weights.max(1)) as usize;
+        Turn { room: share.saturating_sub(out).min(free), gives_way: false, behind: None }
+    }
+
+    /// Says when the latest of the run's shards that were taken up had been published; the same of the whole pool.
+    pub(crate) fn taken_up(&self, at: Option<Instant>) -> Option<Instant> {
+        let mut known = self.shares.known();
+        let before = known.taken_up.get(&self.pool).copied();
+        let latest = before.max(at);
+        if let Some(latest) = latest {
+            known.taken_up.insert(self.pool.clone(), latest);
+        }
+        latest
+    }
+
+    /// Shards of the whole pool that were published and that nobody has taken up.
+    pub(crate) fn waiting_in_pool(&self) -> usize {
+        self.shares.known().demands.values().filter(|demand| demand.pool == self.pool).map(|demand| demand.waiting).sum()
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.shares.demands().remove(&self.run);
+        self.shares.known().demands.remove(&self.run);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn join(shares: &Shares, name: &str, pool: &str, priority: i32, weight: u32) -> Share {
-        shares.join(&RunId::new(name).unwrap(), &Pool::new(pool).unwrap(), priority, weight)
+    fn share(shares: &Shares, run: &str, priority: i32, weight: u32) -> Share {
+        shares.join(&RunId::new(run).unwrap(), &Pool::new("p").unwrap(), priority, weight)
     }
 
-    #[test]
-    fn runs_share_by_weight_and_a_run_that_wants_nothing_leaves_its_share_to_the_others() {
-        let shares = Shares::new(40);
-        let (light, heavy, elsewhere) =
-            (join(&shares, "a", "p", 0, 1), join(&shares, "b", "p", 0, 3), join(&shares, "c", "q", 9, 1));
-        assert_eq!(elsewhere.window(true), 40);
-        assert_eq!(light.window(true), 40, "nobody else has asked yet");
-        assert_eq!(heavy.window(true), 30);
-        assert_eq!(light.window(true), 10);
-        assert_eq!(heavy.window(false), 0);
-        assert_eq!(light.window(true), 40);
-        drop(heavy);
-        assert_eq!(light.window(true), 40);
-    }
-
-    #[test]
-    fn a_higher_priority_goes_first_and_a_lower_one_has_what_it_leaves() {
-        let shares = Shares::new(8);
-        let (low, high) = (join(&shares, "low", "p", 0, 1000), join(&shares, "high", "p", 1, 1));
-        assert_eq!((high.window(true), low.window(true)), (8, 0));
-        assert_eq!((high.window(false), low.window(true)), (0, 8));
-    }
-
-    proptest! {
-        #[test]
-        fn the_window_is_kept_but_for_the_one_shard_that_every_run_may_have(
-            window in 1usize..100,
-            runs in prop::collection::vec((0i32..3, 1u32..1000, any::<bool>()), 1..12),
-        ) {
-            let shares = Shares::new(window);
-            let joined: Vec<_> = runs
-                .iter()
-                .enumerate()
-                .map(|(index, (priority, weight, _))| join(&shares, &format!("r{index}"), "p", *priority, *weight))
-                .collect();
-            let ask = || joined.iter().zip(&runs).map(|(share, (_, _, wants))| share.window(*wants)).collect::<Vec<_>>();
-            ask();
-            let given = ask();
-            let top = runs.iter().filter(|run| run.2).map(|run| run.0).max();
-            let sharing = runs.iter().filter(|run| run.2 && Some(run.0) == top).count();
-            prop_assert!(given.iter().sum::<usize>() <= window.max(sharing) + sharing);
-            for ((priority, _, wants), given) in runs.iter().zip(given) {
-                prop_assert_eq!(given > 0, *wants && Some(*priority) == top);
+    #[tokio::test]
+    async fn many_runs_together_keep_the_window_and_each_gets_its_part() {
+        let (shares, now) = (Shares::new(256), Instant::now());
+        let runs: Vec<Share> = (0..50).map(|run| share(&shares, &format!("r{run}"), 0, 1)).collect();
+        let mut out = vec![0; runs.len()];
+        for _ in 0..3 {
+            for (run, out) in runs.iter().zip(&mut out) {
+                *out += run.turn(true, *out, *out, now).room;
+                run.turn(true, *out, *out, now);
             }
         }
+        assert_eq!(out.iter().sum::<usize>(), 256);
+        // Shards are made at the same rate whoever has them: what becomes free goes to those below their part.
+        for round in 0..400 {
+            let made = (0..out.len()).filter(|run| out[*run] > 0).nth(round % 7).unwrap_or(0);
+            out[made] -= 1;
+            for (run, out) in runs.iter().zip(&mut out) {
+                *out += run.turn(true, *out, *out, now).room;
+                run.turn(true, *out, *out, now);
+            }
+            assert!(out.iter().sum::<usize>() <= 256);
+        }
+        assert!(out.iter().all(|out| (1..=6).contains(out)), "{out:?}");
+    }
+
+    #[tokio::test]
+    async fn weights_share_the_window_and_who_wants_nothing_takes_no_part() {
+        let (shares, now) = (Shares::new(12), Instant::now());
+        let (light, heavy) = (share(&shares, "light", 0, 1), share(&shares, "heavy", 0, 3));
+        assert_eq!(light.turn(true, 0, 0, now).room, 12, "nobody else wants");
+        assert_eq!(heavy.turn(true, 0, 0, now).room, 9);
+        assert_eq!(light.turn(true, 0, 0, now).room, 3);
+        heavy.turn(false, 9, 9, now);
+        assert_eq!(light.turn(true, 0, 0, now).room, 3, "what is out still fills the window");
+        drop(heavy);
+        assert_eq!(light.turn(true, 0, 0, now).room, 12);
+    }
+
+    #[tokio::test]
+    async fn a_lower_priority_gives_way_and_says_behind_whom_it_waits_but_does_not_starve() {
+        let (shares, now) = (Shares::new(8), Instant::now());
+        let (low, high) = (share(&shares, "low", -5, 1), share(&shares, "high", 10, 1));
+        assert_eq!(low.turn(true, 0, 0, now).room, 8);
+        low.turn(true, 8, 8, now);
+        high.turn(true, 0, 0, now);
+        let turn = low.turn(true, 8, 6, now);
+        assert_eq!((turn.room, turn.gives_way), (0, true));
+        assert_eq!(turn.behind, Some(RunId::new("high").unwrap()));
+        assert_eq!(low.turn(true, 0, 0, now).room, 0);
+        assert_eq!(high.turn(true, 0, 0, now).room, 8);
+        let later = now + STARVED;
+        let turn = low.turn(true, 0, 0, later);
+        assert_eq!((turn.room, turn.gives_way), (1, false));
+        assert!(!low.turn(true, 1, 1, later).gives_way, "its one shard may be begun");
+        high.turn(false, 8, 8, now);
+        assert_eq!(low.turn(true, 0, 0, now).room, 0, "the window is full");
     }
 }

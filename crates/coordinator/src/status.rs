@@ -1,21 +1,25 @@
-//! How a run of a shared store stands, from the services alone: any coordinator can say, whoever drives it.
+//! How a run of a shared store stands: from its log, and from the progress service where that answers. Any coordinator
+//! can say, whoever drives it.
 
-use diorama_backends::Backends;
-use diorama_backends::progress::{ProgressError, THROUGHPUT_SECONDS, Throughput};
-use diorama_backends::run_store::RunStore;
-use diorama_core::id::{Pool, RunId};
+use diorama_backends::progress::{Counts, Holder, THROUGHPUT_SECONDS, Throughput};
+use diorama_core::id::{Pool, RunId, ShardId};
 use diorama_core::round::RoundInfo;
 use diorama_core::run::{RunSpec, RunState, RunSummary};
+use diorama_protocol::history::History;
+use diorama_protocol::outcomes::Outcomes;
+use diorama_protocol::{Backends, RunStore};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CoordinatorError;
-use crate::reopen::ending;
-use crate::rounds;
 use crate::watch::retrying;
 
 /// The rate is taken over this many seconds.
 const RATE_SECONDS: i64 = 60;
+
+/// Shards whose markers are counted one by one where the progress service is away. Of a larger run, the counts are left
+/// out then.
+const COUNTED_BY_HAND: u64 = 2000;
 
 /// How a run stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,11 +30,14 @@ pub struct RunStatus {
     pub name: Option<String>,
     /// The pool that does the work.
     pub pool: Pool,
-    /// Running, paused, cancelled or finished; a run is `cancelled` as soon as that was asked for.
+    /// Submitting, running, paused, cancelled or finished; a run is `cancelled` as soon as that was asked for.
     pub state: RunState,
     /// Why it is paused, where that was not its owner's wish.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
+    /// What of this cannot be relied on now, and why.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub degraded: Option<String>,
     /// When it was submitted.
     pub submitted_at: Timestamp,
     /// Valid rows.
@@ -58,55 +65,108 @@ pub struct RunStatus {
     pub summary: Option<RunSummary>,
 }
 
-/// Reads how the run in `store` stands.
-pub async fn status(backends: &Backends, store: &RunStore, spec: &RunSpec) -> Result<RunStatus, CoordinatorError> {
-    let mut status = RunStatus {
-        run: spec.run.clone(),
-        name: spec.name.clone(),
-        pool: spec.pool.clone(),
-        state: RunState::Running,
-        reason: None,
-        submitted_at: spec.submitted_at,
-        tasks: spec.tasks,
-        invalid_rows: spec.invalid_rows,
-        done: 0,
-        in_work: 0,
-        failed: 0,
-        retrying: 0,
-        round: 0,
-        shards_running: 0,
-        pictures_per_second: None,
-        eta_seconds: None,
-        summary: None,
-    };
-    if let Some(summary) = ending(store).await? {
-        status.state = summary.state;
+impl RunStatus {
+    /// A run of which nothing but its spec is known.
+    fn of_spec(spec: &RunSpec, state: RunState) -> Self {
+        Self {
+            run: spec.run.clone(),
+            name: spec.name.clone(),
+            pool: spec.pool.clone(),
+            state,
+            reason: None,
+            degraded: None,
+            submitted_at: spec.submitted_at,
+            tasks: spec.tasks,
+            invalid_rows: spec.invalid_rows,
+            done: 0,
+            in_work: 0,
+            failed: 0,
+            retrying: 0,
+            round: 0,
+            shards_running: 0,
+            pictures_per_second: None,
+            eta_seconds: None,
+            summary: None,
+        }
+    }
+
+    fn degrade(&mut self, why: String) {
+        self.degraded = Some(match self.degraded.take() {
+            Some(before) => format!("{before}; {why}"),
+            None => why,
+        });
+    }
+}
+
+/// What the progress service says of a run.
+struct Live {
+    counts: Counts,
+    complete: bool,
+    holders: Vec<(ShardId, Holder)>,
+    throughput: Vec<Throughput>,
+}
+
+/// Reads how the run in `store` stands, whose log is `history`.
+pub async fn status(
+    backends: &Backends,
+    store: &RunStore,
+    spec: &RunSpec,
+    history: &History,
+) -> Result<RunStatus, CoordinatorError> {
+    let state = history.state().ok_or(diorama_protocol::history::Refused::Deleted)?;
+    let mut status = RunStatus::of_spec(spec, state);
+    status.reason = history.reason().map(str::to_owned);
+    if let Some(ended) = history.ended() {
+        let summary = &ended.summary;
         (status.done, status.failed, status.round) = (summary.done, summary.failed, summary.rounds);
-        status.summary = Some(summary);
+        status.summary = Some(summary.clone());
         return Ok(status);
     }
-    let control = store.control().await?;
-    (status.state, status.reason) = (control.state, control.reason);
-    if let Some(round) = rounds::all(store).await?.pop() {
-        status.round = round.round.0;
-        live(backends, &mut status, &round).await?;
+    let Some(round) = history.last_round() else { return Ok(status) };
+    status.round = round.round.0;
+    match live(backends, &spec.run).await {
+        Ok(live) => {
+            if !live.complete {
+                status.degrade("the counts are being rebuilt from the markers".to_owned());
+            }
+            status.in_work = live.holders.iter().map(|(_, holder)| holder.done).sum();
+            status.shards_running = live.holders.len() as u64;
+            status.pictures_per_second = rate(&live.throughput, Timestamp::now().as_second());
+            count(&mut status, live.counts, round);
+            let left = status.tasks.saturating_sub(status.done + status.failed);
+            status.eta_seconds = status.pictures_per_second.map(|rate| left as f64 / rate);
+        }
+        Err(error) => {
+            status.degrade(format!("Redis is away, so nobody knows what workers hold just now ({error})"));
+            if history.rounds().iter().map(|round| u64::from(round.shards)).sum::<u64>() <= COUNTED_BY_HAND {
+                count(&mut status, by_hand(store, spec, history).await?, round);
+            } else {
+                status.degrade("the run is too large to count its markers one by one".to_owned());
+            }
+        }
     }
     Ok(status)
 }
 
-async fn live(backends: &Backends, status: &mut RunStatus, round: &RoundInfo) -> Result<(), ProgressError> {
-    let (progress, run) = (&backends.progress, &status.run);
-    let (counts, holders) = (progress.counts(run).await?, progress.holders(run).await?);
-    let throughput = progress.throughput(run).await?;
+async fn live(backends: &Backends, run: &RunId) -> Result<Live, diorama_backends::progress::ProgressError> {
+    let progress = &backends.progress;
+    let counted = progress.counted(run).await?;
+    let (holders, throughput) = (progress.holders(run).await?, progress.throughput(run).await?);
+    Ok(Live { counts: counted.counts, complete: counted.complete, holders, throughput })
+}
+
+/// What the markers say, read one by one.
+async fn by_hand(store: &RunStore, spec: &RunSpec, history: &History) -> Result<Counts, CoordinatorError> {
+    let mut outcomes = Outcomes::so_far(store, spec, history).await?;
+    while outcomes.next().await?.is_some() {}
+    Ok(outcomes.totals.counts)
+}
+
+fn count(status: &mut RunStatus, counts: Counts, round: &RoundInfo) {
     status.done = counts.done;
-    status.in_work = holders.iter().map(|(_, holder)| holder.done).sum();
     status.failed = round.failed(counts.failed);
     let left = status.tasks.saturating_sub(counts.done + status.failed);
     status.retrying = retrying(left, counts, round);
-    status.shards_running = holders.len() as u64;
-    status.pictures_per_second = rate(&throughput, Timestamp::now().as_second());
-    status.eta_seconds = status.pictures_per_second.map(|rate| left as f64 / rate);
-    Ok(())
 }
 
 /// Pictures a second over the last minute; `None` where there are none.

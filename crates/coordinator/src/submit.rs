@@ -1,15 +1,16 @@
-//! Submission: the spec, the input shards, and last the word that they are complete. A run without that word is
-//! submitted again, over what is there; a run with it is never touched.
+//! Submission: the spec, the input shards, and last the first entry of the run's log, which says that they are complete.
+//! A run without that entry is submitted again, beside what is there; a run with it is never touched.
 
-use diorama_backends::fault;
 use diorama_backends::objects::ObjectError;
-use diorama_backends::run_store::RunStore;
-use diorama_core::id::{Round, ShardId};
+use diorama_core::id::{AttemptId, Round, ShardId};
 use diorama_core::key::ObjectKey;
 use diorama_core::manifest::ManifestIssue;
 use diorama_core::round::RoundInfo;
 use diorama_core::run::RunSpec;
 use diorama_core::task::Task;
+use diorama_protocol::decision::Act;
+use diorama_protocol::history::{History, Refused};
+use diorama_protocol::{Backends, DecideError, RunStore, fault};
 use jiff::Timestamp;
 use tokio::task::{JoinError, JoinSet};
 
@@ -32,34 +33,51 @@ pub struct Submission {
 }
 
 /// Submits the run, or finds that it was submitted. Gives the spec that is in force: the first one, if there was one.
-pub async fn submit(store: &RunStore, submission: Submission) -> Result<RunSpec, CoordinatorError> {
-    let spec = match store.spec().await? {
-        Some(existing) => agree(existing, &submission.spec)?,
-        None => {
-            store.write_json(&ObjectKey::Spec, &submission.spec).await?;
-            submission.spec
-        }
+pub async fn submit(
+    backends: &Backends,
+    store: &RunStore,
+    by: &str,
+    submission: Submission,
+) -> Result<RunSpec, CoordinatorError> {
+    let (spec, mut history) = match store.spec().await? {
+        Some(existing) => (agree(existing, &submission.spec)?, store.history().await?),
+        None => (backends.write_spec(store, submission.spec).await?, History::default()),
     };
     fault::point("submit.after-spec");
-    if is_submitted(store).await? {
+    if history.is_submitted() {
         return Ok(spec);
     }
-    let invalid = store.json_lines(&ObjectKey::InvalidRows, &submission.invalid)?;
-    store.objects().put(&store.path(&ObjectKey::InvalidRows), invalid).await?;
-    write_inputs(store, &spec, submission.tasks).await?;
+    if history.is_deleted() {
+        return Err(Refused::Deleted.into());
+    }
+    let inputs = AttemptId::generate();
+    let key = ObjectKey::InvalidRows(inputs.clone());
+    let invalid = store.json_lines(&key, &submission.invalid)?;
+    store.objects().put(&store.path(&key), invalid).await?;
+    write_inputs(store, &spec, &inputs, submission.tasks).await?;
     fault::point("submit.after-inputs");
-    let round = RoundInfo::first(spec.shards(), spec.tasks, Timestamp::now());
-    store.write_json(&ObjectKey::RoundComplete(Round(0)), &round).await?;
-    fault::point("submit.after-round-complete");
-    Ok(spec)
+    let round = RoundInfo::first(spec.shards(), spec.tasks, inputs, Timestamp::now());
+    let decided = backends.decide(store, &spec.run, &mut history, by, Act::Submitted { round }).await;
+    fault::point("submit.after-decision");
+    match decided {
+        Ok(_) => Ok(spec),
+        // The same submission, by somebody who was faster.
+        Err(DecideError::Refused(Refused::Late { .. })) if history.is_submitted() => Ok(spec),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether every input shard of the run is there, so that its manifest is not needed any more.
 pub async fn is_submitted(store: &RunStore) -> Result<bool, CoordinatorError> {
-    Ok(store.exists(&ObjectKey::RoundComplete(Round(0))).await?)
+    Ok(store.history().await?.is_submitted())
 }
 
-async fn write_inputs(store: &RunStore, spec: &RunSpec, mut tasks: Tasks) -> Result<(), CoordinatorError> {
+async fn write_inputs(
+    store: &RunStore,
+    spec: &RunSpec,
+    inputs: &AttemptId,
+    mut tasks: Tasks,
+) -> Result<(), CoordinatorError> {
     let shard_size = spec.shard_size.max(1) as usize;
     let mut found = 0;
     let mut writing: JoinSet<Result<(), ObjectError>> = JoinSet::new();
@@ -83,8 +101,8 @@ async fn write_inputs(store: &RunStore, spec: &RunSpec, mut tasks: Tasks) -> Res
         {
             flatten(written)?;
         }
-        let store = store.clone();
-        writing.spawn(async move { store.write_input(ShardId { round: Round(0), index }, &shard).await });
+        let (store, inputs) = (store.clone(), inputs.clone());
+        writing.spawn(async move { store.write_input(ShardId { round: Round(0), index }, &inputs, &shard).await });
         if index == spec.shards() / 2 {
             while let Some(written) = writing.join_next().await {
                 flatten(written)?;

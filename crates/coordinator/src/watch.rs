@@ -53,13 +53,14 @@ impl RunProgress {
 }
 
 /// Turns counts into progress; remembers enough for a rate.
+#[derive(Default)]
 pub(crate) struct Gauge {
     samples: VecDeque<(Instant, u64)>,
 }
 
 impl Gauge {
     pub(crate) fn new() -> Self {
-        Self { samples: VecDeque::new() }
+        Self::default()
     }
 
     pub(crate) fn read(

@@ -14,38 +14,37 @@ pub enum RunRoot {
     Own,
 }
 
-/// An object of a run, or a shared blob.
+/// An object of a run, or a shared blob. What more than one process may write under one name is written once, under a
+/// condition; everything else carries the attempt that wrote it in its name. So nothing is ever rewritten.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObjectKey {
     /// The immutable spec.
     Spec,
-    /// A shard's validated rows, immutable.
-    Input(ShardId),
-    /// The rows that were refused and skipped, one a line.
-    InvalidRows,
-    /// That every shard of a round is there, with their number.
-    RoundComplete(crate::id::Round),
-    /// That the run, which had ended before this round, goes on with it.
-    Reopened(crate::id::Round),
+    /// The entry of the run's log with this number, from 0.
+    Decision(u64),
+    /// A shard's validated rows, as the writer of its round wrote them.
+    Input(ShardId, AttemptId),
+    /// The rows that were refused and skipped, one a line, as the submission wrote them.
+    InvalidRows(AttemptId),
     /// One attempt's archive.
     Archive(ShardId, AttemptId),
-    /// One file of a picture in files format: `folder/{custom_id}{suffix}`.
-    File(Folder, CustomId, String),
+    /// One file of a picture in files format: `folder/{custom_id}{suffix}`, below the attempt that made it.
+    File(ShardId, AttemptId, Folder, CustomId, String),
+    /// What an attempt had finished of its shard when it handed it back.
+    Part(ShardId, AttemptId),
     /// The commit marker of a shard.
     Commit(ShardId),
-    /// Before each task of a shard that runs task by task: which one is running.
-    Journal(ShardId),
-    /// Running or paused.
-    Control,
-    /// That the run is cancelled, whatever [`Self::Control`] says.
-    Cancelled,
-    /// The model that the run is bound to, where its spec does not say.
-    Model,
-    /// The outcomes of tasks with a picture, one a line.
-    Results,
-    /// The outcomes of tasks without, and the rows that were refused.
-    Errors,
-    /// Counts and rates.
+    /// That the first attempt on a shard began.
+    FirstAttempt(ShardId),
+    /// The entry with this number, from 0, that an attempt adds to its shard's journal.
+    Journal(ShardId, AttemptId, u32),
+    /// The shards that an ending left out: they count as cancelled.
+    Void(AttemptId),
+    /// The outcomes of tasks with a picture, one a line, of one ending.
+    Results(AttemptId),
+    /// The outcomes of tasks without, and the rows that were refused, of one ending.
+    Errors(AttemptId),
+    /// Counts and rates of a run that has ended, for whoever looks into the folder; the log has them too.
     Summary,
     /// The gallery.
     Gallery,
@@ -93,35 +92,80 @@ impl ObjectKey {
     pub fn path(&self, root: &RunRoot) -> String {
         match (self, root) {
             (Self::Blob(sha256), _) => format!("blobs/{sha256}"),
-            (_, RunRoot::Own) => self.to_string(),
-            (_, RunRoot::Shared(run)) => format!("runs/{run}/{self}"),
+            (_, RunRoot::Own) => self.relative(root),
+            (_, RunRoot::Shared(run)) => format!("runs/{run}/{}", self.relative(root)),
+        }
+    }
+
+    /// The key relative to the run. In a folder of its own a run has one process at a time, so what users look for has
+    /// the name that they expect; in a shared store it lies below whoever wrote it.
+    pub fn relative(&self, root: &RunRoot) -> String {
+        let own = *root == RunRoot::Own;
+        match self {
+            Self::Spec => "run.json".to_owned(),
+            Self::Decision(number) => format!("decisions/{number:06}.json"),
+            Self::Input(shard, writer) => format!("input/{shard}.{writer}.jsonl"),
+            Self::InvalidRows(writer) => format!("input/invalid.{writer}.jsonl"),
+            Self::Archive(shard, attempt) => format!("shards/{shard}.{attempt}.tar"),
+            Self::File(_, _, folder, id, suffix) if own => format!("{}/{id}{suffix}", folder.as_str()),
+            Self::File(shard, attempt, folder, id, suffix) => {
+                format!("files/{shard}.{attempt}/{}/{id}{suffix}", folder.as_str())
+            }
+            Self::Part(shard, attempt) => format!("parts/{shard}.{attempt}.json"),
+            Self::Commit(shard) => format!("commits/{shard}.json"),
+            Self::FirstAttempt(shard) => format!("journal/{shard}.json"),
+            Self::Journal(shard, attempt, number) => format!("journal/{shard}.{attempt}.{number:05}.json"),
+            Self::Void(ending) => format!("endings/{ending}/void.json"),
+            Self::Results(_) if own => "results.jsonl".to_owned(),
+            Self::Results(ending) => format!("endings/{ending}/results.jsonl"),
+            Self::Errors(_) if own => "errors.jsonl".to_owned(),
+            Self::Errors(ending) => format!("endings/{ending}/errors.jsonl"),
+            Self::Summary => "summary.json".to_owned(),
+            Self::Gallery => "index.html".to_owned(),
+            Self::Blob(sha256) => format!("blobs/{sha256}"),
         }
     }
 }
 
-impl fmt::Display for ObjectKey {
-    /// The key relative to the run.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Spec => f.write_str("run.json"),
-            Self::Input(shard) => write!(f, "input/{shard}.jsonl"),
-            Self::InvalidRows => f.write_str("input/invalid.jsonl"),
-            Self::RoundComplete(round) => write!(f, "input/r{}.complete.json", round.0),
-            Self::Reopened(round) => write!(f, "input/r{}.reopened.json", round.0),
-            Self::Archive(shard, attempt) => write!(f, "shards/{shard}.{attempt}.tar"),
-            Self::File(folder, id, suffix) => write!(f, "{}/{id}{suffix}", folder.as_str()),
-            Self::Commit(shard) => write!(f, "commits/{shard}.json"),
-            Self::Journal(shard) => write!(f, "journal/{shard}.jsonl"),
-            Self::Control => f.write_str("control.json"),
-            Self::Cancelled => f.write_str("cancelled.json"),
-            Self::Model => f.write_str("model.json"),
-            Self::Results => f.write_str("results.jsonl"),
-            Self::Errors => f.write_str("errors.jsonl"),
-            Self::Summary => f.write_str("summary.json"),
-            Self::Gallery => f.write_str("index.html"),
-            Self::Blob(sha256) => write!(f, "blobs/{sha256}"),
-        }
-    }
+/// The folders of a run, relative to it, whose objects belong to one shard each.
+pub const SHARD_FOLDERS: [&str; 4] = ["shards/", "files/", "parts/", "journal/"];
+
+/// What every [`ObjectKey::Commit`] begins with, relative to the run.
+pub const COMMITS: &str = "commits/";
+
+/// What every [`ObjectKey::Decision`] begins with, relative to the run.
+pub const DECISIONS: &str = "decisions/";
+
+/// What every [`ObjectKey::Input`] and [`ObjectKey::InvalidRows`] begins with, relative to the run.
+pub const INPUTS: &str = "input/";
+
+/// What the objects of every ending begin with, relative to the run.
+pub const ENDINGS: &str = "endings/";
+
+/// What every object of every run of a shared store begins with.
+pub const RUNS: &str = "runs/";
+
+/// The shard that a key relative to its run is about: of an input, an archive, a file below its attempt, a part, a
+/// marker or an entry of the journal.
+pub fn shard_of(relative: &str) -> Option<ShardId> {
+    relative.split('/').nth(1)?.split('.').next()?.parse().ok()
+}
+
+/// The number of a [`ObjectKey::Decision`], from its key relative to the run.
+pub fn decision_of(relative: &str) -> Option<u64> {
+    let digits = relative.strip_prefix(DECISIONS)?.strip_suffix(".json")?;
+    digits.parse().ok().filter(|number| format!("{number:06}") == digits)
+}
+
+/// The run that a full key of a shared store belongs to.
+pub fn run_of(key: &str) -> Option<RunId> {
+    RunId::new(key.strip_prefix(RUNS)?.split('/').next()?).ok()
+}
+
+/// Where a user expects the file that lies at `relative`: without the attempt that made it.
+pub fn as_users_name_it(relative: &str) -> &str {
+    let within = relative.strip_prefix("files/").and_then(|rest| rest.split_once('/'));
+    within.map_or(relative, |(_, file)| file)
 }
 
 /// An object beside the runs of a shared store.
@@ -131,10 +175,11 @@ pub enum SharedKey {
     Submitted(RunId),
     /// That the run has not ended; removed when it has.
     Active(RunId),
-    /// That the run is being deleted.
-    Deleting(RunId),
-    /// Which run a submission became, by the key that its sender chose.
-    Idempotency(Sha256Hex),
+    /// That the run was deleted, for as long as something late may still appear under its name.
+    Deleted(RunId),
+    /// Which run a submission became, by the key that its sender chose and how often that was submitted anew, because
+    /// its run was deleted: the last one counts.
+    Idempotency(Sha256Hex, u32),
 }
 
 impl SharedKey {
@@ -142,6 +187,10 @@ impl SharedKey {
     pub const SUBMITTED: &'static str = "index/submitted/";
     /// What every [`SharedKey::Active`] begins with.
     pub const ACTIVE: &'static str = "index/active/";
+    /// What every [`SharedKey::Deleted`] begins with.
+    pub const DELETED: &'static str = "index/deleted/";
+    /// What every [`SharedKey::Idempotency`] begins with.
+    pub const IDEMPOTENCY: &'static str = "index/idempotency/";
 
     /// The run that a listed key of [`SharedKey::Submitted`] or [`SharedKey::Active`] is about.
     pub fn run(key: &str) -> Option<RunId> {
@@ -155,8 +204,8 @@ impl fmt::Display for SharedKey {
         match self {
             Self::Submitted(run) => write!(f, "{}{run}", Self::SUBMITTED),
             Self::Active(run) => write!(f, "{}{run}", Self::ACTIVE),
-            Self::Deleting(run) => write!(f, "index/deleting/{run}"),
-            Self::Idempotency(key) => write!(f, "index/idempotency/{key}"),
+            Self::Deleted(run) => write!(f, "{}{run}", Self::DELETED),
+            Self::Idempotency(key, number) => write!(f, "{}{key}.{number}", Self::IDEMPOTENCY),
         }
     }
 }
@@ -172,7 +221,37 @@ mod tests {
         let run = RunId::new("a").unwrap();
         assert_eq!(ObjectKey::Commit(shard).path(&RunRoot::Own), "commits/r0-000012.json");
         assert_eq!(ObjectKey::Commit(shard).path(&RunRoot::Shared(run.clone())), "runs/a/commits/r0-000012.json");
+        let (attempt, file) = (AttemptId::new("0a").unwrap(), "images/x.y.png");
+        let picture = ObjectKey::File(shard, attempt.clone(), Folder::Images, CustomId::new("x.y").unwrap(), ".png".to_owned());
+        assert_eq!(picture.path(&RunRoot::Own), file);
+        let shared = picture.relative(&RunRoot::Shared(run.clone()));
+        assert_eq!((shared.as_str(), as_users_name_it(&shared)), ("files/r0-000012.0a/images/x.y.png", file));
+        assert_eq!(as_users_name_it(file), file);
         let blob = ObjectKey::Blob(Sha256Hex::of(b""));
         assert_eq!(blob.path(&RunRoot::Own), blob.path(&RunRoot::Shared(run)));
+    }
+
+    #[test]
+    fn a_key_tells_the_shard_the_run_and_the_number_that_it_was_made_of() {
+        let (shard, attempt) = (ShardId { round: Round(3), index: 7 }, AttemptId::new("0a").unwrap());
+        let id = CustomId::new("x.y").unwrap();
+        let keys = [
+            ObjectKey::Input(shard, attempt.clone()),
+            ObjectKey::Archive(shard, attempt.clone()),
+            ObjectKey::File(shard, attempt.clone(), Folder::Masks, id, ".png".to_owned()),
+            ObjectKey::Part(shard, attempt.clone()),
+            ObjectKey::Commit(shard),
+            ObjectKey::FirstAttempt(shard),
+            ObjectKey::Journal(shard, attempt.clone(), 4),
+        ];
+        let root = RunRoot::Shared(RunId::new("a").unwrap());
+        for key in keys {
+            assert_eq!(shard_of(&key.relative(&root)), Some(shard), "{key:?}");
+            assert_eq!(run_of(&key.path(&root)), Some(RunId::new("a").unwrap()), "{key:?}");
+        }
+        assert_eq!(shard_of(&ObjectKey::InvalidRows(attempt.clone()).relative(&root)), None);
+        assert_eq!(decision_of(&ObjectKey::Decision(12).relative(&root)), Some(12));
+        assert_eq!(decision_of("decisions/12.json"), None);
+        assert_eq!(run_of("index/active/a"), None);
     }
 }

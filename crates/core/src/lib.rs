@@ -16,4 +16,5 @@ pub mod retry;
 pub mod round;
 pub mod run;
 pub mod settings;
+pub mod shards;
 pub mod task;

@@ -98,7 +98,7 @@ impl TaskError {
 /// One file that a task made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRef {
-    /// Its path: below the output folder (files format) or inside the archive (webdataset format).
+    /// Its path: relative to the run (files format) or inside the archive (webdataset format).
     pub path: String,
     /// The digest of its bytes.
     pub sha256: Sha256Hex,
@@ -112,6 +112,9 @@ pub struct FileRef {
 pub enum Outcome {
     /// The picture was made.
     Done {
+        /// The archive that holds the files, relative to the run, in webdataset format.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        archive: Option<String>,
         /// The files by role: `image`, `mask`, `overlay`, `heatmap.NOUN`, `record`, `compare.METHOD`.
         files: BTreeMap<String, FileRef>,
         /// The share of the picture that the last mask covers, 0 to 1, where there is a mask.
@@ -136,7 +139,7 @@ impl Outcome {
     }
 }
 
-/// The outcome of one task, as it stands in commit markers, `results.jsonl` and `errors.jsonl`.
+/// The outcome of one task, as it stands in commit markers and, one a line, in `results.jsonl` and `errors.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskOutcome {
     /// The task's place in the manifest.

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Round, ShardId};
+use crate::id::{AttemptId, Round, ShardId};
 use crate::outcome::{ErrorCode, TaskError};
 use crate::retry::RetryPolicy;
 
-/// That all shards of a round are there. Immutable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A round all of whose shards are there. Immutable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoundInfo {
     /// Which.
     pub round: Round,
@@ -18,8 +18,13 @@ pub struct RoundInfo {
     pub shards: u32,
     /// Its tasks.
     pub tasks: u64,
-    /// When it may begin.
+    /// Who wrote its inputs: the part of their names that no other writer has.
+    pub inputs: AttemptId,
+    /// When it may begin, by the clock of whoever wrote it.
     pub not_before: Timestamp,
+    /// The wait before it, in seconds: however far that clock is from another one, nobody waits longer.
+    #[serde(default)]
+    pub delay_seconds: f64,
     /// Where its budget of rounds begins: at 0, or at the latest round that reopened the run.
     #[serde(default)]
     pub budget: Round,
@@ -34,9 +39,14 @@ pub struct RoundInfo {
 
 impl RoundInfo {
     /// The manifest's round.
-    pub fn first(shards: u32, tasks: u64, not_before: Timestamp) -> Self {
+    pub fn first(shards: u32, tasks: u64, inputs: AttemptId, not_before: Timestamp) -> Self {
         let round = Round(0);
-        Self { round, shards, tasks, not_before, budget: round, failed_offset: 0, reopened: None }
+        Self { round, shards, tasks, inputs, not_before, delay_seconds: 0.0, budget: round, failed_offset: 0, reopened: None }
+    }
+
+    /// The wait before it, of an hour at most.
+    pub fn delay(&self) -> std::time::Duration {
+        std::time::Duration::from_secs_f64(self.delay_seconds.clamp(0.0, 3600.0))
     }
 
     /// The round's shards.
@@ -74,17 +84,6 @@ impl FailedWhere {
         self.code.as_ref().is_none_or(|codes| codes.contains(&error.code))
             && self.retryable.is_none_or(|retryable| retryable == error.retryable)
     }
-}
-
-/// That a run that had ended goes on. Written once, for the round after the last one that ran; from then on the run's
-/// summary is about the past.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reopening {
-    /// The tasks that are tried again.
-    #[serde(rename = "where")]
-    pub which: FailedWhere,
-    /// When it was asked for.
-    pub at: Timestamp,
 }
 
 #[cfg(test)]

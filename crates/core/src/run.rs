@@ -63,7 +63,7 @@ pub struct RunSpec {
     /// When failed tasks are tried again.
     pub retry: RetryPolicy,
     /// The model that the run was checked with: its pictures come from no other one. `None`: the first worker that
-    /// takes up the run binds it to its own, in `model.json`.
+    /// takes up the run binds it to its own, in the run's log.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub model: Option<ModelIdentity>,
 }
@@ -104,6 +104,8 @@ impl RunSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
+    /// Its rows are being stored; nothing runs yet.
+    Submitting,
     /// Shards are being published and run.
     Running,
     /// Nothing new is published; workers stop before their next batch.
@@ -117,6 +119,7 @@ pub enum RunState {
 impl std::fmt::Display for RunState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Submitting => "submitting",
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Cancelled => "cancelled",
@@ -125,40 +128,7 @@ impl std::fmt::Display for RunState {
     }
 }
 
-/// What the run's owner wants of it. `control.json` holds it while it is running or paused, and is absent where nobody
-/// ever paused it; that it is cancelled is an object of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Control {
-    /// Running, paused or cancelled.
-    pub state: RunState,
-    /// Why, where it was not the owner's own wish.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub reason: Option<String>,
-}
-
-/// A change of state that is not allowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a {from} run cannot become {to}")]
-pub struct IllegalTransition {
-    /// The state it is in.
-    pub from: RunState,
-    /// The state it was asked to enter.
-    pub to: RunState,
-}
-
-impl RunState {
-    /// The state after the change, or why not. Entering the state it is in is allowed.
-    pub fn to(self, to: RunState) -> Result<RunState, IllegalTransition> {
-        use RunState::{Cancelled, Finished, Paused, Running};
-        match (self, to) {
-            (a, b) if a == b => Ok(b),
-            (Running, Paused | Cancelled | Finished) | (Paused, Running | Cancelled) => Ok(to),
-            (from @ (Running | Paused | Cancelled | Finished), to) => Err(IllegalTransition { from, to }),
-        }
-    }
-}
-
-/// How a run ended. Written as `summary.json`.
+/// How a run ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSummary {
     /// The run.
@@ -185,17 +155,4 @@ pub struct RunSummary {
     pub wall_seconds: f64,
     /// `done / wall_seconds`.
     pub pictures_per_second: f64,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ended_run_stays_ended_and_the_error_names_both_states() {
-        let error = RunState::Finished.to(RunState::Running).unwrap_err();
-        assert_eq!(error.to_string(), "a finished run cannot become running");
-        assert!(RunState::Cancelled.to(RunState::Paused).is_err());
-        assert_eq!(RunState::Paused.to(RunState::Running), Ok(RunState::Running));
-    }
 }

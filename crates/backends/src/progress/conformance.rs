@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use diorama_core::id::{AttemptId, CustomId, Pool, Round, RunId, Seed, ShardId, TaskIndex, WorkerId};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
-use diorama_core::run::ModelIdentity;
+use diorama_core::run::{ModelIdentity, RunState};
 
-use super::{Counts, Heartbeat, Holder, Progress, RECENT_FAILURES, THROUGHPUT_SECONDS};
+use super::{
+    Counted, Counts, Head, Heartbeat, Holder, Progress, RECENT_FAILURES, THROUGHPUT_SECONDS, WorkerState,
+};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -40,7 +42,7 @@ pub async fn a_shard_committed_many_times_at_once_counts_once(progress: Arc<dyn 
         }
         assert_eq!(first, 1);
     }
-    let total = progress.counts(&run).await.unwrap();
+    let total = counts_of(&*progress, &run).await;
     assert_eq!(total, Counts { shards: 20, done: 1200, failed: 60, retrying: 20 });
     let committed = progress.committed(&run, Round(0)).await.unwrap();
     assert_eq!(committed.len(), 20);
@@ -55,12 +57,12 @@ pub async fn runs_and_rounds_do_not_mix_and_forget_forgets_one(progress: &dyn Pr
     assert!(progress.commit(&a, shard(1, 9), counts, &[]).await.unwrap());
     assert!(progress.commit(&b, shard(0, 9), counts, &[]).await.unwrap());
     assert!(!progress.commit(&b, shard(0, 9), counts, &[]).await.unwrap());
-    assert_eq!(progress.counts(&a).await.unwrap().done, 2);
+    assert_eq!(counts_of(progress, &a).await.done, 2);
     assert!(progress.committed(&a, Round(2)).await.unwrap().is_empty());
     progress.forget(&a).await.unwrap();
-    assert_eq!(progress.counts(&a).await.unwrap(), Counts::default());
+    assert_eq!(counts_of(progress, &a).await, Counts::default());
     assert!(progress.committed(&a, Round(0)).await.unwrap().is_empty());
-    assert_eq!(progress.counts(&b).await.unwrap().done, 1);
+    assert_eq!(counts_of(progress, &b).await.done, 1);
 }
 
 /// Holders: renewed by holding again, gone after release, commit or their time to live; a late hold of a committed
@@ -75,6 +77,10 @@ pub async fn a_holder_is_seen_until_it_releases_commits_or_falls_silent(progress
     let holders = progress.holders(&run).await.unwrap();
     assert_eq!(holders, [(shard(0, 1), Holder { done: 4, ..holder("one") }), (shard(0, 2), holder("two"))]);
 
+    assert_eq!(progress.holder(&run, shard(0, 2)).await.unwrap(), Some(holder("two")));
+    assert_eq!(progress.holder(&run, shard(0, 3)).await.unwrap(), None, "it fell silent");
+    assert_eq!(progress.holder(&run, shard(0, 4)).await.unwrap(), None);
+
     progress.release(&run, shard(0, 1), &holder("other").attempt).await.unwrap();
     assert_eq!(progress.holders(&run).await.unwrap().len(), 2);
     progress.release(&run, shard(0, 1), &holder("one").attempt).await.unwrap();
@@ -85,21 +91,21 @@ pub async fn a_holder_is_seen_until_it_releases_commits_or_falls_silent(progress
 
 /// Workers appear with their heartbeat and disappear without it.
 pub async fn a_silent_worker_is_forgotten(progress: &dyn Progress) {
-    let heartbeat = |worker: &str, state: &str| Heartbeat {
+    let heartbeat = |worker: &str, state: WorkerState| Heartbeat {
         worker: WorkerId::new(worker).unwrap(),
         pool: Pool::new("default").unwrap(),
-        state: state.to_owned(),
+        state,
         model: "demo".to_owned(),
         identity: ModelIdentity { sha256: "0123".to_owned(), dtype: "f32".to_owned() },
         device: "cpu".to_owned(),
         done: 12,
     };
-    progress.heartbeat(&heartbeat("silent", "idle"), Duration::from_millis(20)).await.unwrap();
-    progress.heartbeat(&heartbeat("b", "idle"), LONG).await.unwrap();
-    progress.heartbeat(&heartbeat("a", "idle"), LONG).await.unwrap();
-    progress.heartbeat(&heartbeat("a", "working"), LONG).await.unwrap();
+    progress.heartbeat(&heartbeat("silent", WorkerState::Idle), Duration::from_millis(20)).await.unwrap();
+    progress.heartbeat(&heartbeat("b", WorkerState::Idle), LONG).await.unwrap();
+    progress.heartbeat(&heartbeat("a", WorkerState::Idle), LONG).await.unwrap();
+    progress.heartbeat(&heartbeat("a", WorkerState::Working), LONG).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(progress.workers().await.unwrap(), [heartbeat("a", "working"), heartbeat("b", "idle")]);
+    assert_eq!(progress.workers().await.unwrap(), [heartbeat("a", WorkerState::Working), heartbeat("b", WorkerState::Idle)]);
 }
 
 /// Recent failures come with their shard, once however often it is committed; they are capped and the newest stay.
@@ -140,12 +146,55 @@ pub async fn of_many_owners_one_has_the_lease(progress: &dyn Progress) {
 /// A claim has one attempt, which may renew it, until it is not renewed in time.
 pub async fn of_many_attempts_one_may_commit_until_its_claim_ends(progress: &dyn Progress) {
     let (run, a, b) = (run("claims"), AttemptId::new("a").unwrap(), AttemptId::new("b").unwrap());
-    assert_eq!(progress.claim(&run, shard(0, 1), &a, LONG).await.unwrap(), a);
-    assert_eq!(progress.claim(&run, shard(0, 1), &b, LONG).await.unwrap(), a);
-    assert_eq!(progress.claim(&run, shard(0, 2), &b, LONG).await.unwrap(), b, "shards do not mix");
-    assert_eq!(progress.claim(&run, shard(0, 1), &a, Duration::from_millis(20)).await.unwrap(), a);
+    let (marker, other) = ("commits/r0-000001.json", "commits/r0-000002.json");
+    assert_eq!(progress.claim(&run, marker, &a, LONG).await.unwrap(), a);
+    assert_eq!(progress.claim(&run, marker, &b, LONG).await.unwrap(), a);
+    assert_eq!(progress.claim(&run, other, &b, LONG).await.unwrap(), b, "objects do not mix");
+    assert_eq!(progress.claim(&run, marker, &a, Duration::from_millis(20)).await.unwrap(), a);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(progress.claim(&run, shard(0, 1), &b, LONG).await.unwrap(), b);
+    assert_eq!(progress.claim(&run, marker, &b, LONG).await.unwrap(), b);
+}
+
+/// How far a log is never goes back, and what is said of the same length anew counts.
+pub async fn how_far_a_log_is_never_goes_back(progress: &dyn Progress) {
+    let run = run("head");
+    let head = |decisions, state, gives_way| Head { decisions, state, gives_way };
+    assert_eq!(progress.head(&run).await.unwrap(), None);
+    progress.announce(&run, &head(2, RunState::Paused, false)).await.unwrap();
+    progress.announce(&run, &head(1, RunState::Running, false)).await.unwrap();
+    assert_eq!(progress.head(&run).await.unwrap(), Some(head(2, RunState::Paused, false)));
+    progress.announce(&run, &head(10, RunState::Running, false)).await.unwrap();
+    progress.announce(&run, &head(10, RunState::Running, true)).await.unwrap();
+    assert_eq!(progress.head(&run).await.unwrap(), Some(head(10, RunState::Running, true)));
+    progress.forget(&run).await.unwrap();
+    assert_eq!(progress.head(&run).await.unwrap(), None);
+}
+
+/// Many shards at once count like each by itself, across the borders of whatever they are kept in; that the counts are
+/// complete is known until they are forgotten.
+pub async fn many_shards_at_once_count_like_each_by_itself(progress: &dyn Progress) {
+    let run = run("many");
+    let one = Counts { shards: 1, done: 1, failed: 2, retrying: 3 };
+    let indices = [0, 7, 8, 8191, 8192, 20_000];
+    let shards: Vec<_> = indices.iter().map(|index| (shard(1, *index), one)).collect();
+    progress.commit(&run, shard(1, 8192), one, &[]).await.unwrap();
+    for _ in 0..2 {
+        progress.commit_many(&run, &shards).await.unwrap();
+    }
+    assert!(!progress.commit(&run, shard(1, 8191), one, &[]).await.unwrap());
+    let counted = progress.counted(&run).await.unwrap();
+    assert_eq!(counted.counts, Counts { shards: 6, done: 6, failed: 12, retrying: 18 });
+    assert!(!counted.complete);
+    assert_eq!(progress.committed(&run, Round(1)).await.unwrap().iter().collect::<Vec<_>>(), indices);
+    assert!(progress.committed(&run, Round(0)).await.unwrap().is_empty());
+    progress.complete(&run).await.unwrap();
+    assert!(progress.counted(&run).await.unwrap().complete);
+    progress.forget(&run).await.unwrap();
+    assert_eq!(progress.counted(&run).await.unwrap(), Counted::default());
+}
+
+async fn counts_of(progress: &dyn Progress, run: &RunId) -> Counts {
+    progress.counted(run).await.unwrap().counts
 }
 
 /// The intervals begin at multiples of their length, rise, and hold what was counted, once.
@@ -169,11 +218,11 @@ pub async fn an_expired_run_is_forgotten_in_time(progress: &dyn Progress) {
         progress.commit(run, shard(0, 0), counts, &[]).await.unwrap();
     }
     progress.expire(&ended, LONG).await.unwrap();
-    assert_eq!(progress.counts(&ended).await.unwrap(), counts);
+    assert_eq!(counts_of(progress, &ended).await, counts);
     progress.expire(&ended, Duration::from_millis(20)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(progress.counts(&ended).await.unwrap(), Counts::default());
+    assert_eq!(counts_of(progress, &ended).await, Counts::default());
     assert!(progress.committed(&ended, Round(0)).await.unwrap().is_empty());
     assert_eq!(progress.throughput(&ended).await.unwrap(), []);
-    assert_eq!(progress.counts(&other).await.unwrap(), counts);
+    assert_eq!(counts_of(progress, &other).await, counts);
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use diorama_core::id::{AttemptId, Round, RunId, ShardId, WorkerId};
 use diorama_core::outcome::TaskOutcome;
+use diorama_core::shards::ShardSet;
 use tokio::time::Instant;
 
 use super::{
-    Counts, Heartbeat, Holder, Progress, ProgressError, RECENT_FAILURES, ShardSet, THROUGHPUT_INTERVALS,
+    Counted, Counts, Head, Heartbeat, Holder, Progress, ProgressError, RECENT_FAILURES, THROUGHPUT_INTERVALS,
     THROUGHPUT_SECONDS, Throughput,
 };
 
@@ -25,20 +26,33 @@ struct State {
     runs: HashMap<RunId, Run>,
     workers: BTreeMap<WorkerId, (Heartbeat, Instant)>,
     leases: HashMap<String, (String, Instant)>,
+    rung: u64,
 }
 
 #[derive(Default)]
 struct Run {
     committed: HashMap<Round, ShardSet>,
-    counts: Counts,
+    counted: Counted,
+    head: Option<Head>,
     holders: BTreeMap<ShardId, (Holder, Instant)>,
     failures: VecDeque<TaskOutcome>,
     throughput: BTreeMap<i64, u64>,
-    claims: HashMap<ShardId, (AttemptId, Instant)>,
+    claims: HashMap<String, (AttemptId, Instant)>,
     forget_at: Option<Instant>,
 }
 
 impl Run {
+    fn commit(&mut self, shard: ShardId, counts: Counts, failures: &[TaskOutcome]) -> bool {
+        let new = self.committed.entry(shard.round).or_default().insert(shard.index);
+        if new {
+            self.counted.counts = self.counted.counts.plus(counts);
+            self.count_throughput(counts.done);
+            self.list_failures(failures);
+            self.holders.remove(&shard);
+        }
+        new
+    }
+
     fn list_failures(&mut self, failures: &[TaskOutcome]) {
         for failure in failures {
             self.failures.push_front(failure.clone());
@@ -82,24 +96,29 @@ impl Progress for EmbeddedProgress {
         counts: Counts,
         failures: &[TaskOutcome],
     ) -> Result<bool, ProgressError> {
-        Ok(self.with_run(run, |run| {
-            let new = run.committed.entry(shard.round).or_default().insert(shard.index);
-            if new {
-                run.counts = run.counts.plus(counts);
-                run.count_throughput(counts.done);
-                run.list_failures(failures);
-                run.holders.remove(&shard);
+        Ok(self.with_run(run, |run| run.commit(shard, counts, failures)))
+    }
+
+    async fn commit_many(&self, run: &RunId, shards: &[(ShardId, Counts)]) -> Result<(), ProgressError> {
+        self.with_run(run, |run| {
+            for (shard, counts) in shards {
+                run.commit(*shard, *counts, &[]);
             }
-            new
-        }))
+        });
+        Ok(())
     }
 
     async fn committed(&self, run: &RunId, round: Round) -> Result<ShardSet, ProgressError> {
         Ok(self.with_run(run, |run| run.committed.get(&round).cloned().unwrap_or_default()))
     }
 
-    async fn counts(&self, run: &RunId) -> Result<Counts, ProgressError> {
-        Ok(self.with_run(run, |run| run.counts))
+    async fn counted(&self, run: &RunId) -> Result<Counted, ProgressError> {
+        Ok(self.with_run(run, |run| run.counted))
+    }
+
+    async fn complete(&self, run: &RunId) -> Result<(), ProgressError> {
+        self.with_run(run, |run| run.counted.complete = true);
+        Ok(())
     }
 
     async fn hold(&self, run: &RunId, shard: ShardId, holder: &Holder, ttl: Duration) -> Result<(), ProgressError> {
@@ -118,6 +137,12 @@ impl Progress for EmbeddedProgress {
             }
         });
         Ok(())
+    }
+
+    async fn holder(&self, run: &RunId, shard: ShardId) -> Result<Option<Holder>, ProgressError> {
+        let now = Instant::now();
+        let living = |run: &mut Run| run.holders.get(&shard).filter(|(_, until)| *until > now).cloned();
+        Ok(self.with_run(run, living).map(|(holder, _)| holder))
     }
 
     async fn holders(&self, run: &RunId) -> Result<Vec<(ShardId, Holder)>, ProgressError> {
@@ -150,18 +175,31 @@ impl Progress for EmbeddedProgress {
             .with_run(run, |run| run.throughput.iter().map(|(at, done)| Throughput { at: *at, done: *done }).collect()))
     }
 
+    async fn announce(&self, run: &RunId, head: &Head) -> Result<(), ProgressError> {
+        self.with_run(run, |run| {
+            if run.head.is_none_or(|known| known.decisions <= head.decisions) {
+                run.head = Some(*head);
+            }
+        });
+        Ok(())
+    }
+
+    async fn head(&self, run: &RunId) -> Result<Option<Head>, ProgressError> {
+        Ok(self.with_run(run, |run| run.head))
+    }
+
     async fn claim(
         &self,
         run: &RunId,
-        shard: ShardId,
+        what: &str,
         attempt: &AttemptId,
         ttl: Duration,
     ) -> Result<AttemptId, ProgressError> {
         let now = Instant::now();
-        Ok(self.with_run(run, |run| match run.claims.get(&shard) {
+        Ok(self.with_run(run, |run| match run.claims.get(what) {
             Some((other, until)) if other != attempt && *until > now => other.clone(),
             _ => {
-                run.claims.insert(shard, (attempt.clone(), now + ttl));
+                run.claims.insert(what.to_owned(), (attempt.clone(), now + ttl));
                 attempt.clone()
             }
         }))
@@ -183,6 +221,15 @@ impl Progress for EmbeddedProgress {
             state.leases.remove(name);
         }
         Ok(())
+    }
+
+    async fn ring(&self) -> Result<(), ProgressError> {
+        self.state().rung += 1;
+        Ok(())
+    }
+
+    async fn rung(&self) -> Result<u64, ProgressError> {
+        Ok(self.state().rung)
     }
 
     async fn expire(&self, run: &RunId, after: Duration) -> Result<(), ProgressError> {
@@ -229,6 +276,16 @@ mod tests {
     #[tokio::test]
     async fn of_many_attempts_one_may_commit_until_its_claim_ends() {
         conformance::of_many_attempts_one_may_commit_until_its_claim_ends(&EmbeddedProgress::default()).await;
+    }
+
+    #[tokio::test]
+    async fn how_far_a_log_is_never_goes_back() {
+        conformance::how_far_a_log_is_never_goes_back(&EmbeddedProgress::default()).await;
+    }
+
+    #[tokio::test]
+    async fn many_shards_at_once_count_like_each_by_itself() {
+        conformance::many_shards_at_once_count_like_each_by_itself(&EmbeddedProgress::default()).await;
     }
 
     #[tokio::test]

@@ -1,15 +1,17 @@
-//! Progress: counts, who holds what, heartbeats, recent failures. For people and for the pump's window, never the truth:
-//! all of it can be lost at any time and is rebuilt from the commit markers.
+//! Progress: counts, who holds what, heartbeats, recent failures, and how far a run's log is. For people, for the pump's
+//! window and so that workers hear soon what was decided; never the truth: all of it can be lost at any time, as a whole
+//! or in part, and is rebuilt from the objects.
 //!
-//! A shard's counts are added only when its bit goes from 0 to 1, so a shard committed twice counts once.
+//! A shard's counts are added only when its bit goes from 0 to 1, so a shard committed twice counts once. Bits and counts
+//! are one thing: they are lost together or not at all.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use diorama_core::id::{AttemptId, Pool, Round, RunId, ShardId, WorkerId};
-use diorama_core::marker::CommitMarker;
-use diorama_core::outcome::{ErrorCode, Outcome, TaskOutcome};
-use diorama_core::run::ModelIdentity;
+use diorama_core::outcome::TaskOutcome;
+use diorama_core::run::{ModelIdentity, RunState};
+use diorama_core::shards::ShardSet;
 use serde::{Deserialize, Serialize};
 
 #[cfg(any(test, feature = "testing"))]
@@ -42,20 +44,6 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// What a marker adds. A failure counts as `retrying` where it may be tried again and its round is not the last one
-    /// that it may go into.
-    pub fn of(marker: &CommitMarker, last_round: u32) -> Self {
-        let mut counts = Self { shards: 1, ..Self::default() };
-        for outcome in &marker.outcomes {
-            match &outcome.outcome {
-                Outcome::Done { .. } => counts.done += 1,
-                Outcome::Failed(error) if error.retryable && marker.shard.round.0 < last_round => counts.retrying += 1,
-                Outcome::Failed(_) => counts.failed += 1,
-            }
-        }
-        counts
-    }
-
     /// Both together.
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -67,39 +55,26 @@ impl Counts {
     }
 }
 
-/// Which shards of a round are committed.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ShardSet {
-    bits: Vec<u8>,
+/// The counts of a run, and whether they are all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counted {
+    /// What was counted.
+    pub counts: Counts,
+    /// Every marker that there was has been added since the counts began; false where they were lost and are being
+    /// rebuilt.
+    pub complete: bool,
 }
 
-impl ShardSet {
-    /// Whether the shard with this index is in the set.
-    pub fn contains(&self, index: u32) -> bool {
-        self.bits.get(index as usize / 8).is_some_and(|byte| byte & (0x80 >> (index % 8)) != 0)
-    }
-
-    /// Puts a shard in; whether it was not there before.
-    pub fn insert(&mut self, index: u32) -> bool {
-        let byte = index as usize / 8;
-        if self.bits.len() <= byte {
-            self.bits.resize(byte + 1, 0);
-        }
-        let bit = 0x80 >> (index % 8);
-        let new = self.bits[byte] & bit == 0;
-        self.bits[byte] |= bit;
-        new
-    }
-
-    /// How many shards are in the set.
-    pub fn len(&self) -> u64 {
-        self.bits.iter().map(|byte| u64::from(byte.count_ones())).sum()
-    }
-
-    /// Whether no shard is in the set.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+/// How far a run's log is, as whoever wrote to it last says: so that workers need not ask the object store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Entries of the log.
+    pub decisions: u64,
+    /// The state that follows from them.
+    pub state: RunState,
+    /// Shards of the run that wait and were not begun are to make room for another run of the pool.
+    #[serde(default)]
+    pub gives_way: bool,
 }
 
 /// A worker at work on a shard.
@@ -122,8 +97,8 @@ pub struct Heartbeat {
     pub worker: WorkerId,
     /// The pool that it serves.
     pub pool: Pool,
-    /// What it does: `idle`, `working`, `draining`.
-    pub state: String,
+    /// What it does.
+    pub state: WorkerState,
     /// The model it serves, by its folder's name.
     pub model: String,
     /// The same, as runs are bound to it.
@@ -132,6 +107,18 @@ pub struct Heartbeat {
     pub device: String,
     /// Pictures that it committed since it started.
     pub done: u64,
+}
+
+/// What a worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// It waits for a shard.
+    Idle,
+    /// It has one.
+    Working,
+    /// It takes no more and hands back what it has.
+    Draining,
 }
 
 /// Pictures made in one interval of [`THROUGHPUT_SECONDS`].
@@ -152,28 +139,6 @@ pub const THROUGHPUT_INTERVALS: usize = 360;
 /// How many recent failures a run keeps.
 pub const RECENT_FAILURES: usize = 100;
 
-/// Tells `progress` of a committed shard: what its marker adds to the counts, its failures. `last_round` is that of
-/// [`Counts::of`]. Whether it was new.
-pub async fn count_marker(
-    progress: &dyn Progress,
-    run: &RunId,
-    marker: &CommitMarker,
-    last_round: u32,
-) -> Result<bool, ProgressError> {
-    progress.commit(run, marker.shard, Counts::of(marker, last_round), &failures(marker)).await
-}
-
-/// The failures of a marker that are worth showing, at most [`RECENT_FAILURES`]: those of tasks that were tried.
-fn failures(marker: &CommitMarker) -> Vec<TaskOutcome> {
-    let shown = |outcome: &&TaskOutcome| match &outcome.outcome {
-        Outcome::Failed(error) => error.code != ErrorCode::Cancelled,
-        Outcome::Done { .. } => false,
-    };
-    let mut failures: Vec<_> = marker.outcomes.iter().filter(shown).cloned().collect();
-    failures.drain(..failures.len().saturating_sub(RECENT_FAILURES));
-    failures
-}
-
 /// What everybody may look at.
 #[async_trait]
 pub trait Progress: Send + Sync {
@@ -188,11 +153,17 @@ pub trait Progress: Send + Sync {
         failures: &[TaskOutcome],
     ) -> Result<bool, ProgressError>;
 
+    /// The same for many shards without failures worth listing; a shard whose bit is set adds nothing.
+    async fn commit_many(&self, run: &RunId, shards: &[(ShardId, Counts)]) -> Result<(), ProgressError>;
+
     /// The committed shards of a round.
     async fn committed(&self, run: &RunId, round: Round) -> Result<ShardSet, ProgressError>;
 
     /// The run's counts.
-    async fn counts(&self, run: &RunId) -> Result<Counts, ProgressError>;
+    async fn counted(&self, run: &RunId) -> Result<Counted, ProgressError>;
+
+    /// Says that every marker of the run has been added, until its counts are lost or forgotten.
+    async fn complete(&self, run: &RunId) -> Result<(), ProgressError>;
 
     /// Says, or says again, that `holder` works on the shard; forgotten after `ttl`, and refused once the shard is
     /// committed.
@@ -200,6 +171,9 @@ pub trait Progress: Send + Sync {
 
     /// Says that this attempt no longer works on the shard.
     async fn release(&self, run: &RunId, shard: ShardId, attempt: &AttemptId) -> Result<(), ProgressError>;
+
+    /// Who works on the shard.
+    async fn holder(&self, run: &RunId, shard: ShardId) -> Result<Option<Holder>, ProgressError>;
 
     /// Who works on what.
     async fn holders(&self, run: &RunId) -> Result<Vec<(ShardId, Holder)>, ProgressError>;
@@ -216,12 +190,18 @@ pub trait Progress: Send + Sync {
     /// Pictures by interval, oldest first, at most [`THROUGHPUT_INTERVALS`]; intervals without any are left out.
     async fn throughput(&self, run: &RunId) -> Result<Vec<Throughput>, ProgressError>;
 
-    /// For a store that ignores the condition of a conditional put: the one attempt that may write the shard's marker.
-    /// That is `attempt`, unless another one was claimed less than `ttl` ago. Asking again renews.
+    /// Says how far the run's log is. What is behind that which was said before changes nothing.
+    async fn announce(&self, run: &RunId, head: &Head) -> Result<(), ProgressError>;
+
+    /// How far the run's log is, as far as anybody said; `None` where it was lost.
+    async fn head(&self, run: &RunId) -> Result<Option<Head>, ProgressError>;
+
+    /// For a store that ignores the condition of a conditional put: the one attempt that may write the run's object
+    /// `what`. That is `attempt`, unless another one claimed it less than `ttl` ago. Asking again renews.
     async fn claim(
         &self,
         run: &RunId,
-        shard: ShardId,
+        what: &str,
         attempt: &AttemptId,
         ttl: Duration,
     ) -> Result<AttemptId, ProgressError>;
@@ -232,6 +212,12 @@ pub trait Progress: Send + Sync {
 
     /// Gives the lease up, where `owner` has it.
     async fn release_lease(&self, name: &str, owner: &str) -> Result<(), ProgressError>;
+
+    /// Rings for the leading coordinator: there is something that it does not know of.
+    async fn ring(&self) -> Result<(), ProgressError>;
+
+    /// How often anybody rang, since the service began to count.
+    async fn rung(&self) -> Result<u64, ProgressError>;
 
     /// Forgets everything about the run, before it is rebuilt.
     async fn forget(&self, run: &RunId) -> Result<(), ProgressError>;

@@ -1,16 +1,12 @@
 -- Bit 0 -> 1, and only then: counts, throughput, the holder gone, failures listed (the newest first, and no more of
 -- them than the cap). Returns 1 where the bit was 0.
-local bits, rounds, counts, throughput, holders, holding, failures, ends = unpack(KEYS)
+local state, throughput, holders, holding, failures, ends = unpack(KEYS)
 local index, round, shard, shards, done, failed, retrying, seconds, intervals, cap, long = unpack(ARGV)
 
-if redis.call('SETBIT', bits, index, 1) == 1 then
+if not set_bit(state, round, tonumber(index)) then
   return 0
 end
-redis.call('SADD', rounds, round)
-redis.call('HINCRBY', counts, 'shards', shards)
-redis.call('HINCRBY', counts, 'done', done)
-redis.call('HINCRBY', counts, 'failed', failed)
-redis.call('HINCRBY', counts, 'retrying', retrying)
+add_counts(state, shards, done, failed, retrying)
 if tonumber(done) > 0 then
   local now = math.floor(now_ms() / 1000)
   redis.call('HINCRBY', throughput, whole(now - now % seconds), done)
@@ -27,5 +23,5 @@ for i = 12, #ARGV do
 end
 redis.call('LTRIM', failures, 0, tonumber(cap) - 1)
 drop(holders, holding, shard)
-keep(ends, tonumber(long), { bits, rounds, counts, throughput, holders, holding, failures })
+keep(ends, tonumber(long), { state, throughput, holders, holding, failures })
 return 1

@@ -1,7 +1,7 @@
 //! The names of the keys. Those of a run have the run in braces, its hash tag, so they share one slot of a cluster and
 //! one script may touch all of them.
 
-use diorama_core::id::{Round, RunId};
+use diorama_core::id::RunId;
 
 /// The keys of one run.
 pub(super) struct RunKeys {
@@ -17,23 +17,14 @@ impl RunKeys {
         format!("{}{name}", self.prefix)
     }
 
-    /// One bit a committed shard of the round, in the order of `SETBIT`.
-    pub(super) fn bits(&self, round: Round) -> String {
-        format!("{}{}", self.bits_prefix(), round.0)
+    /// Bits and counts: one key, so that they are lost together or not at all.
+    pub(super) fn state(&self) -> String {
+        self.key("state")
     }
 
-    /// What the name of every round's bits begins with.
-    pub(super) fn bits_prefix(&self) -> String {
-        self.key("bits:")
-    }
-
-    /// The rounds that have bits: the only list of them, so that nothing needs to search the server's keys.
-    pub(super) fn rounds(&self) -> String {
-        self.key("rounds")
-    }
-
-    pub(super) fn counts(&self) -> String {
-        self.key("counts")
+    /// How far the run's log is.
+    pub(super) fn head(&self) -> String {
+        self.key("head")
     }
 
     /// Pictures by the second in which their interval began.
@@ -55,7 +46,7 @@ impl RunKeys {
         self.key("failures")
     }
 
-    /// End and attempt by shard.
+    /// End and attempt by object.
     pub(super) fn claims(&self) -> String {
         self.key("claims")
     }
@@ -65,12 +56,12 @@ impl RunKeys {
         self.key("ends")
     }
 
-    /// All but the bits; `ends` and `rounds` come first, as the scripts expect.
-    pub(super) fn all_but_bits(&self) -> [String; 8] {
+    /// All of them; `ends` comes first, as the scripts expect.
+    pub(super) fn all(&self) -> [String; 8] {
         [
             self.ends(),
-            self.rounds(),
-            self.counts(),
+            self.state(),
+            self.head(),
             self.throughput(),
             self.holders(),
             self.holding(),
@@ -85,6 +76,9 @@ pub(super) const HEARTBEATS: &str = "diorama:{workers}:heartbeats";
 
 /// Workers by the millisecond in which they are forgotten.
 pub(super) const SEEN: &str = "diorama:{workers}:seen";
+
+/// How often anybody rang for the leading coordinator.
+pub(super) const BELL: &str = "diorama:{bell}";
 
 /// The owner of a lease.
 pub(super) fn lease(name: &str) -> String {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use diorama_core::id::{AttemptId, Round, RunId, ShardId};
 use diorama_core::outcome::TaskOutcome;
+use diorama_core::shards::ShardSet;
 use redis::{Cmd, FromRedisValue, ScriptInvocation, cmd};
 use secrecy::SecretString;
 use serde::Serialize;
@@ -25,13 +26,16 @@ use self::keys::{HEARTBEATS, RunKeys, SEEN};
 use self::link::{Link, Request};
 use self::scripts::Scripts;
 use super::{
-    Counts, Heartbeat, Holder, Progress, ProgressError, RECENT_FAILURES, ShardSet, THROUGHPUT_INTERVALS,
+    Counted, Counts, Head, Heartbeat, Holder, Progress, ProgressError, RECENT_FAILURES, THROUGHPUT_INTERVALS,
     THROUGHPUT_SECONDS, Throughput,
 };
 
 /// How long the keys of a run live after they were last written to, where `expire` sets no earlier end. Longer than any
 /// pause of a run, and whatever is lost after it is rebuilt.
 const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Shards that one script counts: it must not hold up everybody else for long.
+const COMMITTED_AT_ONCE: usize = 500;
 
 /// Where Redis is, and how long to wait for it.
 #[derive(Debug, Clone)]
@@ -114,9 +118,7 @@ impl Progress for RedisProgress {
         let keys = RunKeys::of(run);
         let mut commit = self.scripts.commit.prepare_invoke();
         commit
-            .key(keys.bits(shard.round))
-            .key(keys.rounds())
-            .key(keys.counts())
+            .key(keys.state())
             .key(keys.throughput())
             .key(keys.holders())
             .key(keys.holding())
@@ -137,30 +139,53 @@ impl Progress for RedisProgress {
         self.script("counting a committed shard", &commit).await
     }
 
-    async fn committed(&self, run: &RunId, round: Round) -> Result<ShardSet, ProgressError> {
-        let key = RunKeys::of(run).bits(round);
-        let bits: Option<Vec<u8>> = self.command("reading which shards are committed", cmd("GET").arg(key)).await?;
-        // The order of the bits is the same.
-        Ok(ShardSet { bits: bits.unwrap_or_default() })
+    async fn commit_many(&self, run: &RunId, shards: &[(ShardId, Counts)]) -> Result<(), ProgressError> {
+        let keys = RunKeys::of(run);
+        for shards in shards.chunks(COMMITTED_AT_ONCE) {
+            let mut commit = self.scripts.commit_many.prepare_invoke();
+            commit.key(keys.state()).key(keys.holders()).key(keys.holding()).key(keys.ends()).arg(millis(LIFE));
+            for (shard, counts) in shards {
+                commit
+                    .arg(shard.index)
+                    .arg(shard.round.0)
+                    .arg(shard.to_string())
+                    .arg(&[counts.shards, counts.done, counts.failed, counts.retrying]);
+            }
+            self.script::<()>("counting committed shards", &commit).await?;
+        }
+        Ok(())
     }
 
-    async fn counts(&self, run: &RunId) -> Result<Counts, ProgressError> {
-        let key = RunKeys::of(run).counts();
-        let counts: HashMap<String, u64> = self.command("reading a run's counts", cmd("HGETALL").arg(key)).await?;
-        let count = |name: &str| counts.get(name).copied().unwrap_or_default();
-        Ok(Counts {
-            shards: count("shards"),
-            done: count("done"),
-            failed: count("failed"),
-            retrying: count("retrying"),
+    async fn committed(&self, run: &RunId, round: Round) -> Result<ShardSet, ProgressError> {
+        let mut committed = self.scripts.committed.key(RunKeys::of(run).state());
+        committed.arg(round.0);
+        let bits: Vec<u8> = self.script("reading which shards are committed", &committed).await?;
+        Ok(ShardSet::from_bits(bits))
+    }
+
+    async fn counted(&self, run: &RunId) -> Result<Counted, ProgressError> {
+        let mut read = cmd("HMGET");
+        read.arg(RunKeys::of(run).state()).arg(&["shards", "done", "failed", "retrying", "complete"]);
+        let counts: Vec<Option<u64>> = self.command("reading a run's counts", &read).await?;
+        let count = |at: usize| counts.get(at).copied().flatten().unwrap_or_default();
+        Ok(Counted {
+            counts: Counts { shards: count(0), done: count(1), failed: count(2), retrying: count(3) },
+            complete: count(4) == 1,
         })
+    }
+
+    async fn complete(&self, run: &RunId) -> Result<(), ProgressError> {
+        let keys = RunKeys::of(run);
+        let mut complete = self.scripts.complete.key(keys.state());
+        complete.key(keys.ends()).arg(millis(LIFE));
+        self.script("saying that a run's counts are complete", &complete).await
     }
 
     async fn hold(&self, run: &RunId, shard: ShardId, holder: &Holder, ttl: Duration) -> Result<(), ProgressError> {
         let keys = RunKeys::of(run);
         let mut hold = self.scripts.hold.prepare_invoke();
-        hold.key(keys.bits(shard.round)).key(keys.holders()).key(keys.holding()).key(keys.ends());
-        hold.arg(shard.index).arg(shard.to_string()).arg(text(holder)).arg(millis(ttl)).arg(millis(LIFE));
+        hold.key(keys.state()).key(keys.holders()).key(keys.holding()).key(keys.ends());
+        hold.arg(shard.index).arg(shard.round.0).arg(shard.to_string()).arg(text(holder)).arg(millis(ttl)).arg(millis(LIFE));
         self.script("saying who works on a shard", &hold).await
     }
 
@@ -169,6 +194,14 @@ impl Progress for RedisProgress {
         let mut release = self.scripts.release.prepare_invoke();
         release.key(keys.holders()).key(keys.holding()).arg(shard.to_string()).arg(attempt.as_str());
         self.script("saying that nobody works on a shard", &release).await
+    }
+
+    async fn holder(&self, run: &RunId, shard: ShardId) -> Result<Option<Holder>, ProgressError> {
+        let keys = RunKeys::of(run);
+        let mut holder = self.scripts.holder.key(keys.holders());
+        holder.key(keys.holding()).arg(shard.to_string());
+        let text: Option<String> = self.script("reading who works on a shard", &holder).await?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
     async fn holders(&self, run: &RunId) -> Result<Vec<(ShardId, Holder)>, ProgressError> {
@@ -210,18 +243,31 @@ impl Progress for RedisProgress {
         Ok(intervals)
     }
 
+    async fn announce(&self, run: &RunId, head: &Head) -> Result<(), ProgressError> {
+        let keys = RunKeys::of(run);
+        let mut announce = self.scripts.announce.key(keys.head());
+        announce.key(keys.ends()).arg(head.decisions).arg(text(head)).arg(millis(LIFE));
+        self.script("saying how far a run's log is", &announce).await
+    }
+
+    async fn head(&self, run: &RunId) -> Result<Option<Head>, ProgressError> {
+        let mut read = cmd("HGET");
+        read.arg(RunKeys::of(run).head()).arg("head");
+        let text: Option<String> = self.command("reading how far a run's log is", &read).await?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
     async fn claim(
         &self,
         run: &RunId,
-        shard: ShardId,
+        what: &str,
         attempt: &AttemptId,
         ttl: Duration,
     ) -> Result<AttemptId, ProgressError> {
-        let doing = "claiming a shard's marker";
+        let doing = "claiming what is written once";
         let keys = RunKeys::of(run);
-        let mut claim = self.scripts.claim.prepare_invoke();
-        claim.key(keys.claims()).key(keys.ends());
-        claim.arg(shard.to_string()).arg(attempt.as_str()).arg(millis(ttl)).arg(millis(LIFE));
+        let mut claim = self.scripts.claim.key(keys.claims());
+        claim.key(keys.ends()).arg(what).arg(attempt.as_str()).arg(millis(ttl)).arg(millis(LIFE));
         let winner: String = self.script(doing, &claim).await?;
         AttemptId::new(winner).map_err(|error| ProgressError {
             doing,
@@ -241,17 +287,22 @@ impl Progress for RedisProgress {
         self.script("giving up a lease", &release).await
     }
 
+    async fn ring(&self) -> Result<(), ProgressError> {
+        self.command("ringing for the coordinator", cmd("INCR").arg(keys::BELL)).await
+    }
+
+    async fn rung(&self) -> Result<u64, ProgressError> {
+        let rung: Option<u64> = self.command("listening for the bell", cmd("GET").arg(keys::BELL)).await?;
+        Ok(rung.unwrap_or_default())
+    }
+
     async fn forget(&self, run: &RunId) -> Result<(), ProgressError> {
-        let keys = RunKeys::of(run);
-        let mut forget = self.scripts.forget.prepare_invoke();
-        forget.key(&keys.all_but_bits()).arg(keys.bits_prefix());
-        self.script("forgetting a run", &forget).await
+        self.command("forgetting a run", cmd("DEL").arg(&RunKeys::of(run).all())).await
     }
 
     async fn expire(&self, run: &RunId, after: Duration) -> Result<(), ProgressError> {
-        let keys = RunKeys::of(run);
         let mut expire = self.scripts.expire.prepare_invoke();
-        expire.key(&keys.all_but_bits()).arg(millis(after)).arg(keys.bits_prefix());
+        expire.key(&RunKeys::of(run).all()).arg(millis(after));
         self.script("setting the end of a run's progress", &expire).await
     }
 }

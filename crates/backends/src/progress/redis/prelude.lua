@@ -39,3 +39,34 @@ local function put(texts, untils, name, text, ttl)
   redis.call('HSET', texts, name, text)
   redis.call('ZADD', untils, whole(now + ttl), name)
 end
+
+-- The bits of a run's shards are fields of the hash that holds its counts, 8192 shards each, the first one in the highest
+-- bit of the first byte: whatever a server forgets, it forgets bits and counts together.
+local CHUNK = 8192
+
+local function bit_at(state, round, index)
+  local field = 'bits:' .. round .. ':' .. whole(math.floor(index / CHUNK))
+  local chunk = redis.call('HGET', state, field) or ''
+  local at = index % CHUNK
+  local byte, mask = math.floor(at / 8) + 1, 2 ^ (7 - at % 8)
+  local value = string.byte(chunk, byte) or 0
+  return math.floor(value / mask) % 2 == 1, field, chunk, byte, value + mask
+end
+
+-- Sets the shard's bit; whether it was 0.
+local function set_bit(state, round, index)
+  local is_set, field, chunk, byte, value = bit_at(state, round, index)
+  if is_set then
+    return false
+  end
+  chunk = chunk .. string.rep('\0', byte - #chunk)
+  redis.call('HSET', state, field, chunk:sub(1, byte - 1) .. string.char(value) .. chunk:sub(byte + 1))
+  return true
+end
+
+local function add_counts(state, shards, done, failed, retrying)
+  redis.call('HINCRBY', state, 'shards', shards)
+  redis.call('HINCRBY', state, 'done', done)
+  redis.call('HINCRBY', state, 'failed', failed)
+  redis.call('HINCRBY', state, 'retrying', retrying)
+end

@@ -10,6 +10,11 @@ macro_rules! script {
 
 pub(super) struct Scripts {
     pub(super) commit: Script,
+    pub(super) commit_many: Script,
+    pub(super) committed: Script,
+    pub(super) complete: Script,
+    pub(super) announce: Script,
+    pub(super) holder: Script,
     pub(super) hold: Script,
     pub(super) release: Script,
     pub(super) heartbeat: Script,
@@ -18,13 +23,17 @@ pub(super) struct Scripts {
     pub(super) lease: Script,
     pub(super) release_lease: Script,
     pub(super) expire: Script,
-    pub(super) forget: Script,
 }
 
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
             commit: script!("commit.lua"),
+            commit_many: script!("commit_many.lua"),
+            committed: script!("committed.lua"),
+            complete: script!("complete.lua"),
+            announce: script!("announce.lua"),
+            holder: script!("holder.lua"),
             hold: script!("hold.lua"),
             release: script!("release.lua"),
             heartbeat: script!("heartbeat.lua"),
@@ -33,7 +42,6 @@ impl Scripts {
             lease: script!("lease.lua"),
             release_lease: script!("release_lease.lua"),
             expire: script!("expire.lua"),
-            forget: script!("forget.lua"),
         }
     }
 }

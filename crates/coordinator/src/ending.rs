@@ -1,0 +1,241 @@
+//! The end of a run: which shards an ending leaves out, the final files under names of their own, and what is removed
+//! then.
+//!
+//! All of it comes after [`diorama_protocol::decision::Act::EndingBegun`], from which on no outcome changes, and may be
+//! done again by anybody: the entry [`diorama_protocol::decision::Act::Ended`] names the files that count.
+
+use std::collections::{BTreeMap, HashSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use diorama_backends::objects::{ObjectError, each_listed};
+use diorama_core::id::{AttemptId, Sha256Hex};
+use diorama_core::key::{ObjectKey, RunRoot, SHARD_FOLDERS, shard_of};
+use diorama_core::outcome::{FileRef, Outcome, TaskOutcome};
+use diorama_core::run::{RunSpec, RunState, RunSummary};
+use diorama_protocol::decision::{Ended, Void};
+use diorama_protocol::history::History;
+use diorama_protocol::outcomes::{Outcomes, Totals};
+use diorama_protocol::results::{add_invalid, add_task, invalid_rows};
+use diorama_protocol::{Backends, RunStore, fault};
+use sha2::{Digest, Sha256};
+use tempfile::TempPath;
+use tokio::io::{AsyncWriteExt, BufWriter};
+
+use crate::error::CoordinatorError;
+use crate::reconcile::rebuild;
+
+/// Writes down the shards of the round under way that have no marker; `None` where all have.
+pub(crate) async fn write_void(store: &RunStore, history: &History) -> Result<Option<AttemptId>, CoordinatorError> {
+    // Without its round, a reopened run has nothing to leave out.
+    let Some(round) = history.last_round().filter(|_| history.reopening().is_none()) else { return Ok(None) };
+    let shards = store.committed(round, 0).await?.missing(round.shards);
+    if shards.is_empty() {
+        return Ok(None);
+    }
+    let name = AttemptId::generate();
+    store.write_json(&ObjectKey::Void(name.clone()), &Void { version: 1, round: round.round, shards }).await?;
+    Ok(Some(name))
+}
+
+/// Writes the final files of an ending that has begun, under names of their own, and removes what attempts left behind
+/// that count for nothing.
+pub(crate) async fn finalise(
+    backends: &Backends,
+    store: &RunStore,
+    spec: &RunSpec,
+    history: &History,
+    scratch: &Path,
+    name: &AttemptId,
+) -> Result<Ended, CoordinatorError> {
+    let state = history.ending().map_or(RunState::Finished, |ending| ending.state);
+    let last_round = history.last_round().map_or(0, |round| round.round.0);
+    let mut outcomes = Outcomes::new(store, spec, history).await?;
+    let mut results = LocalFile::create(scratch).await?;
+    let mut errors = LocalFile::create(scratch).await?;
+    let (mut tally, mut named, mut line) = (Tally::default(), Named::default(), Vec::new());
+    while let Some(last) = outcomes.next().await? {
+        tally.add(&last.outcome);
+        named.add(&last.outcome);
+        line.clear();
+        add_task(&mut line, &last.outcome);
+        let file = if last.outcome.outcome.is_done() { &mut results } else { &mut errors };
+        file.write(&line).await?;
+    }
+    if tally.done + tally.failed != spec.tasks {
+        return Err(CoordinatorError::TaskCount { counted: spec.tasks, found: tally.done + tally.failed });
+    }
+    for issue in invalid_rows(store, history).await? {
+        line.clear();
+        add_invalid(&mut line, &issue);
+        errors.write(&line).await?;
+    }
+    let summary = tally.summary(spec, state, last_round, &outcomes.totals);
+    fault::point("finalise.before-results");
+    let results = results.put(store, ObjectKey::Results(name.clone())).await?;
+    fault::point("finalise.before-errors");
+    let errors = errors.put(store, ObjectKey::Errors(name.clone())).await?;
+    sweep(store, last_round, &named).await?;
+    fault::point("finalise.after-sweep");
+    if let Err(error) = settle_counts(backends, store, spec, history, &outcomes.totals).await {
+        tracing::warn!(%error, "the progress service may be behind at the run's end; `diorama reconcile` mends it");
+    }
+    Ok(Ended { summary, results, errors })
+}
+
+/// What the progress service counts at the end is what the markers say.
+async fn settle_counts(
+    backends: &Backends,
+    store: &RunStore,
+    spec: &RunSpec,
+    history: &History,
+    totals: &Totals,
+) -> Result<(), CoordinatorError> {
+    let counted = backends.progress.counted(&spec.run).await?;
+    if counted.counts != totals.counts || !counted.complete {
+        rebuild(backends, store, spec, history).await?;
+    }
+    Ok(())
+}
+
+/// A folder of one run shows how it ended, for whoever looks into it.
+pub(crate) async fn publish_summary(store: &RunStore, ended: &Ended) -> Result<(), ObjectError> {
+    match store.root() {
+        RunRoot::Own => store.write_json(&ObjectKey::Summary, &ended.summary).await,
+        RunRoot::Shared(_) => Ok(()),
+    }
+}
+
+/// The outcomes of an ended run, counted.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) done: u64,
+    pub(crate) failed: u64,
+    failures: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, last: &TaskOutcome) {
+        match &last.outcome {
+            Outcome::Done { .. } => self.done += 1,
+            Outcome::Failed(error) => {
+                self.failed += 1;
+                *self.failures.entry(error.code.to_string()).or_insert(0) += 1;
+            }
+        }
+    }
+
+    /// What the summary says, `last_round` having been the last and `totals` what all markers said.
+    pub(crate) fn summary(self, spec: &RunSpec, state: RunState, last_round: u32, totals: &Totals) -> RunSummary {
+        let wall_seconds = totals.wall_seconds();
+        RunSummary {
+            run: spec.run.clone(),
+            state,
+            tasks: spec.tasks,
+            done: self.done,
+            failed: self.failed,
+            invalid_rows: spec.invalid_rows,
+            failures: self.failures,
+            rounds: last_round,
+            shards: totals.counts.shards,
+            device_seconds: totals.device_seconds,
+            wall_seconds,
+            pictures_per_second: if wall_seconds > 0.0 { self.done as f64 / wall_seconds } else { 0.0 },
+        }
+    }
+}
+
+/// What outcomes name: archives, and of files format the folders of the attempts that count. Relative to the run.
+#[derive(Debug, Default)]
+pub(crate) struct Named(HashSet<String>);
+
+impl Named {
+    pub(crate) fn add(&mut self, outcome: &TaskOutcome) {
+        let Outcome::Done { archive, files, .. } = &outcome.outcome else { return };
+        match archive {
+            Some(archive) if !self.0.contains(archive) => drop(self.0.insert(archive.clone())),
+            Some(_) => {}
+            None => self.0.extend(files.values().map(|file| attempts_folder(&file.path).to_owned())),
+        }
+    }
+
+    /// Whether the object is one that counts.
+    pub(crate) fn has(&self, relative: &str) -> bool {
+        self.0.contains(relative) || self.0.contains(attempts_folder(relative))
+    }
+}
+
+/// `files/{shard}.{attempt}` of a file below it; the file itself where it lies elsewhere.
+fn attempts_folder(relative: &str) -> &str {
+    match relative.strip_prefix("files/").and_then(|rest| rest.find('/')) {
+        Some(end) => &relative[.."files/".len() + end],
+        None => relative,
+    }
+}
+
+/// The objects that attempts left behind in rounds up to `last_round`, which are decided: whatever happens to the run
+/// later, none of them will ever count.
+pub(crate) async fn left_behind(store: &RunStore, last_round: u32, named: &Named) -> Result<Vec<String>, ObjectError> {
+    let mut keys = Vec::new();
+    for folder in SHARD_FOLDERS {
+        each_listed(store.objects(), &store.relative(folder), |object| {
+            let relative = store.within(&object.key);
+            let decided = shard_of(relative).is_some_and(|shard| shard.round.0 <= last_round);
+            if decided && !named.has(relative) {
+                keys.push(object.key);
+            }
+        })
+        .await?;
+    }
+    Ok(keys)
+}
+
+async fn sweep(store: &RunStore, last_round: u32, named: &Named) -> Result<(), CoordinatorError> {
+    let keys = left_behind(store, last_round, named).await?;
+    Ok(store.objects().delete_all(&keys).await?)
+}
+
+/// A file that is prepared here and then becomes an object.
+struct LocalFile {
+    path: TempPath,
+    file: BufWriter<tokio::fs::File>,
+    digest: Sha256,
+    bytes: u64,
+}
+
+impl LocalFile {
+    async fn create(scratch: &Path) -> Result<Self, CoordinatorError> {
+        let (file, path) = tempfile::Builder::new()
+            .prefix("final-")
+            // As any new file; a temporary one would be readable by its owner only.
+            .permissions(std::fs::Permissions::from_mode(0o666))
+            .tempfile_in(scratch)
+            .map_err(|error| preparing(scratch, &error))?
+            .into_parts();
+        let file = BufWriter::new(tokio::fs::File::from_std(file));
+        Ok(Self { path, file, digest: Sha256::new(), bytes: 0 })
+    }
+
+    fn failed(&self, error: std::io::Error) -> CoordinatorError {
+        preparing(&self.path, &error)
+    }
+
+    async fn write(&mut self, line: &[u8]) -> Result<(), CoordinatorError> {
+        self.digest.update(line);
+        self.bytes += line.len() as u64;
+        let written = self.file.write_all(line).await;
+        written.map_err(|error| self.failed(error))
+    }
+
+    async fn put(mut self, store: &RunStore, key: ObjectKey) -> Result<FileRef, CoordinatorError> {
+        let flushed = self.file.flush().await;
+        flushed.map_err(|error| self.failed(error))?;
+        store.objects().put_file(&store.path(&key), &self.path).await?;
+        let sha256 = Sha256Hex::from_digest(self.digest.finalize().into());
+        Ok(FileRef { path: key.relative(store.root()), sha256, bytes: self.bytes })
+    }
+}
+
+fn preparing(path: &Path, error: &std::io::Error) -> CoordinatorError {
+    ObjectError::io("preparing", path.display().to_string(), error).into()
+}

@@ -1,0 +1,183 @@
+//! What is written once: commit markers and the entries of a run's log. The first writer wins, and every other one learns
+//! what he wrote.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diorama_backends::objects::{ObjectError, ObjectErrorKind, Objects, Put};
+use diorama_backends::progress::{Head, Progress};
+use diorama_backends::queue::Queue;
+use diorama_core::id::{AttemptId, RunId};
+use diorama_core::key::ObjectKey;
+use diorama_core::marker::CommitMarker;
+use diorama_core::run::RunSpec;
+use jiff::Timestamp;
+
+use crate::decision::{Act, Decision};
+use crate::fault;
+use crate::history::{History, Need, Refused};
+use crate::run_store::RunStore;
+
+/// The services, as a coordinator or a worker holds them.
+#[derive(Clone)]
+pub struct Backends {
+    /// Hands out shards.
+    pub queue: Arc<dyn Queue>,
+    /// Counts, holders and heartbeats; can be rebuilt from the objects.
+    pub progress: Arc<dyn Progress>,
+    /// The truth.
+    pub objects: Arc<dyn Objects>,
+    /// How a write is made exclusive.
+    pub exclusive: Exclusive,
+}
+
+/// What makes the first commit marker of a shard, or the first entry of a number, the only one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exclusive {
+    /// The store's conditional put.
+    ConditionalPut,
+    /// A claim in the progress service, because the store ignores the condition. Weaker: a process that is stopped for
+    /// longer than [`CLAIM`] between its claim and its put can overwrite what another one wrote.
+    Claim,
+}
+
+/// How long a claim holds without being renewed.
+pub const CLAIM: Duration = Duration::from_secs(60);
+
+/// Between two looks at a claim that somebody else has.
+const CLAIMED: Duration = Duration::from_secs(1);
+
+/// Why nothing was decided.
+#[derive(Debug, thiserror::Error)]
+pub enum DecideError {
+    /// What is decided already does not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The store, or the progress service where the store needs its help.
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
+}
+
+impl Backends {
+    /// Commits: writes the marker unless there is one. Gives the marker that counts, ours or the other's; its attempt
+    /// tells.
+    pub async fn commit(&self, store: &RunStore, marker: CommitMarker) -> Result<CommitMarker, ObjectError> {
+        let (run, attempt) = (marker.run.clone(), marker.attempt.clone());
+        let key = ObjectKey::Commit(marker.shard);
+        if let Some(winner) = self.wait_for_turn(store, &run, &key, &attempt).await? {
+            return Ok(winner);
+        }
+        match store.write_json_once(&key, &marker).await? {
+            Put::Created => Ok(marker),
+            Put::Exists => match store.marker(marker.shard).await? {
+                Some(winner) => Ok(winner),
+                None => Err(ObjectError::damaged(store.path(&key), "the marker was there and is gone")),
+            },
+        }
+    }
+
+    /// Writes the run's spec unless there is one. Gives the one that counts.
+    pub async fn write_spec(&self, store: &RunStore, spec: RunSpec) -> Result<RunSpec, ObjectError> {
+        let key = ObjectKey::Spec;
+        if let Some(first) = self.wait_for_turn(store, &spec.run, &key, &AttemptId::generate()).await? {
+            return Ok(first);
+        }
+        match store.write_json_once(&key, &spec).await? {
+            Put::Created => Ok(spec),
+            Put::Exists => match store.spec().await? {
+                Some(first) => Ok(first),
+                None => Err(ObjectError::damaged(store.path(&key), "the spec was there and is gone")),
+            },
+        }
+    }
+
+    /// Adds `act` to the run's log, where it may be decided: whether it was so already. `history` may be out of date, and
+    /// is up to date afterwards.
+    ///
+    /// # Errors
+    /// [`Refused`] says what was decided instead.
+    pub async fn decide(
+        &self,
+        store: &RunStore,
+        run: &RunId,
+        history: &mut History,
+        by: &str,
+        act: Act,
+    ) -> Result<Need, DecideError> {
+        let nonce = AttemptId::generate();
+        loop {
+            match history.check(&act) {
+                Ok(Need::Write) => {}
+                // What we know may be old: then what follows from it says nothing.
+                settled if !store.refresh(history).await? => {
+                    self.announce(run, history).await;
+                    return Ok(settled?);
+                }
+                _ => continue,
+            }
+            let key = ObjectKey::Decision(history.decisions());
+            let decision =
+                Decision { version: 1, nonce: nonce.clone(), at: Timestamp::now(), by: by.to_owned(), act: act.clone() };
+            if self.wait_for_turn::<Decision>(store, run, &key, &nonce).await?.is_none() {
+                fault::point("decide.before");
+                let put = store.write_json_once(&key, &decision).await?;
+                fault::point("decide.after");
+                if put == Put::Created {
+                    history.apply(decision)?;
+                    self.announce(run, history).await;
+                    return Ok(Need::Write);
+                }
+            }
+            // Ours after all, where only its answer was lost; else somebody else was first.
+            let written = store.decision(history.decisions()).await?;
+            let ours = written.is_some_and(|written| written.nonce == nonce);
+            store.refresh(history).await?;
+            if ours {
+                self.announce(run, history).await;
+                return Ok(Need::Write);
+            }
+        }
+    }
+
+    /// Tells the progress service how far the log is, so that workers hear of it soon. They ask the store, too, only not
+    /// as often.
+    pub async fn announce(&self, run: &RunId, history: &History) {
+        let Some(state) = history.state() else { return };
+        let head = Head { decisions: history.decisions(), state, gives_way: false };
+        if let Err(error) = self.progress.announce(run, &head).await {
+            tracing::debug!(%run, %error, "workers hear of a decision later than usual");
+        }
+    }
+
+    /// Where the store ignores conditions: waits for the claim on `key`. What is there already, if anything is.
+    async fn wait_for_turn<T: serde::de::DeserializeOwned>(
+        &self,
+        store: &RunStore,
+        run: &RunId,
+        key: &ObjectKey,
+        attempt: &AttemptId,
+    ) -> Result<Option<T>, ObjectError> {
+        if self.exclusive == Exclusive::ConditionalPut {
+            return Ok(None);
+        }
+        let what = key.relative(store.root());
+        loop {
+            if let Some(winner) = store.read_json(key).await? {
+                return Ok(Some(winner));
+            }
+            let claimed = self.progress.claim(run, &what, attempt, CLAIM).await;
+            let claimed = claimed.map_err(|error| ObjectError {
+                kind: ObjectErrorKind::Transient,
+                doing: "claiming",
+                what: store.path(key),
+                problem: error.to_string(),
+            })?;
+            if claimed != *attempt {
+                tokio::time::sleep(CLAIMED).await;
+                continue;
+            }
+            // It may have been written between the look and the claim.
+            return store.read_json(key).await;
+        }
+    }
+}
