@@ -2,17 +2,17 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
+use diorama_tests::children::{self, Process};
 use diorama_tests::services::wait_until;
 
 /// Starts all services under a process of their own, their files in `folder`, and waits until they run. Every one of
 /// them has `mark` in its environment.
-fn start(folder: &Path, mark: &str) -> Child {
+fn start(folder: &Path, mark: &str) -> Process {
     let addresses = folder.join("addresses");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_diorama-services"));
-    command.arg(&addresses).env("DIORAMA_TEST_MARK", mark).env("TMPDIR", folder).stdin(Stdio::piped());
-    let services = command.spawn().unwrap();
+    let mut command = children::command(env!("CARGO_BIN_EXE_diorama-services"));
+    command.arg(&addresses).env("DIORAMA_TEST_MARK", mark).env("TMPDIR", folder);
+    let services = Process::spawn_with_input(&mut command, "build it: cargo build -p diorama-tests");
     wait_until("the services run", || addresses.exists());
     services
 }
@@ -39,10 +39,10 @@ fn services_leave_no_process_behind_whether_their_test_ends_or_is_killed() {
             assert!(running.iter().any(|running| running == name), "{name} is not among {running:?}");
         }
         match killed {
-            true => services.kill().unwrap(),
-            false => drop(services.stdin.take()),
+            true => services.kill(),
+            false => drop(services.input()),
         }
-        services.wait().unwrap();
+        services.until_ended(|| format!("{:?}", marked(&mark)));
         wait_until("every process is gone", || marked(&mark).is_empty());
     }
 }

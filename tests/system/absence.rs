@@ -1,17 +1,15 @@
 //! The invariants of absence of ARCHITECTURE.md, held by what cargo says about the workspace.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 
+use diorama_tests::children;
 use serde_json::Value;
 
 /// What each package of the workspace needs, development and build apart.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
+    let mut cargo = children::command(env!("CARGO"));
+    cargo.args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = children::output(&mut cargo, "install Rust");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -64,12 +62,12 @@ fn the_model_knows_no_crate_of_ours() {
 
 /// Every package that ends in the program, built without default features.
 fn client() -> Vec<String> {
-    let output = Command::new(env!("CARGO"))
+    let mut cargo = children::command(env!("CARGO"));
+    cargo
         .args(["tree", "--package", "diorama", "--no-default-features", "--edges", "normal", "--prefix", "none"])
         .args(["--format", "{p}", "--offline"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = children::output(&mut cargo, "install Rust");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let tree = String::from_utf8(output.stdout).unwrap();
     tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()

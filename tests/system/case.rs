@@ -5,16 +5,14 @@ use std::fmt;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use diorama_tests::children::{self, PATIENCE, Process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_diorama-under-test");
-
-/// How long any one program may take; reached only where something hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Case {
     folder: TempDir,
@@ -51,14 +49,14 @@ impl Case {
 
     /// The program in this folder, with nothing of the caller's configuration.
     pub(crate) fn diorama(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
+        let mut command = children::command(PROGRAM);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DIORAMA_")) {
             command.env_remove(name);
         }
         // Tests run side by side: each program keeps to one core, and waits without spinning.
         command.env("OMP_NUM_THREADS", "1").env("OMP_WAIT_POLICY", "PASSIVE");
         command.env("XDG_CACHE_HOME", self.path("caches"));
-        command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
+        command.args(arguments).current_dir(self.folder.path());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -99,43 +97,21 @@ impl End {
     }
 }
 
+/// Starts it.
+pub(crate) fn start(command: &mut Command) -> Process {
+    Process::spawn(command, "build it: cargo build -p diorama-tests")
+}
+
 /// Runs to the end.
 #[track_caller]
 pub(crate) fn end(command: &mut Command) -> End {
-    let child = command.spawn().unwrap();
-    wait(child)
+    wait(start(command))
 }
 
 /// Waits for the end; kills what hangs, and says so.
 #[track_caller]
-pub(crate) fn wait(mut child: Child) -> End {
-    let started = Instant::now();
-    // What a program prints here is less than a pipe holds, except lists of manifest issues.
-    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let read = |stream: &mut dyn std::io::Read| {
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).unwrap();
-        bytes
-    };
-    let (stdout, stderr, status) = std::thread::scope(|scope| {
-        let stdout = scope.spawn(|| read(&mut out));
-        let stderr = scope.spawn(|| read(&mut err));
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break Some(status);
-            }
-            if started.elapsed() > PATIENCE {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                break None;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        };
-        (stdout.join().unwrap(), stderr.join().unwrap(), status)
-    });
-    let text = String::from_utf8_lossy(&stderr);
-    let status = status.unwrap_or_else(|| panic!("the program did not end within {PATIENCE:?}:\n{text}"));
-    End::of(Output { status, stdout, stderr })
+pub(crate) fn wait(process: Process) -> End {
+    End::of(process.output(PATIENCE))
 }
 
 /// Waits until `condition` holds.
@@ -143,7 +119,7 @@ pub(crate) fn wait(mut child: Child) -> End {
 pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < PATIENCE, "{what} did not happen");
+        assert!(started.elapsed() < PATIENCE, "{what}: did not happen within {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

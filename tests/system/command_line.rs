@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use diorama_tests::children;
+
 use crate::case::{Case, PROGRAM, end, tree};
 
 #[test]
@@ -219,9 +221,9 @@ fn a_bar_with_rate_and_time_left_is_drawn_on_a_terminal_and_nowhere_else() {
     assert!(!piped.stderr.contains("pictures/s") && !piped.stderr.contains('\u{1b}'), "{}", piped.stderr);
 
     // `script` gives the program a terminal of its own.
-    let mut terminal = std::process::Command::new("script");
+    let mut terminal = children::command("script");
     terminal.args(["--quiet", "--return", "--flush", "--command", &format!("{PROGRAM} {run} shown"), "/dev/null"]);
-    terminal.current_dir(case.path("")).env("TERM", "xterm-256color").stdin(std::process::Stdio::null());
+    terminal.current_dir(case.path("")).env("TERM", "xterm-256color");
     terminal.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let shown = end(&mut terminal).expect(0).stdout;
     for part in ["/12 pictures", " pictures/s", "ETA ", "━"] {
@@ -263,8 +265,9 @@ fn a_run_writes_the_files_that_the_documents_name_loose_or_in_archives() {
     end(&mut case.run("archives", &["--format", "webdataset"])).expect(0);
     let written = tree(&case.path("archives"));
     let archive = written.keys().find(|name| name.ends_with(".tar")).expect("an archive");
-    let mut listing = std::process::Command::new("tar");
-    let members = listing.arg("tf").arg(case.path("archives").join(archive)).output().unwrap().stdout;
+    let mut listing = children::command("tar");
+    listing.arg("tf").arg(case.path("archives").join(archive));
+    let members = children::output(&mut listing, "install tar").stdout;
     let mut members: Vec<String> = String::from_utf8(members).unwrap().lines().map(str::to_owned).collect();
     members.sort_unstable();
     // Readers of WebDataset cut a name at its first dot.

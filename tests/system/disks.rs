@@ -1,17 +1,16 @@
 //! Disks that are full or read-only, each a file system of the test's own in a mount namespace of its own: they vanish
 //! with the process.
 
-use std::process::Command;
+use diorama_tests::children;
 
 use crate::case::{Case, End, PROGRAM, end, outcomes, pictures};
 
 /// Runs `script` in the case's folder, where it may mount; `$DIORAMA` is the program.
 fn with_mounts(case: &Case, script: &str) -> End {
     let shell = case.diorama(&[]);
-    let mut command = Command::new("unshare");
+    let mut command = children::command("unshare");
     command.args(["--map-root-user", "--mount", "sh", "-euc", script]).env("DIORAMA", PROGRAM);
     command.current_dir(shell.get_current_dir().unwrap());
-    command.stdin(std::process::Stdio::null());
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     end(&mut command)
 }

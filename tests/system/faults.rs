@@ -7,7 +7,7 @@ use std::path::Path;
 
 use diorama_backends::fault::POINTS;
 
-use crate::case::{Case, Contents, end, outcomes, pictures, tree, until, wait};
+use crate::case::{Case, Contents, end, outcomes, pictures, start, tree, until, wait};
 
 /// One failing task in five, so that rounds of retries happen; shards of three, so that there are several.
 const RUN: [&str; 10] = [
@@ -125,9 +125,9 @@ fn a_run_killed_from_outside_again_and_again_ends_as_if_nothing_had_happened() {
     let slow = [&cut[..], &["--synthetic-latency", "150"]].concat();
     let committed = || tree(&case.path("out/commits")).len();
     for wanted in [1, 3, 4, 6] {
-        let mut child = case.run("out", &slow).spawn().unwrap();
+        let mut child = start(&mut case.run("out", &slow));
         until("the next commit", || committed() >= wanted);
-        child.kill().unwrap();
+        child.kill();
         wait(child);
     }
     assert!(committed() < 12, "the last one was not killed in the middle");

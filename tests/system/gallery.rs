@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use diorama_tests::children;
 use serde_json::json;
 
 use crate::case::{Case, end};
@@ -13,15 +13,13 @@ const EVIL: &str = "</script><img src=x onerror=\"document.title='owned'\"> seag
 /// What the page became in Chromium, as markup.
 fn rendered(page: &Path, fragment: &str) -> String {
     let profile = tempfile::tempdir().unwrap();
-    let output = Command::new("chromium")
+    let mut chromium = children::command("chromium");
+    chromium
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1300,900"])
         .args(["--virtual-time-budget=8000", "--dump-dom"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(format!("file://{}{fragment}", page.display()))
-        .output()
-        .unwrap_or_else(|error| {
-            panic!("chromium: {error}; install it: apt-get install -y --no-install-recommends chromium")
-        });
+        .arg(format!("file://{}{fragment}", page.display()));
+    let output = children::output(&mut chromium, "install it: apt-get install -y --no-install-recommends chromium");
     let html = String::from_utf8(output.stdout).unwrap();
     assert!(html.contains("id=\"rows\""), "no page:\n{html}\n{}", String::from_utf8_lossy(&output.stderr));
     without_scripts(&html)

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::case::{Case, End, end, outcomes, pictures, tree, until, wait};
+use crate::case::{Case, End, end, outcomes, pictures, start, tree, until, wait};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo");
 
@@ -145,9 +145,9 @@ fn a_run_killed_in_the_middle_ends_with_the_same_bytes() {
     case.manifest(8);
     let more = ["--shard-size", "2", "--batch-size", "2"];
     end(&mut run(&case, "calm", &more)).expect(0);
-    let mut killed = run(&case, "out", &more).spawn().unwrap();
+    let mut killed = start(&mut run(&case, "out", &more));
     until("the first commit", || !tree(&case.path("out/commits")).is_empty());
-    killed.kill().unwrap();
+    killed.kill();
     wait(killed);
     let committed = tree(&case.path("out/commits"));
     assert!(committed.len() < 4, "it had finished");

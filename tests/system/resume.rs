@@ -1,12 +1,11 @@
 //! Two runs on one folder, Ctrl-C, folders and references that go away.
 
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
-use std::process::Child;
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::case::{Case, end, lines, outcomes, pictures, tree, until, wait};
+use crate::case::{Case, end, lines, outcomes, pictures, start, tree, until, wait};
 
 /// Many shards, so that some are done when a test steps in.
 const CUT: [&str; 4] = ["--batch-size", "1", "--shard-size", "2"];
@@ -14,21 +13,17 @@ const CUT: [&str; 4] = ["--batch-size", "1", "--shard-size", "2"];
 /// The same, and slow enough for that. How slow the engine is makes no other run of it.
 const SLOW: [&str; 6] = ["--batch-size", "1", "--shard-size", "2", "--synthetic-latency", "300"];
 
-fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
-}
-
 #[test]
 fn a_second_run_on_the_same_folder_is_refused_and_the_first_goes_on() {
     let case = Case::new();
     case.manifest(12);
-    let first = case.run("out", &SLOW).spawn().unwrap();
+    let first = start(&mut case.run("out", &SLOW));
     until("the first commit", || !tree(&case.path("out/commits")).is_empty());
     // Held, so that it does not end before the second one has begun.
-    signal(&first, Signal::STOP);
+    first.freeze();
     let second = end(&mut case.run("out", &CUT)).expect(75);
     assert!(second.stderr.contains("in use by another run") && second.stderr.contains(&first.id().to_string()));
-    signal(&first, Signal::CONT);
+    first.go_on();
     wait(first).expect(0);
     assert_eq!(outcomes(&case.path("out")).len(), 12);
 }
@@ -40,9 +35,9 @@ fn ctrl_c_drains_and_the_same_command_goes_on_to_the_same_pictures() {
     end(&mut case.run("calm", &CUT)).expect(0);
     for stop in [Signal::INT, Signal::TERM] {
         let out = format!("out-{}", stop.as_raw());
-        let child = case.run(&out, &SLOW).spawn().unwrap();
+        let child = start(&mut case.run(&out, &SLOW));
         until("the first commit", || !tree(&case.path(&out).join("commits")).is_empty());
-        signal(&child, stop);
+        child.signal(stop);
         let stopped = wait(child).expect(143);
         assert!(stopped.stderr.contains("the same command goes on"), "{}", stopped.stderr);
         let committed = tree(&case.path(&out).join("commits"));
@@ -59,13 +54,16 @@ fn ctrl_c_drains_and_the_same_command_goes_on_to_the_same_pictures() {
 fn a_second_ctrl_c_stops_at_once() {
     let case = Case::new();
     case.manifest(4);
-    let child = case.run("out", &["--synthetic-latency", "60000", "--batch-size", "1"]).spawn().unwrap();
+    let mut command = case.run("out", &["--synthetic-latency", "60000", "--batch-size", "1"]);
+    let mut child = start(command.stderr(fs::File::create(case.path("said")).unwrap()));
+    let said = || fs::read_to_string(case.path("said")).unwrap();
     until("the start", || case.path("out/input").is_dir());
-    signal(&child, Signal::INT);
-    std::thread::sleep(std::time::Duration::from_millis(50));
-    signal(&child, Signal::INT);
-    let code = wait(child).code;
-    assert_eq!(code, Some(143));
+    child.signal(Signal::INT);
+    // Two signals at once are one to a process.
+    until("it drains", || said().contains("once more to stop at once"));
+    child.signal(Signal::INT);
+    // Its batch takes a minute.
+    assert_eq!(child.ended_within(Duration::from_secs(45), said).code(), Some(143));
 }
 
 #[test]
@@ -99,8 +97,8 @@ fn another_manifest_or_other_settings_in_the_same_folder_are_refused() {
 fn a_reference_that_vanishes_fails_its_rows_and_no_others() {
     let case = Case::new();
     case.manifest(9);
-    let killed = case.run("out", &[]).env("DIORAMA_FAULT", "submit.after-round-complete").output().unwrap();
-    assert!(killed.status.signal().is_some());
+    let killed = end(case.run("out", &[]).env("DIORAMA_FAULT", "submit.after-round-complete"));
+    assert_eq!(killed.code, None, "{killed:?}");
     fs::remove_file(case.path("place-1.png")).unwrap();
     let over = end(&mut case.run("out", &["--json"])).expect(3);
     assert_eq!((&over.json()["done"], &over.json()["failed"]), (&6.into(), &3.into()));

@@ -1,11 +1,11 @@
 //! Large files: in parts, each by itself, in bounded memory, and nothing left behind.
 
 use std::io::{Seek, SeekFrom, Write};
-use std::process::Command;
 
 use bytes::Bytes;
 use diorama_backends::objects::s3::{S3Config, S3Objects};
 use diorama_backends::objects::{ObjectErrorKind, Objects};
+use diorama_tests::children;
 use diorama_tests::services::s3::{Faults, S3Server};
 use tempfile::NamedTempFile;
 use tokio::io::AsyncReadExt;
@@ -13,11 +13,11 @@ use tokio::io::AsyncReadExt;
 use super::{config, connect, is_outside, server};
 
 /// A store whose parts are as small as S3 allows.
-fn in_parts(server: &S3Server) -> S3Objects {
+pub(super) fn in_parts(server: &S3Server) -> S3Objects {
     connect(S3Config { multipart_bytes: 5 << 20, ..config(server, "parts") })
 }
 
-fn file_of(bytes: u32) -> (Bytes, NamedTempFile) {
+pub(super) fn file_of(bytes: u32) -> (Bytes, NamedTempFile) {
     let content: Bytes = (0..bytes).map(|i| (i.wrapping_mul(31) % 251) as u8).collect::<Vec<_>>().into();
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(&content).unwrap();
@@ -73,7 +73,7 @@ async fn an_upload_that_fails_leaves_no_parts_behind() {
 async fn an_object_of_any_size_goes_up_and_down_in_bounded_memory() {
     const BYTES: u64 = 300 << 20;
     const BOUND_KIB: u64 = 120 << 10;
-    let again = Command::new(std::env::current_exe().unwrap());
+    let again = children::command(std::env::current_exe().unwrap());
     if is_outside("s3::uploads::an_object_of_any_size_goes_up_and_down_in_bounded_memory", again) {
         return;
     }

@@ -2,9 +2,10 @@
 //! of its own, `diorama.localhost`; for nothing else, no address either.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
+
+use crate::children;
 
 const INSTALL: &str = "openssl is not installed: apt-get install -y --no-install-recommends openssl";
 
@@ -24,9 +25,9 @@ impl Certificates {
             "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost",
             "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile server.ext -out server.pem",
         ] {
-            let mut openssl = Command::new("openssl");
-            openssl.args(arguments.split(' ')).current_dir(folder.path()).stdin(Stdio::null());
-            let output = openssl.output().expect(INSTALL);
+            let mut openssl = children::command("openssl");
+            openssl.args(arguments.split(' ')).current_dir(folder.path());
+            let output = children::output(&mut openssl, INSTALL);
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
         Self { folder }

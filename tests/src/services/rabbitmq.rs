@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
-use super::{Process, free_port, wait_until};
+use super::{free_port, wait_until, wait_until_or};
+use crate::children::{self, Process, last_lines};
 
 /// Where Debian's package has its programs; `RABBITMQ_BIN` names another version's (`scripts/setup-rabbitmq4`).
 const BIN: &str = "/usr/lib/rabbitmq/bin";
@@ -65,7 +66,7 @@ impl RabbitMq {
         );
         fs::write(folder.path().join("rabbitmq.conf"), settings).unwrap();
         fs::write(folder.path().join("enabled_plugins"), "[].\n").unwrap();
-        let mut epmd = Command::new("epmd");
+        let mut epmd = children::command("epmd");
         epmd.args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()]);
         let epmd = Process::spawn(epmd.stdout(Stdio::null()).stderr(Stdio::null()), INSTALL);
         wait_until("epmd listens", || TcpStream::connect(("127.0.0.1", epmd_port)).is_ok());
@@ -80,7 +81,7 @@ impl RabbitMq {
 
     /// A command of RabbitMQ that speaks of this node.
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(bin().join(program));
+        let mut command = children::command(bin().join(program));
         command
             .env("HOME", self.folder.path())
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
@@ -104,7 +105,7 @@ impl RabbitMq {
     /// Runs `rabbitmqctl` on this broker and gives what it prints.
     pub fn control(&self, arguments: &[&str]) -> String {
         let mut command = self.command("rabbitmqctl");
-        let asked = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
+        let asked = children::output(command.args(arguments), INSTALL);
         let (out, err) = (String::from_utf8_lossy(&asked.stdout), String::from_utf8_lossy(&asked.stderr));
         assert!(asked.status.success(), "rabbitmqctl {arguments:?}: {out}{err}");
         out.trim().to_owned()
@@ -115,10 +116,11 @@ impl RabbitMq {
         let was_here = self.path("mnesia").exists();
         let mut process = Process::spawn(&mut self.command("rabbitmq-server"), INSTALL);
         let port = self.port;
-        wait_until("RabbitMQ takes connections", || {
-            assert!(!process.has_ended(), "RabbitMQ ended at once; its log is in {}", self.path("log").display());
+        let is_ready = || {
+            assert!(!process.has_ended(), "RabbitMQ ended at once:\n{}", last_lines(&self.log()));
             answers(port)
-        });
+        };
+        wait_until_or("RabbitMQ takes connections", is_ready, || self.log());
         // RabbitMQ 4 begins to listen on one port after the other.
         if let Some(port) = self.tls_port {
             wait_until("RabbitMQ listens for TLS", || TcpStream::connect(("127.0.0.1", port)).is_ok());

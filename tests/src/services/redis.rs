@@ -3,14 +3,15 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
-use super::{Process, free_port, wait_until};
+use super::{free_port, wait_until};
+use crate::children::{self, Process};
 
 const INSTALL: &str = "apt-get install -y --no-install-recommends redis-server";
 
@@ -69,7 +70,7 @@ impl Redis {
 
     /// Starts it after `kill`, with the same port and folder.
     pub fn start_again(&mut self) {
-        let mut command = Command::new("redis-server");
+        let mut command = children::command("redis-server");
         command.arg("--port").arg(self.port.to_string()).arg("--dir").arg(self.folder.path());
         command.args(["--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]);
         // It would write over its environment, by which a test knows what belongs to it.

@@ -13,10 +13,11 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{Options, Programs, rows};
+use crate::children::{self, Process};
 use crate::services::rabbitmq::RabbitMq;
 use crate::services::redis::Redis;
 use crate::services::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
-use crate::services::{Process, free_port, wait_until};
+use crate::services::{free_port, wait_until};
 
 /// What a part is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +37,11 @@ pub enum Kind {
 /// How long a member may take until it listens to signals.
 const STARTING: Duration = Duration::from_secs(10);
 
+const BUILD: &str = "build it: cargo build -p diorama-tests --bins";
+
+/// How long a command on the whole run may take: so long, and a millisecond a task.
+const COMMAND: Duration = Duration::from_secs(600);
+
 /// Coordinators, so that one can take over.
 const COORDINATORS: usize = 2;
 
@@ -49,7 +55,7 @@ pub(super) struct Member {
 impl Member {
     fn start(&mut self) {
         self.started = Instant::now();
-        self.process = Some(Process::spawn(&mut self.command, "build it: cargo build -p diorama-tests --bins"));
+        self.process = Some(Process::spawn(&mut self.command, BUILD));
     }
 
     /// How it ended by itself; `None` while it runs.
@@ -121,6 +127,8 @@ pub(super) struct Fleet {
     environment: Vec<(&'static str, String)>,
     work: PathBuf,
     logs: PathBuf,
+    /// How long a command may take.
+    patience: Duration,
 }
 
 impl Fleet {
@@ -149,6 +157,7 @@ impl Fleet {
             environment,
             work: work.to_owned(),
             logs,
+            patience: COMMAND + Duration::from_millis(options.tasks),
         };
         fleet.sites.push(Site::new(Kind::RabbitMq, "rabbitmq", Part::RabbitMq(rabbitmq)));
         fleet.sites.push(Site::new(Kind::Redis, "redis", Part::Redis(redis)));
@@ -185,19 +194,21 @@ impl Fleet {
 
     /// The program, connected to this fleet, with nothing of the caller's configuration.
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = children::command(&self.program);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DIORAMA_")) {
             command.env_remove(name);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.args(arguments).current_dir(&self.work).stdin(Stdio::null());
+        command.args(arguments).current_dir(&self.work);
         command
     }
 
     /// Runs a command to its end; the JSON that it prints last. Its log is in `logs`.
     pub(super) fn run(&self, arguments: &[&str]) -> Value {
         let log = File::create(self.logs.join(format!("{}.log", arguments[0]))).unwrap();
-        let ended = self.command(arguments).arg("--json").stderr(log).output().unwrap();
+        let mut command = self.command(arguments);
+        command.arg("--json").stdout(Stdio::piped()).stderr(log);
+        let ended = Process::spawn(&mut command, BUILD).output(self.patience);
         let stdout = String::from_utf8_lossy(&ended.stdout).into_owned();
         let last = stdout.trim_end().lines().last().unwrap_or_default();
         serde_json::from_str(last)

@@ -2,7 +2,7 @@
 //! around them, and each run ends whole. `faults.rs` does the same to the program that is all in one.
 
 use super::{Fleet, Member, points};
-use crate::case::wait;
+use crate::case::{start, wait};
 
 const ROWS: usize = 24;
 
@@ -45,7 +45,7 @@ fn a_coordinator_killed_at_any_step_loses_no_task_and_doubles_none() {
         let mut failing = fleet.working("failing", "20");
         failing.args(["--synthetic-fail-rate", if point.starts_with("rounds.") { "1" } else { "0" }]);
         let mut worker = fleet.start(failing);
-        let submitting = fleet.submitting(point, ROWS, &["--retry-delay", "0"]).spawn().unwrap();
+        let submitting = start(&mut fleet.submitting(point, ROWS, &["--retry-delay", "0"]));
         until_dead(&mut dying, point);
         if point.starts_with("rounds.") {
             worker.kill();

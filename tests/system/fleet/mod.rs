@@ -6,19 +6,20 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use diorama_backends::fault::POINTS;
+use diorama_tests::children::{PATIENCE, Process};
 use diorama_tests::http;
 use diorama_tests::services::certificates::Certificates;
+use diorama_tests::services::free_port;
 use diorama_tests::services::rabbitmq::RabbitMq;
 use diorama_tests::services::redis::Redis;
 use diorama_tests::services::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
-use diorama_tests::services::{PATIENCE, Process, free_port};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use self::turns::Turn;
 use crate::case::{Case, End, end, until};
 
 mod commands;
@@ -34,9 +35,7 @@ mod script;
 mod soak;
 mod store;
 mod submissions;
-
-/// Fleets are tested side by side: most of their time they wait. The soak has the machine to itself.
-static SIDE_BY_SIDE: RwLock<()> = RwLock::new(());
+mod turns;
 
 /// The services and where the coordinator listens.
 pub(crate) struct Fleet {
@@ -50,7 +49,7 @@ pub(crate) struct Fleet {
     _certificates: Option<Certificates>,
     /// Processes that were started.
     members: Cell<usize>,
-    _side_by_side: RwLockReadGuard<'static, ()>,
+    _turn: Turn,
 }
 
 /// A coordinator or a worker. It dies with the test.
@@ -67,11 +66,7 @@ impl Member {
     /// Waits until it has ended by itself.
     #[track_caller]
     pub(crate) fn until_dead(&mut self) {
-        let started = Instant::now();
-        while !self.process.has_ended() {
-            assert!(started.elapsed() < PATIENCE, "it does not die: {}", self.logged());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.code();
     }
 
     /// Asks it to end, as a system does that needs the machine.
@@ -79,9 +74,11 @@ impl Member {
         self.process.signal(Signal::TERM);
     }
 
-    /// Its exit code; `None` where it was killed.
+    /// Waits until it has ended; its exit code, `None` where it was killed.
+    #[track_caller]
     pub(crate) fn code(&mut self) -> Option<i32> {
-        self.process.code()
+        let log = self.log.clone();
+        self.process.until_ended(|| fs::read_to_string(log).unwrap_or_default()).code()
     }
 
     pub(crate) fn freeze(&self) {
@@ -133,7 +130,7 @@ impl Fleet {
     }
 
     fn with(rabbitmq: impl Fn() -> RabbitMq, redis: impl Fn() -> Redis, s3: impl Fn(&Path) -> S3Server) -> Self {
-        let side_by_side = SIDE_BY_SIDE.read().unwrap_or_else(PoisonError::into_inner);
+        let turn = turns::share();
         let s3 = s3(Path::new(env!("CARGO_BIN_EXE_diorama-s3")));
         Self {
             case: Case::new(),
@@ -144,7 +141,7 @@ impl Fleet {
             ca_file: None,
             _certificates: None,
             members: Cell::new(0),
-            _side_by_side: side_by_side,
+            _turn: turn,
         }
     }
 

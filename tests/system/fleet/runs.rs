@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::Fleet;
 use crate::case::{lines, until};
 
-/// How soon a pause or a cancellation reaches the workers.
-const AT_ONCE: Duration = Duration::from_secs(5);
+/// How soon a pause or a cancellation reaches the workers: seconds, and more on a machine that does much else.
+const AT_ONCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_fleet_makes_every_picture_once_and_its_results_are_downloaded_whole() {

@@ -4,16 +4,15 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::symlink;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{PoisonError, RwLockReadGuard};
+use std::time::Duration;
 
+use diorama_tests::children::{self, Process};
 use diorama_tests::services::free_port;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use serde_json::json;
 
-use super::SIDE_BY_SIDE;
+use super::turns::{self, Turn};
 use crate::case::{Case, PROGRAM, lines, until};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -21,13 +20,18 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// A script at work, as if started in a terminal of its own.
 struct Script {
     case: Case,
-    child: Child,
-    _side_by_side: RwLockReadGuard<'static, ()>,
+    process: Process,
+    _turn: Turn,
 }
 
 impl Script {
     fn start(variables: &[(&str, &str)]) -> Self {
-        let side_by_side = SIDE_BY_SIDE.read().unwrap_or_else(PoisonError::into_inner);
+        Self::start_by("exec \"$0\"", variables)
+    }
+
+    /// Starts it by a line of shell, in which `$0` is the script.
+    fn start_by(line: &str, variables: &[(&str, &str)]) -> Self {
+        let turn = turns::share();
         let case = Case::new();
         for folder in ["bin", "temporary"] {
             fs::create_dir(case.path(folder)).unwrap();
@@ -39,8 +43,10 @@ impl Script {
                    "prompt": "a red circle on a beach", "steps": 5, "edit_steps": [2]})
         };
         case.write_rows(&(0..3).map(row).collect::<Vec<_>>());
-        let mut command = Command::new(Path::new(ROOT).join("scripts/fleet"));
+        let mut command = children::command("sh");
         command
+            .args(["-c", line])
+            .arg(Path::new(ROOT).join("scripts/fleet"))
             .env("BIN", case.path("bin"))
             .env("MANIFEST", case.path("rows.jsonl"))
             .env("OUT", case.path("out"))
@@ -49,12 +55,10 @@ impl Script {
             .env("OMP_NUM_THREADS", "1")
             .env("OMP_WAIT_POLICY", "PASSIVE")
             .envs(variables.iter().copied())
-            .stdin(Stdio::null())
             .stdout(fs::File::create(case.path("stdout")).unwrap())
-            .stderr(fs::File::create(case.path("stderr")).unwrap())
-            .process_group(0);
-        let child = command.spawn().unwrap();
-        Self { case, child, _side_by_side: side_by_side }
+            .stderr(fs::File::create(case.path("stderr")).unwrap());
+        let process = Process::spawn(&mut command, "install a shell");
+        Self { case, process, _turn: turn }
     }
 
     fn said(&self) -> String {
@@ -70,8 +74,15 @@ impl Script {
     /// Ctrl-C: a signal to everything in the foreground of its terminal. Then nothing of it is left.
     #[track_caller]
     fn stop(mut self) {
-        kill_process_group(Pid::from_child(&self.child), Signal::INT).unwrap();
-        assert_eq!(self.child.wait().unwrap().code(), Some(130), "{}", self.said());
+        self.stop_by(Signal::INT);
+    }
+
+    #[track_caller]
+    fn stop_by(&mut self, signal: Signal) {
+        self.process.signal(signal);
+        let logs = [self.said(), self.file("coordinator.log"), self.file("worker-1.log")].concat();
+        let end = self.process.until_ended(|| logs);
+        assert_eq!(end.code(), Some(130), "{}", self.said());
         let temporary = self.case.path("temporary");
         let left: Vec<_> = fs::read_dir(&temporary).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(left.is_empty(), "{left:?} is left");
@@ -82,8 +93,9 @@ impl Script {
 impl Drop for Script {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let _ = kill_process_group(Pid::from_child(&self.child), Signal::TERM);
-            let _ = self.child.wait();
+            // In good order if it can: what it started is in groups of its own, and ends with it.
+            self.process.signal(Signal::TERM);
+            let _ = self.process.end_within(Duration::from_secs(30));
         }
     }
 }
@@ -126,4 +138,14 @@ fn a_fleet_of_one_command_that_is_stopped_while_its_workers_start_leaves_nothing
     let script = Script::start(&[]);
     until("a worker starts", || !script.file("worker-2.log").is_empty());
     script.stop();
+}
+
+#[test]
+fn a_fleet_of_one_command_that_is_started_with_signals_ignored_is_stopped_by_each_of_them() {
+    for signal in [Signal::INT, Signal::TERM] {
+        // As `make fleet &` in a script does.
+        let mut script = Script::start_by("trap '' INT QUIT; exec \"$0\"", &[]);
+        until("a worker starts", || !script.file("worker-2.log").is_empty());
+        script.stop_by(signal);
+    }
 }

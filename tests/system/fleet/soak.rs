@@ -2,18 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use diorama_tests::soak::{self, Kind, Options, Programs};
 
-use super::SIDE_BY_SIDE;
+use super::turns;
 use crate::case::PROGRAM;
 
 #[test]
 fn a_fleet_whose_parts_are_killed_all_the_time_loses_no_task_and_doubles_none() {
-    let _alone = SIDE_BY_SIDE.write().unwrap_or_else(PoisonError::into_inner);
+    let _alone = turns::alone();
     let programs = Programs { diorama: PROGRAM.into(), s3: Path::new(env!("CARGO_BIN_EXE_diorama-s3")).to_owned() };
     let options = Options {
         tasks: 20_000,

@@ -1,7 +1,6 @@
 //! An object store that refuses, is slow, ignores conditions, or is reached over TLS; and a worker whose own disk is full.
 
-use std::process::Command;
-
+use diorama_tests::children;
 use diorama_tests::services::s3::Faults;
 use serde_json::json;
 
@@ -61,7 +60,7 @@ fn a_worker_whose_disk_is_full_says_so_and_another_one_makes_its_pictures() {
     let submit = ["submit", "rows.jsonl", "--shard-size", "250", "--format", "webdataset", "--json"];
     let run = fleet.run(&submit).expect(0).json()["run"].as_str().unwrap().to_owned();
     let worker = fleet.working("small", "0");
-    let mut small = Command::new("unshare");
+    let mut small = children::command("unshare");
     let script = "mount -t tmpfs -o size=16k none \"$SCRATCH\"; exec \"$0\" \"$@\" --scratch \"$SCRATCH\"";
     small.args(["--map-root-user", "--mount", "sh", "-euc", script, PROGRAM]).args(worker.get_args());
     for (name, value) in worker.get_envs() {

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Barrier;
 
@@ -113,6 +114,24 @@ pub async fn a_listing_gives_every_key_once_in_order_across_pages(store: &dyn Ob
     assert_eq!(list_all(store, "commits/r0-00001").await.unwrap().len(), 10, "a prefix may end inside a name");
     assert_eq!(list_all(store, "").await.unwrap().len(), 28);
     assert_eq!(list_all(store, "nothing/").await.unwrap(), []);
+}
+
+/// A look and a listing say when an object was written last, and the same, to the second.
+pub async fn the_time_of_the_last_write_is_known(store: &dyn Objects) {
+    let second = jiff::SignedDuration::from_secs(1);
+    let seconds = |at: Timestamp| at.as_second();
+    let before = Timestamp::now();
+    store.put("a", Bytes::from_static(b"first")).await.unwrap();
+    store.put("a", Bytes::from_static(b"second")).await.unwrap();
+    assert_eq!(store.put_if_absent("b", Bytes::new()).await.unwrap(), Put::Created);
+    let after = Timestamp::now();
+    let listed = list_all(store, "").await.unwrap();
+    assert_eq!(listed.len(), 2);
+    for listed in listed {
+        let seen = store.head(&listed.key).await.unwrap().unwrap().modified.unwrap();
+        assert!(before - second <= seen && seen <= after + second, "{seen} is not between {before} and {after}");
+        assert_eq!(listed.modified.map(seconds), Some(seconds(seen)));
+    }
 }
 
 /// `put_file` stores the file's bytes and replaces what was there.

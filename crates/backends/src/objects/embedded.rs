@@ -141,8 +141,13 @@ fn with_temporary<T>(path: &Path, step: impl FnOnce(&Path) -> io::Result<T>) -> 
     }
 }
 
+fn meta(key: String, metadata: &fs::Metadata) -> ObjectMeta {
+    let modified = metadata.modified().ok().and_then(|at| at.try_into().ok());
+    ObjectMeta { key, bytes: metadata.len(), modified }
+}
+
 /// Every file below `folder` whose key starts with `prefix`, hidden ones left out.
-fn collect(folder: &Path, key: &str, prefix: &str, found: &mut BTreeMap<String, u64>) -> io::Result<()> {
+fn collect(folder: &Path, key: &str, prefix: &str, found: &mut BTreeMap<String, ObjectMeta>) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -167,7 +172,7 @@ fn collect(folder: &Path, key: &str, prefix: &str, found: &mut BTreeMap<String, 
         if metadata.is_dir() {
             collect(&entry.path(), &key, prefix, found)?;
         } else if metadata.is_file() && key.starts_with(prefix) {
-            found.insert(key, metadata.len());
+            found.insert(key.clone(), meta(key, &metadata));
         }
     }
     Ok(())
@@ -194,7 +199,7 @@ impl Objects for FolderObjects {
         let path = self.path(key)?;
         let key = key.to_owned();
         self.blocking("looking at", path.display().to_string(), move |_| match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Ok(Some(ObjectMeta { key, bytes: metadata.len() })),
+            Ok(metadata) if metadata.is_file() => Ok(Some(meta(key, &metadata))),
             Ok(_) => Ok(None),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(error),
@@ -210,11 +215,7 @@ impl Objects for FolderObjects {
             collect(&this.root, "", &prefix, &mut found)?;
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
             let mut rest = found.range((from, Bound::Unbounded));
-            let objects: Vec<_> = rest
-                .by_ref()
-                .take(limit.max(1))
-                .map(|(key, bytes)| ObjectMeta { key: key.clone(), bytes: *bytes })
-                .collect();
+            let objects: Vec<_> = rest.by_ref().take(limit.max(1)).map(|(_, meta)| meta.clone()).collect();
             let next = rest.next().and_then(|_| objects.last().map(|last| last.key.clone()));
             Ok(Page { objects, next })
         })
@@ -307,6 +308,11 @@ mod tests {
     #[tokio::test]
     async fn a_listing_gives_every_key_once_in_order_across_pages() {
         with_store(async |store| conformance::a_listing_gives_every_key_once_in_order_across_pages(&store).await).await;
+    }
+
+    #[tokio::test]
+    async fn the_time_of_the_last_write_is_known() {
+        with_store(async |store| conformance::the_time_of_the_last_write_is_known(&store).await).await;
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,13 +17,16 @@ pub enum Fault {
     None,
     /// It fails without having done anything.
     Fail(ObjectErrorKind),
+    /// It is done, and its answer is lost: it fails all the same.
+    LoseAnswer(ObjectErrorKind),
     /// The process dies before it.
     DieBefore,
     /// The process dies when it is done.
     DieAfter,
 }
 
-/// Which operation: its name (`get`, `open`, `head`, `list`, `put`, `put_if_absent`, `put_file`, `delete`) and its key.
+/// Which operation: its name (`get`, `open`, `head`, `list`, `put`, `put_if_absent`, `put_file`,
+/// `delete`, `delete_all`, `abort_stale_uploads`) and its key.
 pub type Rule = Box<dyn FnMut(&'static str, &str) -> Fault + Send>;
 
 /// A store with faults. From its death on, no operation ever comes back.
@@ -43,18 +47,16 @@ impl<O: Objects> FaultyObjects<O> {
         self.dead.subscribe()
     }
 
-    async fn decide(&self, operation: &'static str, key: &str) -> Result<bool, ObjectError> {
+    /// What befalls the operation once it is done.
+    async fn decide(&self, operation: &'static str, key: &str) -> Result<Fault, ObjectError> {
         if *self.dead.borrow() {
             return self.hang().await;
         }
         let fault = (self.rule.lock().expect("no test panics in its rule"))(operation, key);
         match fault {
-            Fault::None => Ok(false),
-            Fault::DieAfter => Ok(true),
+            Fault::None | Fault::DieAfter | Fault::LoseAnswer(_) => Ok(fault),
             Fault::DieBefore => self.hang().await,
-            Fault::Fail(kind) => {
-                Err(ObjectError { kind, doing: operation, what: key.to_owned(), problem: "injected".to_owned() })
-            }
+            Fault::Fail(kind) => Err(injected(kind, operation, key)),
         }
     }
 
@@ -64,11 +66,19 @@ impl<O: Objects> FaultyObjects<O> {
     }
 }
 
+fn injected(kind: ObjectErrorKind, doing: &'static str, key: &str) -> ObjectError {
+    ObjectError { kind, doing, what: key.to_owned(), problem: "injected".to_owned() }
+}
+
 macro_rules! faulty {
     ($self:ident, $operation:literal, $key:expr, $call:expr) => {{
-        let dies = $self.decide($operation, $key).await?;
+        let fault = $self.decide($operation, $key).await?;
         let result = $call.await;
-        if dies { $self.hang().await } else { result }
+        match fault {
+            Fault::DieAfter => $self.hang().await,
+            Fault::LoseAnswer(kind) => Err(injected(kind, $operation, $key)),
+            _ => result,
+        }
     }};
 }
 
@@ -109,5 +119,9 @@ impl<O: Objects> Objects for FaultyObjects<O> {
     async fn delete_all(&self, keys: &[String]) -> Result<(), ObjectError> {
         let first = keys.first().map_or("", String::as_str);
         faulty!(self, "delete_all", first, self.inner.delete_all(keys))
+    }
+
+    async fn abort_stale_uploads(&self, prefix: &str, older_than: Duration) -> Result<u64, ObjectError> {
+        faulty!(self, "abort_stale_uploads", prefix, self.inner.abort_stale_uploads(prefix, older_than))
     }
 }

@@ -5,10 +5,12 @@
 
 use std::path::Path;
 use std::pin::Pin;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use tokio::io::AsyncRead;
 
 #[cfg(any(test, feature = "testing"))]
@@ -36,6 +38,8 @@ pub struct ObjectMeta {
     pub key: String,
     /// Its length.
     pub bytes: u64,
+    /// When it was written last, by the store's clock; `None` where the store does not say.
+    pub modified: Option<Timestamp>,
 }
 
 /// One page of a listing, in the order of the keys' bytes.
@@ -77,7 +81,8 @@ pub trait Objects: Send + Sync {
     /// Whether the object is there, and how long it is.
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError>;
 
-    /// Up to `limit` objects whose keys start with `prefix` and sort behind `after`.
+    /// Up to `limit` objects whose keys start with `prefix` and sort behind `after`. There may be fewer, and still a next
+    /// page; none at all only at the end.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, ObjectError>;
 
     /// Writes the object, whether it was there or not. After `Ok` it survives a power cut.
@@ -85,6 +90,9 @@ pub trait Objects: Send + Sync {
 
     /// Writes the object only where there is none: of any number of callers at once, exactly one sees
     /// [`Put::Created`], and the object is that caller's. [`probe_conditional_put`] says whether a store can do that.
+    ///
+    /// Where an answer was lost, [`retrying::Retrying`] takes an object with exactly our bytes for ours. So bytes that
+    /// decide something between callers carry something of the caller's own: an attempt, a nonce.
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<Put, ObjectError>;
 
     /// Writes the object from a local file without reading it into memory as a whole. The file is consumed: on
@@ -97,6 +105,12 @@ pub trait Objects: Send + Sync {
     /// Removes objects, in few requests where the store can do that. After an error some of them may be gone.
     async fn delete_all(&self, keys: &[String]) -> Result<(), ObjectError> {
         delete_each(self, keys).await
+    }
+
+    /// Ends uploads of files below `prefix` that began longer ago than `older_than` and were never finished, because
+    /// whoever sent them died; how many. A store whose unfinished writes cost nothing has none.
+    async fn abort_stale_uploads(&self, _prefix: &str, _older_than: Duration) -> Result<u64, ObjectError> {
+        Ok(0)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tries transient faults of any store again, a bounded number of times with a growing wait. The one place that does.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -56,8 +57,8 @@ fn backoff(longest: Duration) -> ExponentialBuilder {
 
 /// A store whose transient faults are tried again in place.
 ///
-/// A conditional put that was tried again may say [`Put::Exists`] about its own first try: whoever cares (the commit)
-/// reads what is there and compares.
+/// A transient fault may be a lost answer: the write took place. So a conditional put that finds an object after such a
+/// fault looks at it, and says [`Put::Created`] where it has exactly the bytes that were given.
 pub struct Retrying<O> {
     inner: O,
     patience: Patience,
@@ -72,6 +73,15 @@ impl<O: Objects> Retrying<O> {
     /// With [`Patience::long`].
     pub fn patient(inner: O) -> Self {
         Self { inner, patience: Patience::long() }
+    }
+
+    /// Whether the object has these bytes; one that is gone meanwhile has not.
+    async fn holds(&self, key: &str, bytes: &Bytes) -> Result<bool, ObjectError> {
+        match self.get(key).await {
+            Ok(there) => Ok(there == bytes),
+            Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -99,7 +109,18 @@ impl<O: Objects> Objects for Retrying<O> {
     }
 
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<Put, ObjectError> {
-        self.patience.exhaust(|| self.inner.put_if_absent(key, bytes.clone())).await
+        let unclear = AtomicBool::new(false);
+        let put = self.patience.exhaust(|| async {
+            let put = self.inner.put_if_absent(key, bytes.clone()).await;
+            if put.as_ref().is_err_and(|error| error.kind == ObjectErrorKind::Transient) {
+                unclear.store(true, Ordering::Relaxed);
+            }
+            put
+        });
+        match put.await? {
+            Put::Exists if unclear.load(Ordering::Relaxed) && self.holds(key, &bytes).await? => Ok(Put::Created),
+            put => Ok(put),
+        }
     }
 
     async fn put_file(&self, key: &str, file: &Path) -> Result<(), ObjectError> {
@@ -113,12 +134,16 @@ impl<O: Objects> Objects for Retrying<O> {
     async fn delete_all(&self, keys: &[String]) -> Result<(), ObjectError> {
         self.patience.exhaust(|| self.inner.delete_all(keys)).await
     }
+
+    async fn abort_stale_uploads(&self, prefix: &str, older_than: Duration) -> Result<u64, ObjectError> {
+        self.patience.exhaust(|| self.inner.abort_stale_uploads(prefix, older_than)).await
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
     use crate::objects::embedded::FolderObjects;
@@ -141,6 +166,37 @@ mod tests {
     #[tokio::test]
     async fn a_fault_that_stays_is_tried_again_and_by_nobody_above() {
         assert_eq!(read_failing(ObjectErrorKind::Transient).await, (ObjectErrorKind::Away, 5));
+    }
+
+    /// What a conditional put of "mine" says where the answer of its first try is lost, and the object was `before`.
+    async fn put_with_a_lost_answer(before: Option<&'static [u8]>) -> (Put, Bytes) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FolderObjects::open(folder.path()).unwrap();
+        if let Some(before) = before {
+            store.put("a", Bytes::from_static(before)).await.unwrap();
+        }
+        let mut lost = false;
+        let lose_one = move |operation: &'static str, _: &str| match operation {
+            "put_if_absent" if !std::mem::replace(&mut lost, true) => Fault::LoseAnswer(ObjectErrorKind::Transient),
+            _ => Fault::None,
+        };
+        let store = Retrying::new(FaultyObjects::new(store, Box::new(lose_one)));
+        let put = store.put_if_absent("a", Bytes::from_static(b"mine")).await.unwrap();
+        (put, store.get("a").await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_conditional_put_whose_answer_was_lost_knows_its_own_object_and_no_other() {
+        assert_eq!(put_with_a_lost_answer(None).await, (Put::Created, "mine".into()));
+        assert_eq!(put_with_a_lost_answer(Some(b"another's")).await, (Put::Exists, "another's".into()));
+    }
+
+    #[tokio::test]
+    async fn a_conditional_put_whose_answers_all_came_was_not_the_first_even_where_the_bytes_are_equal() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Retrying::new(FolderObjects::open(folder.path()).unwrap());
+        store.put("a", Bytes::from_static(b"equal")).await.unwrap();
+        assert_eq!(store.put_if_absent("a", Bytes::from_static(b"equal")).await.unwrap(), Put::Exists);
     }
 
     #[tokio::test]

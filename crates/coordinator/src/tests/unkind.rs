@@ -41,14 +41,18 @@ impl Objects for MemoryObjects {
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {
         let bytes = self.0.lock().unwrap().get(key).map(|bytes| bytes.len() as u64);
-        Ok(bytes.map(|bytes| ObjectMeta { key: key.to_owned(), bytes }))
+        Ok(bytes.map(|bytes| ObjectMeta { key: key.to_owned(), bytes, modified: None }))
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, ObjectError> {
         let all = self.0.lock().unwrap();
         let keys =
             all.iter().filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after));
-        let meta = |(key, bytes): (&String, &Bytes)| ObjectMeta { key: key.clone(), bytes: bytes.len() as u64 };
+        let meta = |(key, bytes): (&String, &Bytes)| ObjectMeta {
+            key: key.clone(),
+            bytes: bytes.len() as u64,
+            modified: None,
+        };
         let mut objects: Vec<_> = keys.take(limit + 1).map(meta).collect();
         let more = objects.len() > limit;
         objects.truncate(limit);

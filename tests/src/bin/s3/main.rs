@@ -2,9 +2,11 @@
 //! read only the folders they need, with or without TLS, a bucket in the path or in the host, and faults that a file switches.
 
 mod faults;
+mod liar;
 mod listing;
 mod small;
 mod store;
+mod uploads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::faults::FaultFile;
+use crate::liar::Liar;
 use crate::store::Store;
 
 /// `bucket.localhost` names a bucket; any other host leaves that to the path.
@@ -66,7 +69,7 @@ async fn run() {
         arguments.chunks(2).filter_map(|pair| Some((pair.first()?.as_str(), pair.get(1)?.as_str()))).collect();
     let argument = |name: &str| given.get(name).copied().unwrap_or_else(|| panic!("{name} is missing"));
     let faults = FaultFile::new(argument("--faults").into(), argument("--requests").as_ref());
-    let mut service = S3ServiceBuilder::new(Store::new(argument("--folder").into(), faults));
+    let mut service = S3ServiceBuilder::new(Liar::new(Store::new(argument("--folder").into()), faults));
     service.set_auth(SimpleAuth::from_single(argument("--access-key"), argument("--secret-key")));
     service.set_host(Hosts);
     let (service, tls) = (service.build(), given.get("--tls").copied().map(acceptor));

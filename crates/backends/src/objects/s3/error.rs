@@ -71,8 +71,6 @@ pub(super) fn answered(status: u16, code: &str) -> (ObjectErrorKind, &'static st
         (507, _) | (_, "QuotaExceeded" | "XMinioStorageFull") => (DiskFull, ""),
         // Damaged or cut off on the way: the next try may arrive whole.
         (_, "XAmzContentSHA256Mismatch" | "BadDigest" | "IncompleteBody" | "RequestTimeout") => (Transient, ""),
-        // An upload that the store has forgotten, or has already finished: it is begun again.
-        (_, "NoSuchUpload") => (Transient, ""),
         (401 | 403, _) => (Refused, ": check s3_access_key, s3_secret_key and the rights of the key"),
         (404, _) => (NotFound, ""),
         (408 | 409 | 425 | 429 | 500..=599, _) => (Transient, ""),

@@ -7,11 +7,15 @@
 //!   refusal is tried again. The checksums that newer SDKs add beside it (`x-amz-checksum-crc32` in trailers) are used
 //!   only where S3 requires them, because many compatible stores refuse them. What is read is checked by its readers:
 //!   every archive has its SHA-256 in a commit marker.
+//! - **Lost answers**: a request that failed may have taken place. Whatever is not the same when it is done twice is looked
+//!   at first: a conditional put by `Retrying`, the end of an upload in parts by itself.
 //! - **Time**: a connection within 5 s; an answer within [`S3Config::answer`], longer for large bodies; a body that
 //!   stands still for [`S3Config::stall`] is given up. Nothing is held in memory but a part, or what is being read.
 
 mod error;
+mod listing;
 mod removal;
+mod stale;
 mod upload;
 
 use std::fmt;
@@ -29,9 +33,10 @@ use aws_sdk_s3::config::{
     StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::AggregatedBytes;
+use aws_sdk_s3::primitives::{AggregatedBytes, DateTime};
 use aws_smithy_http_client::tls;
 use bytes::Bytes;
+use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put, RemoteObjects, check_key};
@@ -208,6 +213,10 @@ impl S3Objects {
     }
 }
 
+fn timestamp(at: &DateTime) -> Option<Timestamp> {
+    Timestamp::new(at.secs(), i32::try_from(at.subsec_nanos()).ok()?).ok()
+}
+
 fn length(bytes: Option<i64>) -> u64 {
     bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or_default()
 }
@@ -234,31 +243,17 @@ impl Objects for S3Objects {
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {
         let found = self.client.head_object().bucket(&self.bucket).key(self.full(key)?).send().await;
         match self.answered("looking at", key, found) {
-            Ok(found) => Ok(Some(ObjectMeta { key: key.to_owned(), bytes: length(found.content_length()) })),
+            Ok(found) => {
+                let modified = found.last_modified().and_then(timestamp);
+                Ok(Some(ObjectMeta { key: key.to_owned(), bytes: length(found.content_length()), modified }))
+            }
             Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, ObjectError> {
-        let listed = self
-            .client
-            .list_objects_v2()
-            .bucket(&self.bucket)
-            .prefix(format!("{}{prefix}", self.prefix))
-            .set_start_after(after.map(|after| format!("{}{after}", self.prefix)))
-            .max_keys(i32::try_from(limit.clamp(1, 1000)).unwrap_or(1000))
-            .send()
-            .await;
-        let listed = self.answered("listing", prefix, listed)?;
-        let meta = |object: &aws_sdk_s3::types::Object| {
-            let key = object.key()?.strip_prefix(&self.prefix)?.to_owned();
-            Some(ObjectMeta { key, bytes: length(object.size()) })
-        };
-        let objects: Vec<_> = listed.contents().iter().filter_map(meta).collect();
-        let more = listed.is_truncated().unwrap_or(false);
-        let next = objects.last().filter(|_| more).map(|last| last.key.clone());
-        Ok(Page { objects, next })
+        self.page(prefix, after, limit).await
     }
 
     async fn put(&self, key: &str, bytes: Bytes) -> Result<(), ObjectError> {
@@ -298,6 +293,10 @@ impl Objects for S3Objects {
 
     async fn delete_all(&self, keys: &[String]) -> Result<(), ObjectError> {
         self.remove(keys).await
+    }
+
+    async fn abort_stale_uploads(&self, prefix: &str, older_than: Duration) -> Result<u64, ObjectError> {
+        self.abort_stale(prefix, older_than).await
     }
 }
 

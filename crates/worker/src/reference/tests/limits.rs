@@ -103,11 +103,11 @@ async fn a_body_that_drips_is_cut_off_when_the_time_is_over() {
     })
     .await;
     let mut case = Case::new();
-    case.config.timeout = Duration::from_millis(500);
+    case.config.timeout = Duration::from_secs(2);
     let started = Instant::now();
     let loaded = case.load(&server.url("/slow.png")).await;
-    Case::refused(loaded, ErrorCode::ReferenceUnreadable, true, "longer than 500ms (reference_timeout)");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    Case::refused(loaded, ErrorCode::ReferenceUnreadable, true, "longer than 2s (reference_timeout)");
+    assert!(started.elapsed() < Duration::from_secs(60));
 }
 
 #[tokio::test]

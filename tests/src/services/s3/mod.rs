@@ -1,17 +1,19 @@
 //! A private S3 server: the program `diorama-s3` over a folder, with faults that a test switches.
 
-use std::collections::BTreeMap;
+mod faults;
+
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
-use super::{Process, free_port, wait_until};
+use super::{free_port, wait_until};
+use crate::children::{self, Process};
+
+pub use self::faults::{Faults, Lie, Rule};
 
 /// The one bucket that is there from the start.
 pub const BUCKET: &str = "diorama";
@@ -21,29 +23,6 @@ pub const ACCESS_KEY: &str = "AKDIORAMATEST";
 
 /// The secret key.
 pub const SECRET_KEY: &str = "not-so-secret-key-of-the-tests";
-
-/// What goes wrong at the server.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Faults {
-    /// The share of requests that are answered with 503.
-    pub refuse: f64,
-    /// Milliseconds that every request waits.
-    pub delay_ms: u64,
-    /// `If-None-Match` is ignored, as some stores do.
-    pub ignore_conditions: bool,
-    /// Kinds of requests (`put_object`, `upload_part` …) and the code of S3 that each is answered with.
-    pub answers: BTreeMap<String, String>,
-    /// An object's body stands still after so many bytes, and does not end.
-    pub stall_after: Option<u64>,
-}
-
-impl Faults {
-    /// Every request of `kind` is answered with `code`.
-    pub fn answering(kind: &str, code: &str) -> Self {
-        Self { answers: [(kind.to_owned(), code.to_owned())].into(), ..Self::default() }
-    }
-}
 
 /// A server.
 pub struct S3Server {
@@ -93,7 +72,7 @@ impl S3Server {
 
     /// Starts the killed server on the same objects and port.
     pub fn start_again(&mut self) {
-        let mut command = Command::new(&self.program);
+        let mut command = children::command(&self.program);
         command.args(["--port", &self.port.to_string(), "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]);
         command.arg("--folder").arg(self.folder.path().join("objects")).arg("--faults").arg(self.faults());
         command.arg("--requests").arg(self.requests_file());
@@ -121,6 +100,17 @@ impl S3Server {
 
     fn requests_file(&self) -> PathBuf {
         self.folder.path().join("requests")
+    }
+
+    /// To how many requests a rule was applied so far.
+    pub fn applied(&self, rule: &Rule) -> usize {
+        self.requests(&format!("rule {}", rule.id()))
+    }
+
+    /// Waits until a rule was applied to so many requests: one that it holds is held then.
+    #[track_caller]
+    pub fn until_applied(&self, rule: &Rule, times: usize) {
+        wait_until(&format!("the S3 server applies {rule:?}"), || self.applied(rule) >= times);
     }
 
     /// How many requests of a kind came so far, refused ones too: `put_object`, `upload_part` … Only those whose
