@@ -68,6 +68,22 @@ impl Catalogue {
         Ok(Some((store, known)))
     }
 
+    /// The same, asking the store only where the progress service says that there is news, or cannot say.
+    pub(crate) async fn hear(
+        &self,
+        backends: &Backends,
+        run: &RunId,
+    ) -> Result<Option<(RunStore, Known)>, ObjectError> {
+        let known = self.runs().get(run).filter(|known| known.read_at.elapsed() < AGE).cloned();
+        let Some(known) = known else { return self.open(backends, run).await };
+        match backends.progress.head(run).await {
+            Ok(Some(head)) if head.decisions <= known.history.decisions() => {
+                Ok(Some((RunStore::shared(backends.objects.clone(), run), known)))
+            }
+            _ => self.open(backends, run).await,
+        }
+    }
+
     /// Keeps what somebody has read or decided.
     pub(crate) fn remember(&self, run: &RunId, known: Known) {
         let mut runs = self.runs();

@@ -139,7 +139,9 @@ impl Coordinator {
     async fn decide(&self, spec: &RunSpec, history: &mut History, act: Act) -> Result<(), CoordinatorError> {
         match self.backends.decide(&self.store, &spec.run, history, &self.config.name, act).await {
             Ok(_) => Ok(()),
-            Err(DecideError::Refused(refused @ (Refused::Late { .. } | Refused::Illegal { .. } | Refused::Deleted))) => {
+            Err(DecideError::Refused(
+                refused @ (Refused::Late { .. } | Refused::Illegal { .. } | Refused::Deleted),
+            )) => {
                 tracing::info!(%refused, "somebody else decided");
                 Ok(())
             }

@@ -68,8 +68,11 @@ impl fmt::Display for Collected {
 pub async fn collect(backends: &Backends, by: &str, grace: Grace, dry: bool) -> Result<Collected, CoordinatorError> {
     let mut collected = Collected::default();
     let objects = &*backends.objects;
-    let submitted: HashSet<RunId> =
-        list_all(objects, SharedKey::SUBMITTED).await?.iter().filter_map(|object| SharedKey::run(&object.key)).collect();
+    let submitted: HashSet<RunId> = list_all(objects, SharedKey::SUBMITTED)
+        .await?
+        .iter()
+        .filter_map(|object| SharedKey::run(&object.key))
+        .collect();
     let gone = deleted_runs(backends, grace).await?;
     let strays = stray_runs(backends, &submitted, grace).await?;
     for run in gone.into_iter().chain(strays) {
@@ -193,7 +196,8 @@ async fn leftovers(store: &RunStore, history: &History, grace: Grace) -> Result<
     let mut named = Named::default();
     let reader = store.objects().open(&store.relative(&ended.results.path)).await?;
     let mut lines = BufReader::new(reader.body).lines();
-    let broken = |error: std::io::Error| diorama_backends::objects::ObjectError::broken_off(&ended.results.path, &error);
+    let broken =
+        |error: std::io::Error| diorama_backends::objects::ObjectError::broken_off(&ended.results.path, &error);
     while let Some(line) = lines.next_line().await.map_err(broken)? {
         let outcome = serde_json::from_str(&line).map_err(|error| {
             diorama_backends::objects::ObjectError::damaged(store.relative(&ended.results.path), error.to_string())

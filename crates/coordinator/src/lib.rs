@@ -4,8 +4,8 @@
 //! may run for one run: nothing here is needed for safety, which the commit markers alone give.
 
 pub mod api;
-mod coordinator;
 mod catalogue;
+mod coordinator;
 mod delete;
 mod ending;
 mod error;

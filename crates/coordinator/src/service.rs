@@ -311,7 +311,9 @@ async fn strike_off(backends: &Backends, store: &RunStore, run: &RunId) -> Resul
 
 async fn collect(backends: Backends, config: ServiceConfig, stop: CancellationToken) {
     match stop.run_until_cancelled(gc::collect(&backends, &config.owner, config.grace, false)).await {
-        Some(Ok(collected)) if !collected.is_empty() => tracing::info!(%collected, "what belonged to nobody was removed"),
+        Some(Ok(collected)) if !collected.is_empty() => {
+            tracing::info!(%collected, "what belonged to nobody was removed")
+        }
         Some(Ok(_)) | None => {}
         Some(Err(error)) => tracing::warn!(%error, "the collection of garbage is tried again later"),
     }

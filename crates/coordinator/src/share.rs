@@ -128,7 +128,13 @@ impl Share {
 
     /// Shards of the whole pool that were published and that nobody has taken up.
     pub(crate) fn waiting_in_pool(&self) -> usize {
-        self.shares.known().demands.values().filter(|demand| demand.pool == self.pool).map(|demand| demand.waiting).sum()
+        self.shares
+            .known()
+            .demands
+            .values()
+            .filter(|demand| demand.pool == self.pool)
+            .map(|demand| demand.waiting)
+            .sum()
     }
 }
 

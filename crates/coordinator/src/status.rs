@@ -4,7 +4,7 @@
 use diorama_backends::progress::{Counts, Holder, THROUGHPUT_SECONDS, Throughput};
 use diorama_core::id::{Pool, RunId, ShardId};
 use diorama_core::round::RoundInfo;
-use diorama_core::run::{RunSpec, RunState, RunSummary};
+use diorama_core::run::{Labels, RunSpec, RunState, RunSummary};
 use diorama_protocol::history::History;
 use diorama_protocol::outcomes::Outcomes;
 use diorama_protocol::{Backends, RunStore};
@@ -28,6 +28,9 @@ pub struct RunStatus {
     pub run: RunId,
     /// What its owner calls it.
     pub name: Option<String>,
+    /// What its owner files it under.
+    #[serde(skip_serializing_if = "Labels::is_empty", default)]
+    pub labels: Labels,
     /// The pool that does the work.
     pub pool: Pool,
     /// Submitting, running, paused, cancelled or finished; a run is `cancelled` as soon as that was asked for.
@@ -71,6 +74,7 @@ impl RunStatus {
         Self {
             run: spec.run.clone(),
             name: spec.name.clone(),
+            labels: spec.labels.clone(),
             pool: spec.pool.clone(),
             state,
             reason: None,

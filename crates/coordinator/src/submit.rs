@@ -41,7 +41,10 @@ pub async fn submit(
 ) -> Result<RunSpec, CoordinatorError> {
     let (spec, mut history) = match store.spec().await? {
         Some(existing) => (agree(existing, &submission.spec)?, store.history().await?),
-        None => (backends.write_spec(store, submission.spec).await?, History::default()),
+        None => {
+            let first = backends.write_spec(store, submission.spec.clone()).await?;
+            (agree(first, &submission.spec)?, History::default())
+        }
     };
     fault::point("submit.after-spec");
     if history.is_submitted() {

@@ -222,7 +222,8 @@ mod tests {
         assert_eq!(ObjectKey::Commit(shard).path(&RunRoot::Own), "commits/r0-000012.json");
         assert_eq!(ObjectKey::Commit(shard).path(&RunRoot::Shared(run.clone())), "runs/a/commits/r0-000012.json");
         let (attempt, file) = (AttemptId::new("0a").unwrap(), "images/x.y.png");
-        let picture = ObjectKey::File(shard, attempt.clone(), Folder::Images, CustomId::new("x.y").unwrap(), ".png".to_owned());
+        let picture =
+            ObjectKey::File(shard, attempt.clone(), Folder::Images, CustomId::new("x.y").unwrap(), ".png".to_owned());
         assert_eq!(picture.path(&RunRoot::Own), file);
         let shared = picture.relative(&RunRoot::Shared(run.clone()));
         assert_eq!((shared.as_str(), as_users_name_it(&shared)), ("files/r0-000012.0a/images/x.y.png", file));

@@ -41,7 +41,17 @@ impl RoundInfo {
     /// The manifest's round.
     pub fn first(shards: u32, tasks: u64, inputs: AttemptId, not_before: Timestamp) -> Self {
         let round = Round(0);
-        Self { round, shards, tasks, inputs, not_before, delay_seconds: 0.0, budget: round, failed_offset: 0, reopened: None }
+        Self {
+            round,
+            shards,
+            tasks,
+            inputs,
+            not_before,
+            delay_seconds: 0.0,
+            budget: round,
+            failed_offset: 0,
+            reopened: None,
+        }
     }
 
     /// The wait before it, of an hour at most.

@@ -19,6 +19,9 @@ pub enum OutputFormat {
     Webdataset,
 }
 
+/// What a run is filed under, by name.
+pub type Labels = BTreeMap<String, String>;
+
 /// What was submitted. Written once as `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSpec {
@@ -29,6 +32,9 @@ pub struct RunSpec {
     /// What its owner calls it; need not be unique.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub name: Option<String>,
+    /// What its owner files it under.
+    #[serde(skip_serializing_if = "Labels::is_empty", default)]
+    pub labels: Labels,
     /// The pool that does the work.
     pub pool: Pool,
     /// Runs of a higher priority in the same pool go first: -100 to 100.

@@ -156,7 +156,9 @@ impl RunStore {
 
     fn apply(&self, history: &mut History, number: u64, decision: Decision) -> Result<(), ObjectError> {
         let damaged = |why| ObjectError::damaged(self.path(&ObjectKey::Decision(number)), why);
-        history.apply(decision).map_err(|refused| damaged(format!("it does not follow from the entries before: {refused}")))
+        history
+            .apply(decision)
+            .map_err(|refused| damaged(format!("it does not follow from the entries before: {refused}")))
     }
 
     /// A shard's tasks, as the writer of its round wrote them; `None` where there are none.

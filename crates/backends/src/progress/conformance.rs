@@ -7,9 +7,7 @@ use diorama_core::id::{AttemptId, CustomId, Pool, Round, RunId, Seed, ShardId, T
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
 use diorama_core::run::{ModelIdentity, RunState};
 
-use super::{
-    Counted, Counts, Head, Heartbeat, Holder, Progress, RECENT_FAILURES, THROUGHPUT_SECONDS, WorkerState,
-};
+use super::{Counted, Counts, Head, Heartbeat, Holder, Progress, RECENT_FAILURES, THROUGHPUT_SECONDS, WorkerState};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -105,7 +103,10 @@ pub async fn a_silent_worker_is_forgotten(progress: &dyn Progress) {
     progress.heartbeat(&heartbeat("a", WorkerState::Idle), LONG).await.unwrap();
     progress.heartbeat(&heartbeat("a", WorkerState::Working), LONG).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(progress.workers().await.unwrap(), [heartbeat("a", WorkerState::Working), heartbeat("b", WorkerState::Idle)]);
+    assert_eq!(
+        progress.workers().await.unwrap(),
+        [heartbeat("a", WorkerState::Working), heartbeat("b", WorkerState::Idle)]
+    );
 }
 
 /// Recent failures come with their shard, once however often it is committed; they are capped and the newest stay.

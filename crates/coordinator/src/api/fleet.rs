@@ -1,6 +1,8 @@
 //! Workers and pools, as they are now.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -9,12 +11,19 @@ use diorama_core::id::Pool;
 use diorama_core::key::SharedKey;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::{Problem, Shared};
+use super::{Api, Problem, Shared};
+
+/// Between two looks at the workers and queues for `/metrics`.
+pub(super) const REFRESH: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 5 });
+
+/// Between two listings of the active runs for it, where nobody rang.
+const LIST: Duration = Duration::from_secs(60);
 
 /// A pool.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct PoolStatus {
     /// Its name.
     pub(super) pool: String,
@@ -30,6 +39,50 @@ pub(super) struct PoolStatus {
     pub(super) dead: u64,
 }
 
+/// The pools as they were at the last look, for `/metrics`.
+#[derive(Default)]
+pub(crate) struct Pools {
+    last: Mutex<Look>,
+}
+
+#[derive(Default, Clone)]
+struct Look {
+    pools: Vec<PoolStatus>,
+    runs: BTreeMap<Pool, u64>,
+    listed: Option<Instant>,
+    rung: Option<u64>,
+}
+
+impl Pools {
+    fn look(&self) -> Look {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn last(&self) -> Vec<PoolStatus> {
+        self.look().pools
+    }
+}
+
+/// Looks at the pools, and remembers. While a service is away, nothing is known of them.
+pub(super) async fn refresh(api: &Api) {
+    let mut look = api.pools.look();
+    let rung = api.backends().progress.rung().await.ok();
+    if rung != look.rung || look.listed.is_none_or(|at| at.elapsed() >= LIST) {
+        match active_runs(api).await {
+            Ok(runs) => (look.runs, look.listed, look.rung) = (runs, Some(Instant::now()), rung),
+            Err(problem) => tracing::debug!(problem = problem.detail, "the active runs cannot be listed"),
+        }
+    }
+    look.pools = match all(api, look.runs.clone()).await {
+        Ok(pools) => pools,
+        Err(problem) => {
+            tracing::warn!(problem = problem.detail, "the metrics of the pools are left out");
+            Vec::new()
+        }
+    };
+    *api.pools.last.lock().unwrap_or_else(PoisonError::into_inner) = look;
+}
+
 /// The workers that gave a sign of life lately.
 #[utoipa::path(get, path = "/v1/workers", tag = "fleet",
     responses((status = 200, description = "worker, pool, state, model, identity, device, done", body = Vec<Object>)))]
@@ -41,19 +94,26 @@ pub(super) async fn workers(State(api): State<Shared>) -> Result<Json<Value>, Pr
 /// The pools that have workers or runs.
 #[utoipa::path(get, path = "/v1/pools", tag = "fleet", responses((status = 200, body = Vec<PoolStatus>)))]
 pub(super) async fn pools(State(api): State<Shared>) -> Result<Json<Vec<PoolStatus>>, Problem> {
-    Ok(Json(all(&api).await?))
+    let runs = active_runs(&api).await?;
+    Ok(Json(all(&api, runs).await?))
 }
 
-pub(super) async fn all(api: &Shared) -> Result<Vec<PoolStatus>, Problem> {
-    let mut counted: BTreeMap<Pool, (u64, u64)> = BTreeMap::new();
-    for worker in api.backends().progress.workers().await? {
-        counted.entry(worker.pool).or_default().0 += 1;
-    }
+/// Runs that have not ended, by pool.
+async fn active_runs(api: &Api) -> Result<BTreeMap<Pool, u64>, Problem> {
+    let mut runs = BTreeMap::new();
     for object in list_all(&*api.backends().objects, SharedKey::ACTIVE).await? {
         let Some(run) = SharedKey::run(&object.key) else { continue };
-        if let Ok((_, spec)) = api.run(run.as_str()).await {
-            counted.entry(spec.pool.clone()).or_default().1 += 1;
+        if let Ok(Some(opened)) = api.hear(&run).await {
+            *runs.entry(opened.spec.pool.clone()).or_default() += 1;
         }
+    }
+    Ok(runs)
+}
+
+async fn all(api: &Api, runs: BTreeMap<Pool, u64>) -> Result<Vec<PoolStatus>, Problem> {
+    let mut counted: BTreeMap<Pool, (u64, u64)> = runs.into_iter().map(|(pool, runs)| (pool, (0, runs))).collect();
+    for worker in api.backends().progress.workers().await? {
+        counted.entry(worker.pool).or_default().0 += 1;
     }
     let mut pools = Vec::with_capacity(counted.len());
     for (pool, (workers, runs)) in counted {

@@ -1,15 +1,10 @@
 //! Health for an orchestrator, metrics for Prometheus.
 
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use super::{Problem, Shared, fleet};
-
-/// How long the services may take to answer before the metrics go out without what they know; Prometheus waits 10 s.
-const PATIENCE: Duration = Duration::from_secs(5);
+use super::{Problem, Shared};
 
 /// The process is alive.
 #[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200, description = "alive")))]
@@ -17,16 +12,17 @@ pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// What the API answers from can be reached: the object store and Redis. Where the queue is away, only the runs wait.
+/// What the API cannot answer without can be reached: the object store. Where Redis or the queue is away, it answers in a
+/// degraded way.
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses((status = 200, description = "ready"), (status = 503, body = Problem)))]
 pub(super) async fn readyz(State(api): State<Shared>) -> Result<&'static str, Problem> {
     api.backends().objects.head("probe/ready").await?;
-    api.backends().progress.workers().await?;
     Ok("ok\n")
 }
 
-/// Metrics in Prometheus' text format. Those of the pools are left out while a service is away.
+/// Metrics in Prometheus' text format, from memory. Those of the pools are some seconds old, and left out while a service
+/// is away.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, description = "text format 0.0.4")))]
 pub(super) async fn metrics(State(api): State<Shared>) -> Result<(StatusCode, String), Problem> {
     let failed = |error: prometheus::Error| Problem::new(500, "metrics", error.to_string());
@@ -42,17 +38,7 @@ pub(super) async fn metrics(State(api): State<Shared>) -> Result<(StatusCode, St
     let dead = gauge("diorama_queue_dead_shards", "Shards that the queue gave up", &["pool"])?;
     let workers = gauge("diorama_workers", "Workers that give signs of life", &["pool"])?;
     let runs = gauge("diorama_active_runs", "Runs that have not ended", &["pool"])?;
-    let pools = match tokio::time::timeout(PATIENCE, fleet::all(&api)).await {
-        Ok(Ok(pools)) => pools,
-        Ok(Err(problem)) => {
-            tracing::warn!(problem = problem.detail, "the metrics of the pools are left out");
-            Vec::new()
-        }
-        Err(_) => {
-            tracing::warn!("the services do not answer in time; the metrics of the pools are left out");
-            Vec::new()
-        }
-    };
+    let pools = api.pools.last();
     for pool in pools {
         let label = &[pool.pool.as_str()];
         ready.with_label_values(label).set(pool.ready as i64);

@@ -6,7 +6,6 @@ mod auth;
 mod blobs;
 mod fleet;
 mod health;
-mod manifest_object;
 mod problem;
 mod results;
 mod retry;
@@ -23,13 +22,15 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
-use diorama_backends::Backends;
-use diorama_backends::objects::RemoteObjects;
-use diorama_backends::run_store::RunStore;
+use diorama_backends::objects::{ObjectError, RemoteObjects};
 use diorama_core::id::RunId;
-use diorama_core::key::RunRoot;
 use diorama_core::run::RunSpec;
+use diorama_protocol::decision::Act;
+use diorama_protocol::history::History;
+use diorama_protocol::{Backends, DecideError, RunStore};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -37,9 +38,14 @@ use utoipa_axum::routes;
 pub use self::auth::{Role, Tokens, TokensError};
 pub use self::problem::Problem;
 pub use self::submit::SubmitRequest;
+use crate::catalogue::Catalogue;
+use crate::error::CoordinatorError;
+use crate::status::{RunStatus, status};
 
 /// What the API stands on.
 pub struct ApiConfig {
+    /// What it signs decisions with.
+    pub name: String,
     /// The services.
     pub backends: Backends,
     /// The buckets of `s3://` manifests, where there are any.
@@ -60,31 +66,86 @@ pub struct ApiConfig {
     pub leading: watch::Receiver<bool>,
 }
 
-/// The state of every handler.
-pub(crate) struct Api {
+/// The API: what its handlers share.
+pub struct Api {
     pub(crate) config: ApiConfig,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) pools: fleet::Pools,
 }
 
 pub(crate) type Shared = Arc<Api>;
 
+/// A run, as a handler sees it.
+pub(crate) struct Opened {
+    pub(crate) store: RunStore,
+    pub(crate) spec: Arc<RunSpec>,
+    pub(crate) history: History,
+}
+
+impl Opened {
+    pub(crate) async fn status(&self, api: &Api) -> Result<RunStatus, CoordinatorError> {
+        status(api.backends(), &self.store, &self.spec, &self.history).await
+    }
+
+    /// Decides something of the run.
+    pub(crate) async fn decide(&mut self, api: &Api, act: Act) -> Result<(), DecideError> {
+        let (run, by) = (&self.spec.run, &api.config.name);
+        api.backends().decide(&self.store, run, &mut self.history, by, act).await.map(drop)
+    }
+}
+
 impl Api {
+    /// An API that has been asked nothing yet.
+    pub fn new(config: ApiConfig) -> Arc<Self> {
+        Arc::new(Self { config, catalogue: Catalogue::default(), pools: fleet::Pools::default() })
+    }
+
     pub(crate) fn backends(&self) -> &Backends {
         &self.config.backends
     }
 
     pub(crate) fn store(&self, run: &RunId) -> RunStore {
-        RunStore::new(self.backends().objects.clone(), RunRoot::Shared(run.clone()))
+        RunStore::shared(self.backends().objects.clone(), run)
     }
 
-    /// The run's objects and spec, or that there is no such run.
-    pub(crate) async fn run(&self, run: &str) -> Result<(RunStore, Arc<RunSpec>), Problem> {
+    /// The run as it is now, where there is one.
+    pub(crate) async fn open(&self, run: &RunId) -> Result<Option<Opened>, ObjectError> {
+        let opened = self.catalogue.open(self.backends(), run).await?;
+        Ok(opened.map(|(store, known)| Opened { store, spec: known.spec, history: known.history }))
+    }
+
+    /// The same for who looks again and again: the store is asked only where there is news.
+    pub(crate) async fn hear(&self, run: &RunId) -> Result<Option<Opened>, ObjectError> {
+        let opened = self.catalogue.hear(self.backends(), run).await?;
+        Ok(opened.map(|(store, known)| Opened { store, spec: known.spec, history: known.history }))
+    }
+
+    /// The run, or that there is none.
+    pub(crate) async fn run(&self, run: &str) -> Result<Opened, Problem> {
         let unknown = || Problem::not_found("unknown_run", format!("there is no run {run:?}"));
         let run = RunId::new(run).map_err(|_| unknown())?;
-        let store = self.store(&run);
-        // Read each time: it never changes, but a run may be deleted.
-        let spec = Arc::new(store.spec().await?.ok_or_else(unknown)?);
-        Ok((store, spec))
+        self.open(&run).await?.ok_or_else(unknown)
     }
+
+    /// Keeps what `/metrics` says up to date until `drain` is cancelled: it is answered from memory.
+    pub async fn keep_metrics(&self, drain: CancellationToken) {
+        while !drain.is_cancelled() {
+            fleet::refresh(self).await;
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = tokio::time::sleep(fleet::REFRESH) => {}
+            }
+        }
+    }
+}
+
+/// Every line that is logged for a request has it.
+fn request_span(request: &axum::http::Request<axum::body::Body>) -> tracing::Span {
+    tracing::info_span!("request", method = %request.method(), path = request.uri().path())
+}
+
+fn on_response(response: &axum::http::Response<axum::body::Body>, latency: std::time::Duration, _: &tracing::Span) {
+    tracing::debug!(status = response.status().as_u16(), ?latency, "answered");
 }
 
 #[derive(OpenApi)]
@@ -120,8 +181,7 @@ fn documented() -> OpenApiRouter<Shared> {
 }
 
 /// The whole API.
-pub fn router(config: ApiConfig) -> Router {
-    let shared: Shared = Arc::new(Api { config });
+pub fn router(shared: Shared) -> Router {
     let (api, mut document) = documented().split_for_parts();
     let (health, health_document) = OpenApiRouter::<Shared>::new()
         .routes(routes!(health::livez))
@@ -141,5 +201,6 @@ pub fn router(config: ApiConfig) -> Router {
         })
         // Uploads are streamed and have limits of their own.
         .layer(DefaultBodyLimit::disable())
+        .layer(TraceLayer::new_for_http().make_span_with(request_span).on_response(on_response))
         .with_state(shared)
 }

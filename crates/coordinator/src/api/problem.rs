@@ -5,6 +5,9 @@ use axum::response::{IntoResponse, Response};
 use diorama_backends::objects::{ObjectError, ObjectErrorKind};
 use diorama_backends::progress::ProgressError;
 use diorama_backends::queue::QueueError;
+use diorama_core::run::RunState;
+use diorama_protocol::history::Refused;
+use diorama_protocol::{DecideError, ProtocolError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -103,6 +106,36 @@ impl From<QueueError> for Problem {
     }
 }
 
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match &refused {
+            Refused::Illegal { from: RunState::Submitting, .. } => Self::conflict(
+                "not_submitted",
+                format!("{refused}: its submission is under way, or was cut off; send it again, or delete the run"),
+            ),
+            Refused::Illegal { .. } => Self::conflict("illegal_transition", refused.to_string()),
+            Refused::NotEnded { .. } => Self::conflict("not_ended", refused.to_string()),
+            Refused::Late { .. } => Self::conflict("changed_meanwhile", format!("{refused}; look again")),
+            Refused::Deleted => Self::not_found("unknown_run", refused.to_string()),
+        }
+    }
+}
+
+impl From<DecideError> for Problem {
+    fn from(error: DecideError) -> Self {
+        match error {
+            DecideError::Refused(refused) => refused.into(),
+            DecideError::Objects(error) => error.into(),
+        }
+    }
+}
+
+impl From<ProtocolError> for Problem {
+    fn from(error: ProtocolError) -> Self {
+        CoordinatorError::from(error).into()
+    }
+}
+
 impl From<CoordinatorError> for Problem {
     fn from(error: CoordinatorError) -> Self {
         match error {
@@ -113,7 +146,7 @@ impl From<CoordinatorError> for Problem {
             CoordinatorError::Tasks(_) | CoordinatorError::TaskCount { .. } => {
                 Self::bad_request("manifest_changed", error.to_string())
             }
-            CoordinatorError::NotEnded { .. } => Self::conflict("not_ended", error.to_string()),
+            CoordinatorError::Refused(refused) => refused.into(),
             CoordinatorError::NothingFailed { .. } => Self::conflict("nothing_failed", error.to_string()),
             CoordinatorError::Unusable { .. } => {
                 tracing::error!(%error, "a damaged run");
@@ -121,4 +154,16 @@ impl From<CoordinatorError> for Problem {
             }
         }
     }
+}
+
+/// This machine's disk failed us.
+pub(crate) fn disk(error: std::io::Error) -> Problem {
+    tracing::error!(%error, "an upload could not be kept");
+    Problem::new(503, "scratch_unavailable", format!("the coordinator's scratch folder: {error}; try again later"))
+}
+
+/// A defect of ours.
+pub(crate) fn panicked(error: impl std::fmt::Display) -> Problem {
+    tracing::error!(%error, "checking a manifest ended badly");
+    Problem::new(500, "internal", "checking the manifest ended badly; the coordinator's log says more")
 }

@@ -7,13 +7,11 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use diorama_backends::objects::ObjectErrorKind;
-use diorama_core::key::ObjectKey;
+use diorama_protocol::results::Lines;
 use futures::stream;
 use tokio_util::io::ReaderStream;
 
 use super::{Problem, Shared};
-use crate::finalise::Lines;
-use crate::reopen::ending;
 
 /// Says whether these are all lines, or those of a run that has not ended.
 const COMPLETE: &str = "diorama-complete";
@@ -27,7 +25,7 @@ const PIECE: usize = 1 << 16;
     responses((status = 200, description = "application/x-ndjson", headers(("Diorama-Complete" = bool))),
               (status = 404, body = Problem)))]
 pub(super) async fn results(State(api): State<Shared>, Path(run): Path<String>) -> Result<Response, Problem> {
-    lines(&api, &run, ObjectKey::Results).await
+    lines(&api, &run, true).await
 }
 
 /// The outcomes of tasks without a picture and the rows that were refused, one a line. Of a run that has not ended,
@@ -36,22 +34,24 @@ pub(super) async fn results(State(api): State<Shared>, Path(run): Path<String>) 
     responses((status = 200, description = "application/x-ndjson", headers(("Diorama-Complete" = bool))),
               (status = 404, body = Problem)))]
 pub(super) async fn errors(State(api): State<Shared>, Path(run): Path<String>) -> Result<Response, Problem> {
-    lines(&api, &run, ObjectKey::Errors).await
+    lines(&api, &run, false).await
 }
 
-async fn lines(api: &Shared, run: &str, key: ObjectKey) -> Result<Response, Problem> {
-    let (store, spec) = api.run(run).await?;
-    if ending(&store).await?.is_some() {
-        let mut response = stream_object(api, &store.path(&key), "application/x-ndjson", unknown_object).await?;
+async fn lines(api: &Shared, run: &str, results: bool) -> Result<Response, Problem> {
+    let run = api.run(run).await?;
+    if let Some(ended) = run.history.ended() {
+        let file = if results { &ended.results } else { &ended.errors };
+        let path = run.store.relative(&file.path);
+        let mut response = stream_object(api, &path, "application/x-ndjson", unknown_object).await?;
         response.headers_mut().insert(COMPLETE, header::HeaderValue::from_static("true"));
         return Ok(response);
     }
-    let lines = Lines::so_far(&store, &spec, key == ObjectKey::Results).await?;
+    let lines = Lines::so_far(&run.store, &run.spec, &run.history, results).await?;
     // An error in the middle breaks the answer off, which whoever reads it notices.
     let pieces = stream::try_unfold(lines, |mut lines| async move {
         let mut piece = Vec::new();
         while piece.len() < PIECE && lines.next(&mut piece).await? {}
-        Ok::<_, crate::CoordinatorError>((!piece.is_empty()).then(|| (Bytes::from(piece), lines)))
+        Ok::<_, diorama_protocol::ProtocolError>((!piece.is_empty()).then(|| (Bytes::from(piece), lines)))
     });
     let headers = [(header::CONTENT_TYPE.as_str(), "application/x-ndjson"), (COMPLETE, "false")];
     Ok((headers, Body::from_stream(pieces)).into_response())
@@ -65,8 +65,8 @@ pub(super) async fn object(
     State(api): State<Shared>,
     Path((run, path)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let (store, _) = api.run(&run).await?;
-    stream_object(&api, &store.relative(&path), "application/octet-stream", unknown_object).await
+    let run = api.run(&run).await?;
+    stream_object(&api, &run.store.relative(&path), "application/octet-stream", unknown_object).await
 }
 
 fn unknown_object() -> Problem {

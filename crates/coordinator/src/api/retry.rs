@@ -12,7 +12,8 @@ use utoipa::ToSchema;
 
 use super::{Problem, Shared};
 use crate::reopen::reopen;
-use crate::status::{RunStatus, status};
+use crate::service::hand_over;
+use crate::status::RunStatus;
 
 /// The largest body, in bytes.
 const MAX_BYTES: usize = 1 << 16;
@@ -73,8 +74,11 @@ pub(super) async fn retry(
     Path(run): Path<String>,
     body: Body,
 ) -> Result<Json<RunStatus>, Problem> {
-    let (store, spec) = api.run(&run).await?;
+    let mut run = api.run(&run).await?;
     let which = RetryRequest::read(body).await?.which()?;
-    reopen(&store, &spec.run, which).await?;
-    Ok(Json(status(api.backends(), &store, &spec).await?))
+    let reopened = reopen(api.backends(), &run.store, &run.spec, &mut run.history, &api.config.name, which).await;
+    // Also where it was reopened before, by somebody who died in the middle.
+    hand_over(api.backends(), &run.spec.run).await?;
+    reopened?;
+    Ok(Json(run.status(&api).await?))
 }

@@ -7,19 +7,25 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
+use diorama_backends::objects::list_all;
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::RunState;
-use futures::stream::{self, Stream};
+use diorama_protocol::decision::Act;
+use futures::stream::{self, Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Problem, Shared};
-use crate::reopen::hand_over;
-use crate::status::{RunStatus, status};
+use crate::delete;
+use crate::service::hand_over;
+use crate::status::RunStatus;
 
 /// Between two looks for the stream of events.
 const EVENT_POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 1000 });
+
+/// Runs that are looked at, at a time.
+const AT_ONCE: usize = 32;
 
 /// Which part of the list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -32,9 +38,29 @@ pub(super) struct Paging {
     /// Only runs that have not ended.
     #[serde(default)]
     active: bool,
+    /// Only runs in this state: submitting, running, paused, cancelled or finished.
+    #[param(value_type = Option<String>)]
+    state: Option<RunState>,
+    /// Only runs whose name contains this.
+    name: Option<String>,
+    /// Only runs with this label: `name=value`.
+    label: Option<String>,
 }
 
-/// One page of runs, in the order of submission.
+impl Paging {
+    fn fits(&self, run: &RunStatus) -> bool {
+        let state = self.state.is_none_or(|state| state == run.state);
+        let part = self.name.as_deref().unwrap_or_default();
+        let name = run.name.as_deref().unwrap_or_default().contains(part);
+        let label = self.label.as_deref().is_none_or(|label| {
+            let (name, value) = label.split_once('=').unwrap_or((label, ""));
+            run.labels.get(name).is_some_and(|known| known == value)
+        });
+        state && name && label && !(self.active && run.summary.is_some())
+    }
+}
+
+/// One page of runs, the latest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RunPage {
     /// How each of them stands.
@@ -43,35 +69,71 @@ pub(super) struct RunPage {
     /// What to give as `after` for the next page; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
+    /// Runs that cannot be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damaged: Vec<DamagedRun>,
 }
 
-/// The runs, in the order of submission.
+/// A run that cannot be read.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DamagedRun {
+    /// Its id.
+    run: String,
+    /// What is wrong with it.
+    problem: String,
+}
+
+/// The runs, the latest first.
 #[utoipa::path(get, path = "/v1/runs", tag = "runs", params(Paging),
     responses((status = 200, body = RunPage), (status = 401, body = Problem)))]
 pub(super) async fn list(State(api): State<Shared>, Query(paging): Query<Paging>) -> Result<Json<RunPage>, Problem> {
     let prefix = if paging.active { SharedKey::ACTIVE } else { SharedKey::SUBMITTED };
-    let after = paging.after.map(|run| format!("{prefix}{run}"));
     let limit = paging.limit.unwrap_or(50).clamp(1, 100);
-    let page = api.backends().objects.list(prefix, after.as_deref(), limit).await?;
-    let mut runs = Vec::with_capacity(page.objects.len());
-    for object in &page.objects {
-        let Some(run) = SharedKey::run(&object.key) else { continue };
-        match api.run(run.as_str()).await {
-            Ok((store, spec)) => runs.push(status(api.backends(), &store, &spec).await?),
-            Err(problem) if problem.status == 404 => {} // Its submission is under way.
+    let listed = list_all(&*api.backends().objects, prefix).await?;
+    // Ids rise with time, so the keys are in the order of submission.
+    let mut ids: Vec<RunId> = listed.iter().filter_map(|object| SharedKey::run(&object.key)).collect();
+    ids.reverse();
+    if let Some(after) = &paging.after {
+        ids.retain(|run| run.as_str() < after.as_str());
+    }
+    let look = |run: RunId| {
+        let api = api.clone();
+        async move {
+            let looked = async {
+                match api.open(&run).await? {
+                    Some(opened) => Ok::<_, Problem>(Some(opened.status(&api).await?)),
+                    None => Ok(None),
+                }
+            };
+            let looked = looked.await;
+            (run, looked)
+        }
+    };
+    let mut page = RunPage { runs: Vec::new(), next: None, damaged: Vec::new() };
+    let mut looked = stream::iter(ids).map(look).buffered(AT_ONCE);
+    while let Some((run, status)) = looked.next().await {
+        if page.runs.len() == limit {
+            page.next = page.runs.last().map(|last| last.run.to_string());
+            break;
+        }
+        match status {
+            Ok(Some(status)) if paging.fits(&status) => page.runs.push(status),
+            // Its submission is under way, or it was deleted.
+            Ok(_) => {}
+            Err(problem) if problem.status == 500 => {
+                page.damaged.push(DamagedRun { run: run.to_string(), problem: problem.detail });
+            }
             Err(problem) => return Err(problem),
         }
     }
-    let next = page.next.as_deref().and_then(SharedKey::run).map(|run| run.to_string());
-    Ok(Json(RunPage { runs, next }))
+    Ok(Json(page))
 }
 
 /// How a run stands.
 #[utoipa::path(get, path = "/v1/runs/{run}", tag = "runs", params(("run" = String, Path)),
     responses((status = 200, body = Object), (status = 404, body = Problem)))]
 pub(super) async fn show(State(api): State<Shared>, Path(run): Path<String>) -> Result<Json<RunStatus>, Problem> {
-    let (store, spec) = api.run(&run).await?;
-    Ok(Json(status(api.backends(), &store, &spec).await?))
+    Ok(Json(api.run(&run).await?.status(&api).await?))
 }
 
 /// Pauses, resumes or cancels a run: `action` is `pause`, `resume` or `cancel`. Workers stop before their next batch.
@@ -83,40 +145,45 @@ pub(super) async fn change(
     State(api): State<Shared>,
     Path((run, action)): Path<(String, String)>,
 ) -> Result<Json<RunStatus>, Problem> {
-    let wanted = match action.as_str() {
-        "pause" => RunState::Paused,
-        "resume" => RunState::Running,
-        "cancel" => RunState::Cancelled,
+    let act = match action.as_str() {
+        "pause" => Act::Paused { reason: None },
+        "resume" => Act::Resumed,
+        "cancel" => Act::Cancelled,
         _ => {
             let message = format!("there is no action {action:?}: pause, resume and cancel are actions");
             return Err(Problem::not_found("unknown_action", message));
         }
     };
-    let (store, spec) = api.run(&run).await?;
-    let now = status(api.backends(), &store, &spec).await?;
-    now.state.to(wanted).map_err(|illegal| Problem::conflict("illegal_transition", illegal.to_string()))?;
-    match wanted {
-        RunState::Paused => store.pause(None).await?,
-        RunState::Cancelled => store.cancel().await?,
-        RunState::Running | RunState::Finished => store.resume().await?,
-    }
-    Ok(Json(status(api.backends(), &store, &spec).await?))
+    let mut run = api.run(&run).await?;
+    run.decide(&api, act).await?;
+    Ok(Json(run.status(&api).await?))
 }
 
-/// Deletes a run that has ended, with everything that it made; uploaded references stay. For the role admin.
+/// Deletes a run that has ended, with everything that it made, or one that was never completely submitted; uploaded
+/// references stay. For the role admin.
 #[utoipa::path(delete, path = "/v1/runs/{run}", tag = "runs", params(("run" = String, Path)),
     responses((status = 202, description = "it is gone for everybody, and its objects are being removed"),
               (status = 403, body = Problem), (status = 404, body = Problem),
               (status = 409, description = "the run has not ended", body = Problem)))]
 pub(super) async fn delete(State(api): State<Shared>, Path(run): Path<String>) -> Result<StatusCode, Problem> {
-    let objects = &*api.backends().objects;
     match api.run(&run).await {
-        Ok((store, spec)) => crate::delete::delete(&store, &spec.run).await?,
-        // Where whoever deleted it died in the middle, this is what was missing.
-        Err(problem) => match RunId::new(run) {
-            Ok(run) if crate::delete::is_under_way(objects, &run).await? => hand_over(objects, &run).await?,
-            _ => return Err(problem),
-        },
+        Ok(mut opened) => {
+            let (backends, run) = (api.backends(), opened.spec.run.clone());
+            delete::delete(backends, &opened.store, &run, &mut opened.history, &api.config.name).await?;
+            hand_over(backends, &run).await?;
+        }
+        Err(problem) => {
+            let Ok(run) = RunId::new(run) else { return Err(problem) };
+            let mut history = api.store(&run).history().await?;
+            let there = api.backends().objects.head(&SharedKey::Submitted(run.clone()).to_string()).await?.is_some();
+            if !there {
+                return Err(problem);
+            }
+            // Half a submission without a spec; or whoever deleted it died in the middle.
+            let (backends, store) = (api.backends(), api.store(&run));
+            delete::delete(backends, &store, &run, &mut history, &api.config.name).await?;
+            hand_over(backends, &run).await?;
+        }
     }
     Ok(StatusCode::ACCEPTED)
 }
@@ -128,9 +195,9 @@ pub(super) async fn events(
     State(api): State<Shared>,
     Path(run): Path<String>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    let (store, spec) = api.run(&run).await?;
+    let run = api.run(&run).await?.spec.run.clone();
     let next = move |(mut last, ended): (Option<RunStatus>, bool)| {
-        let (api, store, spec) = (api.clone(), store.clone(), spec.clone());
+        let (api, run) = (api.clone(), run.clone());
         async move {
             if ended {
                 return None;
@@ -139,16 +206,27 @@ pub(super) async fn events(
                 if last.is_some() {
                     tokio::time::sleep(EVENT_POLL).await;
                 }
-                match status(api.backends(), &store, &spec).await {
-                    Ok(now) if last.as_ref() != Some(&now) => {
+                let now = async {
+                    match api.hear(&run).await? {
+                        Some(opened) => Ok::<_, Problem>(Some(opened.status(&api).await?)),
+                        None => Ok(None),
+                    }
+                };
+                match now.await {
+                    // It was deleted.
+                    Ok(None) => return None,
+                    Ok(Some(now)) if last.as_ref() != Some(&now) => {
                         let ended = now.summary.is_some();
                         let name = if ended { "end" } else { "status" };
                         let event = Event::default().event(name).json_data(&now).unwrap_or_default();
                         return Some((Ok(event), (Some(now), ended)));
                     }
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "a stream of events goes on when the services are back");
+                    Ok(Some(_)) => {}
+                    Err(problem) => {
+                        tracing::warn!(
+                            problem = problem.detail,
+                            "a stream of events goes on when the services are back"
+                        );
                         last = None;
                         tokio::time::sleep(EVENT_POLL).await;
                     }

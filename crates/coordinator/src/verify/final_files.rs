@@ -3,45 +3,45 @@
 use std::pin::Pin;
 
 use diorama_backends::objects::{ObjectError, ObjectErrorKind};
-use diorama_backends::run_store::RunStore;
-use diorama_core::key::ObjectKey;
-use diorama_core::round::RoundInfo;
+use diorama_core::outcome::FileRef;
 use diorama_core::run::{RunSpec, RunSummary};
+use diorama_protocol::RunStore;
+use diorama_protocol::decision::Ended;
+use diorama_protocol::history::History;
+use diorama_protocol::outcomes::Outcomes;
+use diorama_protocol::results::{add_invalid, add_task, invalid_rows};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use super::Verification;
+use crate::ending::Tally;
 use crate::error::CoordinatorError;
-use crate::finalise::{Tally, add_invalid, add_task, invalid_rows};
-use crate::outcomes::Outcomes;
 
 /// An ended run all of whose markers are there: the final files say what the markers say.
 pub(super) async fn check_final_files(
     store: &RunStore,
     spec: &RunSpec,
-    rounds: &[RoundInfo],
-    summary: &RunSummary,
+    history: &History,
+    ended: &Ended,
     found: &mut Verification,
 ) -> Result<(), CoordinatorError> {
-    let mut results = FinalFile::open(store, ObjectKey::Results).await?;
-    let mut errors = FinalFile::open(store, ObjectKey::Errors).await?;
-    let mut outcomes = Outcomes::new(store, spec, rounds);
+    let mut results = FinalFile::open(store, &ended.results).await?;
+    let mut errors = FinalFile::open(store, &ended.errors).await?;
+    let mut outcomes = Outcomes::new(store, spec, history).await?;
     let (mut next, mut tally, mut line) = (0, Tally::default(), Vec::new());
     while let Some(last) = outcomes.next().await? {
-        if last.outcome.task.0 != next {
-            found.problem(format!(
-                "task {next} is wanted, and task {} comes: a task is lost or doubled",
-                last.outcome.task
-            ));
+        let last = last.outcome;
+        if last.task.0 != next {
+            found.problem(format!("task {next} is wanted, and task {} comes: a task is lost or doubled", last.task));
         }
-        next = last.outcome.task.0 + 1;
+        next = last.task.0 + 1;
         tally.add(&last);
         line.clear();
         add_task(&mut line, &last);
-        let file = if last.outcome.outcome.is_done() { &mut results } else { &mut errors };
+        let file = if last.outcome.is_done() { &mut results } else { &mut errors };
         file.expect(&line).await?;
     }
-    for issue in invalid_rows(store).await? {
+    for issue in invalid_rows(store, history).await? {
         line.clear();
         add_invalid(&mut line, &issue);
         errors.expect(&line).await?;
@@ -50,10 +50,10 @@ pub(super) async fn check_final_files(
     if found.done + found.failed != found.tasks {
         found.problem(format!("{} tasks have an outcome, {} were submitted", found.done + found.failed, found.tasks));
     }
-    let last_round = rounds.last().map_or(0, |round| round.round.0);
+    let (summary, last_round) = (&ended.summary, history.last_round().map_or(0, |round| round.round.0));
     let wanted = as_read(tally.summary(spec, summary.state, last_round, &outcomes.totals));
     for (said, wanted) in fields(summary).into_iter().zip(fields(&wanted)).filter(|(said, wanted)| said != wanted) {
-        found.problem(format!("summary.json says {} {}, the markers say {}", said.0, said.1, wanted.1));
+        found.problem(format!("the summary says {} {}, the markers say {}", said.0, said.1, wanted.1));
     }
     for file in [results, errors] {
         if let Some(problem) = file.end().await? {
@@ -79,7 +79,7 @@ fn fields(summary: &RunSummary) -> Vec<(String, Value)> {
 
 /// One of the final files, read along with what it should say.
 struct FinalFile {
-    key: ObjectKey,
+    key: String,
     /// `None` where it is gone.
     body: Option<BufReader<Pin<Box<dyn AsyncRead + Send>>>>,
     /// Lines that it should have had so far.
@@ -90,8 +90,9 @@ struct FinalFile {
 }
 
 impl FinalFile {
-    async fn open(store: &RunStore, key: ObjectKey) -> Result<Self, CoordinatorError> {
-        let body = match store.objects().open(&store.path(&key)).await {
+    async fn open(store: &RunStore, file: &FileRef) -> Result<Self, CoordinatorError> {
+        let key = file.path.clone();
+        let body = match store.objects().open(&store.relative(&key)).await {
             Ok(reader) => Some(BufReader::new(reader.body)),
             Err(error) if error.kind == ObjectErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
@@ -107,7 +108,7 @@ impl FinalFile {
         self.fine = match body.read_exact(&mut self.read).await {
             Ok(_) => self.read == line,
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => false,
-            Err(error) => return Err(ObjectError::broken_off(self.key.to_string(), &error).into()),
+            Err(error) => return Err(ObjectError::broken_off(self.key.as_str(), &error).into()),
         };
         Ok(())
     }
@@ -119,7 +120,7 @@ impl FinalFile {
         if !fine {
             return Ok(Some(format!("{key}: line {lines} is not what the markers say")));
         }
-        let more = body.fill_buf().await.map_err(|error| ObjectError::broken_off(key.to_string(), &error))?;
+        let more = body.fill_buf().await.map_err(|error| ObjectError::broken_off(key.as_str(), &error))?;
         let more = !more.is_empty();
         Ok(more.then(|| format!("{key} goes on after line {lines}, its last by the markers")))
     }

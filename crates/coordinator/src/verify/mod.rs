@@ -7,22 +7,21 @@ mod final_files;
 mod orphans;
 mod shards;
 
-use diorama_backends::Backends;
-use diorama_backends::objects::ObjectErrorKind;
 use diorama_backends::progress::Counts;
-use diorama_backends::run_store::RunStore;
 use diorama_core::message::ShardMessage;
 use diorama_core::run::RunSpec;
+use diorama_protocol::count::{counts_of, counts_of_void};
+use diorama_protocol::history::History;
+use diorama_protocol::{Backends, RunStore};
 use futures::{StreamExt, stream};
 use serde::Serialize;
 
 use self::final_files::check_final_files;
-use self::orphans::{Named, orphans};
-use self::shards::check_shard;
+use self::orphans::orphans;
+use self::shards::{Wanted, check_shard};
+use crate::ending::Named;
 use crate::error::CoordinatorError;
 use crate::reconcile::rebuild;
-use crate::reopen::ending;
-use crate::rounds;
 
 /// Shards that are read at a time.
 const AT_ONCE: usize = 8;
@@ -58,6 +57,9 @@ pub struct Verification {
     pub problem_count: u64,
     /// What was repaired.
     pub repaired: Vec<String>,
+    /// What could not be checked, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
 }
 
 impl Verification {
@@ -74,29 +76,20 @@ impl Verification {
     }
 }
 
-/// Verifies the run in `store`; with `repair`, publishes what is missing again, rebuilds the counters where they are
-/// wrong, and removes what no marker names where nothing else is wrong: in a damaged run, that may be all that is left.
+/// Verifies the run in `store`, as its log says that it is; with `repair`, publishes what is missing again, rebuilds the
+/// counters where they are wrong, and removes what attempts left behind in rounds that are decided, where nothing else is
+/// wrong: in a damaged run, that may be all that is left. Whatever happens to the run meanwhile, nothing that counts is
+/// removed: a retry makes a round of its own.
 pub async fn verify(
     backends: &Backends,
     store: &RunStore,
     spec: &RunSpec,
+    history: &History,
     repair: bool,
 ) -> Result<Verification, CoordinatorError> {
-    let mut found = Verification { tasks: spec.tasks, ..Verification::default() };
-    let summary = match ending(store).await {
-        Ok(summary) => {
-            found.ended = summary.is_some();
-            summary
-        }
-        // It has ended, and everything but the summary may still be whole.
-        Err(error) if error.kind == ObjectErrorKind::Damaged => {
-            found.ended = true;
-            found.problem(error.to_string());
-            None
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let rounds = rounds::all(store).await?;
+    let ended = history.ended();
+    let mut found = Verification { tasks: spec.tasks, ended: ended.is_some(), ..Verification::default() };
+    let rounds = history.rounds();
     if rounds.is_empty() {
         found.problem("the run is not completely submitted: submit it again".to_owned());
         return Ok(found);
@@ -106,10 +99,19 @@ pub async fn verify(
         found.problem(format!("the spec speaks of {} tasks, round 0 of {in_rounds}", spec.tasks));
     }
 
+    let voids = store.voids(history).await?;
     let (mut counts, mut named, mut missing, mut unreadable) = (Counts::default(), Named::default(), Vec::new(), false);
-    for round in &rounds {
-        let check = |shard| check_shard(store, spec, shard);
-        let mut checked = stream::iter(round.shard_ids()).map(check).buffered(AT_ONCE);
+    for round in rounds {
+        let void = voids.iter().find(|void| void.round == round.round).map(|void| &void.shards);
+        let wanted = Wanted { spec, inputs: &round.inputs, model: history.model() };
+        let is_void = |index| void.is_some_and(|void| void.contains(index));
+        let shards = round.shard_ids().filter(|shard| !is_void(shard.index));
+        for index in round.shard_ids().map(|shard| shard.index).filter(|index| is_void(*index)) {
+            counts = counts.plus(counts_of_void(round, index, spec.shard_size));
+            found.shards += 1;
+        }
+        let check = |shard| check_shard(store, wanted, shard);
+        let mut checked = stream::iter(shards).map(check).buffered(AT_ONCE);
         while let Some(checked) = checked.next().await {
             let checked = checked?;
             found.shards += 1;
@@ -118,8 +120,8 @@ pub async fn verify(
             unreadable |= checked.unreadable;
             match checked.marker {
                 Some(marker) => {
-                    counts = counts.plus(Counts::of(&marker, round.last_round(&spec.retry)));
-                    named.of(store, marker);
+                    counts = counts.plus(counts_of(&marker, round.last_round(&spec.retry)));
+                    marker.outcomes.iter().for_each(|outcome| named.add(outcome));
                 }
                 None if checked.unreadable => {}
                 None => missing.push(checked.shard),
@@ -127,13 +129,13 @@ pub async fn verify(
         }
     }
     found.uncommitted = missing.len() as u64;
-    match &summary {
-        Some(summary) => {
+    match ended {
+        Some(ended) => {
             for shard in &missing {
                 found.problem(format!("shard {shard}: the run has ended and its commit marker is gone"));
             }
             if missing.is_empty() && !unreadable {
-                check_final_files(store, spec, &rounds, summary, &mut found).await?;
+                check_final_files(store, spec, history, ended, &mut found).await?;
             }
         }
         None => {
@@ -143,19 +145,22 @@ pub async fn verify(
     }
     // Without one of the markers there is nothing to rebuild them from.
     if !unreadable {
-        counters(backends, store, spec, counts, repair, &mut found).await?;
+        counters(backends, store, spec, history, counts, repair, &mut found).await?;
     }
-    if repair && !found.ended {
-        for shard in &missing {
+    if repair && history.wants_work() {
+        let under_way = missing.iter().filter(|shard| history.is_under_way(**shard));
+        let mut published = 0;
+        for shard in under_way {
             let message = ShardMessage { run: spec.run.clone(), shard: *shard };
             backends.queue.publish(&spec.pool, &message).await?;
+            published += 1;
         }
-        if !missing.is_empty() {
-            found.repaired.push(format!("{} shards without a marker were published again", missing.len()));
+        if published > 0 {
+            found.repaired.push(format!("{published} shards without a marker were published again"));
         }
     }
-    let remove = repair && summary.is_some() && found.is_clean();
-    orphans(store, &named, remove, &mut found).await?;
+    let remove = repair && ended.is_some() && found.is_clean();
+    orphans(store, history, &named, remove, &mut found).await?;
     Ok(found)
 }
 
@@ -165,17 +170,25 @@ async fn counters(
     backends: &Backends,
     store: &RunStore,
     spec: &RunSpec,
+    history: &History,
     counts: Counts,
     repair: bool,
     found: &mut Verification,
 ) -> Result<(), CoordinatorError> {
-    let said = backends.progress.counts(&spec.run).await?;
+    let said = match backends.progress.counted(&spec.run).await {
+        Ok(counted) => counted.counts,
+        // Nothing of it is the truth; what there is to check is in the store.
+        Err(error) => {
+            found.skipped.push(format!("the counters were not checked: {error}"));
+            return Ok(());
+        }
+    };
     let excused = if found.ended { said == Counts::default() } else { said.shards > counts.shards };
     if said == counts || excused {
         return Ok(());
     }
     if repair {
-        let now = rebuild(store, spec, &*backends.progress).await?;
+        let now = rebuild(backends, store, spec, history).await?;
         found.repaired.push(format!("the counters were rebuilt: {said:?} became {now:?}"));
     } else {
         found.problem(format!("the counters say {said:?}, the markers {counts:?}; --repair rebuilds them"));

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectReader};
-use diorama_backends::run_store::RunStore;
-use diorama_core::id::{Sha256Hex, ShardId};
-use diorama_core::marker::{ArchiveRef, CommitMarker};
+use diorama_core::id::{AttemptId, Sha256Hex, ShardId};
+use diorama_core::marker::{ArchiveRef, CommitMarker, settings_digest};
 use diorama_core::outcome::{FileRef, Outcome};
-use diorama_core::run::RunSpec;
+use diorama_core::run::{ModelIdentity, RunSpec};
+use diorama_protocol::RunStore;
 use sha2::{Digest, Sha256};
 use tokio_util::io::SyncIoBridge;
 
@@ -32,10 +32,25 @@ impl Checked {
     }
 }
 
+/// What a shard is held against.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) spec: &'a RunSpec,
+    /// Who wrote the inputs of its round.
+    pub(super) inputs: &'a AttemptId,
+    /// The model that the run is bound to.
+    pub(super) model: Option<&'a ModelIdentity>,
+}
+
 /// Reads the shard, its marker and everything that the marker names.
-pub(super) async fn check_shard(store: &RunStore, spec: &RunSpec, shard: ShardId) -> Result<Checked, CoordinatorError> {
+pub(super) async fn check_shard(
+    store: &RunStore,
+    wanted: Wanted<'_>,
+    shard: ShardId,
+) -> Result<Checked, CoordinatorError> {
+    let spec = wanted.spec;
     let mut checked = Checked { shard, marker: None, unreadable: false, problems: Vec::new(), files: 0, bytes: 0 };
-    let read = async { Ok::<_, ObjectError>((store.input(shard).await?, store.marker(shard).await?)) };
+    let read = async { Ok::<_, ObjectError>((store.input(shard, wanted.inputs).await?, store.marker(shard).await?)) };
     let (tasks, marker) = match read.await {
         Ok((Some(tasks), marker)) => (tasks, marker),
         Ok((None, _)) => return Ok(checked.unreadable(format!("shard {shard}: its input is gone"))),
@@ -48,6 +63,14 @@ pub(super) async fn check_shard(store: &RunStore, spec: &RunSpec, shard: ShardId
     if marker.run != spec.run || marker.shard != shard {
         checked.problems.push(format!("shard {shard}: its marker speaks of {} of {}", marker.shard, marker.run));
     }
+    if marker.model.is_some() && marker.model.as_ref() != wanted.model {
+        let name = |model: Option<&ModelIdentity>| model.map_or("none".to_owned(), ToString::to_string);
+        let (made, bound) = (name(marker.model.as_ref()), name(wanted.model));
+        checked.problems.push(format!("shard {shard}: it was made by the model {made}, the run is bound to {bound}"));
+    }
+    if marker.settings != settings_digest(spec) {
+        checked.problems.push(format!("shard {shard}: it was made with other settings than the run's"));
+    }
     let same = marker.outcomes.len() == tasks.len()
         && marker.outcomes.iter().zip(&tasks).all(|(outcome, task)| {
             (outcome.task, &outcome.custom_id, outcome.seed) == (task.index, &task.custom_id, task.seed)
@@ -55,15 +78,27 @@ pub(super) async fn check_shard(store: &RunStore, spec: &RunSpec, shard: ShardId
     if !same {
         checked.problems.push(format!("shard {shard}: its outcomes are not those of its tasks, one each, in order"));
     }
-    let files = marker.outcomes.iter().filter_map(|outcome| match &outcome.outcome {
-        Outcome::Done { files, .. } => Some(files.values().cloned()),
-        Outcome::Failed(_) => None,
-    });
-    let files: Vec<FileRef> = files.flatten().collect();
-    match &marker.archive {
-        Some(archive) => check_archive(store, archive, files, &mut checked).await?,
-        None => check_files(store, &files, &mut checked).await?,
+    let mut loose: Vec<FileRef> = Vec::new();
+    let mut archived: BTreeMap<&str, Vec<FileRef>> =
+        marker.archives.iter().map(|archive| (archive.key.as_str(), Vec::new())).collect();
+    for outcome in &marker.outcomes {
+        let Outcome::Done { archive, files, .. } = &outcome.outcome else { continue };
+        match archive.as_deref().map(|archive| archived.get_mut(archive)) {
+            None => loose.extend(files.values().cloned()),
+            Some(Some(archive)) => archive.extend(files.values().cloned()),
+            Some(None) => {
+                checked.problems.push(format!(
+                    "shard {shard}: {} is in an archive that its marker does not name",
+                    outcome.custom_id
+                ));
+            }
+        }
     }
+    for archive in &marker.archives {
+        let files = archived.remove(archive.key.as_str()).unwrap_or_default();
+        check_archive(store, archive, files, &mut checked).await?;
+    }
+    check_files(store, &loose, &mut checked).await?;
     checked.marker = Some(marker);
     Ok(checked)
 }

@@ -145,11 +145,12 @@ impl Progress for RedisProgress {
             let mut commit = self.scripts.commit_many.prepare_invoke();
             commit.key(keys.state()).key(keys.holders()).key(keys.holding()).key(keys.ends()).arg(millis(LIFE));
             for (shard, counts) in shards {
-                commit
-                    .arg(shard.index)
-                    .arg(shard.round.0)
-                    .arg(shard.to_string())
-                    .arg(&[counts.shards, counts.done, counts.failed, counts.retrying]);
+                commit.arg(shard.index).arg(shard.round.0).arg(shard.to_string()).arg(&[
+                    counts.shards,
+                    counts.done,
+                    counts.failed,
+                    counts.retrying,
+                ]);
             }
             self.script::<()>("counting committed shards", &commit).await?;
         }
@@ -185,7 +186,12 @@ impl Progress for RedisProgress {
         let keys = RunKeys::of(run);
         let mut hold = self.scripts.hold.prepare_invoke();
         hold.key(keys.state()).key(keys.holders()).key(keys.holding()).key(keys.ends());
-        hold.arg(shard.index).arg(shard.round.0).arg(shard.to_string()).arg(text(holder)).arg(millis(ttl)).arg(millis(LIFE));
+        hold.arg(shard.index)
+            .arg(shard.round.0)
+            .arg(shard.to_string())
+            .arg(text(holder))
+            .arg(millis(ttl))
+            .arg(millis(LIFE));
         self.script("saying who works on a shard", &hold).await
     }
 

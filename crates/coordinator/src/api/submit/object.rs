@@ -5,8 +5,8 @@ use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectReader, buck
 use tempfile::TempPath;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::submit::disk;
-use super::{Problem, Shared};
+use crate::api::problem::disk;
+use crate::api::{Problem, Shared};
 
 /// What is read at a time, in bytes.
 const PIECE: usize = 1 << 16;

@@ -1,0 +1,160 @@
+//! The form as it comes over the wire: its parts, streamed to disk, within their limits.
+
+use std::path::Path;
+
+use axum::extract::Multipart;
+use axum::extract::multipart::{Field, MultipartError};
+use diorama_core::id::RunId;
+use diorama_core::manifest::ManifestIssue;
+use diorama_core::run::RunSpec;
+use diorama_core::settings::Settings;
+use jiff::Timestamp;
+use tempfile::TempPath;
+use tokio::io::{AsyncWriteExt, BufWriter};
+
+use super::request::{SubmitRequest, seed};
+use super::{manifest_error, object};
+use crate::api::problem::{disk, panicked};
+use crate::api::{Problem, Shared};
+use crate::manifest::{Format, Manifest, ManifestReport, References, Rules};
+
+/// The largest spec, in bytes.
+const MAX_SPEC_BYTES: usize = 1 << 20;
+
+/// The largest list of rows that the sender skipped, in bytes.
+const MAX_INVALID_BYTES: u64 = 1 << 30;
+
+/// What came over the wire.
+pub(super) struct Upload {
+    pub(super) request: SubmitRequest,
+    manifest: TempPath,
+    pub(super) invalid: Vec<ManifestIssue>,
+}
+
+impl Upload {
+    pub(super) async fn receive(api: &Shared, mut form: Multipart) -> Result<Self, Problem> {
+        let (mut request, mut manifest, mut invalid) = (None::<SubmitRequest>, None, Vec::new());
+        let scratch = &api.config.scratch;
+        while let Some(mut field) = form.next_field().await.map_err(cut_off)? {
+            match field.name() {
+                Some("spec") => request = Some(read_spec(&mut field).await?),
+                Some("manifest") => {
+                    manifest = Some(to_disk(scratch, &mut field, "manifest", api.config.max_manifest_bytes).await?);
+                }
+                Some("invalid") => {
+                    let file = to_disk(scratch, &mut field, "list of skipped rows", MAX_INVALID_BYTES).await?;
+                    invalid = tokio::task::spawn_blocking(move || read_invalid(&file)).await.map_err(panicked)??;
+                }
+                other => {
+                    let message = format!("the form has a part {other:?}; its parts are spec, manifest and invalid");
+                    return Err(Problem::bad_request("unknown_part", message));
+                }
+            }
+        }
+        let request = request.ok_or_else(|| Problem::bad_request("missing_part", "the form has no part spec"))?;
+        let manifest = match (manifest, &request.manifest_object) {
+            (Some(_), Some(_)) => {
+                let message = "both a part manifest and manifest_object are given; leave one out";
+                return Err(Problem::bad_request("two_manifests", message));
+            }
+            (Some(manifest), None) => manifest,
+            (None, Some(address)) => object::fetch(api, address).await?,
+            (None, None) => return Err(Problem::bad_request("missing_part", "the form has no part manifest")),
+        };
+        Ok(Self { request, manifest, invalid })
+    }
+
+    pub(super) fn manifest(&self, api: &Shared, settings: Settings) -> Result<Manifest, Problem> {
+        let format: Format =
+            self.request.manifest_format.parse().map_err(|message: String| {
+                Problem::bad_request("invalid_spec", format!("manifest_format: {message}"))
+            })?;
+        let rules = Rules {
+            settings,
+            seed: seed(self.request.seed)?,
+            compare: self.request.compare.clone(),
+            references: if api.config.reference_root.is_some() { References::All } else { References::Remote },
+            plain_http: api.config.plain_http,
+        };
+        let manifest = Manifest::open(&self.manifest, Some(format), rules).map_err(manifest_error)?;
+        match &api.config.reference_root {
+            Some(root) => manifest.with_root(root).map_err(manifest_error),
+            None => Ok(manifest),
+        }
+    }
+
+    pub(super) fn spec(
+        &self,
+        api: &Shared,
+        run: &RunId,
+        settings: Settings,
+        manifest: &Manifest,
+        report: &ManifestReport,
+    ) -> Result<RunSpec, Problem> {
+        let request = &self.request;
+        // Where no folder is shared, no row names a file, and the manifest's own folder is this process's alone: the same
+        // submission through another coordinator must make the same spec.
+        let reference_root = match api.config.reference_root {
+            Some(_) => manifest.root().display().to_string(),
+            None => String::new(),
+        };
+        Ok(RunSpec {
+            version: 1,
+            run: run.clone(),
+            name: request.name.clone(),
+            labels: request.labels.clone(),
+            pool: request.pool.clone(),
+            priority: request.priority,
+            weight: request.weight,
+            submitted_at: Timestamp::now(),
+            manifest: request.manifest.clone(),
+            manifest_sha256: report.sha256.clone(),
+            reference_root,
+            settings,
+            seed: seed(request.seed)?,
+            compare: request.compare.clone(),
+            format: request.format,
+            shard_size: request.shard_size,
+            tasks: report.tasks,
+            invalid_rows: report.invalid_rows + self.invalid.len() as u64,
+            retry: request.retry.clone(),
+            model: None,
+        })
+    }
+}
+
+async fn read_spec(field: &mut Field<'_>) -> Result<SubmitRequest, Problem> {
+    let mut text = Vec::new();
+    while let Some(chunk) = field.chunk().await.map_err(cut_off)? {
+        text.extend_from_slice(&chunk);
+        if text.len() > MAX_SPEC_BYTES {
+            return Err(Problem::too_large("spec", MAX_SPEC_BYTES as u64));
+        }
+    }
+    serde_json::from_slice(&text).map_err(|error| Problem::bad_request("invalid_spec", format!("spec: {error}")))
+}
+
+async fn to_disk(scratch: &Path, field: &mut Field<'_>, what: &str, limit: u64) -> Result<TempPath, Problem> {
+    let (file, path) = tempfile::NamedTempFile::new_in(scratch).map_err(disk)?.into_parts();
+    let mut file = BufWriter::new(tokio::fs::File::from_std(file));
+    let mut bytes = 0;
+    while let Some(chunk) = field.chunk().await.map_err(cut_off)? {
+        bytes += chunk.len() as u64;
+        if bytes > limit {
+            return Err(Problem::too_large(what, limit));
+        }
+        file.write_all(&chunk).await.map_err(disk)?;
+    }
+    file.flush().await.map_err(disk)?;
+    Ok(path)
+}
+
+fn read_invalid(file: &Path) -> Result<Vec<ManifestIssue>, Problem> {
+    let text = std::fs::read(file).map_err(disk)?;
+    let issues: Result<_, _> = serde_json::Deserializer::from_slice(&text).into_iter().collect();
+    issues.map_err(|error| Problem::bad_request("invalid_part", format!("invalid: {error}")))
+}
+
+fn cut_off(error: MultipartError) -> Problem {
+    Problem::bad_request("cut_off", format!("the upload ended before its end: {}; send it again", error.body_text()))
+}

@@ -1,0 +1,153 @@
+//! Submission over HTTP: the spec and the manifest come as parts of one form, the manifest is streamed to disk, checked
+//! as a whole, and only then becomes a run.
+
+mod form;
+mod object;
+mod request;
+
+use axum::Json;
+use axum::extract::{Multipart, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use diorama_backends::objects::{Put, list_all};
+use diorama_core::id::{RunId, Sha256Hex};
+use diorama_core::key::SharedKey;
+
+use self::form::Upload;
+pub(super) use self::request::Form;
+pub use self::request::SubmitRequest;
+use super::problem::{disk, panicked};
+use super::{Problem, Shared};
+use crate::manifest::{ManifestError, ManifestReport};
+use crate::service::hand_over;
+use crate::status::{RunStatus, status};
+use crate::submit::{Submission, submit};
+
+/// Issues that a refusal lists; all are counted.
+const LISTED_ISSUES: usize = 1000;
+
+/// Submits a run. With the header `Idempotency-Key`, the same request again gives the run that the first one made.
+#[utoipa::path(post, path = "/v1/runs", tag = "runs",
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 characters of the sender's choice")),
+    request_body(content = Form, content_type = "multipart/form-data"),
+    responses((status = 201, description = "submitted", body = Object), (status = 200, description = "it was there already", body = Object),
+              (status = 400, body = Problem), (status = 413, body = Problem),
+              (status = 422, description = "the manifest has issues; none of it was taken", body = Problem)))]
+pub(super) async fn create(
+    State(api): State<Shared>,
+    headers: HeaderMap,
+    form: Multipart,
+) -> Result<(StatusCode, Json<RunStatus>), Problem> {
+    refuse_encoding(&headers)?;
+    let key = idempotency_key(&headers)?;
+    if let Some(Made { run, .. }) = made_before(&api, key.as_ref()).await?
+        && let Some(there) = api.open(&run).await?
+        && there.history.is_submitted()
+    {
+        return Ok((StatusCode::OK, Json(there.status(&api).await?)));
+    }
+    let upload = Upload::receive(&api, form).await?;
+    let settings = upload.request.check()?;
+    let manifest = upload.manifest(&api, settings.clone())?;
+    let skip = upload.request.skip_invalid;
+    let checked = manifest.clone();
+    let validate = move || checked.validate(&|_| Ok(()), if skip { usize::MAX } else { LISTED_ISSUES });
+    let report = tokio::task::spawn_blocking(validate).await.map_err(panicked)?.map_err(manifest_error)?;
+    if report.issue_count > 0 && !(skip && report.tasks > 0) {
+        return Err(refused(report));
+    }
+    let run = name_run(&api, key.as_ref()).await?;
+    let spec = upload.spec(&api, &run, settings, &manifest, &report)?;
+    let tasks = manifest.tasks(&report).map_err(manifest_error)?;
+    let mut invalid = upload.invalid;
+    invalid.extend(report.issues);
+    let store = api.store(&run);
+    api.backends().objects.put(&SharedKey::Submitted(run.clone()).to_string(), bytes::Bytes::new()).await?;
+    let submission = Submission { spec, tasks: Box::new(tasks.map(|task| task.map_err(Into::into))), invalid };
+    let spec = submit(api.backends(), &store, &api.config.name, submission).await?;
+    // Where this fails, or we die before, the leading coordinator finds the run when it looks at all of them.
+    if let Err(error) = hand_over(api.backends(), &run).await {
+        tracing::warn!(%run, %error, "the run is taken up later than usual");
+    }
+    tracing::info!(%run, tasks = spec.tasks, pool = %spec.pool, "a run was submitted");
+    let history = store.history().await?;
+    Ok((StatusCode::CREATED, Json(status(api.backends(), &store, &spec, &history).await?)))
+}
+
+/// What is sent is read as it is: nothing that is small here and large there.
+fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => Err(Problem::new(
+            415,
+            "unsupported_encoding",
+            format!("the Content-Encoding {encoding:?} is not read here; send the form as it is"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<Sha256Hex>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    if value.is_empty() || value.len() > 200 {
+        return Err(Problem::bad_request("invalid_idempotency_key", "Idempotency-Key has 1 to 200 characters"));
+    }
+    Ok(Some(Sha256Hex::of(value.as_bytes())))
+}
+
+/// What the same request made before.
+struct Made {
+    run: RunId,
+    /// How often the key was used anew, because its run was deleted.
+    number: u32,
+}
+
+/// The run that a submission with this key became last, deleted or not.
+async fn made_before(api: &Shared, key: Option<&Sha256Hex>) -> Result<Option<Made>, Problem> {
+    let Some(key) = key else { return Ok(None) };
+    let objects = &*api.backends().objects;
+    let entries = list_all(objects, &format!("{}{key}.", SharedKey::IDEMPOTENCY)).await?;
+    let number = |entry: &str| entry.rsplit_once('.').and_then(|(_, number)| number.parse::<u32>().ok());
+    let Some(number) = entries.iter().filter_map(|entry| number(&entry.key)).max() else { return Ok(None) };
+    let entry = SharedKey::Idempotency(key.clone(), number).to_string();
+    let run = RunId::new(String::from_utf8_lossy(&objects.get(&entry).await?))
+        .map_err(|error| diorama_backends::objects::ObjectError::damaged(entry, error.to_string()))?;
+    Ok(Some(Made { run, number }))
+}
+
+/// A new run's id, or the one that the same submission chose before it was cut off. Of several at once, the first one's.
+async fn name_run(api: &Shared, key: Option<&Sha256Hex>) -> Result<RunId, Problem> {
+    let run = RunId::generate();
+    let Some(key) = key else { return Ok(run) };
+    loop {
+        let number = match made_before(api, Some(key)).await? {
+            // Its life is over; this is another one, with an id of its own.
+            Some(before) if api.store(&before.run).history().await?.is_deleted() => before.number + 1,
+            Some(before) => return Ok(before.run),
+            None => 0,
+        };
+        let chosen = bytes::Bytes::from(run.to_string());
+        let entry = SharedKey::Idempotency(key.clone(), number).to_string();
+        match api.backends().objects.put_if_absent(&entry, chosen).await? {
+            Put::Created => return Ok(run),
+            Put::Exists => {}
+        }
+    }
+}
+
+fn refused(report: ManifestReport) -> Problem {
+    let good = report.tasks;
+    let hint =
+        if good > 0 { format!("{good} rows are good; skip_invalid runs those") } else { "none is good".to_owned() };
+    Problem {
+        issues: Some(report.issues),
+        issue_count: Some(report.issue_count),
+        ..Problem::new(422, "invalid_manifest", format!("the manifest has {} issues; {hint}", report.issue_count))
+    }
+}
+
+fn manifest_error(error: ManifestError) -> Problem {
+    match error {
+        ManifestError::UnknownFormat(_) => Problem::bad_request("invalid_spec", error.to_string()),
+        ManifestError::Read { source, .. } | ManifestError::Scratch { source, .. } => disk(source),
+        ManifestError::Changed(_) => panicked(error),
+    }
+}
