@@ -180,8 +180,8 @@ impl Node {
     }
 }
 
-fn failed(doing: &'static str, key: &str) -> ObjectError {
-    ObjectError::transient(doing, key, "simulated")
+fn failed(kind: ObjectErrorKind, doing: &'static str, key: &str) -> ObjectError {
+    ObjectError { kind, doing, what: key.to_owned(), problem: "simulated".to_owned() }
 }
 
 #[async_trait]
@@ -189,7 +189,7 @@ impl Objects for Node {
     async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
         self.read("reading", key, |objects| objects.get(key).cloned())
             .await?
-            .ok_or_else(|| ObjectError::not_found("reading", key))
+            .ok_or_else(|| failed(ObjectErrorKind::NotFound, "reading", key))
     }
 
     async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError> {
@@ -240,7 +240,7 @@ impl Objects for Node {
     }
 
     async fn put_file(&self, key: &str, file: &Path) -> Result<(), ObjectError> {
-        let bytes = std::fs::read(file).map_err(|error| ObjectError::io("reading", file.display().to_string(), error))?;
+        let bytes = std::fs::read(file).map_err(|error| ObjectError::io("reading", file.display().to_string(), &error))?;
         self.put(key, bytes.into()).await
     }
 
@@ -261,7 +261,7 @@ impl Node {
         self.world.lag().await;
         let read = match self.world.fate() {
             Fate::Done | Fate::Late(_) => Ok(read(&locked(&self.world.objects))),
-            Fate::Refused | Fate::AnswerLost => Err(failed(doing, key)),
+            Fate::Refused | Fate::AnswerLost => Err(failed(ObjectErrorKind::Transient, doing, key)),
         };
         self.gate().await;
         read
@@ -277,10 +277,10 @@ impl Node {
         self.world.lag().await;
         let written = match self.world.fate() {
             Fate::Done => Ok(write(&mut locked(&self.world.objects))),
-            Fate::Refused => Err(failed(doing, key)),
+            Fate::Refused => Err(failed(ObjectErrorKind::Transient, doing, key)),
             Fate::AnswerLost => {
                 write(&mut locked(&self.world.objects));
-                Err(failed(doing, key))
+                Err(failed(ObjectErrorKind::Transient, doing, key))
             }
             Fate::Late(after) => {
                 let world = self.world.clone();
@@ -288,7 +288,7 @@ impl Node {
                     tokio::time::sleep(after).await;
                     write(&mut locked(&world.objects));
                 });
-                Err(failed(doing, key))
+                Err(failed(ObjectErrorKind::Transient, doing, key))
             }
         };
         self.gate().await;
@@ -298,7 +298,7 @@ impl Node {
     async fn asks<T>(&self, ask: impl Future<Output = Result<T, ProgressError>> + Send) -> Result<T, ProgressError> {
         self.gate().await;
         self.world.lag().await;
-        let away = || ProgressError::transient("asking", "simulated");
+        let away = || ProgressError { doing: "asking", problem: "simulated".to_owned() };
         let answer = match self.world.fate() {
             _ if locked(&self.world.chaos).progress_away => Err(away()),
             Fate::Refused => Err(away()),
@@ -428,7 +428,7 @@ impl Queue for Node {
         }
         match fate {
             Fate::Done | Fate::Late(_) => Ok(()),
-            Fate::Refused | Fate::AnswerLost => Err(QueueError::transient("publishing", "simulated")),
+            Fate::Refused | Fate::AnswerLost => Err(QueueError::Unavailable { doing: "publishing", problem: "simulated".to_owned() }),
         }
     }
 
@@ -541,6 +541,3 @@ impl World {
         all.into_iter().for_each(|(pool, consumer)| self.cut(&pool, consumer));
     }
 }
-
-/// Kept so that a node may be named in a match.
-pub(crate) const TRANSIENT: ObjectErrorKind = ObjectErrorKind::Transient;
