@@ -11,6 +11,7 @@ pub mod marker;
 pub mod message;
 pub mod outcome;
 pub mod picture;
+pub mod range;
 pub mod record;
 pub mod retry;
 pub mod round;

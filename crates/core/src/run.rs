@@ -10,8 +10,9 @@ use crate::retry::RetryPolicy;
 use crate::settings::{Method, Settings};
 
 /// How pictures are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::VariantNames)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum OutputFormat {
     /// One file each: `images/{custom_id}.png`, `masks/` …
     Files,

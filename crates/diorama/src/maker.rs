@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use diorama_core::generator::{Generated, Generator, GeneratorError, Job};
 use diorama_core::outcome::{ErrorCode, TaskError};
-use diorama_runtime::options::{EngineKind, Options};
+use diorama_runtime::options::{EngineKind, EngineOptions};
 use diorama_worker::synthetic::{SyntheticGenerator, SyntheticOptions};
 
 #[cfg(feature = "engine")]
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{self, Engine};
 
 /// A generator that was made ready.
 pub(crate) enum Maker {
@@ -19,7 +19,7 @@ pub(crate) enum Maker {
 }
 
 /// Loads what `options` names.
-pub(crate) fn make(options: &Options) -> anyhow::Result<Maker> {
+pub(crate) fn make(options: &EngineOptions) -> anyhow::Result<Maker> {
     match options.engine {
         EngineKind::Synthetic => Ok(Maker::Synthetic(SyntheticGenerator::new(SyntheticOptions {
             latency: Duration::from_millis(options.synthetic_latency),
@@ -32,16 +32,16 @@ pub(crate) fn make(options: &Options) -> anyhow::Result<Maker> {
 }
 
 #[cfg(feature = "engine")]
-fn engine(options: &Options) -> anyhow::Result<Maker> {
+fn engine(options: &EngineOptions) -> anyhow::Result<Maker> {
     let model_dir = options.model.clone().ok_or_else(|| {
         anyhow::anyhow!(
             "no model: name its folder with --model (DIORAMA_MODEL, or model in diorama.toml); models/demo is a small one"
         )
     })?;
-    let engine = Engine::load(&EngineOptions {
+    let engine = Engine::load(&engine::EngineOptions {
         model_dir,
-        variant: options.variant.clone(),
-        device: options.device.clone(),
+        variant: options.variant.as_ref().map(|variant| variant.as_str().to_owned()),
+        device: options.device.as_str().to_owned(),
         dtype: options.dtype.map(|dtype| dtype.to_string()),
         batch_size: options.batch_size,
     })?;
@@ -49,7 +49,7 @@ fn engine(options: &Options) -> anyhow::Result<Maker> {
 }
 
 #[cfg(not(feature = "engine"))]
-fn engine(_options: &Options) -> anyhow::Result<Maker> {
+fn engine(_options: &EngineOptions) -> anyhow::Result<Maker> {
     anyhow::bail!(
         "this build has no engine: it was built with --no-default-features, as a client and coordinator; use a build with \
          the feature `engine`, or --engine synthetic for a load test without a model"

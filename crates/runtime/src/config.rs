@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use diorama_core::settings::Settings;
-use figment::providers::{Format, Toml};
-use figment::value::{Dict, Map};
-use figment::{Figment, Metadata, Profile, Provider};
-use serde_json::Value;
+use diorama_core::settings::{Key, Kind, SettingError, Settings};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
-use crate::fleet::Fleet;
-use crate::options::Options;
-use crate::references::ReferenceOptions;
+use crate::Source;
+use crate::options::{
+    ClientOptions, CoordinatorOptions, EngineOptions, ReferenceOptions, RunOptions, ServiceOptions, WorkerOptions,
+};
 
 /// What environment variables begin with.
 pub const ENV_PREFIX: &str = "DIORAMA_";
@@ -39,12 +38,20 @@ pub struct Sources {
 /// The values in force.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Everything that is neither a setting of the method nor about the fleet.
-    pub options: Options,
-    /// Where the fleet is, and how it works.
-    pub fleet: Fleet,
+    /// What makes the pictures.
+    pub engine: EngineOptions,
+    /// How a run is cut, stored and tried again.
+    pub run: RunOptions,
     /// How references are fetched.
     pub references: ReferenceOptions,
+    /// Where RabbitMQ, Redis and the object store are.
+    pub services: ServiceOptions,
+    /// Which coordinator a client asks.
+    pub client: ClientOptions,
+    /// How a worker works.
+    pub worker: WorkerOptions,
+    /// How a coordinator serves.
+    pub coordinator: CoordinatorOptions,
     /// The settings of the method.
     pub settings: Settings,
     /// Every key in a fixed order, with its value and where that came from.
@@ -53,15 +60,22 @@ pub struct Config {
     pub unknown_variables: Vec<String>,
 }
 
+impl Config {
+    /// Where the value of `key` came from.
+    pub fn source(&self, key: &str) -> &Source {
+        self.entries.iter().find(|entry| entry.key == key).map_or(&Source::Unset, |entry| &entry.source)
+    }
+}
+
 /// One key of the configuration.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Entry {
     /// The key.
-    pub key: String,
+    pub key: &'static str,
     /// Its value; `None` where the preset, the model or the method decides.
     pub value: Option<Value>,
     /// Where the value came from.
-    pub source: String,
+    pub source: Source,
 }
 
 /// A configuration that cannot be used.
@@ -80,53 +94,71 @@ pub enum ConfigError {
     Values(Vec<String>),
 }
 
-/// Reads all sources.
-pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
-    let mut figment = Figment::new().merge(Layer::defaults());
-    if let Some(path) = file(sources)? {
-        figment = figment.merge(Toml::file_exact(path));
-    }
-    let (variables, unknown_variables) = Layer::environment(&sources.env);
-    let figment = figment.merge(variables).merge(Layer::flags(&sources.flags));
-    let values: BTreeMap<String, Value> = figment.extract().map_err(|error| ConfigError::File {
-        path: file(sources).ok().flatten().unwrap_or_default(),
-        message: error.to_string(),
-    })?;
+/// Every key there is, as it is declared, those of the method last.
+pub fn keys() -> impl Iterator<Item = &'static Key> {
+    [
+        EngineOptions::KEYS,
+        RunOptions::KEYS,
+        ServiceOptions::KEYS,
+        ClientOptions::KEYS,
+        WorkerOptions::KEYS,
+        CoordinatorOptions::KEYS,
+        ReferenceOptions::KEYS,
+        Settings::DECLARED,
+    ]
+    .into_iter()
+    .flatten()
+}
 
-    let (mut options, mut fleet, mut settings) = (Options::default(), Fleet::default(), Settings::default());
-    let mut references = ReferenceOptions::default();
+/// The declaration of the key of this name.
+pub fn key(name: &str) -> Option<&'static Key> {
+    keys().find(|key| key.name == name)
+}
+
+/// Reads all sources. What is refused is refused at once, each with where it came from.
+pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
+    let mut given = Given::default();
+    given.defaults();
+    if let Some(path) = file(sources)? {
+        given.file(&path)?;
+    }
+    let unknown_variables = given.environment(&sources.env);
+    given.flags(&sources.flags);
+
+    let mut settings = Settings::default();
     let mut refused = Vec::new();
-    for (key, value) in &values {
-        let result = match () {
-            () if Settings::KEYS.contains(&key.as_str()) => settings.set(key, value).map_err(|e| e.to_string()),
-            () if Options::KEYS.contains(&key.as_str()) => options.set(key, value).map_err(|e| e.to_string()),
-            () if Fleet::KEYS.contains(&key.as_str()) => fleet.set(key, value).map_err(|e| e.to_string()),
-            () if ReferenceOptions::KEYS.contains(&key.as_str()) => {
-                references.set(key, value).map_err(|e| e.to_string())
-            }
-            () => Err(unknown(key)),
+    for (name, (value, source)) in &given.0 {
+        let result = match key(name) {
+            Some(_) if Settings::KEYS.contains(&name.as_str()) => settings.set(name, value),
+            Some(key) => key.check(value),
+            None => Err(unknown(name)),
         };
-        if let Err(message) = result {
-            refused.push(format!("{message} (from {})", source(&figment, key)));
+        if let Err(error) = result {
+            refused.push(format!("{error} (from {source})"));
         }
     }
+    let values = given.values(&mut refused);
     if !refused.is_empty() {
         return Err(ConfigError::Values(refused));
     }
-    let entries = keys()
-        .map(|key| match values.get(key) {
-            Some(_) if Fleet::is_secret(key) => {
-                Entry { key: key.to_owned(), value: Some(Value::from("(hidden)")), source: source(&figment, key) }
-            }
-            Some(value) => Entry { key: key.to_owned(), value: Some(value.clone()), source: source(&figment, key) },
-            None => Entry { key: key.to_owned(), value: None, source: "unset".to_owned() },
-        })
-        .collect();
-    Ok(Config { options, fleet, references, settings, entries, unknown_variables })
+    Ok(Config {
+        engine: options(&values)?,
+        run: options(&values)?,
+        references: options(&values)?,
+        services: options(&values)?,
+        client: options(&values)?,
+        worker: options(&values)?,
+        coordinator: options(&values)?,
+        settings,
+        entries: keys().map(|key| given.entry(key)).collect(),
+        unknown_variables,
+    })
 }
 
-fn keys() -> impl Iterator<Item = &'static str> {
-    Options::KEYS.into_iter().chain(Fleet::KEYS).chain(ReferenceOptions::KEYS).chain(Settings::KEYS)
+/// What a program may be told, out of all values. Each was checked, so that only a key that is declared with a type other
+/// than its field's could be refused.
+fn options<T: DeserializeOwned>(values: &Value) -> Result<T, ConfigError> {
+    T::deserialize(values).map_err(|error| ConfigError::Values(vec![error.to_string()]))
 }
 
 fn file(sources: &Sources) -> Result<Option<PathBuf>, ConfigError> {
@@ -141,109 +173,116 @@ fn file(sources: &Sources) -> Result<Option<PathBuf>, ConfigError> {
     }
 }
 
-fn unknown(key: &str) -> String {
-    let nearest = keys().min_by_key(|known| strsim::damerau_levenshtein(key, known));
-    match nearest.filter(|known| strsim::damerau_levenshtein(key, known) <= 1 + known.len() / 4) {
-        Some(known) => format!("{key}: is not a key; did you mean {known}?"),
-        None => format!("{key}: is not a key; the keys are {}", keys().collect::<Vec<_>>().join(", ")),
+fn unknown(name: &str) -> SettingError {
+    let distance = |key: &&Key| strsim::damerau_levenshtein(name, key.name);
+    let nearest = keys().min_by_key(distance).filter(|key| distance(key) <= 1 + key.name.len() / 4);
+    let message = match nearest {
+        Some(key) => format!("is not a key; did you mean {}?", key.name),
+        None => format!("is not a key; the keys are {}", keys().map(|key| key.name).collect::<Vec<_>>().join(", ")),
+    };
+    SettingError { param: name.to_owned(), code: "unknown_key", message }
+}
+
+/// The secret that a file holds.
+fn secret(key: &Key, path: &Path) -> Result<Value, SettingError> {
+    let refusal = |message: String| key.refusal("unreadable_file", message);
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| refusal(format!("{} cannot be read: {error}", path.display())))?;
+    match text.trim() {
+        "" => Err(refusal(format!("{} is empty", path.display()))),
+        text => Ok(Value::from(text)),
     }
 }
 
-fn source(figment: &Figment, key: &str) -> String {
-    match figment.find_metadata(key) {
-        Some(metadata) => match (metadata.name.as_ref(), metadata.source.as_ref().and_then(figment::Source::file_path))
-        {
-            (_, Some(path)) => format!("file {}", shown(path)),
-            ("flag", None) => format!("flag --{}", key.replace('_', "-")),
-            ("environment", None) => format!("environment variable {ENV_PREFIX}{}", key.to_ascii_uppercase()),
-            (name, None) => name.to_owned(),
-        },
-        None => "unset".to_owned(),
-    }
-}
+/// The values that were given, those of unknown keys too, each with its source. Of two, the later one stays.
+#[derive(Default)]
+struct Given(BTreeMap<String, (Value, Source)>);
 
-fn shown(path: &Path) -> String {
-    path.display().to_string()
-}
-
-/// Values from one place other than a file.
-struct Layer {
-    name: &'static str,
-    values: serde_json::Map<String, Value>,
-}
-
-impl Layer {
-    fn defaults() -> Self {
-        let options = Options::default();
-        let values = serde_json::json!({
-            "engine": options.engine,
-            "device": options.device,
-            "batch_size": options.batch_size,
-            "seed": options.seed,
-            "format": options.format,
-            "shard_size": options.shard_size,
-            "max_rounds": options.max_rounds,
-            "retry_delay": options.retry_delay,
-            "on_invalid": options.on_invalid,
-            "compare": options.compare,
-            "synthetic_latency": options.synthetic_latency,
-            "synthetic_fail_rate": options.synthetic_fail_rate,
-        });
-        let mut values = values.as_object().cloned().unwrap_or_default();
-        for more in [Fleet::defaults(), ReferenceOptions::defaults()] {
-            values.extend(more.as_object().cloned().unwrap_or_default());
-        }
-        Self { name: "default", values }
+impl Given {
+    fn put(&mut self, name: &str, value: Value, source: Source) {
+        self.0.insert(name.to_owned(), (value, source));
     }
 
-    /// The variables that name keys, and those with the prefix that do not. Kubernetes sets variables of its own for
-    /// a service that is called diorama; they are neither.
-    fn environment(variables: &[(String, String)]) -> (Self, Vec<String>) {
-        let (mut values, mut unknown) = (serde_json::Map::new(), Vec::new());
-        for (name, text) in variables {
-            let Some(key) = name.strip_prefix(ENV_PREFIX).map(str::to_ascii_lowercase) else { continue };
-            if keys().any(|known| known == key) {
-                let value = read_text(&key, text);
-                values.insert(key, value);
-            } else if !OTHER_VARIABLES.contains(&name.as_str())
-                && !name.contains("_SERVICE_")
-                && !name.contains("_PORT")
-            {
-                unknown.push(name.clone());
+    fn defaults(&mut self) {
+        for key in keys() {
+            if let Some(default) = key.default {
+                self.put(key.name, default(), Source::Default);
             }
         }
-        (Self { name: "environment", values }, unknown)
     }
 
-    fn flags(flags: &[(&'static str, String)]) -> Self {
-        let values = flags.iter().map(|(key, text)| ((*key).to_owned(), read_text(key, text))).collect();
-        Self { name: "flag", values }
-    }
-}
-
-fn read_text(key: &str, text: &str) -> Value {
-    match () {
-        () if Settings::KEYS.contains(&key) => Settings::read_text(key, text),
-        () if Fleet::KEYS.contains(&key) => Fleet::read_text(key, text),
-        () if ReferenceOptions::KEYS.contains(&key) => ReferenceOptions::read_text(key, text),
-        () => Options::read_text(key, text),
-    }
-}
-
-impl Provider for Layer {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.name)
+    fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let failed = |message: String| ConfigError::File { path: path.to_owned(), message };
+        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        let values: BTreeMap<String, Value> = toml::from_str(&text).map_err(|error| failed(error.to_string()))?;
+        for (name, value) in values {
+            self.put(&name, value, Source::File(path.to_owned()));
+        }
+        Ok(())
     }
 
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        let value = figment::value::Value::serialize(&self.values)?;
-        Ok(Profile::Default.collect(value.into_dict().unwrap_or_default()))
+    /// Takes the variables that name keys, and gives those with the prefix that do not. Kubernetes sets variables of its
+    /// own for a service that is called diorama; they are neither.
+    fn environment(&mut self, variables: &[(String, String)]) -> Vec<String> {
+        let mut unknown = Vec::new();
+        for (variable, text) in variables {
+            let Some(name) = variable.strip_prefix(ENV_PREFIX) else { continue };
+            if let Some(key) = key(&name.to_ascii_lowercase()) {
+                self.put(key.name, key.read_text(text), Source::Environment(variable.clone()));
+            } else if !OTHER_VARIABLES.contains(&variable.as_str())
+                && !variable.contains("_SERVICE_")
+                && !variable.contains("_PORT")
+            {
+                unknown.push(variable.clone());
+            }
+        }
+        unknown
+    }
+
+    fn flags(&mut self, flags: &[(&'static str, String)]) {
+        for (name, text) in flags {
+            let value = key(name).map_or_else(|| Value::from(text.as_str()), |key| key.read_text(text));
+            self.put(name, value, Source::Flag(format!("--{}", name.replace('_', "-"))));
+        }
+    }
+
+    /// The values in force: a secret's file is read, unless the secret itself was given at a place that wins.
+    fn values(&self, refused: &mut Vec<String>) -> Value {
+        let mut values: Map<String, Value> = Map::new();
+        for key in keys() {
+            let Some((value, source)) = self.0.get(key.name) else { continue };
+            match (key.kind, value.as_str()) {
+                (Kind::SecretFile(of), Some(path)) => {
+                    if self.0.get(of).is_none_or(|(_, direct)| direct.rank() <= source.rank()) {
+                        match secret(key, Path::new(path)) {
+                            Ok(secret) => drop(values.insert(of.to_owned(), secret)),
+                            Err(error) => refused.push(format!("{error} (from {source})")),
+                        }
+                    }
+                }
+                (Kind::Secret { .. }, Some(text)) => drop(values.insert(key.name.to_owned(), text.trim().into())),
+                _ => drop(values.insert(key.name.to_owned(), value.clone())),
+            }
+        }
+        Value::Object(values)
+    }
+
+    fn entry(&self, key: &'static Key) -> Entry {
+        match self.0.get(key.name) {
+            Some((value, source)) => {
+                let shown = if key.is_secret() { Value::from("(hidden)") } else { value.clone() };
+                Entry { key: key.name, value: Some(shown), source: source.clone() }
+            }
+            None => Entry { key: key.name, value: None, source: Source::Unset },
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use secrecy::ExposeSecret;
 
     use super::*;
 
@@ -260,7 +299,7 @@ mod tests {
     }
 
     fn source_of(config: &Config, key: &str) -> String {
-        config.entries.iter().find(|entry| entry.key == key).unwrap().source.clone()
+        config.source(key).to_string()
     }
 
     #[test]
@@ -274,7 +313,7 @@ mod tests {
         assert_eq!((settings.steps, settings.guidance, settings.threshold), (Some(30), Some(2.5), Some(0.25)));
         assert_eq!(settings.edit_steps, Some(vec![5, 18]));
         assert_eq!(settings.negative_prompt.as_deref(), Some("7"));
-        assert_eq!((config.options.batch_size, config.options.shard_size), (2, 64));
+        assert_eq!((config.engine.batch_size, config.run.shard_size), (2, 64));
         assert_eq!(source_of(&config, "steps"), "flag --steps");
         assert_eq!(source_of(&config, "guidance"), "environment variable DIORAMA_GUIDANCE");
         assert_eq!(source_of(&config, "threshold"), format!("file {}", folder.path().join(DEFAULT_FILE).display()));
@@ -283,13 +322,57 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_that_are_shown_are_the_defaults_in_force() {
+    fn each_key_is_declared_once_and_its_default_is_of_its_type_and_in_its_range() {
+        let names: std::collections::BTreeSet<_> = keys().map(|key| key.name).collect();
+        assert_eq!(names.len(), keys().count(), "a key is declared twice");
+        for key in keys() {
+            if let Some(default) = key.default {
+                assert_eq!(key.check(&default()), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn without_any_source_the_defaults_are_in_force() {
         let config = load(&Sources::default()).unwrap();
-        assert_eq!(config.options, Options::default());
-        assert_eq!(config.fleet, Fleet::default());
-        assert_eq!(config.references, ReferenceOptions::default());
-        let keys = Options::KEYS.len() + Fleet::KEYS.len() + ReferenceOptions::KEYS.len() + Settings::KEYS.len();
-        assert_eq!(config.entries.len(), keys);
+        assert_eq!((config.engine.batch_size, config.engine.device.as_str()), (4, "auto"));
+        assert_eq!((config.run.shard_size, config.run.retry_delay), (64, 5.0));
+        assert_eq!((config.worker.pool.as_str(), config.client.pool.as_str()), ("default", "default"));
+        assert_eq!((config.coordinator.gc_grace, config.coordinator.scratch), (86_400.0, None));
+        assert_eq!(config.settings, Settings::default());
+        let sources = [Source::Default, Source::Unset];
+        assert!(config.entries.iter().all(|entry| sources.contains(&entry.source)), "{:?}", config.entries);
+    }
+
+    #[test]
+    fn a_secret_is_read_from_its_file_and_shown_nowhere() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "hunter2\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let (_folder, sources) =
+            sources(&format!("token_file = {path:?}\n"), &[("DIORAMA_AMQP_URL", " amqp://hunter2 ")], &[]);
+        let config = load(&sources).unwrap();
+        assert_eq!(config.client.token.as_ref().unwrap().expose_secret(), "hunter2");
+        assert_eq!(config.services.amqp_url.as_ref().unwrap().expose_secret(), "amqp://hunter2");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert!(!serde_json::to_string(&config.entries).unwrap().contains("hunter2"));
+        fs::write(file.path(), " \n").unwrap();
+        let message = load(&sources).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("token_file: {path} is empty (from file ")), "{message}");
+    }
+
+    #[test]
+    fn a_secret_and_the_file_of_one_obey_the_order_of_sources_too() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "from its file").unwrap();
+        let path = file.path().to_str().unwrap();
+        let redis = |file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]| {
+            let (_folder, sources) = sources(file, env, flags);
+            load(&sources).unwrap().services.redis_url.unwrap().expose_secret().to_owned()
+        };
+        assert_eq!(redis("", &[("DIORAMA_REDIS_URL_FILE", path)], &[("redis_url", "a flag's")]), "a flag's");
+        assert_eq!(redis("redis_url = \"ours\"", &[("DIORAMA_REDIS_URL_FILE", path)], &[]), "from its file");
+        assert_eq!(redis(&format!("redis_url = \"ours\"\nredis_url_file = {path:?}"), &[], &[]), "from its file");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Configuration, tracing, metrics endpoint and shutdown of a process.
 
 pub mod config;
-pub mod fleet;
+mod keys;
 pub mod logging;
 pub mod metrics;
 pub mod options;
-pub mod references;
 pub mod shutdown;
+mod source;
+
+pub use source::Source;

@@ -1,216 +1,154 @@
-//! The flags that set keys of the configuration, in groups that commands share. Each is text here.
+//! The flags that set keys of the configuration, in groups that commands share. Name, help and range of each come from
+//! the key's declaration; its value is text here.
 
-use clap::Args;
+use std::fmt;
+use std::marker::PhantomData;
 
-macro_rules! flags {
-    ($(#[$doc:meta])* $name:ident under $heading:literal { $($(#[$fdoc:meta])* $field:ident: $value:literal),* $(,)? }) => {
+use clap::{Arg, ArgMatches, Args, FromArgMatches};
+use diorama_core::settings::{Key, Settings};
+use diorama_runtime::config;
+use diorama_runtime::options::{
+    ClientOptions, CoordinatorOptions, EngineOptions, ReferenceOptions, RunOptions, ServiceOptions, WorkerOptions,
+};
+
+/// A group of flags.
+pub(super) trait Group {
+    /// Above them in the help; without it, they stand among the command's own.
+    const HEADING: Option<&'static str>;
+    /// Keys that all have a flag here, but those whose value no flag should say.
+    const KEYS: &'static [Key];
+    /// The names of keys that are declared elsewhere and have a flag here too.
+    const ALSO: &'static [&'static str];
+}
+
+/// The flags of a group that were given.
+pub(super) struct Flags<G> {
+    given: Vec<(&'static str, String)>,
+    group: PhantomData<G>,
+}
+
+impl<G: Group> Flags<G> {
+    /// The keys that were given, with their texts.
+    pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
+        self.given.clone()
+    }
+
+    fn keys() -> impl Iterator<Item = &'static Key> {
+        let also = G::ALSO.iter().filter_map(|name| config::key(name));
+        G::KEYS.iter().chain(also).filter(|key| key.has_flag())
+    }
+}
+
+impl<G: Group> Args for Flags<G> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        Self::keys().fold(command, |command, key| {
+            let flag = Arg::new(key.name)
+                .long(key.name.replace('_', "-"))
+                .value_name(key.placeholder)
+                .help(key.help())
+                .allow_negative_numbers(true);
+            command.arg(match G::HEADING {
+                Some(heading) => flag.help_heading(heading),
+                None => flag,
+            })
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<G: Group> FromArgMatches for Flags<G> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |key: &'static Key| Some((key.name, matches.get_one::<String>(key.name)?.clone()));
+        Ok(Self { given: Self::keys().filter_map(given).collect(), group: PhantomData })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Which flags were given, and not what they say: some are secrets.
+impl<G: Group> fmt::Debug for Flags<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.given.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+macro_rules! groups {
+    ($($(#[$doc:meta])* $flags:ident of $group:ident: $heading:expr, $keys:expr, $also:expr;)+) => { $(
         $(#[$doc])*
-        #[derive(Debug, Args)]
-        #[command(next_help_heading = $heading)]
-        pub(super) struct $name { $($(#[$fdoc])* #[arg(long, value_name = $value, allow_negative_numbers = true)] $field: Option<String>),* }
+        pub(super) type $flags = Flags<$group>;
 
-        impl $name {
-            /// The keys that were given, with their texts.
-            pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
-                [$((stringify!($field), &self.$field)),*]
-                    .into_iter()
-                    .filter_map(|(key, text)| Some((key, text.clone()?)))
-                    .collect()
-            }
+        #[doc = concat!("The group of [`", stringify!($flags), "`].")]
+        pub(super) struct $group;
+
+        impl Group for $group {
+            const HEADING: Option<&'static str> = $heading;
+            const KEYS: &'static [Key] = $keys;
+            const ALSO: &'static [&'static str] = &$also;
         }
-    };
+    )+ };
 }
 
-flags! {
+groups! {
     /// The settings of the method.
-    MethodFlags under "Method" {
-        /// abs-grad-sam, img2img, img2img-reduced or txt2img
-        method: "NAME",
-        /// default or paper
-        preset: "NAME",
-        /// Steps of the whole schedule: 1 to 1000
-        steps: "N",
-        /// How much of the schedule runs: above 0, at most 1
-        strength: "F",
-        /// Classifier-free guidance scale: 0 to 100
-        guidance: "F",
-        /// What should not appear
-        negative_prompt: "TEXT",
-        /// Steps before which the reference's latents are put back outside the mask, such as 5,18,28
-        edit_steps: "N,N",
-        /// k in `score > mean + k·std`: -10 to 10
-        threshold: "F",
-        /// How often the mask is dilated: 0 to 64
-        dilation: "N",
-        /// σ of the blur over the score, in latent elements: 0 to 50
-        blur: "F",
-        /// Layers that the score is taken from: last, auto or diffusers paths joined by commas
-        layers: "LAYERS",
-        /// abs-grad, relu-grad, attention or guidance-difference
-        score: "NAME",
-        /// Probes of the estimator, for layers without a closed form: 1 to 4096
-        probes: "N",
-        /// Where denoising starts: reference or noise
-        start: "NAME",
-        /// ddpm, ddim, euler or dpmpp-2m
-        scheduler: "NAME",
-        /// The picture's size, each side a multiple of 8, such as 512x512
-        size: "WxH",
-        /// Puts the reference's pixels back outside the mask, with an edge this many pixels soft: 0 to 256
-        paste_back: "F",
-    }
-}
-
-flags! {
+    MethodFlags of Method: Some("Method"), Settings::DECLARED, [];
     /// What makes the pictures.
-    EngineFlags under "Engine" {
-        /// The model's folder, in the layout of diffusers
-        model: "DIR",
-        /// Which of the model's weight files are read, such as fp16 (default: the plain ones, else the only ones there are)
-        variant: "NAME",
-        /// auto (a GPU where there is one), cpu, cuda or cuda:N
-        device: "DEVICE",
-        /// f32, bf16 or f16 (default: f32 on a CPU, bf16 on a GPU)
-        dtype: "TYPE",
-        /// Tasks in a batch: 1 to 256; pictures do not depend on it
-        batch_size: "N",
-        /// libtorch, or synthetic: no model, for load tests of everything around it; its records say so
-        engine: "NAME",
-        /// Milliseconds that a batch of the synthetic engine takes
-        synthetic_latency: "MS",
-        /// The share of tasks that the synthetic engine fails: 0 to 1
-        synthetic_fail_rate: "F",
-    }
-}
-
-flags! {
-    /// Where RabbitMQ, Redis and the object store are. Secrets are better in the environment or in a file.
-    ServiceFlags under "Services" {
-        /// RabbitMQ: amqp://user:password@host:5672/vhost or amqps://
-        amqp_url: "URL",
-        /// A file that holds it
-        amqp_url_file: "FILE",
-        /// Seconds between two signs of life of a connection to RabbitMQ; after two without one it is gone: 1 to 600
-        amqp_heartbeat: "N",
-        /// Redis: redis://:password@host:6379/0 or rediss://
-        redis_url: "URL",
-        /// A file that holds it
-        redis_url_file: "FILE",
-        /// Whether Redis is a cluster: true or false
-        redis_cluster: "BOOL",
-        /// The bucket
-        s3_bucket: "NAME",
-        /// What every key begins with
-        s3_prefix: "TEXT",
-        /// The store's address, where it is not Amazon's
-        s3_endpoint: "URL",
-        /// The region
-        s3_region: "NAME",
-        /// The access key's id (or AWS_ACCESS_KEY_ID)
-        s3_access_key: "ID",
-        /// A file that holds the secret key (or AWS_SECRET_ACCESS_KEY)
-        s3_secret_key_file: "FILE",
-        /// endpoint/bucket/key rather than bucket.endpoint/key: true or false
-        s3_path_style: "BOOL",
-        /// Certificates (PEM) trusted beside the system's, for all three
-        ca_file: "FILE",
-    }
-}
-
-flags! {
-    /// Which coordinator, beside services that have certificates of their own.
-    CoordinatorFlags under "Coordinator" {
-        /// Its address
-        coordinator: "URL",
-        /// A file that holds the token for it (or DIORAMA_TOKEN)
-        token_file: "FILE",
-    }
-}
-
-flags! {
-    /// Which coordinator.
-    ClientFlags under "Coordinator" {
-        /// Its address
-        coordinator: "URL",
-        /// A file that holds the token for it (or DIORAMA_TOKEN)
-        token_file: "FILE",
-        /// Certificates (PEM) trusted beside the system's
-        ca_file: "FILE",
-    }
-}
-
-flags! {
-    /// How a coordinator serves.
-    ServeFlags under "Coordinator" {
-        /// Where the API listens
-        listen: "HOST:PORT",
-        /// The tokens of the API; without it, it listens on loopback only
-        tokens_file: "FILE",
-        /// The folder of references that the coordinator and all workers share
-        reference_root: "DIR",
-        /// Whether http:// references are taken, because the workers fetch them: true or false
-        allow_private_references: "BOOL",
-        /// Shards of a pool that are in the queue or in work at a time: 1 to 1000000
-        window: "N",
-        /// Seconds after which another coordinator takes over from a silent one: 1 to 300
-        lease: "F",
-        /// Seconds after which a published shard that nobody holds is published again: 1 to 86400
-        publish_again: "F",
-        /// Where uploads and final files are prepared
-        scratch: "DIR",
-    }
-}
-
-flags! {
-    /// How a worker works.
-    WorkerFlags under "Worker" {
-        /// The pool that it serves
-        pool: "NAME",
-        /// Its name (default: host and process)
-        worker: "NAME",
-        /// Where archives are prepared
-        scratch: "DIR",
-        /// Ends after this many seconds without work; 0: never
-        max_idle: "F",
-        /// Seconds between two signs of life: 0.1 to 60
-        heartbeat: "F",
-        /// Answers Prometheus at /metrics, such as 0.0.0.0:9464
-        metrics_listen: "HOST:PORT",
-    }
-}
-
-flags! {
-    /// How references are fetched.
-    ReferenceFlags under "References" {
-        /// Whether references may come from private addresses and over plain http://: true or false
-        allow_private_references: "BOOL",
-        /// Seconds that fetching one may take: 0.1 to 3600
-        reference_timeout: "F",
-        /// The folder in which fetched ones are kept
-        reference_cache: "DIR",
-        /// Bytes that they may take there; 0: none are kept
-        reference_cache_bytes: "N",
-        /// Seconds after which a URL is asked again
-        reference_cache_seconds: "F",
-    }
-}
-
-flags! {
+    EngineFlags of Engine: Some("Engine"), EngineOptions::KEYS, [];
     /// How a run is cut, stored and tried again.
-    RunFlags under "Run" {
-        /// From which rows without a seed derive theirs
-        seed: "N",
-        /// files (images/ID.png …) or webdataset (tar archives)
-        format: "NAME",
-        /// Other methods to make beside each picture, such as img2img,img2img-reduced
-        compare: "NAMES",
-        /// What happens to bad rows: stop (nothing starts) or skip
-        on_invalid: "NAME",
-        /// Tasks a shard: 1 to 100000
-        shard_size: "N",
-        /// Rounds of retries for tasks that failed and may work: 0 to 10
-        max_rounds: "N",
-        /// Seconds before the first of them
-        retry_delay: "F",
+    RunFlags of Run: Some("Run"), RunOptions::KEYS, [];
+    /// The seed of a single picture.
+    SeedFlag of Seed: None, &[], ["seed"];
+    /// How references are fetched.
+    ReferenceFlags of References: Some("References"), ReferenceOptions::KEYS, [];
+    /// Where RabbitMQ, Redis and the object store are. Secrets are better in the environment or in a file.
+    ServiceFlags of Services: Some("Services"), ServiceOptions::KEYS, [];
+    /// Which coordinator, beside services that have certificates of their own.
+    CoordinatorFlags of Coordinator: Some("Coordinator"), ClientOptions::KEYS, [];
+    /// Which coordinator.
+    ClientFlags of Client: Some("Coordinator"), ClientOptions::KEYS, ["ca_file"];
+    /// Which pool a run is for, and what references its workers take.
+    SubmitFlags of Submit: None, &[], ["pool", "allow_private_references"];
+    /// How a worker works.
+    WorkerFlags of Worker: Some("Worker"), WorkerOptions::KEYS, [];
+    /// How a coordinator serves.
+    ServeFlags of Serve: Some("Coordinator"), CoordinatorOptions::KEYS, ["scratch", "allow_private_references"];
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn every_key_has_its_flag_at_some_command_except_secrets_that_no_flag_should_say() {
+        let cli = Cli::command();
+        let flags: BTreeSet<String> = cli
+            .get_subcommands()
+            .flat_map(clap::Command::get_arguments)
+            .filter_map(|argument| argument.get_long().map(str::to_owned))
+            .collect();
+        for key in config::keys() {
+            let flag = key.name.replace('_', "-");
+            let hidden = ["token", "s3_secret_key"].contains(&key.name);
+            assert_eq!(flags.contains(&flag), !hidden, "--{flag}");
+        }
+    }
+
+    #[test]
+    fn the_help_of_a_flag_says_its_range_and_its_default() {
+        let help = |command: &str| Cli::command().find_subcommand_mut(command).unwrap().render_long_help().to_string();
+        let help = |command: &str| help(command).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(help("serve").contains("is kept before it is collected: 0 to 31536000 (default: 86400)"));
+        assert!(help("generate").contains("How much of the schedule runs: above 0 and at most 1"));
+        assert!(help("run").contains("How the picture is made: abs-grad-sam, img2img, img2img-reduced or txt2img"));
     }
 }

@@ -12,8 +12,8 @@ pub(crate) fn run(command: &ShowConfig, cli: &Cli) -> Result<u8, Failure> {
     }
     for entry in &config.entries {
         let (value, source) = match &entry.value {
-            Some(value) => (value.to_string(), entry.source.as_str()),
-            None => ("-".to_owned(), "unset: the preset, the model or the device decides"),
+            Some(value) => (value.to_string(), entry.source.to_string()),
+            None => ("-".to_owned(), "unset: the preset, the model or the device decides".to_owned()),
         };
         output::line(&format!("{:<20} {:<28} {}", entry.key, value, source));
     }

@@ -10,8 +10,9 @@ use diorama_core::id::{CustomId, TaskIndex};
 use diorama_core::outcome::TaskError;
 use diorama_core::settings::Method;
 use diorama_core::task::{Reference, Task};
+use diorama_runtime::Source;
 use diorama_runtime::config::Config;
-use diorama_runtime::options::Options;
+use diorama_runtime::options::EngineOptions;
 use diorama_worker::SafeNames;
 use diorama_worker::picture::{PictureLimits, encode_gray, encode_rgb, read_reference};
 use tokio_util::sync::CancellationToken;
@@ -28,8 +29,8 @@ pub(crate) async fn run(command: &Generate, cli: &Cli, drain: CancellationToken)
         .with_context(|| format!("making the output folder {}", command.out.display()))
         .map_err(Failure::try_again)?;
     let tensors = command.save_tensors.then(|| command.out.join("tensors.safetensors"));
-    let mut options = config.options;
-    if config.entries.iter().any(|entry| entry.key == "batch_size" && entry.source == "default") {
+    let mut options = config.engine.clone();
+    if config.source("batch_size") == &Source::Default {
         // One picture needs no room for others, unless it should equal one that was made in a batch.
         options.batch_size = 1;
     }
@@ -72,7 +73,7 @@ fn task(command: &Generate, config: &Config) -> Result<Task, Failure> {
         reference: command.reference.as_ref().map(|path| Reference::File(path.display().to_string())),
         prompt: command.prompt.clone(),
         subjects,
-        seed: config.options.seed,
+        seed: config.run.seed,
         settings: config.settings.clone(),
     })
 }
@@ -80,7 +81,7 @@ fn task(command: &Generate, config: &Config) -> Result<Task, Failure> {
 /// Loads, checks and makes; `stop` is asked before each step.
 fn picture(
     task: Task,
-    options: &Options,
+    options: &EngineOptions,
     tensors: Option<&Path>,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Generated, Failure> {

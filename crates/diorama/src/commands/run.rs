@@ -13,7 +13,7 @@ use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{ModelIdentity, RunSpec, RunSummary};
 use diorama_core::task::Task;
 use diorama_runtime::config::Config;
-use diorama_runtime::options::{OnInvalid, Options};
+use diorama_runtime::options::{OnInvalid, RunOptions};
 use diorama_worker::engine::MakeGenerator;
 use diorama_worker::picture::PictureLimits;
 use diorama_worker::variants;
@@ -54,10 +54,10 @@ pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> R
 fn manifest(command: &Run, config: &Config) -> Result<Manifest, Failure> {
     let rules = Rules {
         settings: config.settings.clone(),
-        seed: config.options.seed,
-        compare: config.options.compare.clone(),
+        seed: config.run.seed,
+        compare: config.run.compare.clone(),
         references: References::FilesAndUrls,
-        plain_http: config.references.allow_private,
+        plain_http: config.references.allow_private_references,
     };
     open(&command.manifest, command.manifest_format, rules)
 }
@@ -80,7 +80,7 @@ fn resume(command: &Run, config: &Config, manifest: &Manifest, existing: Existin
     let counts = (existing.spec.tasks, existing.spec.invalid_rows);
     // Which model this is shows when it is loaded, if it is needed; until then the spec's stands.
     let model = existing.spec.model;
-    let options = config.options.clone();
+    let options = config.engine.clone();
     let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
     Ok(Plan {
         spec: spec(&command.manifest, config, manifest, sha256, counts, model)?,
@@ -94,9 +94,9 @@ fn resume(command: &Run, config: &Config, manifest: &Manifest, existing: Existin
 
 /// A plan for a new run: the model is loaded first, because what it refuses is an issue of the manifest too.
 fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Failure> {
-    let maker = maker::make(&config.options).map_err(Failure::permanent)?;
-    let skip = config.options.on_invalid == OnInvalid::Skip;
-    let check = |task: &Task| check_all(&maker, &config.options, task);
+    let maker = maker::make(&config.engine).map_err(Failure::permanent)?;
+    let skip = config.run.on_invalid == OnInvalid::Skip;
+    let check = |task: &Task| check_all(&maker, &config.run, task);
     let report =
         manifest.validate(&check, if skip { usize::MAX } else { issues::SHOWN }).map_err(Failure::permanent)?;
     if report.issue_count > 0 && !(skip && report.tasks > 0) {
@@ -122,7 +122,7 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Fai
 }
 
 /// Asks the model about the task, and about the same task with each method that it is compared with.
-fn check_all(maker: &Maker, options: &Options, task: &Task) -> Result<(), TaskError> {
+fn check_all(maker: &Maker, options: &RunOptions, task: &Task) -> Result<(), TaskError> {
     let generator = maker.as_generator();
     for variant in variants(task, &options.compare) {
         generator.check(&variant)?;
@@ -138,7 +138,7 @@ fn spec(
     (tasks, invalid_rows): (u64, u64),
     model: Option<ModelIdentity>,
 ) -> Result<RunSpec, Failure> {
-    let options = &config.options;
+    let options = &config.run;
     Ok(RunSpec {
         version: 1,
         run: RunId::generate(),

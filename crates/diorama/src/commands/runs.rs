@@ -37,7 +37,7 @@ struct WorkerLine {
 }
 
 pub(crate) fn client(cli: &Cli) -> Result<Client, Failure> {
-    Client::new(&cli.configuration().map_err(Failure::usage)?.fleet)
+    Client::new(&cli.configuration().map_err(Failure::usage)?.client)
 }
 
 /// `diorama status [RUN]`: one run, or all of them and the workers.

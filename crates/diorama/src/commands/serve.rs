@@ -8,7 +8,7 @@ use diorama_backends::objects::s3::S3Objects;
 use diorama_coordinator::api::{self, ApiConfig, Tokens};
 use diorama_coordinator::{CoordinatorConfig, Service, ServiceConfig, Shares};
 use diorama_runtime::config::Config;
-use diorama_runtime::fleet::Fleet;
+use diorama_runtime::options::CoordinatorOptions;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -27,37 +27,37 @@ const MAX_BLOB_BYTES: u64 = 256 << 20;
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
-    let Config { fleet, references, .. } = cli.configuration().map_err(Failure::usage)?;
-    let tokens = tokens(&fleet)?;
+    let Config { services, coordinator, .. } = cli.configuration().map_err(Failure::usage)?;
+    let tokens = tokens(&coordinator)?;
     let owner = format!("{}-{}", host(), uuid::Uuid::now_v7().simple());
     let asked = format!("diorama coordinator {owner}");
-    let Some(backends) = backends(&fleet, &asked, &drain).await? else { return Ok(exit::DRAINED) };
+    let Some(backends) = backends(&services, &asked, &drain).await? else { return Ok(exit::DRAINED) };
     // The same store, without its prefix, and other buckets of the same key.
-    let remote = S3Objects::connect(s3_config(&fleet)?).map_err(Failure::permanent)?;
+    let remote = S3Objects::connect(s3_config(&services)?).map_err(Failure::permanent)?;
     let scratch = tempfile::Builder::new()
         .prefix("diorama-coordinator-")
-        .tempdir_in(fleet.scratch.clone().unwrap_or_else(std::env::temp_dir))
+        .tempdir_in(coordinator.scratch.clone().unwrap_or_else(std::env::temp_dir))
         .map_err(|error| Failure::permanent(anyhow::anyhow!("the scratch folder cannot be used: {error}")))?;
-    let listener = TcpListener::bind(&fleet.listen)
+    let listener = TcpListener::bind(&coordinator.listen)
         .await
-        .map_err(|error| Failure::permanent(anyhow::anyhow!("cannot listen on {}: {error}", fleet.listen)))?;
+        .map_err(|error| Failure::permanent(anyhow::anyhow!("cannot listen on {}: {error}", coordinator.listen)))?;
     let address = listener.local_addr().map_err(Failure::permanent)?;
 
     let runs = CoordinatorConfig {
-        shares: Shares::new(fleet.window as usize),
+        shares: Shares::new(coordinator.window as usize),
         poll: Duration::from_millis(200),
         control_poll: Duration::from_secs(1),
-        publish_again_after: seconds(fleet.publish_again),
+        publish_again_after: seconds(coordinator.publish_again),
         scratch: scratch.path().to_owned(),
     };
-    let config = ServiceConfig { owner, lease: seconds(fleet.lease), runs };
+    let config = ServiceConfig { owner, lease: seconds(coordinator.lease), runs };
     let (service, leading) = Service::new(backends.clone(), config);
     let router = api::router(ApiConfig {
         backends,
         remote: Some(Arc::new(remote)),
         scratch: scratch.path().to_owned(),
-        reference_root: fleet.reference_root.clone(),
-        plain_http: references.allow_private,
+        reference_root: coordinator.reference_root.clone(),
+        plain_http: coordinator.allow_private_references,
         tokens,
         max_manifest_bytes: MAX_MANIFEST_BYTES,
         max_blob_bytes: MAX_BLOB_BYTES,
@@ -81,20 +81,20 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
 }
 
 /// Without tokens anybody who reaches the API may do anything, so then only this machine reaches it.
-fn tokens(fleet: &Fleet) -> Result<Option<Tokens>, Failure> {
-    if let Some(path) = &fleet.tokens_file {
+fn tokens(options: &CoordinatorOptions) -> Result<Option<Tokens>, Failure> {
+    if let Some(path) = &options.tokens_file {
         return Tokens::load(path).map(Some).map_err(Failure::usage);
     }
-    let loopback = match fleet.listen.parse::<SocketAddr>() {
+    let loopback = match options.listen.parse::<SocketAddr>() {
         Ok(address) => address.ip().is_loopback(),
-        Err(_) => fleet.listen.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),
+        Err(_) => options.listen.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),
     };
     if loopback {
         return Ok(None);
     }
     Err(Failure::usage(anyhow::anyhow!(
         "--listen {} can be reached from elsewhere, and there is no --tokens-file: give one, or listen on 127.0.0.1",
-        fleet.listen
+        options.listen
     )))
 }
 

@@ -12,8 +12,8 @@ use crate::fleet::connect::connect;
 use crate::output;
 
 pub(crate) async fn run(command: &Verify, cli: &Cli) -> Result<u8, Failure> {
-    let fleet = cli.configuration().map_err(Failure::usage)?.fleet;
-    let backends = connect(&fleet, "diorama verify").await?;
+    let services = cli.configuration().map_err(Failure::usage)?.services;
+    let backends = connect(&services, "diorama verify").await?;
     let (store, spec) = open(&backends, &command.run.run).await?;
     let found = verify(&backends, &store, &spec, command.repair).await.map_err(failed)?;
     if cli.json() {
@@ -25,8 +25,8 @@ pub(crate) async fn run(command: &Verify, cli: &Cli) -> Result<u8, Failure> {
 }
 
 pub(crate) async fn reconcile_command(command: &OneRunOnServices, cli: &Cli) -> Result<u8, Failure> {
-    let fleet = cli.configuration().map_err(Failure::usage)?.fleet;
-    let backends = connect(&fleet, "diorama reconcile").await?;
+    let services = cli.configuration().map_err(Failure::usage)?.services;
+    let backends = connect(&services, "diorama reconcile").await?;
     let (store, spec) = open(&backends, &command.run).await?;
     let counts = reconcile(&store, &spec, &*backends.progress).await.map_err(failed)?;
     if cli.json() {

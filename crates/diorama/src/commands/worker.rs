@@ -33,27 +33,27 @@ async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
     let name = name(&config)?;
     let remote = references::of_fleet(&config)?;
     let asked = format!("diorama worker {name}");
-    let Some(backends) = backends(&config.fleet, &asked, drain).await? else { return Ok(exit::DRAINED) };
-    let options = config.options.clone();
+    let Some(backends) = backends(&config.services, &asked, drain).await? else { return Ok(exit::DRAINED) };
+    let options = config.engine.clone();
     let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
     let started = tokio::select! {
         started = Engine::start(generator) => started,
         () = drain.cancelled() => return Ok(exit::DRAINED),
     };
     let (engine, device) = started.map_err(Failure::permanent)?;
-    let fleet = &config.fleet;
+    let how = &config.worker;
     let scratch = tempfile::Builder::new()
         .prefix("diorama-worker-")
-        .tempdir_in(fleet.scratch.clone().unwrap_or_else(std::env::temp_dir))
+        .tempdir_in(how.scratch.clone().unwrap_or_else(std::env::temp_dir))
         .map_err(|error| Failure::permanent(anyhow::anyhow!("the scratch folder cannot be used: {error}")))?;
     let info = engine.info().clone();
     tracing::info!(
-        target: "diorama", worker = %name, pool = %fleet.pool, model = info.model, device = info.device, dtype = info.dtype,
+        target: "diorama", worker = %name, pool = %how.pool, model = info.model, device = info.device, dtype = info.dtype,
         batch = info.batch_size, "ready"
     );
     let registry = Registry::new();
-    let metrics = Metrics::register(&registry, name.as_str(), fleet.pool.as_str(), &info.model, &info.device);
-    let _endpoint = match &fleet.metrics_listen {
+    let metrics = Metrics::register(&registry, name.as_str(), how.pool.as_str(), &info.model, &info.device);
+    let _endpoint = match &how.metrics_listen {
         Some(address) => Some(answer_prometheus(address, registry).await?),
         None => None,
     };
@@ -61,12 +61,12 @@ async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
         backends,
         engine,
         WorkerConfig {
-            heartbeat: seconds(fleet.heartbeat),
+            heartbeat: seconds(how.heartbeat),
             on_outage: OnOutage::Wait,
             remote: Some(remote),
-            max_idle: (fleet.max_idle > 0.0).then(|| seconds(fleet.max_idle)),
+            max_idle: (how.max_idle > 0.0).then(|| seconds(how.max_idle)),
             metrics: Some(metrics.map_err(Failure::permanent)?),
-            ..WorkerConfig::new(name, fleet.pool.clone(), Layout::Shared, scratch.path().to_owned())
+            ..WorkerConfig::new(name, how.pool.clone(), Layout::Shared, scratch.path().to_owned())
         },
     );
     let worked = worker.run(drain.clone()).await;
@@ -99,7 +99,7 @@ async fn answer_prometheus(address: &str, registry: Registry) -> Result<AbortOnD
 }
 
 fn name(config: &Config) -> Result<WorkerId, Failure> {
-    match &config.fleet.worker {
+    match &config.worker.worker {
         Some(name) => Ok(name.clone()),
         None => WorkerId::new(format!("{}-{}", host(), std::process::id())).map_err(Failure::permanent),
     }

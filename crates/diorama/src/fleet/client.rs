@@ -6,8 +6,9 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use diorama_coordinator::RunStatus;
 use diorama_coordinator::api::Problem;
-use diorama_runtime::fleet::Fleet;
+use diorama_runtime::options::ClientOptions;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 
 use crate::exit::Failure;
@@ -20,7 +21,7 @@ pub(crate) struct Client {
     /// Without a time-out: for what takes as long as it takes. A coordinator that has vanished is noticed by TCP.
     patient: reqwest::Client,
     address: String,
-    token: Option<String>,
+    token: Option<SecretString>,
 }
 
 /// What a request came to, where it did not come to what was asked.
@@ -81,9 +82,9 @@ impl From<ClientError> for Failure {
 
 impl Client {
     /// A client of the coordinator that the configuration names.
-    pub(crate) fn new(fleet: &Fleet) -> Result<Self, Failure> {
+    pub(crate) fn new(options: &ClientOptions) -> Result<Self, Failure> {
         let mut certificates = Vec::new();
-        if let Some(path) = &fleet.ca_file {
+        if let Some(path) = &options.ca_file {
             let pem = std::fs::read(path).map_err(anyhow::Error::from);
             let read = pem.and_then(|pem| Ok(reqwest::Certificate::from_pem_bundle(&pem)?));
             let failed = |error: anyhow::Error| Failure::usage(error.context(format!("ca_file {}", path.display())));
@@ -100,8 +101,8 @@ impl Client {
         };
         let http = client().read_timeout(Duration::from_secs(60)).build().map_err(Failure::permanent)?;
         let patient = client().build().map_err(Failure::permanent)?;
-        let address = fleet.coordinator.trim_end_matches('/').to_owned();
-        Ok(Self { http, patient, address, token: fleet.token.as_ref().map(|token| token.expose().to_owned()) })
+        let address = options.coordinator.trim_end_matches('/').to_owned();
+        Ok(Self { http, patient, address, token: options.token.clone() })
     }
 
     /// The client of HTTP below, with the same certificates and time-outs.
@@ -122,7 +123,7 @@ impl Client {
     fn request_of(&self, client: &reqwest::Client, method: Method, path: &str) -> RequestBuilder {
         let request = client.request(method, format!("{}{path}", self.address));
         match &self.token {
-            Some(token) => request.bearer_auth(token),
+            Some(token) => request.bearer_auth(token.expose_secret()),
             None => request,
         }
     }

@@ -10,7 +10,8 @@ use diorama_backends::objects::s3::{S3Config, S3Objects};
 use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
 use diorama_backends::queue::rabbitmq::{RabbitMqConfig, RabbitMqQueue};
 use diorama_backends::{Backends, Exclusive};
-use diorama_runtime::fleet::{Fleet, Secret};
+use diorama_runtime::options::ServiceOptions;
+use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::Failure;
@@ -23,10 +24,6 @@ fn missing(key: &str, what: &str) -> Failure {
     ))
 }
 
-fn secret(secret: &Secret) -> secrecy::SecretString {
-    secret.expose().to_owned().into()
-}
-
 /// Whether an address says TLS.
 fn is_tls(url: &str) -> bool {
     let scheme = url.split(':').next().unwrap_or_default().to_ascii_lowercase();
@@ -34,16 +31,16 @@ fn is_tls(url: &str) -> bool {
 }
 
 /// The CA file, where the address says TLS: the file is for all three services, and not each of them need have TLS.
-fn ca_file(fleet: &Fleet, url: &Secret) -> Option<PathBuf> {
-    fleet.ca_file.clone().filter(|_| is_tls(url.expose()))
+fn ca_file(services: &ServiceOptions, url: &SecretString) -> Option<PathBuf> {
+    services.ca_file.clone().filter(|_| is_tls(url.expose_secret()))
 }
 
 /// A CA file that no service makes use of would be a false safety.
-fn check_ca_file(fleet: &Fleet) -> Result<(), Failure> {
-    let urls = [&fleet.amqp_url, &fleet.redis_url].map(|url| url.as_ref().map(Secret::expose));
-    let amazon = fleet.s3_endpoint.as_deref().unwrap_or("https:");
+fn check_ca_file(services: &ServiceOptions) -> Result<(), Failure> {
+    let urls = [&services.amqp_url, &services.redis_url].map(|url| url.as_ref().map(SecretString::expose_secret));
+    let amazon = services.s3_endpoint.as_deref().unwrap_or("https:");
     let tls = urls.into_iter().flatten().chain([amazon]).any(is_tls);
-    match &fleet.ca_file {
+    match &services.ca_file {
         Some(path) if !tls => Err(Failure::usage(anyhow::anyhow!(
             "ca_file is set ({}), but none of amqp_url (amqps://), redis_url (rediss://) and s3_endpoint (https://) uses \
              TLS; change one, or leave ca_file out",
@@ -54,61 +51,65 @@ fn check_ca_file(fleet: &Fleet) -> Result<(), Failure> {
 }
 
 /// How S3 is reached.
-pub(crate) fn s3_config(fleet: &Fleet) -> Result<S3Config, Failure> {
-    let bucket = fleet.s3_bucket.clone().ok_or_else(|| missing("s3_bucket", "bucket of the object store"))?;
+pub(crate) fn s3_config(services: &ServiceOptions) -> Result<S3Config, Failure> {
+    let bucket = services.s3_bucket.clone().ok_or_else(|| missing("s3_bucket", "bucket of the object store"))?;
     // The usual names, where ours are not given.
     let from_environment = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-    let access_key = fleet.s3_access_key.clone().or_else(|| from_environment("AWS_ACCESS_KEY_ID"));
-    let secret_key = fleet.s3_secret_key.as_ref().map(|secret| secret.expose().to_owned());
-    let secret_key = secret_key.or_else(|| from_environment("AWS_SECRET_ACCESS_KEY"));
+    let access_key = services.s3_access_key.clone().or_else(|| from_environment("AWS_ACCESS_KEY_ID"));
+    let amazons = || from_environment("AWS_SECRET_ACCESS_KEY").map(SecretString::from);
+    let secret_key = services.s3_secret_key.clone().or_else(amazons);
     Ok(S3Config {
-        endpoint: fleet.s3_endpoint.clone(),
-        region: fleet.s3_region.clone(),
+        endpoint: services.s3_endpoint.clone(),
+        region: services.s3_region.clone(),
         bucket,
-        prefix: fleet.s3_prefix.clone(),
+        prefix: services.s3_prefix.clone(),
         access_key: access_key.map(Into::into),
-        secret_key: secret_key.map(Into::into),
-        path_style: fleet.s3_path_style,
-        ca_file: fleet.ca_file.clone(),
+        secret_key,
+        path_style: services.s3_path_style,
+        ca_file: services.ca_file.clone(),
         ..S3Config::default()
     })
 }
 
 /// How Redis is reached.
-pub(crate) fn redis_config(fleet: &Fleet) -> Result<RedisConfig, Failure> {
-    let url = fleet.redis_url.as_ref().ok_or_else(|| missing("redis_url", "address of Redis"))?;
-    Ok(RedisConfig { cluster: fleet.redis_cluster, ca_file: ca_file(fleet, url), ..RedisConfig::new(secret(url)) })
+pub(crate) fn redis_config(services: &ServiceOptions) -> Result<RedisConfig, Failure> {
+    let url = services.redis_url.as_ref().ok_or_else(|| missing("redis_url", "address of Redis"))?;
+    Ok(RedisConfig {
+        cluster: services.redis_cluster,
+        ca_file: ca_file(services, url),
+        ..RedisConfig::new(url.clone())
+    })
 }
 
 /// How RabbitMQ is reached.
-pub(crate) fn rabbitmq_config(fleet: &Fleet, name: &str) -> Result<RabbitMqConfig, Failure> {
-    let url = fleet.amqp_url.as_ref().ok_or_else(|| missing("amqp_url", "address of RabbitMQ"))?;
+pub(crate) fn rabbitmq_config(services: &ServiceOptions, name: &str) -> Result<RabbitMqConfig, Failure> {
+    let url = services.amqp_url.as_ref().ok_or_else(|| missing("amqp_url", "address of RabbitMQ"))?;
     Ok(RabbitMqConfig {
-        ca_file: ca_file(fleet, url),
-        heartbeat: Duration::from_secs(fleet.amqp_heartbeat.into()),
+        ca_file: ca_file(services, url),
+        heartbeat: Duration::from_secs(services.amqp_heartbeat.into()),
         connection_name: name.to_owned(),
-        ..RabbitMqConfig::new(secret(url))
+        ..RabbitMqConfig::new(url.clone())
     })
 }
 
 /// Connects to all three; `None` where a drain was asked for before they all answered. `name` is what the broker's list of
 /// connections shows.
 pub(crate) async fn backends(
-    fleet: &Fleet,
+    services: &ServiceOptions,
     name: &str,
     drain: &CancellationToken,
 ) -> Result<Option<Backends>, Failure> {
     tokio::select! {
-        backends = connect(fleet, name) => backends.map(Some),
+        backends = connect(services, name) => backends.map(Some),
         () = drain.cancelled() => Ok(None),
     }
 }
 
 /// Connects to all three, as [`backends`] does, for a command that is just ended.
-pub(crate) async fn connect(fleet: &Fleet, name: &str) -> Result<Backends, Failure> {
+pub(crate) async fn connect(services: &ServiceOptions, name: &str) -> Result<Backends, Failure> {
     // What is missing is said before anything is connected to.
-    check_ca_file(fleet)?;
-    let (s3, redis, rabbitmq) = (s3_config(fleet)?, redis_config(fleet)?, rabbitmq_config(fleet, name)?);
+    check_ca_file(services)?;
+    let (s3, redis, rabbitmq) = (s3_config(services)?, redis_config(services)?, rabbitmq_config(services, name)?);
     let objects = Retrying::patient(S3Objects::connect(s3).map_err(Failure::permanent)?);
     let probed = probe_conditional_put(&objects).await;
     let conditional = probed

@@ -15,7 +15,7 @@ use crate::exit::Failure;
 
 /// For a worker of a fleet: `https://`, and `s3://` with the fleet's own store and key.
 pub(crate) fn of_fleet(config: &Config) -> Result<Arc<Remote>, Failure> {
-    let s3 = s3_config(&config.fleet)?;
+    let s3 = s3_config(&config.services)?;
     let key = s3.access_key.as_ref().map(|key| key.expose_secret()).unwrap_or_default();
     let realm = Sha256Hex::of(format!("{:?} {key}", s3.endpoint).as_bytes()).to_string();
     let objects = S3Objects::connect(s3).map_err(Failure::permanent)?;
@@ -31,15 +31,16 @@ pub(crate) fn of_this_machine(config: &Config) -> Arc<Remote> {
 
 fn remote(config: &Config, objects: Option<Arc<dyn RemoteObjects>>, realm: String) -> Arc<Remote> {
     let options = &config.references;
-    let folder = options.cache.clone().or_else(|| usual_cache(config)).filter(|_| options.cache_bytes > 0);
+    let folder =
+        options.reference_cache.clone().or_else(|| usual_cache(config)).filter(|_| options.reference_cache_bytes > 0);
     let remote = RemoteConfig {
-        allow_private: options.allow_private,
-        timeout: seconds(options.timeout),
-        ca_file: config.fleet.ca_file.clone(),
+        allow_private: options.allow_private_references,
+        timeout: seconds(options.reference_timeout),
+        ca_file: config.services.ca_file.clone(),
         cache: folder.map(|folder| CacheConfig {
             folder,
-            bytes: options.cache_bytes,
-            max_age: seconds(options.cache_seconds),
+            bytes: options.reference_cache_bytes,
+            max_age: seconds(options.reference_cache_seconds),
         }),
         realm,
         ..RemoteConfig::default()
@@ -51,7 +52,7 @@ fn remote(config: &Config, objects: Option<Arc<dyn RemoteObjects>>, realm: Strin
 /// to: whoever fills a cache chooses the pictures.
 fn usual_cache(config: &Config) -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let scratch = config.fleet.scratch.as_ref().map(|folder| folder.join("references"));
+    let scratch = config.worker.scratch.as_ref().map(|folder| folder.join("references"));
     let caches = || variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
     scratch.or_else(|| caches().map(|folder| folder.join("diorama/references")))
 }

@@ -1,12 +1,14 @@
 //! What a run is to be: the part `spec` of the form, with its ranges.
 
 use diorama_core::id::{Pool, Seed};
+use diorama_core::range::{self, Range};
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{Labels, OutputFormat};
 use diorama_core::settings::{Method, Settings};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
+use utoipa::openapi::{KnownFormat, Object, ObjectBuilder, SchemaFormat, Type};
 
 use crate::api::Problem;
 
@@ -56,9 +58,9 @@ pub struct SubmitRequest {
     #[serde(default = "webdataset")]
     #[schema(value_type = String)]
     pub format: OutputFormat,
-    /// Tasks a shard: 1 to 100,000.
+    /// Tasks a shard: [`range::SHARD_SIZE`].
     #[serde(default = "sixty_four")]
-    #[schema(minimum = 1, maximum = 100_000)]
+    #[schema(schema_with = shard_size)]
     pub shard_size: u32,
     /// When failed tasks are tried again.
     #[serde(default)]
@@ -71,18 +73,41 @@ pub struct SubmitRequest {
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     #[schema(value_type = Object)]
     pub labels: Labels,
-    /// Runs of a higher priority in the same pool go first: -100 to 100.
+    /// Runs of a higher priority in the same pool go first: [`range::PRIORITY`].
     #[serde(default)]
-    #[schema(minimum = -100, maximum = 100)]
+    #[schema(schema_with = priority)]
     pub priority: i32,
-    /// Its share of the pool among runs of the same priority: 1 to 1000.
+    /// Its share of the pool among runs of the same priority: [`range::WEIGHT`].
     #[serde(default = "one")]
-    #[schema(minimum = 1, maximum = 1000)]
+    #[schema(schema_with = weight)]
     pub weight: u32,
 }
 
 fn jsonl() -> String {
     "jsonl".to_owned()
+}
+
+/// A whole number of `range`, in the OpenAPI document.
+fn whole(about: &str, range: Range) -> ObjectBuilder {
+    let bound = |number: f64| Some(number as isize);
+    ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int32)))
+        .description(Some(about))
+        .minimum(bound(range.low))
+        .maximum(bound(range.high))
+}
+
+fn shard_size() -> Object {
+    whole("Tasks a shard.", range::SHARD_SIZE).build()
+}
+
+fn priority() -> Object {
+    whole("Runs of a higher priority in the same pool go first.", range::PRIORITY).build()
+}
+
+fn weight() -> Object {
+    whole("Its share of the pool among runs of the same priority.", range::WEIGHT).build()
 }
 
 /// The form, for the OpenAPI document.
@@ -111,26 +136,57 @@ impl SubmitRequest {
                 problems.push(error.to_string());
             }
         }
-        let mut range = |key: &str, fine: bool, range: &str| {
-            if !fine {
+        for (key, number, range) in [
+            ("shard_size", self.shard_size.into(), range::SHARD_SIZE),
+            ("priority", self.priority.into(), range::PRIORITY),
+            ("weight", self.weight.into(), range::WEIGHT),
+            ("retry.max_rounds", self.retry.max_rounds.into(), range::MAX_ROUNDS),
+            ("retry.delay_seconds", self.retry.delay_seconds, range::RETRY_DELAY),
+            ("retry.poison_after", self.retry.poison_after.into(), range::POISON_AFTER),
+        ] {
+            if !range.contains(number) {
                 problems.push(format!("{key} is out of range; it must be {range}"));
             }
-        };
-        range("shard_size", (1..=100_000).contains(&self.shard_size), "1 to 100000");
-        range("priority", (-100..=100).contains(&self.priority), "-100 to 100");
-        range("weight", (1..=1000).contains(&self.weight), "1 to 1000");
-        range("retry.max_rounds", self.retry.max_rounds <= 10, "0 to 10");
-        let delay = self.retry.delay_seconds;
-        range("retry.delay_seconds", (0.0..=3600.0).contains(&delay), "0 to 3600");
-        range("retry.poison_after", (1..=1000).contains(&self.retry.poison_after), "1 to 1000");
-        range("name", self.name.as_ref().is_none_or(|name| name.len() <= 200), "at most 200 bytes");
+        }
+        if self.name.as_ref().is_some_and(|name| name.len() > range::NAME_BYTES) {
+            problems.push(format!("name is out of range; it must be at most {} bytes", range::NAME_BYTES));
+        }
         let fits = |text: &String| (1..=64).contains(&text.len());
-        let fine = self.labels.len() <= 32 && self.labels.iter().all(|(name, value)| fits(name) && fits(value));
-        range("labels", fine, "at most 32, names and values of 1 to 64 bytes");
+        if self.labels.len() > 32 || !self.labels.iter().all(|(name, value)| fits(name) && fits(value)) {
+            let range = "at most 32, names and values of 1 to 64 bytes";
+            problems.push(format!("labels is out of range; it must be {range}"));
+        }
         if problems.is_empty() { Ok(settings) } else { Err(Problem::bad_request("invalid_spec", problems.join("; "))) }
     }
 }
 
 pub(super) fn seed(seed: u64) -> Result<Seed, Problem> {
     Seed::new(seed).map_err(|error| Problem::bad_request("invalid_spec", error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use utoipa::PartialSchema;
+
+    use super::*;
+
+    #[test]
+    fn the_openapi_document_says_the_ranges_that_a_request_is_held_to() {
+        let schema = serde_json::to_value(SubmitRequest::schema()).unwrap();
+        let request = |key: &str, value: i64| {
+            let request = serde_json::from_value::<SubmitRequest>(json!({ "pool": "default", key: value })).unwrap();
+            request.check().map_err(|problem| problem.detail)
+        };
+        for key in ["shard_size", "priority", "weight"] {
+            let bound = |bound: &str| schema["properties"][key][bound].as_i64().unwrap();
+            let (low, high) = (bound("minimum"), bound("maximum"));
+            assert!(request(key, low).is_ok() && request(key, high).is_ok(), "{key}");
+            let refused = request(key, high + 1).unwrap_err();
+            assert_eq!(refused, format!("{key} is out of range; it must be {low} to {high}"));
+        }
+        assert!(request("priority", -101).is_err());
+        let required = schema["required"].as_array().unwrap();
+        assert_eq!(required, &[json!("pool")], "what has a default is not required");
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use diorama_backends::diagnosis::{Finding, Verdict};
-use diorama_runtime::options::{EngineKind, Options};
+use diorama_runtime::options::{EngineKind, EngineOptions};
 
 use crate::cli::{Cli, Doctor};
 use crate::exit::Failure;
@@ -17,10 +17,10 @@ const ENOUGH_BYTES: u64 = 10 << 30;
 pub(crate) async fn run(command: &Doctor, cli: &Cli) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
     // Where services are named, a coordinator or a client may be meant, which needs no model.
-    let makes_pictures = config.options.model.is_some() || config.options.engine == EngineKind::Synthetic;
+    let makes_pictures = config.engine.model.is_some() || config.engine.engine == EngineKind::Synthetic;
     let mut checks = Vec::new();
     if makes_pictures || !services::are_named(&config) {
-        let options = config.options.clone();
+        let options = config.engine.clone();
         // Loading a model takes long, and its own threads.
         checks.extend(tokio::task::spawn_blocking(move || engine(&options)).await.map_err(Failure::permanent)?);
     }
@@ -47,7 +47,7 @@ pub(crate) async fn run(command: &Doctor, cli: &Cli) -> Result<u8, Failure> {
     Ok(services::exit_code(&checks))
 }
 
-fn engine(options: &Options) -> Vec<Finding> {
+fn engine(options: &EngineOptions) -> Vec<Finding> {
     if options.engine == EngineKind::Synthetic {
         return vec![Finding::ok("engine", "synthetic: no model is needed")];
     }
@@ -78,10 +78,10 @@ fn engine(options: &Options) -> Vec<Finding> {
 }
 
 #[cfg(feature = "engine")]
-fn library(options: &Options) -> Vec<Finding> {
+fn library(options: &EngineOptions) -> Vec<Finding> {
     use diorama_diffusion::device::{CudaLibrary, Device, TORCH_LIB_VARIABLE, load_cuda};
 
-    let wants_gpu = options.device.starts_with("cuda");
+    let wants_gpu = options.device.as_str().starts_with("cuda");
     let bad = |name, found, advice: &str| match wants_gpu {
         true => Finding::problem(name, found, advice),
         false => Finding { advice: Some(advice.to_owned()), ..Finding::ok(name, found) },
@@ -116,7 +116,7 @@ fn threads() -> Finding {
 }
 
 #[cfg(not(feature = "engine"))]
-fn library(_options: &Options) -> Vec<Finding> {
+fn library(_options: &EngineOptions) -> Vec<Finding> {
     vec![Finding::problem(
         "libtorch",
         "this build has no engine",

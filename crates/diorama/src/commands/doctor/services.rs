@@ -28,38 +28,36 @@ const CLOCK: &str = "object store: clock";
 const COORDINATOR: &str = "coordinator";
 const TOKEN: &str = "coordinator: token";
 
-/// Whether the configuration says anything of `key`.
-fn is_set(config: &Config, key: &str) -> bool {
-    config.entries.iter().any(|entry| entry.key == key && !matches!(entry.source.as_str(), "default" | "unset"))
-}
-
 /// Whether the configuration names any service.
 pub(super) fn are_named(config: &Config) -> bool {
-    let fleet = &config.fleet;
-    fleet.amqp_url.is_some() || fleet.redis_url.is_some() || fleet.s3_bucket.is_some() || asks_coordinator(config)
+    let services = &config.services;
+    services.amqp_url.is_some()
+        || services.redis_url.is_some()
+        || services.s3_bucket.is_some()
+        || asks_coordinator(config)
 }
 
 fn asks_coordinator(config: &Config) -> bool {
-    config.fleet.token.is_some() || is_set(config, "coordinator")
+    config.client.token.is_some() || config.source("coordinator").is_given()
 }
 
 /// Looks at every service that is named.
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
-    let fleet = &config.fleet;
+    let services = &config.services;
     let mut found = Vec::new();
-    if fleet.amqp_url.is_some() {
-        match rabbitmq_config(fleet, "diorama doctor") {
+    if services.amqp_url.is_some() {
+        match rabbitmq_config(services, "diorama doctor") {
             Ok(rabbitmq) => found.extend(queue::rabbitmq::diagnose(&rabbitmq).await),
             Err(failure) => found.push(wrong(&failure)),
         }
     }
-    if fleet.redis_url.is_some() {
-        match redis_config(fleet) {
+    if services.redis_url.is_some() {
+        match redis_config(services) {
             Ok(redis) => found.extend(progress::redis::diagnose(&redis).await),
             Err(failure) => found.push(wrong(&failure)),
         }
     }
-    if fleet.s3_bucket.is_some() {
+    if services.s3_bucket.is_some() {
         found.extend(object_store(config).await);
     }
     if asks_coordinator(config) {
@@ -77,7 +75,7 @@ fn wrong(failure: &crate::exit::Failure) -> Finding {
 }
 
 async fn object_store(config: &Config) -> Vec<Finding> {
-    let s3 = match s3_config(&config.fleet) {
+    let s3 = match s3_config(&config.services) {
         Ok(s3) => diorama_backends::objects::s3::S3Config { multipart_bytes: PART, ..s3 },
         Err(failure) => return vec![wrong(&failure)],
     };
@@ -100,7 +98,7 @@ async fn object_store(config: &Config) -> Vec<Finding> {
 
 /// How far this clock and the store's are apart, which signatures depend on; nothing where the store does not say.
 async fn clock(config: &Config, address: &str) -> Option<Finding> {
-    let client = Client::new(&config.fleet).ok()?;
+    let client = Client::new(&config.client).ok()?;
     let answer = client.http().head(address).timeout(Duration::from_secs(10)).send().await.ok()?;
     let date = answer.headers().get("date")?.to_str().ok()?;
     let there = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
@@ -126,11 +124,11 @@ struct Caller {
 }
 
 async fn coordinator(config: &Config) -> Vec<Finding> {
-    let client = match Client::new(&config.fleet) {
+    let client = match Client::new(&config.client) {
         Ok(client) => client,
         Err(failure) => return vec![wrong(&failure)],
     };
-    let address = &config.fleet.coordinator;
+    let address = &config.client.coordinator;
     let get = |path: &'static str| client.request(Method::GET, path).timeout(Duration::from_secs(10));
     match get("/livez").send().await {
         Ok(answer) if answer.status() == StatusCode::OK => {}

@@ -63,7 +63,7 @@ impl Committed {
 
     /// A picture of a coordinator's run.
     pub(super) async fn of_fleet(config: &Config, run: &str, id: &CustomId) -> Result<Self, Failure> {
-        let client = Client::new(&config.fleet)?;
+        let client = Client::new(&config.client)?;
         client.run(run).await?;
         let source = Source::Fleet(client.clone(), run.to_owned());
         let spec = serde_json::from_slice(&source.object("run.json").await?).map_err(Failure::permanent)?;

@@ -8,7 +8,7 @@ use diorama_core::id::{CustomId, Sha256Hex};
 use diorama_core::record::Record;
 use diorama_core::task::Reference;
 use diorama_runtime::config::Config;
-use diorama_runtime::options::{EngineKind, Options};
+use diorama_runtime::options::{EngineKind, EngineOptions};
 use diorama_worker::picture::{PictureLimits, encode_rgb, read_reference, reference_from_bytes};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -77,15 +77,12 @@ pub(crate) async fn run(command: &Replay, cli: &Cli, drain: CancellationToken) -
 }
 
 /// As the record's, where nothing else was said: batches of the same size, numbers of the same type.
-fn options(config: &Config, record: &Record) -> Options {
-    let is_set = |key: &str| {
-        config.entries.iter().any(|entry| entry.key == key && !matches!(entry.source.as_str(), "default" | "unset"))
-    };
-    let mut options = config.options.clone();
-    if !is_set("batch_size") {
+fn options(config: &Config, record: &Record) -> EngineOptions {
+    let mut options = config.engine.clone();
+    if !config.source("batch_size").is_given() {
         options.batch_size = record.generator.batch_size;
     }
-    if !is_set("dtype") && options.engine == EngineKind::Libtorch {
+    if !config.source("dtype").is_given() && options.engine == EngineKind::Libtorch {
         options.dtype = serde_json::from_value(serde_json::json!(record.generator.dtype)).ok().or(options.dtype);
     }
     options
@@ -120,7 +117,7 @@ async fn reference(command: &Replay, committed: &Committed) -> Result<Option<Ref
 }
 
 fn make(
-    options: &Options,
+    options: &EngineOptions,
     record: Record,
     reference: Option<ReferencePicture>,
     stop: &(dyn Fn() -> bool + Sync),

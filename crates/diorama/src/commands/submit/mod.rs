@@ -32,7 +32,7 @@ const OBJECT: &str = "s3://";
 
 pub(crate) async fn run(command: &Submit, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
-    let client = Client::new(&config.fleet)?;
+    let client = Client::new(&config.client)?;
     tokio::select! {
         done = submit(command, cli, &config, &client) => done,
         () = drain.cancelled() => Ok(exit::DRAINED),
@@ -72,7 +72,7 @@ fn of_object(command: &Submit, config: &Config, address: &str) -> Result<Submiss
     let request = SubmitRequest {
         manifest_format: format.to_string(),
         manifest_object: Some(address.to_owned()),
-        skip_invalid: config.options.on_invalid == OnInvalid::Skip,
+        skip_invalid: config.run.on_invalid == OnInvalid::Skip,
         ..request(command, config)?
     };
     let key = idempotency_key(&request, "", command.again);
@@ -82,13 +82,13 @@ fn of_object(command: &Submit, config: &Config, address: &str) -> Result<Submiss
 async fn of_file(command: &Submit, config: &Config, client: &Client) -> Result<Submission, Failure> {
     let rules = Rules {
         settings: config.settings.clone(),
-        seed: config.options.seed,
-        compare: config.options.compare.clone(),
+        seed: config.run.seed,
+        compare: config.run.compare.clone(),
         references: References::FilesAndRemote,
-        plain_http: config.references.allow_private,
+        plain_http: config.references.allow_private_references,
     };
     let manifest = open(&command.manifest, command.manifest_format, rules)?;
-    let skip = config.options.on_invalid == OnInvalid::Skip;
+    let skip = config.run.on_invalid == OnInvalid::Skip;
     let checked = manifest.clone();
     let validate = move || checked.validate(&|_| Ok(()), if skip { usize::MAX } else { issues::SHOWN });
     let report = blocking(validate).await?.map_err(Failure::permanent)?;
@@ -108,12 +108,12 @@ async fn of_file(command: &Submit, config: &Config, client: &Client) -> Result<S
 }
 
 fn request(command: &Submit, config: &Config) -> Result<SubmitRequest, Failure> {
-    let options = &config.options;
+    let options = &config.run;
     let settings = serde_json::to_value(&config.settings).map_err(Failure::permanent)?;
     let mut settings = settings.as_object().cloned().unwrap_or_default();
     settings.retain(|_, value| !value.is_null());
     Ok(SubmitRequest {
-        pool: config.fleet.pool.clone(),
+        pool: config.client.pool.clone(),
         name: command.name.clone(),
         manifest: command.manifest.display().to_string(),
         manifest_format: "jsonl".to_owned(),

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use diorama_coordinator::manifest;
+use diorama_core::range::{PRIORITY, WEIGHT};
 use diorama_runtime::config::{Config, ConfigError, Sources, load};
 use diorama_runtime::logging::LogFormat;
 
 use self::flags::{
-    ClientFlags, CoordinatorFlags, EngineFlags, MethodFlags, ReferenceFlags, RunFlags, ServeFlags, ServiceFlags,
-    WorkerFlags,
+    ClientFlags, CoordinatorFlags, EngineFlags, MethodFlags, ReferenceFlags, RunFlags, SeedFlag, ServeFlags,
+    ServiceFlags, SubmitFlags, WorkerFlags,
 };
 
 /// Makes pictures from a reference picture and a prompt: the prompt's subject appears, the place
@@ -95,9 +96,8 @@ pub(crate) struct Generate {
     /// Also writes tensors.safetensors: latents, noise, scores and masks of each edit step
     #[arg(long)]
     pub(crate) save_tensors: bool,
-    /// The seed of the noise
-    #[arg(long, value_name = "N")]
-    seed: Option<String>,
+    #[command(flatten)]
+    seed: SeedFlag,
     /// Prints the result as JSON
     #[arg(long)]
     json: bool,
@@ -182,11 +182,11 @@ pub(crate) struct Submit {
     /// What you call the run
     #[arg(long, value_name = "TEXT")]
     pub(crate) name: Option<String>,
-    /// Runs of a higher priority in the same pool go first: -100 to 100
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true,
+        help = format!("Runs of a higher priority in the same pool go first: {PRIORITY}"))]
     pub(crate) priority: i32,
-    /// The run's share of its pool among runs of the same priority: 1 to 1000
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1,
+        help = format!("The run's share of its pool among runs of the same priority: {WEIGHT}"))]
     pub(crate) weight: u32,
     /// Submits it once more, where the same manifest with the same settings was submitted before
     #[arg(long)]
@@ -197,12 +197,8 @@ pub(crate) struct Submit {
     /// Prints the run's status as JSON
     #[arg(long)]
     json: bool,
-    /// The pool whose workers do it
-    #[arg(long, value_name = "NAME")]
-    pool: Option<String>,
-    /// Whether http:// references are taken, because the workers fetch them: true or false
-    #[arg(long, value_name = "BOOL")]
-    allow_private_references: Option<String>,
+    #[command(flatten)]
+    submit: SubmitFlags,
     #[command(flatten)]
     client: ClientFlags,
     #[command(flatten)]
@@ -358,8 +354,7 @@ impl Cli {
     pub(crate) fn configuration(&self) -> Result<Config, ConfigError> {
         let flags = match &self.command {
             Command::Generate(command) => {
-                let seed = command.seed.clone().map(|seed| ("seed", seed));
-                [command.method.pairs(), command.engine.pairs(), seed.into_iter().collect()].concat()
+                [command.method.pairs(), command.engine.pairs(), command.seed.pairs()].concat()
             }
             Command::Run(command) => {
                 let (run, references) = (command.run.pairs(), command.references.pairs());
@@ -376,9 +371,8 @@ impl Cli {
                 [worker, references, command.engine.pairs(), command.services.pairs()].concat()
             }
             Command::Submit(command) => {
-                let own = [("pool", &command.pool), ("allow_private_references", &command.allow_private_references)];
-                let own = own.into_iter().filter_map(|(key, text)| Some((key, text.clone()?))).collect();
-                [command.run.pairs(), command.method.pairs(), command.client.pairs(), own].concat()
+                let (run, submit) = (command.run.pairs(), command.submit.pairs());
+                [run, submit, command.method.pairs(), command.client.pairs()].concat()
             }
             Command::Status(command) => command.client.pairs(),
             Command::Watch(command)

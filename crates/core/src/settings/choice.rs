@@ -1,0 +1,101 @@
+//! Settings that are one of a few words.
+
+use serde::{Deserialize, Serialize};
+use strum::{Display, IntoStaticStr, VariantNames};
+
+/// How the picture is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Display, IntoStaticStr, VariantNames)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum Method {
+    /// Abs-Grad-SAM masked latent replacement (METHOD: arXiv 2408.16232).
+    AbsGradSam,
+    /// Stable Diffusion image-to-image at the strength given (default 0.9).
+    Img2img,
+    /// The same at strength 0.6: keeps more of the place and less of the prompt.
+    Img2imgReduced,
+    /// Text only; the reference is not used.
+    Txt2img,
+}
+
+impl Method {
+    /// The method as it is written.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// A named set of defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Display, VariantNames)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum Preset {
+    /// What we recommend.
+    Default,
+    /// As the paper's author published it.
+    Paper,
+}
+
+/// What says which latent elements belong to the subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Display, VariantNames)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum Score {
+    /// `Σ A·|∂ẑ/∂A|`.
+    AbsGrad,
+    /// `Σ A·ReLU(∂ẑ/∂A)`, as the published code has it.
+    ReluGrad,
+    /// `Σ A`, without a gradient.
+    Attention,
+    /// `|ε_c − ε_u|`, as in DiffEdit.
+    GuidanceDifference,
+}
+
+/// The sampler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Display, VariantNames)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum Scheduler {
+    /// Ancestral sampling of the training process (Ho et al. 2020), fixed-small variance.
+    Ddpm,
+    /// Deterministic implicit sampling (Song et al. 2021), eta 0.
+    Ddim,
+    /// Euler on the probability-flow ODE (Karras et al. 2022).
+    Euler,
+    /// DPM-Solver++(2M) (Lu et al. 2022).
+    #[serde(rename = "dpmpp-2m")]
+    #[strum(serialize = "dpmpp-2m")]
+    DpmppTwoM,
+}
+
+/// Where denoising starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Display, VariantNames)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum Start {
+    /// The noised reference `q(z_{t0} | z0)`.
+    Reference,
+    /// Pure noise, as published: the reference enters only through the replacements.
+    Noise,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two attributes say how a choice is written: that for files and wire, and that for help and messages.
+    #[test]
+    fn each_choice_that_a_message_names_can_be_read() {
+        fn read<T: serde::de::DeserializeOwned + ToString>(words: &[&str]) {
+            for word in words {
+                let choice: T = serde_json::from_value((*word).into()).unwrap();
+                assert_eq!(choice.to_string(), *word);
+            }
+        }
+        read::<Method>(Method::VARIANTS);
+        read::<Preset>(Preset::VARIANTS);
+        read::<Score>(Score::VARIANTS);
+        read::<Scheduler>(Scheduler::VARIANTS);
+        read::<Start>(Start::VARIANTS);
+    }
+}

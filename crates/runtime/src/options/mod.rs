@@ -1,0 +1,189 @@
+//! Every key that is no setting of the method, declared once: its name, type, range and default, whether it is secret, and
+//! for whom it is. Flags, environment variables, files and `diorama config` all follow from here.
+//!
+//! Secrets come from the environment, from a file that a `…_file` key names, or from the configuration file; they are
+//! never shown.
+
+mod choice;
+
+use std::path::PathBuf;
+
+use diorama_core::id::{Pool, Seed, WorkerId};
+use diorama_core::range::{self, Range};
+use diorama_core::run::OutputFormat;
+use diorama_core::settings::{Key, Kind, Method, reads};
+use secrecy::SecretString;
+use strum::VariantNames;
+
+pub use self::choice::{DeviceName, Dtype, EngineKind, OnInvalid, Variant};
+use crate::keys::keys;
+
+/// About thirty years: seconds that are never meant to pass.
+const EVER: f64 = 1e9;
+
+keys! {
+    /// What makes the pictures, and on which device.
+    pub struct EngineOptions {
+        /// What makes the pictures; synthetic has no model and is for load tests of everything around it.
+        engine: EngineKind = EngineKind::Libtorch, "NAME", Kind::OneOf(EngineKind::VARIANTS);
+        /// The model's folder, in the layout of diffusers, with safetensors.
+        model: Option<PathBuf>, "DIR", Kind::Text("a folder");
+        /// Which of the model's weight files are read, such as fp16 (unset: the plain ones, else the only ones there are).
+        variant: Option<Variant>, "NAME",
+            Kind::Text("the part of a file's name between its stem and .safetensors, such as fp16");
+        /// The device: auto (the first GPU where there is one, else the CPU), cpu, cuda (the first GPU) or cuda:N.
+        device: DeviceName = "auto", "DEVICE", Kind::Text("auto, cpu, cuda or cuda:N");
+        /// The numbers that the model computes with (unset: f32 on a CPU, bf16 on a GPU).
+        dtype: Option<Dtype>, "TYPE", Kind::OneOf(Dtype::VARIANTS);
+        /// Tasks in a padded batch; a picture does not depend on it.
+        batch_size: usize = 4, "N", Kind::Whole(Range::new(1.0, 256.0));
+        /// The synthetic engine: milliseconds that a batch takes.
+        synthetic_latency: u64 = 0, "MS", Kind::Whole(Range::new(0.0, 60_000.0));
+        /// The synthetic engine: the share of tasks that fail.
+        synthetic_fail_rate: f64 = 0.0, "F", Kind::Real(Range::new(0.0, 1.0));
+    }
+}
+
+keys! {
+    /// How a run is cut, stored and tried again.
+    pub struct RunOptions {
+        /// The seed of a single picture, or the one from which a run's rows without a seed derive theirs.
+        seed: Seed = 0, "N", Kind::Whole(range::SEED);
+        /// How pictures are stored: files (images/ID.png …) or tar archives.
+        format: OutputFormat = OutputFormat::Files, "NAME", Kind::OneOf(OutputFormat::VARIANTS);
+        /// Other methods to make beside each picture, such as img2img,img2img-reduced.
+        compare: Vec<Method> = Vec::<Method>::new(), "NAMES", Kind::ManyOf(Method::VARIANTS);
+        /// What happens to a manifest with bad rows: nothing starts, or the good rows run and the bad ones are listed.
+        on_invalid: OnInvalid = OnInvalid::Stop, "NAME", Kind::OneOf(OnInvalid::VARIANTS);
+        /// Tasks a shard, which is what is lost at most when a process dies.
+        shard_size: u32 = 64, "N", Kind::Whole(range::SHARD_SIZE);
+        /// Rounds of retries for tasks that failed and may work.
+        max_rounds: u32 = 2, "N", Kind::Whole(range::MAX_ROUNDS);
+        /// Seconds before the first round of retries, doubled for each later one.
+        retry_delay: f64 = 5.0, "F", Kind::Real(range::RETRY_DELAY);
+    }
+}
+
+keys! {
+    /// How references are fetched over `https://` and `s3://`, and where they are kept.
+    pub struct ReferenceOptions {
+        /// Whether references may come from private addresses and over plain http://.
+        allow_private_references: bool = false, "BOOL", Kind::Switch;
+        /// Seconds that fetching one may take, tries and waits included.
+        reference_timeout: f64 = 60.0, "F", Kind::Real(Range::new(0.1, 3600.0));
+        /// The folder in which fetched ones are kept (unset: below scratch, or ~/.cache/diorama/references).
+        reference_cache: Option<PathBuf>, "DIR", Kind::Text("a folder");
+        /// Bytes that they may take there, 0 for none kept.
+        reference_cache_bytes: u64 = 4_u64 << 30, "N", Kind::Whole(Range::new(0.0, (1_u64 << 50) as f64));
+        /// Seconds after which a URL is asked again.
+        reference_cache_seconds: f64 = 86_400.0, "F", Kind::Real(Range::new(0.0, EVER));
+    }
+}
+
+keys! {
+    /// Where RabbitMQ, Redis and the object store are.
+    pub struct ServiceOptions {
+        /// RabbitMQ, as amqp://user:password@host:5672/vhost or amqps://.
+        amqp_url: Option<SecretString>, "URL", Kind::Secret { what: "an amqp:// or amqps:// address", flag: true },
+            file amqp_url_file: "A file that holds the address of RabbitMQ";
+        /// Seconds between two heartbeats of a connection to RabbitMQ; after two without one it is gone.
+        amqp_heartbeat: u16 = 20, "N", Kind::Whole(Range::new(1.0, 600.0));
+        /// Redis, as redis://:password@host:6379/0 or rediss://.
+        redis_url: Option<SecretString>, "URL", Kind::Secret { what: "a redis:// or rediss:// address", flag: true },
+            file redis_url_file: "A file that holds the address of Redis";
+        /// Whether Redis is a cluster.
+        redis_cluster: bool = false, "BOOL", Kind::Switch;
+        /// The bucket.
+        s3_bucket: Option<String>, "NAME", Kind::Text("a bucket");
+        /// What every key begins with.
+        s3_prefix: String = "", "TEXT", Kind::Text("a prefix");
+        /// The store's address, where it is not Amazon's.
+        s3_endpoint: Option<String>, "URL", Kind::Text("an http:// or https:// address");
+        /// The region.
+        s3_region: String = "us-east-1", "NAME", Kind::Text("a region");
+        /// The access key's id (or AWS_ACCESS_KEY_ID).
+        s3_access_key: Option<String>, "ID", Kind::Text("a key's id");
+        /// The secret key (or AWS_SECRET_ACCESS_KEY).
+        s3_secret_key: Option<SecretString>, "KEY", Kind::Secret { what: "a key", flag: false },
+            file s3_secret_key_file: "A file that holds the secret key (or AWS_SECRET_ACCESS_KEY)";
+        /// endpoint/bucket/key rather than bucket.endpoint/key.
+        s3_path_style: bool = false, "BOOL", Kind::Switch;
+        /// Certificates (PEM) trusted beside the system's, for every service.
+        ca_file: Option<PathBuf>, "FILE", Kind::Text("a file");
+    }
+}
+
+keys! {
+    /// Which coordinator a client asks.
+    pub struct ClientOptions {
+        /// The coordinator's address.
+        coordinator: String = "http://127.0.0.1:8700", "URL", Kind::Text("an http:// or https:// address");
+        /// The token for the coordinator.
+        token: Option<SecretString>, "TOKEN", Kind::Secret { what: "a token", flag: false },
+            file token_file: "A file that holds the token for the coordinator (or DIORAMA_TOKEN)";
+    }
+    also {
+        /// The pool that a run is submitted to.
+        pool: Pool,
+        /// Certificates (PEM) trusted beside the system's.
+        ca_file: Option<PathBuf>
+    }
+}
+
+keys! {
+    /// How a worker works.
+    pub struct WorkerOptions {
+        /// The pool that a worker serves and a run is submitted to.
+        pool: Pool = "default", "NAME", Kind::Text("a pool's name: letters, digits, '.', '_' and '-'");
+        /// The worker's name (unset: host and process).
+        worker: Option<WorkerId>, "NAME", Kind::Text("a worker's name: letters, digits, '.', '_' and '-'");
+        /// Where files are prepared before they are stored (unset: the system's temporary folder).
+        scratch: Option<PathBuf>, "DIR", Kind::Text("a folder");
+        /// Seconds without work after which the worker ends, 0 for never.
+        max_idle: f64 = 0.0, "F", Kind::Real(Range::new(0.0, EVER));
+        /// Seconds between two heartbeats of the worker.
+        heartbeat: f64 = 5.0, "F", Kind::Real(Range::new(0.1, 60.0));
+        /// Where the worker answers Prometheus at /metrics, such as 0.0.0.0:9464 (unset: nowhere).
+        metrics_listen: Option<String>, "HOST:PORT", Kind::Text("an address such as 0.0.0.0:9464");
+    }
+}
+
+keys! {
+    /// How a coordinator serves.
+    pub struct CoordinatorOptions {
+        /// Where the API listens.
+        listen: String = "127.0.0.1:8700", "HOST:PORT", Kind::Text("an address such as 127.0.0.1:8700");
+        /// The tokens of the API; without it, the API listens on loopback only.
+        tokens_file: Option<PathBuf>, "FILE", Kind::Text("a file");
+        /// The folder of references that the coordinator and all workers share.
+        reference_root: Option<PathBuf>, "DIR", Kind::Text("a folder");
+        /// Shards of a pool that are in the queue or in work at a time.
+        window: u32 = 256, "N", Kind::Whole(Range::new(1.0, 1_000_000.0));
+        /// Seconds after which another coordinator takes over from a silent one.
+        lease: f64 = 10.0, "F", Kind::Real(Range::new(1.0, 300.0));
+        /// Seconds after which a published shard that nobody holds is published again.
+        publish_again: f64 = 60.0, "F", Kind::Real(Range::new(1.0, 86_400.0));
+        /// Seconds for which what belongs to no run, or to half a submission, is kept before it is collected.
+        gc_grace: f64 = 86_400.0, "F", Kind::Real(Range::new(0.0, 31_536_000.0));
+    }
+    also {
+        /// Where uploads and final files are prepared; the system's temporary folder where it is not given.
+        scratch: Option<PathBuf>,
+        /// Whether http:// references are taken, because the workers fetch them.
+        allow_private_references: bool
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_one_that_torch_knows_and_a_variant_a_part_of_a_files_name() {
+        let device = |text: &str| reads::<DeviceName>(&text.into());
+        assert!(["auto", "cpu", "cuda", "cuda:0", "cuda:12"].map(device).iter().all(|fine| *fine));
+        assert!(!["", "tpu", "cuda:", "cuda:-1", "cuda:x"].map(device).iter().any(|fine| *fine));
+        let variant = |text: &str| reads::<Variant>(&text.into());
+        assert!(variant("fp16") && variant("non_ema-1.0") && !variant("") && !variant("../fp16"));
+    }
+}
