@@ -3,8 +3,8 @@
 use diorama_core::id::WorkerId;
 use diorama_runtime::config::Config;
 use diorama_runtime::metrics;
-use diorama_worker::engine::{EngineError, MakeGenerator};
-use diorama_worker::{Engine, Layout, Metrics, OnOutage, Worker, WorkerConfig, WorkerError};
+use diorama_worker::device::{DeviceError, MakeGenerator};
+use diorama_worker::{Device, Layout, Metrics, OnOutage, Scratch, Worker, WorkerConfig, WorkerError};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -37,18 +37,21 @@ async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
     let options = config.options.clone();
     let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
     let started = tokio::select! {
-        started = Engine::start(generator) => started,
+        started = Device::start(generator) => started,
         () = drain.cancelled() => return Ok(exit::DRAINED),
     };
-    let (engine, device) = started.map_err(Failure::permanent)?;
+    let (device, thread) = started.map_err(Failure::permanent)?;
     let fleet = &config.fleet;
-    let scratch = tempfile::Builder::new()
-        .prefix("diorama-worker-")
-        .tempdir_in(fleet.scratch.clone().unwrap_or_else(std::env::temp_dir))
+    let root = fleet.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    // Before anything is pulled: what died here may be what is delivered first.
+    if let Err(error) = Scratch::sweep(&root, backends.objects.clone()).await {
+        tracing::warn!(%error, "what killed workers of this machine left stays for now");
+    }
+    let scratch = Scratch::open(&root, &name)
         .map_err(|error| Failure::permanent(anyhow::anyhow!("the scratch folder cannot be used: {error}")))?;
-    let info = engine.info().clone();
+    let info = device.info().clone();
     tracing::info!(
-        target: "diorama", worker = %name, pool = %fleet.pool, model = info.model, device = info.device, dtype = info.dtype,
+        worker = %name, pool = %fleet.pool, model = info.model, device = info.device, dtype = info.dtype,
         batch = info.batch_size, "ready"
     );
     let registry = Registry::new();
@@ -59,20 +62,20 @@ async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
     };
     let worker = Worker::new(
         backends,
-        engine,
+        device,
         WorkerConfig {
             heartbeat: seconds(fleet.heartbeat),
             on_outage: OnOutage::Wait,
             remote: Some(remote),
             max_idle: (fleet.max_idle > 0.0).then(|| seconds(fleet.max_idle)),
             metrics: Some(metrics.map_err(Failure::permanent)?),
-            ..WorkerConfig::new(name, fleet.pool.clone(), Layout::Shared, scratch.path().to_owned())
+            ..WorkerConfig::new(name, fleet.pool.clone(), Layout::Shared, scratch)
         },
     );
     let worked = worker.run(drain.clone()).await;
     match worked {
         Ok(report) => {
-            device.join().await;
+            thread.join().await;
             let (committed, pictures) = (report.committed, report.pictures);
             let (handed_back, lost) = (report.handed_back, report.already_committed);
             output::line(&format!(
@@ -80,7 +83,7 @@ async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
             ));
             Ok(if drain.is_cancelled() { exit::DRAINED } else { exit::DONE })
         }
-        Err(WorkerError::Engine(EngineError::Stopped)) if drain.is_cancelled() => Ok(exit::DRAINED),
+        Err(WorkerError::Device(DeviceError::Stopped)) if drain.is_cancelled() => Ok(exit::DRAINED),
         Err(error) if error.is_retryable() => Err(Failure::try_again(error)),
         Err(error) => Err(Failure::permanent(error)),
     }
