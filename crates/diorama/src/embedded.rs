@@ -23,9 +23,9 @@ use diorama_core::manifest::ManifestIssue;
 use diorama_core::run::{ModelIdentity, RunSpec};
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, Exclusive, RunStore};
-use diorama_worker::engine::{EngineError, MakeGenerator};
+use diorama_worker::device::{DeviceError, MakeGenerator};
 use diorama_worker::picture::PictureLimits;
-use diorama_worker::{Engine, Layout, Remote, Worker, WorkerConfig, WorkerError};
+use diorama_worker::{Device, Layout, Remote, Worker, WorkerConfig, WorkerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -184,15 +184,15 @@ async fn run_on(
         return Ok(coordinator.drive(&spec, &drain).await?);
     }
 
-    let (engine, device) = Engine::start(generator).await.map_err(WorkerError::from)?;
-    let here = ModelIdentity::from(engine.info());
+    let (device, thread) = Device::start(generator).await.map_err(WorkerError::from)?;
+    let here = ModelIdentity::from(device.info());
     if let Some(begun) = spec.model.clone().filter(|begun| *begun != here) {
         return Err(EmbeddedError::OtherModel { begun, here });
     }
     let name = WorkerId::new(format!("embedded-{}", std::process::id()))?;
     let config =
         WorkerConfig { limits, remote, ..WorkerConfig::new(name, spec.pool.clone(), Layout::OwnFolder, scratch) };
-    let worker = Worker::new(backends, engine, config);
+    let worker = Worker::new(backends, device, config);
 
     // Whoever ends first, well or badly, stops the other; the error that counts is the first one.
     let stop = drain.child_token();
@@ -208,11 +208,11 @@ async fn run_on(
             worked
         }
     );
-    device.join().await;
+    thread.join().await;
     match (driven, worked) {
         (Ok(end @ (RunEnd::Finished(_) | RunEnd::Cancelled(_) | RunEnd::Deleted)), _) => Ok(end),
         (Ok(RunEnd::Drained), Ok(_)) => Ok(RunEnd::Drained),
-        (Ok(RunEnd::Drained), Err(WorkerError::Engine(EngineError::Stopped))) => Ok(RunEnd::Drained),
+        (Ok(RunEnd::Drained), Err(WorkerError::Device(DeviceError::Stopped))) => Ok(RunEnd::Drained),
         (Ok(RunEnd::Drained), Err(error)) => Err(error.into()),
         (Err(error), _) => Err(error.into()),
     }

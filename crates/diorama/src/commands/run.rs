@@ -14,7 +14,7 @@ use diorama_core::run::{Labels, ModelIdentity, RunSpec, RunSummary};
 use diorama_core::task::Task;
 use diorama_runtime::config::Config;
 use diorama_runtime::options::{OnInvalid, RunOptions};
-use diorama_worker::engine::MakeGenerator;
+use diorama_worker::device::MakeGenerator;
 use diorama_worker::picture::PictureLimits;
 use diorama_worker::variants;
 use jiff::Timestamp;
