@@ -14,18 +14,18 @@ use diorama_backends::objects::retrying::Retrying;
 use diorama_backends::objects::{ObjectError, Objects};
 use diorama_backends::progress::embedded::EmbeddedProgress;
 use diorama_backends::queue::embedded::EmbeddedQueue;
-use diorama_backends::run_store::RunStore;
-use diorama_backends::{Backends, Exclusive};
 use diorama_coordinator::{
-    Coordinator, CoordinatorConfig, CoordinatorError, RunEnd, RunProgress, Submission, Tasks, is_submitted, submit,
+    Coordinator, CoordinatorConfig, CoordinatorError, RunEnd, RunProgress, Submission, Tasks, submit,
 };
 use diorama_core::id::{InvalidId, WorkerId};
-use diorama_core::key::{ObjectKey, RunRoot};
+use diorama_core::key::RunRoot;
 use diorama_core::manifest::ManifestIssue;
-use diorama_core::run::{ModelIdentity, RunSpec, RunSummary};
-use diorama_worker::engine::{EngineError, MakeGenerator};
+use diorama_core::run::{ModelIdentity, RunSpec};
+use diorama_protocol::history::History;
+use diorama_protocol::{Backends, Exclusive, RunStore};
+use diorama_worker::device::{DeviceError, MakeGenerator};
 use diorama_worker::picture::PictureLimits;
-use diorama_worker::{Engine, Layout, Remote, Worker, WorkerConfig, WorkerError};
+use diorama_worker::{Device, Layout, Remote, Worker, WorkerConfig, WorkerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -90,10 +90,9 @@ impl EmbeddedError {
 pub struct Existing {
     /// The spec that is in force.
     pub spec: RunSpec,
-    /// Every input shard is there: the manifest is not needed any more.
-    pub submitted: bool,
-    /// The run has ended.
-    pub summary: Option<RunSummary>,
+    /// What was decided about it. Where it is submitted, every input shard is there, and the manifest is not needed any
+    /// more.
+    pub history: History,
 }
 
 /// What is to be run.
@@ -140,8 +139,7 @@ impl RunFolder {
     pub async fn existing(&self) -> Result<Option<Existing>, EmbeddedError> {
         let store = self.store();
         let Some(spec) = store.spec().await? else { return Ok(None) };
-        let (submitted, summary) = (is_submitted(&store).await?, store.read_json(&ObjectKey::Summary).await?);
-        Ok(Some(Existing { spec, submitted, summary }))
+        Ok(Some(Existing { spec, history: store.history().await? }))
     }
 
     /// Submits or resumes the run and brings it to its end. Cancel `drain` to stop in good order.
@@ -173,28 +171,28 @@ async fn run_on(
 ) -> Result<RunEnd, EmbeddedError> {
     let store = RunStore::new(objects.clone(), RunRoot::Own);
     let Plan { spec, tasks, invalid, generator, limits, remote } = plan;
-    let spec = submit(&store, Submission { spec, tasks, invalid }).await?;
     let backends = Backends {
         queue: Arc::new(EmbeddedQueue::default()),
         progress: Arc::new(EmbeddedProgress::default()),
         objects,
         exclusive: Exclusive::ConditionalPut,
     };
-    let coordinator =
-        Coordinator::new(backends.clone(), store.clone(), CoordinatorConfig::new(scratch.clone()), progress);
-    if store.exists(&ObjectKey::Summary).await? {
+    let config = CoordinatorConfig::new(scratch.clone());
+    let spec = submit(&backends, &store, &config.name, Submission { spec, tasks, invalid }).await?;
+    let coordinator = Coordinator::new(backends.clone(), store.clone(), config, progress);
+    if store.history().await?.ended().is_some() {
         return Ok(coordinator.drive(&spec, &drain).await?);
     }
 
-    let (engine, device) = Engine::start(generator).await.map_err(WorkerError::from)?;
-    let here = ModelIdentity::from(engine.info());
+    let (device, thread) = Device::start(generator).await.map_err(WorkerError::from)?;
+    let here = ModelIdentity::from(device.info());
     if let Some(begun) = spec.model.clone().filter(|begun| *begun != here) {
         return Err(EmbeddedError::OtherModel { begun, here });
     }
     let name = WorkerId::new(format!("embedded-{}", std::process::id()))?;
     let config =
         WorkerConfig { limits, remote, ..WorkerConfig::new(name, spec.pool.clone(), Layout::OwnFolder, scratch) };
-    let worker = Worker::new(backends, engine, config);
+    let worker = Worker::new(backends, device, config);
 
     // Whoever ends first, well or badly, stops the other; the error that counts is the first one.
     let stop = drain.child_token();
@@ -210,11 +208,11 @@ async fn run_on(
             worked
         }
     );
-    device.join().await;
+    thread.join().await;
     match (driven, worked) {
-        (Ok(end @ (RunEnd::Finished(_) | RunEnd::Cancelled(_))), _) => Ok(end),
+        (Ok(end @ (RunEnd::Finished(_) | RunEnd::Cancelled(_) | RunEnd::Deleted)), _) => Ok(end),
         (Ok(RunEnd::Drained), Ok(_)) => Ok(RunEnd::Drained),
-        (Ok(RunEnd::Drained), Err(WorkerError::Engine(EngineError::Stopped))) => Ok(RunEnd::Drained),
+        (Ok(RunEnd::Drained), Err(WorkerError::Device(DeviceError::Stopped))) => Ok(RunEnd::Drained),
         (Ok(RunEnd::Drained), Err(error)) => Err(error.into()),
         (Err(error), _) => Err(error.into()),
     }

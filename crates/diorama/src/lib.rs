@@ -1,6 +1,7 @@
 //! The command line of Diorama: reads configuration, calls the library crates, prints, chooses the exit code.
 //!
-//! Nothing here decides about pictures or about shards.
+//! Nothing here decides about shards; about pictures, only which generator makes them, and with which of the settings that
+//! nobody gave.
 
 mod cli;
 mod commands;
@@ -55,7 +56,7 @@ fn start(cli: Cli) -> Result<u8, Failure> {
         match cli.command {
             Command::Generate(ref command) => commands::generate::run(command, &cli, drain).await,
             Command::Run(ref command) => commands::run::run(command, &cli, drain).await,
-            Command::Report(ref command) => commands::report::run(command),
+            Command::Report(ref command) => commands::report::run(command).await,
             Command::Doctor(ref command) => commands::doctor::run(command, &cli).await,
             Command::Config(ref command) => commands::config::run(command, &cli),
             Command::Serve(_) => commands::serve::run(&cli, drain).await,
@@ -72,6 +73,7 @@ fn start(cli: Cli) -> Result<u8, Failure> {
             Command::Results(ref command) => commands::results::run(command, &cli, drain).await,
             Command::Verify(ref command) => commands::verify::run(command, &cli).await,
             Command::Reconcile(ref command) => commands::verify::reconcile_command(command, &cli).await,
+            Command::Gc(ref command) => commands::gc::run(command, &cli).await,
         }
     });
     // A picture that is still being made after Ctrl-C is nobody's any more.

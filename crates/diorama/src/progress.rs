@@ -49,7 +49,7 @@ pub(crate) async fn show(mut updates: watch::Receiver<RunProgress>) {
                 bar.set_message(describe(&progress));
             }
             None if logged.elapsed() >= LOG_EVERY => {
-                tracing::info!(target: "diorama", done = progress.done, total = progress.total, "{}", describe(&progress));
+                tracing::info!(done = progress.done, total = progress.total, "{}", describe(&progress));
                 logged = Instant::now();
             }
             None => {}

@@ -2,6 +2,8 @@
 //!
 //! Pure: reads and writes nothing. [`crate::run_store::RunStore`] reads the entries, [`crate::Services::decide`] adds one.
 
+use std::collections::BTreeSet;
+
 use diorama_core::id::{AttemptId, Round, ShardId};
 use diorama_core::retry::RetryPolicy;
 use diorama_core::round::{FailedWhere, RoundInfo};
@@ -22,6 +24,8 @@ pub struct History {
     ended: Option<Ended>,
     reopening: Option<Reopening>,
     deleted: bool,
+    /// Why workers paused it so far.
+    reasons: BTreeSet<String>,
     updated_at: Option<Timestamp>,
 }
 
@@ -122,6 +126,11 @@ impl History {
             Wish::Pause(reason) if self.ending.is_none() => reason.as_deref(),
             _ => None,
         }
+    }
+
+    /// Whether it was paused for this reason and its owner had it go on all the same.
+    pub fn was_resumed_after(&self, reason: &str) -> bool {
+        self.wish == Wish::Run && self.reasons.contains(reason)
     }
 
     /// Whether workers are to go on with its shards.
@@ -267,7 +276,10 @@ impl History {
                 self.reopening = None;
             }
             Act::Bound { model } => self.model = self.model.take().or(Some(model)),
-            Act::Paused { reason } => self.wish = Wish::Pause(reason),
+            Act::Paused { reason } => {
+                self.reasons.extend(reason.clone());
+                self.wish = Wish::Pause(reason);
+            }
             Act::Resumed => self.wish = Wish::Run,
             Act::Cancelled => self.wish = Wish::Cancel,
             Act::EndingBegun { state, void } => {

@@ -55,24 +55,31 @@ impl Archive {
         self.waiting.insert(position, files);
         while let Some(files) = self.waiting.remove(&self.next) {
             self.next += 1;
-            for file in files {
-                let mut header = tar::Header::new_gnu();
-                header.set_entry_type(tar::EntryType::Regular);
-                header.set_mode(0o644);
-                header.set_uid(0);
-                header.set_gid(0);
-                header.set_mtime(0);
-                header.set_size(file.bytes.len() as u64);
-                self.tar.append_data(&mut header, &file.path, &*file.bytes)?;
-                self.members += 1;
-            }
+            self.append(files)?;
         }
         Ok(())
     }
 
-    /// Ends the archive; `None` where it has no member.
-    pub(crate) fn finish(self) -> io::Result<Option<FinishedArchive>> {
-        debug_assert!(self.waiting.is_empty(), "a position was never added");
+    fn append(&mut self, files: Vec<OutputFile>) -> io::Result<()> {
+        for file in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Regular);
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            header.set_size(file.bytes.len() as u64);
+            self.tar.append_data(&mut header, &file.path, &*file.bytes)?;
+            self.members += 1;
+        }
+        Ok(())
+    }
+
+    /// Ends the archive; `None` where it has no member. Positions may be missing: those of a shard that is handed back.
+    pub(crate) fn finish(mut self) -> io::Result<Option<FinishedArchive>> {
+        for files in std::mem::take(&mut self.waiting).into_values() {
+            self.append(files)?;
+        }
         if self.members == 0 {
             return Ok(None);
         }

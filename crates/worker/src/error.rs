@@ -2,8 +2,9 @@
 
 use diorama_backends::objects::ObjectError;
 use diorama_backends::queue::QueueError;
+use tokio::task::JoinError;
 
-use crate::engine::EngineError;
+use crate::device::{DeviceError, panic_message};
 
 /// Why a worker stopped. The shards that it held were handed back; what is committed is kept.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +20,7 @@ pub enum WorkerError {
     Queue(#[from] QueueError),
     /// The device.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Device(#[from] DeviceError),
     /// A defect of ours.
     #[error("a task of the worker panicked: {0}; please report this")]
     Panicked(String),
@@ -31,8 +32,19 @@ impl WorkerError {
         match self {
             Self::Objects(error) | Self::Scratch(error) => error.may_pass_later(),
             Self::Queue(error) => error.is_retryable(),
-            Self::Engine(EngineError::Lost(_) | EngineError::Stopped) => true,
-            Self::Engine(EngineError::Start(_)) | Self::Panicked(_) => false,
+            Self::Device(DeviceError::Lost(_) | DeviceError::Stopped) => true,
+            Self::Device(DeviceError::Start(_)) | Self::Panicked(_) => false,
         }
+    }
+}
+
+/// The result of a spawned task; its panic becomes an error.
+pub(crate) fn flatten<T>(ended: Result<Result<T, WorkerError>, JoinError>) -> Result<T, WorkerError> {
+    match ended {
+        Ok(result) => result,
+        Err(error) => Err(WorkerError::Panicked(match error.try_into_panic() {
+            Ok(panic) => panic_message(&*panic),
+            Err(error) => error.to_string(),
+        })),
     }
 }

@@ -1,41 +1,87 @@
-//! A run whose own settings do not fit the model would fail task by task, to its last row. Its owner is asked first: the
-//! run is paused with the reason. Whoever resumes it has the failures written.
+//! Whether a run and the model of this worker fit together. Where they do not, its owner is asked first: the run is paused
+//! with the reason, rather than failing task by task to its last row.
 
-use diorama_core::key::ObjectKey;
+use std::sync::Arc;
+
+use diorama_backends::objects::ObjectError;
 use diorama_core::outcome::{ErrorCode, TaskError};
-use diorama_core::run::{Control, RunState};
 use diorama_core::task::Task;
+use diorama_protocol::DecideError;
+use diorama_protocol::RunStore;
+use diorama_protocol::decision::Act;
+use diorama_protocol::history::History;
 
-use crate::error::WorkerError;
+use crate::context::{Context, Layout};
+use crate::ending::Interrupt;
 use crate::plan::Keys;
-use crate::shard::Work;
-use crate::worker::{Layout, Worker};
+use crate::runs::Known;
+use crate::work::Work;
 
-impl Worker {
-    /// Whether a shard's run waits for its owner, because every task of the shard was refused and the run's settings by
-    /// themselves would be, too. A run on this machine was checked before it began.
-    pub(crate) async fn waits_for_its_owner(&self, work: &Work, keys: &Keys) -> Result<bool, WorkerError> {
-        let all_refused = keys.iter().all(|variants| variants.first().and_then(misfit).is_some());
-        let Some(first) = work.tasks.first().filter(|_| all_refused && self.config.layout == Layout::Shared) else {
-            return Ok(false);
-        };
-        let of_the_run = Task { settings: work.spec.settings.clone(), ..first.clone() };
-        let checked = self.engine.check(vec![of_the_run]).await?;
-        let Some(error) = checked.first().and_then(misfit) else { return Ok(false) };
-        match work.store.read_json::<Control>(&ObjectKey::Control).await? {
-            // It was paused for this before, and its owner wants it all the same.
-            Some(control) => Ok(control.state != RunState::Running),
-            None => {
-                let reason = format!(
-                    "the run's settings do not fit the model that the pool {} serves: {error}; cancel the run and submit it with \
-                     others, or resume it: then its tasks fail as {}",
-                    self.config.pool, error.code
-                );
-                tracing::error!(run = %work.spec.run, %reason, "the run is paused");
-                work.store.pause(Some(reason)).await?;
-                Ok(true)
-            }
+/// Whether this worker's model is the one that the run is bound to. The first worker binds a run that names none. A run
+/// that is bound to another one is paused with the reason: its pictures come from one model.
+pub(crate) async fn is_our_model(context: &Context, store: &RunStore, known: &Known) -> Result<bool, ObjectError> {
+    let here = &context.model;
+    let bound = match (&known.spec.model, known.history.model()) {
+        (Some(bound), _) | (None, Some(bound)) => Some(bound.clone()),
+        (None, None) => decide(context, store, known, Act::Bound { model: here.clone() }).await?.model().cloned(),
+    };
+    // Where it could not be bound any more the run is over, and whoever asks next hears that.
+    let Some(bound) = bound.filter(|bound| bound != here) else { return Ok(true) };
+    let reason = format!(
+        "the run was begun with the model {bound}, and {} of the pool {} serves {here}; serve the first one in this pool and \
+         resume the run, or submit it again",
+        context.config.worker, context.config.pool
+    );
+    pause(context, store, known, reason).await?;
+    Ok(false)
+}
+
+/// Whether a shard may run with this model: false where every task of it was refused and the run's settings by themselves
+/// would be, too. Then its owner decides; whoever resumes it has the failures written. A run on this machine was checked
+/// before it began.
+pub(crate) async fn settings_fit(
+    context: &Context,
+    work: &Work,
+    known: &Known,
+    keys: &Keys,
+) -> Result<bool, Interrupt> {
+    let all_refused = keys.iter().all(|variants| variants.first().and_then(misfit).is_some());
+    let Some(first) = work.tasks.first().filter(|_| all_refused && context.config.layout == Layout::Shared) else {
+        return Ok(true);
+    };
+    let of_the_run = Task { settings: work.spec.settings.clone(), ..first.clone() };
+    let checked = context.device.check(vec![of_the_run]).await?;
+    let Some(error) = checked.first().and_then(misfit) else { return Ok(true) };
+    let reason = format!(
+        "the run's settings do not fit the model that the pool {} serves: {error}; cancel the run and submit it with others, \
+         or resume it: then its tasks fail as {}",
+        context.config.pool, error.code
+    );
+    if known.history.was_resumed_after(&reason) {
+        return Ok(true);
+    }
+    pause(context, &work.store, known, reason).await?;
+    Ok(false)
+}
+
+async fn pause(context: &Context, store: &RunStore, known: &Known, reason: String) -> Result<(), ObjectError> {
+    tracing::error!(%reason, "the run is paused");
+    decide(context, store, known, Act::Paused { reason: Some(reason) }).await.map(drop)
+}
+
+/// Adds to the run's log what may be added; gives the log as it is then.
+async fn decide(context: &Context, store: &RunStore, known: &Known, act: Act) -> Result<Arc<History>, ObjectError> {
+    let (run, by) = (&known.spec.run, context.config.worker.as_str());
+    let mut history = (*known.history).clone();
+    let decided = context.backends.decide(store, run, &mut history, by, act).await;
+    let history = context.runs.learn(run, history);
+    match decided {
+        Ok(_) => Ok(history),
+        Err(DecideError::Refused(refused)) => {
+            tracing::info!(%refused, "the run was taken further meanwhile");
+            Ok(history)
         }
+        Err(DecideError::Objects(error)) => Err(error),
     }
 }
 

@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use diorama_backends::fault;
 use diorama_core::generator::{Generated, ReferencePicture};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError};
 use diorama_core::settings::Method;
+use diorama_protocol::fault;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument, Span};
 
-use crate::engine::{Pending, panic_message};
-use crate::error::WorkerError;
+use crate::device::{Pending, panic_message};
+use crate::error::{WorkerError, flatten};
 use crate::output::{OutputFile, by_role, encode};
 use crate::preservation::Background;
-use crate::shard::Work;
-use crate::worker::flatten;
+use crate::work::Work;
 
-/// A task with its files stored, or its error.
+/// A task with its files stored: [`Outcome::Done`]; or its error.
 pub(crate) type TaskEnd = Result<Outcome, TaskError>;
 
 /// A group of tasks whose references are there.
@@ -44,7 +44,8 @@ pub(crate) async fn load(work: &Arc<Work>, positions: Vec<usize>) -> Result<Load
         let wanted = work.variants[position].iter().any(|task| task.settings.method != Some(Method::Txt2img));
         let reference = work.tasks[position].reference.clone().filter(|_| wanted)?;
         let work = work.clone();
-        Some(AbortOnDropHandle::new(tokio::spawn(async move { Ok(work.references.load(&reference).await?) })))
+        let load = async move { Ok(work.references.load(&reference).await?) };
+        Some(AbortOnDropHandle::new(tokio::spawn(load.in_current_span())))
     };
     let fetching: Vec<_> = positions.into_iter().map(|position| (position, fetch(position))).collect();
     let mut loaded = Vec::with_capacity(fetching.len());
@@ -85,7 +86,7 @@ pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<
         };
         encoding.push((position, made));
     }
-    let group = work.clone();
+    let (group, span) = (work.clone(), Span::current());
     let encode = move || {
         let end = |(position, made): (usize, Result<(_, _), TaskError>)| {
             let encoded = made.and_then(|(reference, made)| encode_task(&group, position, reference, made));
@@ -93,7 +94,7 @@ pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<
         };
         encoding.into_iter().map(end).collect::<Vec<_>>()
     };
-    let encoded = flatten(tokio::task::spawn_blocking(move || Ok(encode())).await)?;
+    let encoded = flatten(tokio::task::spawn_blocking(move || Ok(span.in_scope(encode))).await)?;
     let (mut ends, mut files) = (Vec::with_capacity(encoded.len()), Vec::with_capacity(encoded.len()));
     for (position, encoded) in encoded {
         let (end, own) = match encoded {
@@ -129,15 +130,16 @@ fn encode_task(
     let lost = || TaskError::transient(ErrorCode::ModelError, "the model gave no result");
     let main = main.ok_or_else(lost)??;
     warnings.splice(0..0, main.record.warnings.iter().cloned());
-    let (format, id) = (work.spec.format, &work.tasks[position].custom_id);
+    let (place, id) = (work.sink.place(), &work.tasks[position].custom_id);
     let encoded = catch_unwind(AssertUnwindSafe(|| {
-        encode(format, id, &main, &compared).map(|files| (files, scores(reference.as_deref(), &main, &compared)))
+        encode(place, id, &main, &compared).map(|files| (files, scores(reference.as_deref(), &main, &compared)))
     }));
     let (files, scores) = encoded.unwrap_or_else(|panic| {
         let message = format!("encoding the picture ended badly: {}", panic_message(&*panic));
         Err(TaskError::permanent(ErrorCode::OutputUnwritable, message))
     })?;
-    let outcome = Outcome::Done { files: by_role(&files), mask_coverage: main.record.mask_coverage, scores, warnings };
+    let (archive, mask_coverage) = (place.archive().cloned(), main.record.mask_coverage);
+    let outcome = Outcome::Done { archive, files: by_role(&files), mask_coverage, scores, warnings };
     Ok((outcome, files))
 }
 

@@ -1,56 +1,84 @@
-//! The journal of a shard: which attempts began, and, once a shard is suspected, which task ran when one died.
+//! The journal of a shard: which attempts began, how they ended where that was no commit, and, once a shard is
+//! suspected, which task runs alone. What follows from it is [`crate::poison`]'s.
 //!
-//! An attempt that began and neither committed nor handed the shard back died. Kept in the object store, because a
-//! count of deliveries dies with an embedded queue. Nobody asks any more once the shard is committed: the end of the run
-//! removes all journals in a few requests, rather than every shard its own.
+//! An attempt that began and neither committed nor handed the shard back died or stands still. Kept in the object store,
+//! because a count of deliveries dies with an embedded queue. Each entry is an object of its own, written once, so that
+//! neither a late writer nor the length of a shard costs anything: `journal/SHARD.json` that the first attempt began, in
+//! one request and with nothing to read; everything else `journal/SHARD.ATTEMPT.NUMBER.json`. Nobody asks once the shard
+//! is committed: the end of the run removes all journals in a few requests.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use diorama_backends::Exclusive;
-use diorama_backends::objects::{ObjectError, Put};
-use diorama_backends::run_store::RunStore;
+use diorama_backends::objects::{ObjectError, ObjectErrorKind, Put, list_all};
 use diorama_core::id::{AttemptId, ShardId, TaskIndex, WorkerId};
 use diorama_core::key::ObjectKey;
+use diorama_protocol::{Exclusive, RunStore};
+use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-/// One line.
+use crate::poison::Trace;
+
+/// Entries that are read at a time.
+const READING: usize = 16;
+
+/// The number of an entry that somebody else adds to the journal of an attempt that is proven dead: behind all of its own.
+const LAST: u32 = 99_999;
+
+/// One entry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    /// The format of this entry: 1.
+    version: u32,
+    attempt: AttemptId,
+    #[serde(flatten)]
+    event: Event,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-enum Entry {
+enum Event {
     /// The attempt began.
-    Started { attempt: AttemptId, worker: WorkerId },
+    Began { worker: WorkerId },
     /// This task alone is being decoded or generated.
-    Running { attempt: AttemptId, task: TaskIndex },
+    Running { task: TaskIndex },
     /// No task is running any more; what is left is storing and committing.
-    Idle { attempt: AttemptId },
-    /// The attempt ended in good order without a commit; it is no death.
-    HandedBack { attempt: AttemptId },
+    Idle,
+    /// The attempt ended in good order without a commit; it is no death. `part`: what it had finished is kept, in
+    /// `parts/SHARD.ATTEMPT.json`.
+    HandedBack { part: bool },
+    /// Its process died, while its machine lived on; written by whoever found its scratch folder.
+    Died,
 }
 
-impl Entry {
-    fn attempt(&self) -> &AttemptId {
-        match self {
-            Self::Started { attempt, .. }
-            | Self::Running { attempt, .. }
-            | Self::Idle { attempt }
-            | Self::HandedBack { attempt } => attempt,
-        }
-    }
+/// What an attempt may say of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// This task is about to run alone.
+    Running(TaskIndex),
+    /// No task runs any more.
+    Idle,
+    /// It ends in good order without a commit, and whether it keeps a part.
+    HandedBack {
+        /// Whether its part is stored.
+        part: bool,
+    },
 }
 
-/// The journal as it was read, with what this attempt adds.
-#[derive(Debug, Clone)]
+/// The journal as an attempt read it when it began, and where it adds to it.
+#[derive(Debug)]
 pub(crate) struct Journal {
     shard: ShardId,
-    /// The attempt that holds it.
     attempt: AttemptId,
-    entries: Vec<Entry>,
+    /// What others wrote, by attempt, each in its order.
+    earlier: BTreeMap<AttemptId, Vec<Event>>,
+    /// Objects of ours.
+    own: Vec<String>,
+    next: u32,
 }
 
 impl Journal {
-    /// Begins an attempt: notes it where it is the first one, in one request; otherwise reads what was noted of earlier
-    /// ones, and [`Journal::started`] is still to be called.
+    /// Notes that an attempt begins: in one request where it is the first one; otherwise what was noted of earlier ones is
+    /// read, too.
     pub(crate) async fn begin(
         store: &RunStore,
         shard: ShardId,
@@ -58,148 +86,130 @@ impl Journal {
         worker: &WorkerId,
         exclusive: Exclusive,
     ) -> Result<Self, ObjectError> {
-        let key = ObjectKey::Journal(shard);
-        let started = Entry::Started { attempt: attempt.clone(), worker: worker.clone() };
-        let mut journal = Self { shard, attempt: attempt.clone(), entries: vec![started] };
-        // A store that ignores the condition would overwrite the deaths of others.
-        let first = exclusive == Exclusive::ConditionalPut
-            && store.objects().put_if_absent(&store.path(&key), journal.lines(store)?).await? == Put::Created;
-        if !first {
-            let bytes = store.read(&key).await?.unwrap_or_default();
-            // A line that does not parse was written by another version; it cannot say that a task is to blame.
-            journal.entries =
-                bytes.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        let mut journal = Self { shard, attempt: attempt.clone(), earlier: BTreeMap::new(), own: Vec::new(), next: 0 };
+        let began = Event::Began { worker: worker.clone() };
+        let first = store.path(&ObjectKey::FirstAttempt(shard));
+        // A store that ignores the condition would overwrite that another one began.
+        let is_free = exclusive == Exclusive::ConditionalPut || store.objects().head(&first).await?.is_none();
+        let entry = journal.entry(began.clone());
+        let bytes = store.json_lines(&ObjectKey::FirstAttempt(shard), std::slice::from_ref(&entry))?;
+        let is_first = is_free && store.objects().put_if_absent(&first, bytes).await? == Put::Created;
+        if is_first {
+            journal.own.push(first);
+        }
+        // A stranger may have begun, and handed back, before a first attempt whose note was lost.
+        if !is_first || exclusive == Exclusive::Claim {
+            journal.earlier = read(store, shard, attempt).await?;
+        }
+        if !is_first {
+            journal.add(store, began).await?;
         }
         Ok(journal)
     }
 
-    /// Attempts that died, up to now and as far as is known.
-    pub(crate) fn deaths(&self) -> u32 {
-        let died = |entry: &&Entry| matches!(entry, Entry::Started { attempt, .. } if self.died(attempt));
-        self.entries.iter().filter(died).count() as u32
+    /// Attempts before this one that died or stand still, as far as is known.
+    pub(crate) fn unfinished(&self) -> u32 {
+        self.traces(false).len() as u32
     }
 
-    /// The tasks that ran, alone, when an attempt died.
-    pub(crate) fn poisoned(&self) -> BTreeSet<TaskIndex> {
-        let is_last = |at: usize, attempt| !self.entries[at + 1..].iter().any(|later| later.attempt() == attempt);
-        self.entries
-            .iter()
-            .enumerate()
-            .filter_map(|(at, entry)| match entry {
-                Entry::Running { attempt, task } if is_last(at, attempt) => Some(*task),
-                _ => None,
-            })
-            .collect()
+    /// What every earlier attempt that died or stands still leaves to think. `all_dead`: none of them can be alive.
+    pub(crate) fn traces(&self, all_dead: bool) -> Vec<Trace> {
+        let is_over = |events: &[Event]| events.iter().any(|event| matches!(event, Event::HandedBack { .. }));
+        let unfinished = self.earlier.values().filter(|events| !is_over(events));
+        unfinished.map(|events| trace(events, all_dead)).collect()
     }
 
-    fn died(&self, attempt: &AttemptId) -> bool {
-        *attempt != self.attempt
-            && !self
-                .entries
-                .iter()
-                .any(|entry| matches!(entry, Entry::HandedBack { attempt: handed } if handed == attempt))
+    /// Earlier attempts that kept a part, in the order in which they began.
+    pub(crate) fn parts(&self) -> Vec<AttemptId> {
+        let kept = |events: &[Event]| events.iter().any(|event| matches!(event, Event::HandedBack { part: true }));
+        self.earlier.iter().filter(|(_, events)| kept(events)).map(|(attempt, _)| attempt.clone()).collect()
     }
 
-    /// Notes that this attempt begins, unless that is noted: by [`Journal::begin`], or by a put whose answer was lost.
-    pub(crate) async fn started(&mut self, store: &RunStore, worker: &WorkerId) -> Result<(), ObjectError> {
-        if self.entries.iter().any(|entry| *entry.attempt() == self.attempt) {
-            return Ok(());
+    /// Adds what the attempt says of itself.
+    pub(crate) async fn note(&mut self, store: &RunStore, note: Note) -> Result<(), ObjectError> {
+        let event = match note {
+            Note::Running(task) => Event::Running { task },
+            Note::Idle => Event::Idle,
+            Note::HandedBack { part } => Event::HandedBack { part },
+        };
+        self.add(store, event).await
+    }
+
+    /// Takes back everything that this attempt noted: where nothing can be written (a full disk) it is as if it had never
+    /// begun. A task that only had the bad luck to run just then would be blamed otherwise.
+    pub(crate) async fn withdraw(&self, store: &RunStore) -> Result<(), ObjectError> {
+        store.objects().delete_all(&self.own).await
+    }
+
+    async fn add(&mut self, store: &RunStore, event: Event) -> Result<(), ObjectError> {
+        let key = ObjectKey::Journal(self.shard, self.attempt.clone(), self.next);
+        self.own.push(store.path(&key));
+        self.next += 1;
+        store.write_json(&key, &self.entry(event)).await
+    }
+
+    fn entry(&self, event: Event) -> Entry {
+        Entry { version: 1, attempt: self.attempt.clone(), event }
+    }
+}
+
+/// Notes that an attempt of another process died with it. Says nothing where nobody will ask: the shard is committed, or
+/// the run is gone.
+pub(crate) async fn note_death(store: &RunStore, shard: ShardId, attempt: &AttemptId) -> Result<(), ObjectError> {
+    if !store.exists(&ObjectKey::Spec).await? || store.exists(&ObjectKey::Commit(shard)).await? {
+        return Ok(());
+    }
+    let entry = Entry { version: 1, attempt: attempt.clone(), event: Event::Died };
+    store.write_json(&ObjectKey::Journal(shard, attempt.clone(), LAST), &entry).await
+}
+
+/// What others wrote into the shard's journal.
+async fn read(
+    store: &RunStore,
+    shard: ShardId,
+    ours: &AttemptId,
+) -> Result<BTreeMap<AttemptId, Vec<Event>>, ObjectError> {
+    let first = store.path(&ObjectKey::FirstAttempt(shard));
+    let prefix = first.strip_suffix("json").unwrap_or(&first);
+    let mut keys: Vec<String> = list_all(store.objects(), prefix).await?.into_iter().map(|object| object.key).collect();
+    // That the first attempt began comes before what else it noted; the rest is in the order of attempts and numbers.
+    keys.sort_by_key(|key| (*key != first, key.clone()));
+    let read = |key: String| async move {
+        match store.objects().get(&key).await {
+            // One that does not parse was written by another version; it cannot say that a task is to blame.
+            Ok(bytes) => Ok(serde_json::from_slice::<Entry>(&bytes).ok()),
+            Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
-        self.append(store, Entry::Started { attempt: self.attempt.clone(), worker: worker.clone() }).await
+    };
+    let entries: Vec<Option<Entry>> = stream::iter(keys).map(read).buffered(READING).try_collect().await?;
+    let mut by_attempt: BTreeMap<AttemptId, Vec<Event>> = BTreeMap::new();
+    for entry in entries.into_iter().flatten().filter(|entry| entry.attempt != *ours) {
+        by_attempt.entry(entry.attempt).or_default().push(entry.event);
     }
+    Ok(by_attempt)
+}
 
-    /// Notes that `task` is about to run alone.
-    pub(crate) async fn running(&mut self, store: &RunStore, task: TaskIndex) -> Result<(), ObjectError> {
-        self.append(store, Entry::Running { attempt: self.attempt.clone(), task }).await
-    }
-
-    /// Notes that no task runs any more.
-    pub(crate) async fn idle(&mut self, store: &RunStore) -> Result<(), ObjectError> {
-        self.append(store, Entry::Idle { attempt: self.attempt.clone() }).await
-    }
-
-    /// Notes that the attempt ends in good order without a commit. A journal without deaths is removed instead.
-    pub(crate) async fn handed_back(&mut self, store: &RunStore) -> Result<(), ObjectError> {
-        self.entries.push(Entry::HandedBack { attempt: self.attempt.clone() });
-        if self.deaths() == 0 || self.write(store).await.is_err() {
-            // Where nothing can be written (a full disk) a suspicion is lost; the other way round, a task that only
-            // had the bad luck to run just then would be blamed.
-            return self.remove(store).await;
+/// What an attempt that did not end in good order leaves to think.
+fn trace(events: &[Event], is_dead: bool) -> Trace {
+    let mut trace = Trace { is_dead, ..Trace::default() };
+    for event in events {
+        match event {
+            Event::Running { task } => {
+                trace.survived.extend(trace.last);
+                trace.last = Some(*task);
+            }
+            // Whatever it says later: the task did not end it.
+            Event::Idle | Event::HandedBack { .. } => {
+                trace.survived.extend(trace.last);
+                trace.last = None;
+            }
+            Event::Died => trace.is_dead = true,
+            Event::Began { .. } => {}
         }
-        Ok(())
     }
-
-    /// Nobody will ask again.
-    pub(crate) async fn remove(&self, store: &RunStore) -> Result<(), ObjectError> {
-        store.delete(&ObjectKey::Journal(self.shard)).await
-    }
-
-    async fn append(&mut self, store: &RunStore, entry: Entry) -> Result<(), ObjectError> {
-        self.entries.push(entry);
-        self.write(store).await
-    }
-
-    async fn write(&self, store: &RunStore) -> Result<(), ObjectError> {
-        store.objects().put(&store.path(&ObjectKey::Journal(self.shard)), self.lines(store)?).await
-    }
-
-    fn lines(&self, store: &RunStore) -> Result<Bytes, ObjectError> {
-        store.json_lines(&ObjectKey::Journal(self.shard), &self.entries)
-    }
+    trace
 }
 
 #[cfg(test)]
-mod tests {
-    use diorama_core::id::Round;
-
-    use super::*;
-
-    fn attempt(name: &str) -> AttemptId {
-        AttemptId::new(name).unwrap()
-    }
-
-    fn started(name: &str) -> Entry {
-        Entry::Started { attempt: attempt(name), worker: WorkerId::new("w").unwrap() }
-    }
-
-    fn running(name: &str, task: u64) -> Entry {
-        Entry::Running { attempt: attempt(name), task: TaskIndex(task) }
-    }
-
-    fn journal(entries: impl IntoIterator<Item = Entry>) -> Journal {
-        Journal {
-            shard: ShardId { round: Round(0), index: 0 },
-            attempt: attempt("ours"),
-            entries: entries.into_iter().collect(),
-        }
-    }
-
-    #[test]
-    fn a_hand_back_is_no_death() {
-        let handed_back = Entry::HandedBack { attempt: attempt("b") };
-        let journal = journal([started("a"), started("b"), handed_back, started("c")]);
-        assert_eq!(journal.deaths(), 2);
-    }
-
-    #[test]
-    fn only_the_task_that_ran_when_the_attempt_died_is_to_blame() {
-        let idle = Entry::Idle { attempt: attempt("c") };
-        let handed_back = Entry::HandedBack { attempt: attempt("d") };
-        let journal = journal([
-            started("a"),
-            running("a", 0),
-            running("a", 1),
-            started("b"),
-            running("b", 0),
-            running("b", 2),
-            running("b", 5),
-            started("c"),
-            running("c", 7),
-            idle,
-            started("d"),
-            running("d", 8),
-            handed_back,
-        ]);
-        assert_eq!(journal.poisoned().into_iter().map(|task| task.0).collect::<Vec<_>>(), [1, 5]);
-    }
-}
+mod tests;

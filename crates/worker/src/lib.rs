@@ -1,30 +1,46 @@
 //! The worker: pulls shards and makes their pictures: fetch inputs, generate, store outputs, commit, acknowledge.
 //!
+//! Top-down: `pull` is the loop, `shard` one shard from delivery to acknowledgement, `generate` its pictures, `group` what
+//! happens to a group of them on either side of the `device`; `context` is what all attempts share.
+//!
 //! Knows no model (it drives a [`diorama_core::generator::Generator`]), no coordinator, and no particular backend.
 //! Never prints; it reports through [`diorama_backends::progress::Progress`] and `tracing`.
 
 mod archive;
-pub mod engine;
+mod context;
+pub mod device;
+mod ending;
 mod error;
 mod fit;
+mod generate;
 mod group;
 mod hold;
 mod journal;
+mod lock;
+mod made;
 mod metrics;
 mod output;
 pub mod picture;
 mod plan;
+mod poison;
 mod preservation;
+mod pull;
 mod reference;
+mod runs;
+mod scratch;
 mod shard;
-mod store;
+mod sink;
 pub mod synthetic;
-mod worker;
+#[cfg(test)]
+mod tests;
+mod work;
 
-pub use engine::Engine;
+pub use context::{Layout, OnOutage, WorkerConfig, WorkerReport};
+pub use device::Device;
 pub use error::WorkerError;
 pub use metrics::Metrics;
 pub use output::SafeNames;
 pub use plan::variants;
+pub use pull::Worker;
 pub use reference::{CacheConfig, Remote, RemoteConfig, RemoteError};
-pub use worker::{Layout, OnOutage, Worker, WorkerConfig, WorkerReport};
+pub use scratch::Scratch;

@@ -23,9 +23,10 @@ pub struct Metrics {
 /// The steps of a shard that are timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Spec, marker and input are read, the attempt is noted, the tasks are checked.
+    /// Spec, log, marker and input are read.
     Fetch,
-    /// References are loaded, pictures are made, encoded and stored; with the wait for the shard before it.
+    /// The attempt is noted, the tasks are checked, references are loaded, pictures are made, encoded and stored; with the
+    /// wait for the shard before it.
     Generate,
     /// The archive is uploaded, the marker written, the progress told.
     Commit,
@@ -91,7 +92,7 @@ impl Metrics {
             };
             self.tasks.with_label_values(&[label]).inc();
         }
-        self.archive_bytes.inc_by(marker.archive.as_ref().map_or(0, |archive| archive.bytes));
+        self.archive_bytes.inc_by(marker.archives.iter().map(|archive| archive.bytes).sum());
     }
 
     pub(crate) fn step(&self, step: Step, seconds: f64) {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use diorama_core::generator::Generated;
-use diorama_core::id::{CustomId, Sha256Hex};
-use diorama_core::key::{Folder, ObjectKey};
+use diorama_core::id::{AttemptId, CustomId, Sha256Hex, ShardId};
+use diorama_core::key::{Folder, ObjectKey, RunRoot};
 use diorama_core::outcome::{ErrorCode, FileRef, TaskError};
 use diorama_core::run::OutputFormat;
 use diorama_core::settings::Method;
@@ -17,7 +17,7 @@ use crate::picture::{encode_gray, encode_rgb};
 pub(crate) struct OutputFile {
     /// `image`, `mask` …
     pub(crate) role: String,
-    /// Its path: below the output folder or inside the archive.
+    /// Its path: relative to the run, or inside the archive.
     pub(crate) path: String,
     pub(crate) bytes: Bytes,
     sha256: Sha256Hex,
@@ -38,24 +38,58 @@ pub(crate) fn by_role(files: &[OutputFile]) -> BTreeMap<String, FileRef> {
     files.iter().map(|file| (file.role.clone(), file.file_ref())).collect()
 }
 
+/// Where an attempt's files go.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// One object each, below the attempt.
+    Files { root: RunRoot, shard: ShardId, attempt: AttemptId },
+    /// The attempt's archive, under this key relative to the run.
+    Archive(String),
+}
+
+impl Place {
+    /// The place of an attempt on a shard of a run that lies at `root`.
+    pub(crate) fn new(format: OutputFormat, root: &RunRoot, shard: ShardId, attempt: &AttemptId) -> Self {
+        match format {
+            OutputFormat::Files => Self::Files { root: root.clone(), shard, attempt: attempt.clone() },
+            OutputFormat::Webdataset => Self::Archive(ObjectKey::Archive(shard, attempt.clone()).relative(root)),
+        }
+    }
+
+    /// The archive, as outcomes name it.
+    pub(crate) fn archive(&self) -> Option<&String> {
+        match self {
+            Self::Files { .. } => None,
+            Self::Archive(key) => Some(key),
+        }
+    }
+
+    /// The path of a file, as outcomes name it: relative to the run, or in the archive.
+    fn path(&self, folder: Folder, id: &CustomId, suffix: String) -> String {
+        match self {
+            Self::Files { root, shard, attempt } => {
+                ObjectKey::File(*shard, attempt.clone(), folder, id.clone(), suffix).relative(root)
+            }
+            Self::Archive(_) => {
+                let role = match folder {
+                    Folder::Images | Folder::Records => String::new(),
+                    folder => format!(".{}", folder.as_str().trim_end_matches('s')),
+                };
+                format!("{}{role}{suffix}", member_key(id))
+            }
+        }
+    }
+}
+
 /// Encodes everything that was made of a task: its picture, mask, overlay, heat maps and record, and the pictures of
 /// the methods that it is compared with. Blocking.
 pub(crate) fn encode(
-    format: OutputFormat,
+    place: &Place,
     id: &CustomId,
     made: &Generated,
     compared: &[(Method, Generated)],
 ) -> Result<Vec<OutputFile>, TaskError> {
-    let name = |folder: Folder, part: &str, end: &str| match format {
-        OutputFormat::Files => ObjectKey::File(folder, id.clone(), format!("{part}{end}")).to_string(),
-        OutputFormat::Webdataset => {
-            let role = match folder {
-                Folder::Images | Folder::Records => String::new(),
-                folder => format!(".{}", folder.as_str().trim_end_matches('s')),
-            };
-            format!("{}{role}{part}{end}", member_key(id))
-        }
-    };
+    let name = |folder: Folder, part: &str, end: &str| place.path(folder, id, format!("{part}{end}"));
     let unwritable = |error: image::ImageError| {
         TaskError::permanent(ErrorCode::OutputUnwritable, format!("the picture cannot be encoded: {error}"))
     };

@@ -1,508 +1,373 @@
 //! One shard, from delivery to acknowledgement. The order of the steps is the protocol: files, marker, progress,
 //! acknowledgement; a death between any two of them loses nothing and repeats nothing that was committed.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use diorama_backends::fault;
-use diorama_backends::objects::{ObjectError, ObjectErrorKind};
-use diorama_backends::progress::{Holder, count_marker};
-use diorama_backends::queue::{Delivery, QueueError, Settlement};
-use diorama_backends::run_store::RunStore;
-use diorama_core::generator::Job;
-use diorama_core::id::{AttemptId, ShardId};
+use diorama_backends::objects::ObjectErrorKind;
+use diorama_backends::queue::{Delivery, QueueError};
 use diorama_core::key::ObjectKey;
 use diorama_core::marker::CommitMarker;
-use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
-use diorama_core::run::{RunSpec, RunState};
-use diorama_core::task::Task;
+use diorama_core::outcome::{ErrorCode, TaskError};
+use diorama_core::run::RunSpec;
+use diorama_protocol::count::count_marker;
+use diorama_protocol::fault;
+use diorama_protocol::history::History;
 use jiff::Timestamp;
-use tokio::sync::{SemaphorePermit, mpsc};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
 
-use crate::engine::EngineError;
+use crate::context::{Context, IN_FLIGHT, Layout};
+use crate::ending::{Ending, Interrupt};
 use crate::error::WorkerError;
-use crate::group::{Finished, Loaded, Submitted, TaskEnd, finish, load};
+use crate::fit;
+use crate::generate::Generation;
 use crate::hold::Hold;
-use crate::journal::Journal;
+use crate::journal::{Journal, Note};
+use crate::made::Made;
 use crate::metrics::Step;
-use crate::plan::{Keys, batches, groups, variants};
+use crate::output::Place;
+use crate::plan::{Keys, groups, variants};
+use crate::poison::{order, poisoned};
 use crate::reference::References;
-use crate::store::Sink;
-use crate::worker::{IN_FLIGHT, Worker, flatten};
+use crate::runs::Known;
+use crate::sink::{Sink, on_scratch};
+use crate::work::Work;
 
-/// Groups whose pictures may wait to be encoded and stored while the device goes on; then the device waits.
-const STORING: usize = 3;
-
-/// How a delivery ends in good order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    /// Our marker is the one that counts.
-    Committed,
-    /// Another marker was there, before or first.
-    AlreadyCommitted,
-    /// We are draining; somebody else will run it.
-    HandedBack,
-    /// Its run is paused or cancelled; the coordinator publishes it again if it is wanted again.
-    LetGo,
-    /// Its input is missing or damaged; the coordinator decides.
-    DeadLettered,
+/// Runs one delivery: reads its inputs, generates, stores the outputs, commits, acknowledges.
+///
+/// An error means that this worker cannot go on; the shard was handed back.
+pub(crate) async fn run(context: Arc<Context>, delivery: Delivery) -> Result<(), WorkerError> {
+    let worker = &context.config.worker;
+    let Some(hold) = context.holding.take(delivery, worker).await else { return Ok(()) };
+    let (run, shard, attempt) = (hold.run(), hold.shard(), hold.attempt());
+    let span = tracing::info_span!("shard", %run, %shard, %attempt, %worker);
+    let hold = Arc::new(hold);
+    async {
+        let attempted = attempted(&context, &hold).await;
+        settle(&context, &hold, attempted).await
+    }
+    .instrument(span)
+    .await
 }
 
-impl Ending {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Committed => "committed",
-            Self::AlreadyCommitted => "already_committed",
-            Self::HandedBack => "handed_back",
-            Self::LetGo => "let_go",
-            Self::DeadLettered => "dead_lettered",
+async fn attempted(context: &Arc<Context>, hold: &Arc<Hold>) -> Result<Ending, Interrupt> {
+    let mut shard = timed(context, Step::Fetch, Shard::prepare(context, hold)).await?;
+    let made = async {
+        timed(context, Step::Generate, async {
+            shard.begin().await?;
+            shard.generate().await
+        })
+        .await?;
+        timed(context, Step::Commit, shard.commit()).await
+    };
+    let attempted = made.await;
+    shard.close(attempted).await
+}
+
+/// Runs a step; one that leads to the next is timed.
+async fn timed<T>(
+    context: &Context,
+    step: Step,
+    future: impl Future<Output = Result<T, Interrupt>>,
+) -> Result<T, Interrupt> {
+    let started = Instant::now();
+    let result = future.await;
+    if result.is_ok() {
+        context.measure(|metrics| metrics.step(step, started.elapsed().as_secs_f64()));
+    }
+    result
+}
+
+/// Ends the delivery. A queue that does not know it any more has given it to somebody else, who will find the marker.
+async fn settle(context: &Context, hold: &Hold, attempted: Result<Ending, Interrupt>) -> Result<(), WorkerError> {
+    let (mut ending, broken) = match attempted {
+        Ok(ending) | Err(Interrupt::Ended(ending)) => (ending, None),
+        Err(Interrupt::Broken(error)) => (Ending::HandedBack, Some(error)),
+    };
+    if ending == Ending::LetGo && context.is_wanted_again(hold.run(), hold.shard()).await {
+        ending = Ending::HandedBack;
+    }
+    // A commit that was counted ended it in the same step.
+    let delivery = hold.release(ending == Ending::Committed).await;
+    context.count(|report| match ending {
+        Ending::Committed => report.committed += 1,
+        Ending::AlreadyCommitted => report.already_committed += 1,
+        Ending::HandedBack => report.handed_back += 1,
+        Ending::LetGo | Ending::Decided => report.let_go += 1,
+        Ending::HeldElsewhere => report.held_elsewhere += 1,
+        Ending::DeadLettered => report.dead_lettered += 1,
+    });
+    context.measure(|metrics| metrics.ended(ending.as_str()));
+    let settled = match delivery {
+        Some(delivery) => delivery.settle(ending.settlement()).await,
+        None => Ok(()),
+    };
+    fault::point("worker.after-ack");
+    match (broken, settled) {
+        (Some(error), _) => Err(error),
+        (None, Err(error @ QueueError::Stale(_))) => {
+            tracing::warn!(%error, "a late acknowledgement");
+            Ok(())
         }
+        (None, settled) => Ok(settled?),
     }
 }
 
-/// Why a step did not lead to the next one.
-enum Interrupt {
-    Ended(Ending),
-    Broken(WorkerError),
-}
-
-impl<E: Into<WorkerError>> From<E> for Interrupt {
-    fn from(error: E) -> Self {
-        match error.into() {
-            WorkerError::Engine(EngineError::Stopped) => Self::Ended(Ending::HandedBack),
-            error => Self::Broken(error),
-        }
-    }
-}
-
-/// A shard in our hands.
-struct Shard<'a> {
+/// A shard in our hands, with everything read that it needs.
+struct Shard {
+    context: Arc<Context>,
     work: Arc<Work>,
-    keys: Keys,
-    journal: Journal,
-    /// It runs task by task, alone on this worker, journalled.
-    suspected: bool,
+    known: Known,
     started_at: Timestamp,
     /// Its share of the worker.
-    _flight: SemaphorePermit<'a>,
+    flight: Option<OwnedSemaphorePermit>,
+    /// `None` until the attempt has begun.
+    journal: Option<Journal>,
+    keys: Keys,
+    /// It runs task by task, alone on this worker, journalled.
+    suspected: bool,
+    made: Made,
 }
 
-/// What the parallel parts of a shard share.
-pub(crate) struct Work {
-    pub(crate) id: ShardId,
-    pub(crate) attempt: AttemptId,
-    pub(crate) spec: Arc<RunSpec>,
-    pub(crate) tasks: Vec<Task>,
-    /// `variants[position][variant]`: the task, then its comparisons.
-    pub(crate) variants: Vec<Vec<Task>>,
-    pub(crate) store: RunStore,
-    pub(crate) references: References,
-    pub(crate) sink: Sink,
-    pub(crate) hold: Hold,
-}
-
-/// What a shard's tasks came to.
-struct Outputs {
-    ends: BTreeMap<usize, TaskEnd>,
-    device_seconds: f64,
-}
-
-impl Worker {
-    /// Runs one delivery: fetches its inputs, generates, stores the outputs, commits, acknowledges.
-    ///
-    /// An error means that this worker cannot go on; the shard was handed back.
-    pub(crate) async fn execute_shard(self: Arc<Self>, delivery: Delivery) -> Result<(), WorkerError> {
-        let attempted = match self.timed(Step::Fetch, self.fetch_inputs(&delivery)).await {
-            Ok(mut shard) => {
-                let attempted = match self.timed(Step::Generate, self.generate_and_store(&mut shard)).await {
-                    Ok(outputs) => self.timed(Step::Commit, self.commit(&shard, outputs)).await,
-                    Err(interrupt) => Err(interrupt),
-                };
-                self.close(shard, attempted).await
-            }
-            Err(interrupt) => Err(interrupt),
-        };
-        match attempted {
-            Ok(ending) | Err(Interrupt::Ended(ending)) => self.acknowledge(delivery, ending).await,
-            Err(Interrupt::Broken(error)) => {
-                self.acknowledge(delivery, Ending::HandedBack).await?;
-                Err(error)
-            }
+impl Shard {
+    /// Looks whether there is anything left to do, and reads the tasks. Leaves no trace in the store.
+    async fn prepare(context: &Arc<Context>, hold: &Arc<Hold>) -> Result<Self, Interrupt> {
+        let (run, id, started_at) = (hold.run(), hold.shard(), Timestamp::now());
+        let (store, worker) = (context.store(run), &context.config.worker);
+        // A second delivery says that the first one's worker is gone, or gave it up.
+        if hold.deliveries() == 1
+            && let Some(other) = hold.other_holder(worker).await
+        {
+            tracing::info!(holder = %other.worker, "published twice: another worker has it");
+            return Err(Interrupt::Ended(Ending::HeldElsewhere));
         }
-    }
-
-    /// Runs a step; one that leads to the next is timed.
-    async fn timed<T>(&self, step: Step, future: impl Future<Output = Result<T, Interrupt>>) -> Result<T, Interrupt> {
-        let started = Instant::now();
-        let result = future.await;
-        if result.is_ok() {
-            self.measure(|metrics| metrics.step(step, started.elapsed().as_secs_f64()));
-        }
-        result
-    }
-
-    /// Reads the spec and the tasks, looks whether there is anything left to do, notes that an attempt begins and asks
-    /// the generator which tasks fit together.
-    async fn fetch_inputs(self: &Arc<Self>, delivery: &Delivery) -> Result<Shard<'_>, Interrupt> {
-        let message = &delivery.message;
-        let (store, id, started_at) = (self.store(&message.run), message.shard, Timestamp::now());
-        let Some(spec) = dead_letter_damaged(self.spec(&message.run, &store).await)? else {
-            tracing::error!(run = %message.run, shard = %id, "the run of this shard does not exist");
-            return Err(Interrupt::Ended(Ending::DeadLettered));
-        };
-        self.may_go_on(&spec, &store).await?;
-        if !dead_letter_damaged(self.is_our_model(&spec, &store).await)? {
+        let known = context.may_go_on(&store, run, id, false).await?;
+        hold.tell().await;
+        if !fit::is_our_model(context, &store, &known).await? {
             return Err(Interrupt::Ended(Ending::LetGo));
         }
-        if let Some(marker) = dead_letter_damaged(store.marker(id).await)? {
-            self.tell_progress(&spec, &marker).await;
+        if let Some(marker) = store.marker(id).await? {
+            tell_progress(context, &known.spec, &known.history, &marker).await;
             return Err(Interrupt::Ended(Ending::AlreadyCommitted));
         }
-        let Some(tasks) = dead_letter_damaged(store.input(id).await)? else {
-            tracing::error!(run = %message.run, shard = %id, "the shard has no input");
+        let tasks = match known.history.round(id.round) {
+            Some(round) => store.input(id, &round.inputs).await?,
+            None => None,
+        };
+        let Some(tasks) = tasks else {
+            tracing::error!("the shard has no input");
             return Err(Interrupt::Ended(Ending::DeadLettered));
         };
-
-        let mut flight = self.share(1).await?;
-        let attempt = AttemptId::generate();
-        let holder = Holder { worker: self.config.worker.clone(), attempt: attempt.clone(), done: 0, failed: 0 };
-        let Some(hold) = self.hold(message, holder).await else {
-            // Published twice, and we have it already: whoever ends the other delivery decides.
-            return Err(Interrupt::Ended(Ending::AlreadyCommitted));
-        };
-        let root = match spec.reference_root.as_str() {
-            "" => ".".into(),
-            root => root.into(),
-        };
+        let flight = context.share(1).await?;
+        let spec = known.spec.clone();
+        let place = Place::new(spec.format, store.root(), id, hold.attempt());
         let work = Work {
             id,
-            attempt: attempt.clone(),
+            attempt: hold.attempt().clone(),
             variants: tasks.iter().map(|task| variants(task, &spec.compare)).collect(),
             references: References {
-                root,
+                root: if spec.reference_root.is_empty() { "." } else { &spec.reference_root }.into(),
                 store: store.clone(),
-                limits: self.config.limits,
-                remote: self.config.remote.clone(),
+                limits: context.config.limits,
+                remote: context.config.remote.clone(),
             },
-            sink: Sink::open(spec.format, store.clone(), &self.config.scratch, tasks.len()),
+            sink: Sink::open(place, store.clone(), context.config.scratch.path(), tasks.len()),
+            settings: known.settings.clone(),
             spec,
             tasks,
-            store: store.clone(),
-            hold,
+            store,
+            hold: hold.clone(),
         };
-        let mut journal = Journal::begin(&store, id, &attempt, &self.config.worker, self.backends.exclusive).await?;
-        // The journal, not the number of deliveries: a shard that was handed back in good order is not suspected.
-        let suspected = journal.deaths() >= work.spec.retry.poison_after;
-        if suspected {
-            tracing::warn!(shard = %id, deaths = journal.deaths(), "workers died on this shard: running it task by task");
-            // Two suspected ones that keep their own shares would wait for each other.
-            drop(flight);
-            flight = self.share(IN_FLIGHT).await?;
-        }
-        journal.started(&store, &self.config.worker).await?;
+        Ok(Self {
+            context: context.clone(),
+            work: Arc::new(work),
+            known,
+            started_at,
+            flight: Some(flight),
+            journal: None,
+            keys: Keys::new(),
+            suspected: false,
+            made: Made::default(),
+        })
+    }
+
+    /// Notes that an attempt begins, takes over what earlier ones kept, and asks the generator which tasks fit together.
+    async fn begin(&mut self) -> Result<(), Interrupt> {
+        let Self { context, work, .. } = self;
+        let (config, store) = (&context.config, &work.store);
+        let noted = config.scratch.note(&work.spec.run, work.id, &work.attempt);
+        noted.map_err(|error| on_scratch(config.scratch.path(), &error))?;
+        let journal = Journal::begin(store, work.id, &work.attempt, &config.worker, context.backends.exclusive).await?;
         fault::point("worker.after-journal");
-        let keys = self.check(&work).await;
-        let mut shard =
-            Shard { work: Arc::new(work), keys: Vec::new(), journal, suspected, started_at, _flight: flight };
-        match keys {
-            Ok(keys) => {
-                shard.keys = keys;
-                Ok(shard)
+        // The journal, not the number of deliveries: a shard that was handed back in good order is not suspected.
+        let (unfinished, parts) = (journal.unfinished(), journal.parts());
+        self.journal = Some(journal);
+        if unfinished >= work.spec.retry.poison_after {
+            tracing::warn!(unfinished, "attempts on this shard died or stand still: running it task by task");
+            self.suspected = true;
+            // Two suspected ones that keep their own shares would wait for each other.
+            self.flight = None;
+            self.flight = Some(context.share(IN_FLIGHT).await?);
+        }
+        for attempt in parts {
+            let part = match store.part(work.id, &attempt).await {
+                Ok(part) => part,
+                // What it kept is made again.
+                Err(error) if error.kind == ObjectErrorKind::Damaged => {
+                    tracing::warn!(%error, "a part is not used");
+                    None
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if part.is_some_and(|part| self.made.inherit(part, work, &context.model)) {
+                tracing::info!(from = %attempt, "going on with what an earlier attempt kept");
             }
-            Err(interrupt) => match self.close(shard, Err(interrupt)).await {
-                Ok(ending) => Err(Interrupt::Ended(ending)),
-                Err(interrupt) => Err(interrupt),
-            },
         }
-    }
-
-    /// Waits for this much of the worker.
-    async fn share(&self, shards: u32) -> Result<SemaphorePermit<'_>, Interrupt> {
-        tokio::select! {
-            biased;
-            () = self.stopping.cancelled() => Err(Interrupt::Ended(Ending::HandedBack)),
-            share = self.flight.acquire_many(shards) => share.map_err(|_| Interrupt::Ended(Ending::HandedBack)),
+        let mut keys = context.device.check(work.variants.concat()).await?.into_iter();
+        self.keys = work.variants.iter().map(|variants| keys.by_ref().take(variants.len()).collect()).collect();
+        if fit::settings_fit(context, work, &self.known, &self.keys).await? {
+            Ok(())
+        } else {
+            Err(Interrupt::Ended(Ending::LetGo))
         }
-    }
-
-    /// Asks the generator about every variant of every task at once.
-    async fn check(&self, work: &Work) -> Result<Keys, Interrupt> {
-        let mut keys = self.engine.check(work.variants.concat()).await?.into_iter();
-        let keys = work.variants.iter().map(|variants| keys.by_ref().take(variants.len()).collect()).collect();
-        if self.waits_for_its_owner(work, &keys).await? { Err(Interrupt::Ended(Ending::LetGo)) } else { Ok(keys) }
     }
 
     /// Runs every task that may run, and stores what comes of it.
-    async fn generate_and_store(self: &Arc<Self>, shard: &mut Shard<'_>) -> Result<Outputs, Interrupt> {
-        let mut outputs = Outputs { ends: BTreeMap::new(), device_seconds: 0.0 };
-        let poisoned = shard.journal.poisoned();
-        for (position, task) in shard.work.tasks.iter().enumerate() {
-            let error = match shard.keys[position].first() {
-                _ if poisoned.contains(&task.index) => poison(),
-                Some(Err(error)) => error.clone(),
-                _ => continue,
-            };
-            outputs.ends.insert(position, Err(error));
+    async fn generate(&mut self) -> Result<(), Interrupt> {
+        let Self { context, work, journal: Some(journal), keys, made, .. } = self else {
+            return Err(WorkerError::Panicked("generated before it began".to_owned()).into());
+        };
+        // Whoever holds the lock of a folder of its own is alone with it.
+        let traces = journal.traces(context.config.layout == Layout::OwnFolder);
+        let poisoned = poisoned(&traces);
+        for (position, task) in work.tasks.iter().enumerate() {
+            match keys[position].first() {
+                _ if made.has(position) => {}
+                _ if poisoned.contains(&task.index) => made.refuse(position, poison()),
+                Some(Err(error)) => made.refuse(position, error.clone()),
+                _ => {}
+            }
         }
-        shard.work.sink.store(outputs.ends.keys().map(|position| (*position, Vec::new())).collect()).await?;
-        shard.work.hold.made(0, outputs.ends.len() as u64).await;
-        let size = if shard.suspected { 1 } else { self.engine.info().batch_size };
-        let groups = groups(&shard.keys, |position| !outputs.ends.contains_key(&position), size);
-        if shard.suspected {
-            self.one_by_one(shard, groups, &mut outputs).await?;
+        work.sink.store(made.positions().map(|position| (position, Vec::new())).collect()).await?;
+        let (done, failed) = made.counts();
+        work.hold.made(done, failed).await;
+        let size = if self.suspected { 1 } else { context.device.info().batch_size };
+        let groups = groups(keys, |position| !made.has(position), size);
+        let generation = Generation { context, work, keys, made };
+        if self.suspected {
+            let mut positions = groups.concat();
+            order(&mut positions, &traces, |position| work.tasks[*position].index);
+            generation.one_by_one(positions, journal).await?;
         } else {
-            self.overlapped(shard, groups, &mut outputs).await?;
+            generation.overlapped(groups).await?;
         }
         fault::point("worker.after-files");
-        Ok(outputs)
-    }
-
-    /// The usual way: while the device runs one group, the next is being decoded and the last one stored.
-    async fn overlapped(
-        self: &Arc<Self>,
-        shard: &Shard<'_>,
-        groups: Vec<Vec<usize>>,
-        outputs: &mut Outputs,
-    ) -> Result<(), Interrupt> {
-        let (sender, mut loaded) = mpsc::channel(1);
-        let wanted = groups.len();
-        let work = shard.work.clone();
-        let _loader = AbortOnDropHandle::new(tokio::spawn(async move {
-            for group in groups {
-                if sender.send(load(&work, group).await).await.is_err() {
-                    return;
-                }
-            }
-        }));
-        let turn = tokio::select! {
-            biased;
-            () = self.stopping.cancelled() => return Err(Interrupt::Ended(Ending::HandedBack)),
-            turn = self.turn.acquire() => turn,
-        };
-        let mut storing = VecDeque::new();
-        // Counted, so that a drain that comes when all of them are under way does not wait for another one.
-        for _ in 0..wanted {
-            let Some(group) = self.unless_stopping(loaded.recv()).await? else { break };
-            self.may_go_on(&shard.work.spec, &shard.work.store).await?;
-            let submitted = self.submit(shard, group?).await?;
-            storing.push_back(AbortOnDropHandle::new(tokio::spawn(finish(shard.work.clone(), submitted))));
-            while storing.len() > STORING
-                && let Some(first) = storing.pop_front()
-            {
-                outputs.add(self.counted(flatten(first.await)?));
-            }
-        }
-        drop(turn);
-        for finished in storing {
-            outputs.add(self.counted(flatten(finished.await)?));
-        }
         Ok(())
-    }
-
-    fn counted(&self, finished: Finished) -> Finished {
-        self.measure(|metrics| metrics.device(finished.device_seconds));
-        finished
-    }
-
-    /// The careful way: nothing else runs on this worker, and the journal says which task does.
-    async fn one_by_one(
-        self: &Arc<Self>,
-        shard: &mut Shard<'_>,
-        groups: Vec<Vec<usize>>,
-        outputs: &mut Outputs,
-    ) -> Result<(), Interrupt> {
-        let work = shard.work.clone();
-        let mut order = groups.concat();
-        order.sort_unstable();
-        for position in order {
-            self.may_go_on(&work.spec, &work.store).await?;
-            shard.journal.running(&work.store, work.tasks[position].index).await?;
-            let loaded = self.unless_stopping(load(&work, vec![position])).await??;
-            let submitted = self.submit(shard, loaded).await?;
-            outputs.add(self.counted(finish(work.clone(), submitted).await?));
-        }
-        shard.journal.idle(&work.store).await?;
-        Ok(())
-    }
-
-    /// Waits for references, but not into a drain: a slow server must not hold it up.
-    async fn unless_stopping<T>(&self, references: impl Future<Output = T>) -> Result<T, Interrupt> {
-        tokio::select! {
-            biased;
-            references = references => Ok(references),
-            () = self.stopping.cancelled() => Err(Interrupt::Ended(Ending::HandedBack)),
-        }
-    }
-
-    /// Gives a group to the device: its tasks, then their comparisons. Waits while the device has enough.
-    async fn submit(&self, shard: &Shard<'_>, loaded: Loaded) -> Result<Submitted, Interrupt> {
-        let work = &shard.work;
-        let mut submitted = Submitted {
-            positions: loaded.iter().map(|(position, _)| *position).collect(),
-            references: BTreeMap::new(),
-            refused: Vec::new(),
-            batches: Vec::new(),
-        };
-        for (position, reference) in loaded {
-            match reference {
-                Ok(reference) => drop(submitted.references.insert(position, reference)),
-                Err(error) => submitted.refused.push((position, error)),
-            }
-        }
-        let positions: Vec<usize> = submitted.references.keys().copied().collect();
-        for variant in 0..=work.spec.compare.len() {
-            for batch in batches(&shard.keys, &positions, variant) {
-                let job = |position: &usize| Job {
-                    task: work.variants[*position][variant].clone(),
-                    reference: submitted.references[position].clone(),
-                };
-                let jobs = batch.iter().map(job).collect();
-                let pending = tokio::select! {
-                    biased;
-                    () = self.stopping.cancelled() => return Err(Interrupt::Ended(Ending::HandedBack)),
-                    pending = self.engine.submit(jobs) => pending?,
-                };
-                submitted.batches.push((variant, batch, pending));
-            }
-        }
-        Ok(submitted)
-    }
-
-    /// Whether the next batch is still wanted of us.
-    async fn may_go_on(&self, spec: &RunSpec, store: &RunStore) -> Result<(), Interrupt> {
-        if self.stopping.is_cancelled() {
-            return Err(Interrupt::Ended(Ending::HandedBack));
-        }
-        match self.wanted(&spec.run, store).await? {
-            RunState::Running => Ok(()),
-            RunState::Paused | RunState::Cancelled | RunState::Finished => Err(Interrupt::Ended(Ending::LetGo)),
-        }
     }
 
     /// Puts the archive, then the marker, once, then tells the progress service.
-    async fn commit(&self, shard: &Shard<'_>, mut outputs: Outputs) -> Result<Ending, Interrupt> {
-        let work = &shard.work;
-        let archive = work.sink.finish(work.id, &work.attempt).await?;
+    async fn commit(&mut self) -> Result<Ending, Interrupt> {
+        let Self { context, work, made, known, .. } = self;
+        let archive = work.sink.finish().await?;
         fault::point("worker.after-archive");
-        let outcome = |(position, task): (usize, &Task)| {
-            let lost = || Err(TaskError::transient(ErrorCode::ModelError, "the worker lost track of this task"));
-            let end = outputs.ends.remove(&position).unwrap_or_else(lost);
-            TaskOutcome {
-                task: task.index,
-                custom_id: task.custom_id.clone(),
-                seed: task.seed,
-                outcome: end.unwrap_or_else(Outcome::Failed),
-            }
-        };
         let marker = CommitMarker {
-            version: 1,
+            version: 2,
             run: work.spec.run.clone(),
             shard: work.id,
             attempt: work.attempt.clone(),
-            worker: self.config.worker.clone(),
-            archive,
-            outcomes: work.tasks.iter().enumerate().map(outcome).collect(),
-            started_at: shard.started_at,
+            worker: context.config.worker.clone(),
+            model: Some(context.model.clone()),
+            settings: work.settings.clone(),
+            archives: made.archives(archive),
+            outcomes: made.outcomes(work),
+            started_at: self.started_at,
             committed_at: Timestamp::now(),
-            device_seconds: outputs.device_seconds,
+            device_seconds: made.device_seconds(),
         };
-        let ours = marker.archive.clone();
         fault::point("worker.before-marker");
-        let winner = self.backends.commit(&work.store, marker).await?;
+        let winner = context.backends.commit(&work.store, marker).await?;
         fault::point("worker.after-marker");
         if winner.attempt == work.attempt {
-            let made = winner.outcomes.iter().filter(|outcome| matches!(outcome.outcome, Outcome::Done { .. })).count();
-            self.count(|report| report.pictures += made as u64);
-            self.measure(|metrics| metrics.committed(&winner));
-            self.tell_progress(&work.spec, &winner).await;
+            let done = winner.outcomes.iter().filter(|outcome| outcome.outcome.is_done()).count();
+            context.count(|report| report.pictures += done as u64);
+            context.measure(|metrics| metrics.committed(&winner));
+            tell_progress(context, &work.spec, &known.history, &winner).await;
             fault::point("worker.after-progress");
             return Ok(Ending::Committed);
         }
-        tracing::warn!(shard = %work.id, winner = %winner.worker, "another worker committed this shard first");
-        if ours.is_some() {
-            work.store.delete(&ObjectKey::Archive(work.id, work.attempt.clone())).await?;
-        }
-        self.tell_progress(&work.spec, &winner).await;
+        tracing::warn!(winner = %winner.worker, "another worker committed this shard first");
+        work.sink.discard(made.own_files()).await?;
+        tell_progress(context, &work.spec, &known.history, &winner).await;
         Ok(Ending::AlreadyCommitted)
     }
 
-    /// The progress service may be away: it is rebuilt from the markers, so the shard is done all the same.
-    async fn tell_progress(&self, spec: &RunSpec, marker: &CommitMarker) {
-        let told = async {
-            let last_round = self.store(&spec.run).last_round(spec, marker.shard.round).await?;
-            count_marker(&*self.backends.progress, &spec.run, marker, last_round).await?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+    /// Ends the attempt: the one place for that, however it went. Failures here cost nothing but a suspicion, or pictures
+    /// that are made again.
+    async fn close(mut self, attempted: Result<Ending, Interrupt>) -> Result<Ending, Interrupt> {
+        let part = match &attempted {
+            // Nobody asks the journal of a shard that is decided.
+            Ok(_) | Err(Interrupt::Ended(Ending::Committed | Ending::AlreadyCommitted | Ending::Decided)) => None,
+            Err(Interrupt::Ended(Ending::DeadLettered | Ending::HeldElsewhere)) => Some(false),
+            Err(Interrupt::Ended(Ending::HandedBack | Ending::LetGo)) => Some(self.keep_part(false).await),
+            Err(Interrupt::Broken(_)) => Some(self.keep_part(true).await),
         };
-        if let Err(error) = told.await {
-            tracing::warn!(%error, shard = %marker.shard, "the progress service does not know that the shard is done");
+        let Self { context, work, journal, .. } = &mut self;
+        if let (Some(part), Some(journal)) = (part, journal) {
+            let mut noted = journal.note(&work.store, Note::HandedBack { part }).await;
+            if noted.is_err() {
+                noted = journal.withdraw(&work.store).await;
+            }
+            if let Err(error) = noted {
+                tracing::warn!(%error, "the shard's journal could not be brought up to date");
+            }
         }
-    }
-
-    /// Ends the attempt in the journal and with the progress service. Failures here cost nothing but a suspicion.
-    async fn close(&self, shard: Shard<'_>, attempted: Result<Ending, Interrupt>) -> Result<Ending, Interrupt> {
-        let Shard { work, mut journal, .. } = shard;
-        let noted = match &attempted {
-            // The end of the run removes it, with all others.
-            Ok(Ending::Committed) => Ok(()),
-            Ok(_) => journal.remove(&work.store).await,
-            Err(_) => journal.handed_back(&work.store).await,
-        };
-        if let Err(error) = noted {
-            tracing::warn!(%error, shard = %work.id, "the shard's journal could not be brought up to date");
-        }
-        // A commit that was counted ended it in the same step.
-        if !matches!(attempted, Ok(Ending::Committed)) {
-            work.hold.forget().await;
-        }
+        context.config.scratch.forget(&work.attempt);
         attempted
     }
 
-    /// Ends the delivery. A queue that does not know it any more has given it to somebody else, who will find the
-    /// marker.
-    async fn acknowledge(&self, delivery: Delivery, ending: Ending) -> Result<(), WorkerError> {
-        let settlement = match ending {
-            Ending::Committed | Ending::AlreadyCommitted | Ending::LetGo => Settlement::Ack,
-            Ending::HandedBack => Settlement::HandBack,
-            Ending::DeadLettered => Settlement::DeadLetter,
-        };
-        self.count(|report| match ending {
-            Ending::Committed => report.committed += 1,
-            Ending::AlreadyCommitted => report.already_committed += 1,
-            Ending::HandedBack => report.handed_back += 1,
-            Ending::LetGo => report.let_go += 1,
-            Ending::DeadLettered => report.dead_lettered += 1,
-        });
-        self.measure(|metrics| metrics.ended(ending.as_str()));
-        match delivery.settle(settlement).await {
-            Err(error @ QueueError::Stale(_)) => tracing::warn!(%error, "a late acknowledgement"),
-            result => result?,
+    /// Stores what this attempt has finished, for whoever goes on; whether there is a part. Given up rather than held up.
+    async fn keep_part(&self, outage: bool) -> bool {
+        if !self.made.has_own() {
+            return false;
         }
-        fault::point("worker.after-ack");
-        Ok(())
+        let Self { context, work, made, .. } = self;
+        let keep = async {
+            let archive = work.sink.finish().await?;
+            if work.sink.place().archive().is_some() && archive.is_none() {
+                // It could not be stored before.
+                return Ok(false);
+            }
+            let key = ObjectKey::Part(work.id, work.attempt.clone());
+            work.store.write_json(&key, &made.part(work, &context.model, archive)).await?;
+            Ok::<_, WorkerError>(true)
+        };
+        match tokio::time::timeout_at(context.keep_until(outage), keep).await {
+            Ok(Ok(kept)) => {
+                fault::point("worker.after-part");
+                kept
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "what was made of the shard is not kept");
+                false
+            }
+            Err(_) => {
+                tracing::warn!("what was made of the shard could not be kept in time");
+                false
+            }
+        }
     }
 }
 
-impl Outputs {
-    fn add(&mut self, finished: Finished) {
-        self.ends.extend(finished.ends);
-        self.device_seconds += finished.device_seconds;
+/// The progress service may be away: it is rebuilt from the markers, so the shard is done all the same.
+async fn tell_progress(context: &Context, spec: &RunSpec, history: &History, marker: &CommitMarker) {
+    let last_round = history.budget(marker.shard.round, &spec.retry);
+    if let Err(error) = count_marker(&*context.backends.progress, &spec.run, marker, last_round).await {
+        tracing::warn!(%error, "the progress service does not know that the shard is done");
     }
 }
 
 fn poison() -> TaskError {
-    let message = "the worker died every time while this task ran, alone at last; it is not tried again";
+    let message = "workers died again and again while this task ran alone; it is not tried again";
     TaskError::permanent(ErrorCode::Poison, message)
-}
-
-/// An object that is there but damaged is nothing that a worker can mend or retry.
-fn dead_letter_damaged<T>(read: Result<T, ObjectError>) -> Result<T, Interrupt> {
-    read.map_err(|error| match error.kind {
-        ObjectErrorKind::Damaged => {
-            tracing::error!(%error, "the shard cannot be run");
-            Interrupt::Ended(Ending::DeadLettered)
-        }
-        _ => error.into(),
-    })
 }

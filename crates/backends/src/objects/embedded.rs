@@ -46,6 +46,12 @@ impl FolderObjects {
         Ok(Self { root: Arc::new(root) })
     }
 
+    /// Opens a folder that another process may be writing to, for whoever only reads: nothing is created or removed.
+    pub fn open_to_read(root: &Path) -> Result<Self, ObjectError> {
+        let root = root.canonicalize().map_err(|error| ObjectError::io("opening", root.display().to_string(), &error))?;
+        Ok(Self { root: Arc::new(root) })
+    }
+
     /// Where files may be prepared that [`Objects::put_file`] then takes over without a copy.
     pub fn scratch(&self) -> PathBuf {
         self.root.join(TEMPORARY)

@@ -73,6 +73,8 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Rebuilds a run's counters in Redis from its commit markers
     Reconcile(OneRunOnServices),
+    /// Says what belongs to no run any more, and with --yes removes it; the leading coordinator does so every hour
+    Gc(Gc),
     /// Checks libtorch, the device, the model, the output folder and the services that are named, and says what to do
     Doctor(Doctor),
     /// Prints every setting in force and where it came from
@@ -182,6 +184,9 @@ pub(crate) struct Submit {
     /// What you call the run
     #[arg(long, value_name = "TEXT")]
     pub(crate) name: Option<String>,
+    /// What you file it under; may be given several times
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true,
         help = format!("Runs of a higher priority in the same pool go first: {PRIORITY}"))]
     pub(crate) priority: i32,
@@ -314,6 +319,21 @@ pub(crate) struct Verify {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Gc {
+    /// Removes it; without this, it is only listed
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Seconds for which it is kept: what is younger is left alone (default: gc_grace)
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    grace: Option<String>,
+    /// Prints what was found as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    services: ServiceFlags,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ShowConfig {
     /// Prints the settings as JSON
     #[arg(long)]
@@ -324,6 +344,12 @@ pub(crate) struct ShowConfig {
     method: MethodFlags,
     #[command(flatten)]
     engine: EngineFlags,
+}
+
+/// `name=value`; what they may be is the coordinator's to say.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as name=value")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 impl Cli {
@@ -347,6 +373,7 @@ impl Cli {
             Command::Results(command) => command.json,
             Command::Verify(command) => command.run.json,
             Command::Reconcile(command) => command.json,
+            Command::Gc(command) => command.json,
         }
     }
 
@@ -385,6 +412,10 @@ impl Cli {
             Command::Results(command) => command.client.pairs(),
             Command::Verify(command) => command.run.services.pairs(),
             Command::Reconcile(command) => command.services.pairs(),
+            Command::Gc(command) => {
+                let grace = command.grace.iter().map(|seconds| ("gc_grace", seconds.clone())).collect();
+                [grace, command.services.pairs()].concat()
+            }
         };
         // Variables whose names or values are no text are none of ours.
         let env = std::env::vars_os()

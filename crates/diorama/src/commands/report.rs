@@ -4,8 +4,8 @@ use crate::cli::Report;
 use crate::exit::{self, Failure};
 use crate::{gallery, output};
 
-pub(crate) fn run(command: &Report) -> Result<u8, Failure> {
-    let page = gallery::write(&command.dir).map_err(Failure::permanent)?;
+pub(crate) async fn run(command: &Report) -> Result<u8, Failure> {
+    let page = gallery::write(&command.dir).await.map_err(Failure::permanent)?;
     output::line(&page.display().to_string());
     Ok(exit::DONE)
 }

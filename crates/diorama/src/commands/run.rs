@@ -10,11 +10,11 @@ use diorama_core::generator::Generator;
 use diorama_core::id::{Pool, RunId, Sha256Hex};
 use diorama_core::outcome::TaskError;
 use diorama_core::retry::RetryPolicy;
-use diorama_core::run::{ModelIdentity, RunSpec, RunSummary};
+use diorama_core::run::{Labels, ModelIdentity, RunSpec, RunSummary};
 use diorama_core::task::Task;
 use diorama_runtime::config::Config;
 use diorama_runtime::options::{OnInvalid, RunOptions};
-use diorama_worker::engine::MakeGenerator;
+use diorama_worker::device::MakeGenerator;
 use diorama_worker::picture::PictureLimits;
 use diorama_worker::variants;
 use jiff::Timestamp;
@@ -33,7 +33,7 @@ pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> R
     let manifest = manifest(command, &config)?;
     let folder = RunFolder::open(&command.out).map_err(embedded)?;
     let plan = match folder.existing().await.map_err(embedded)? {
-        Some(existing) if existing.submitted => resume(command, &config, &manifest, existing)?,
+        Some(existing) if existing.history.is_submitted() => resume(command, &config, &manifest, existing)?,
         _ => {
             let (command, config) = (command.manifest.clone(), config.clone());
             let work = tokio::task::spawn_blocking(move || submit(&command, &config, &manifest));
@@ -48,7 +48,7 @@ pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> R
     let display = tokio::spawn(progress::show(shown));
     let end = folder.run(plan, drain, updates).await;
     display.await.map_err(Failure::permanent)?;
-    finish(cli, folder.path(), end.map_err(embedded)?)
+    finish(cli, folder.path(), end.map_err(embedded)?).await
 }
 
 fn manifest(command: &Run, config: &Config) -> Result<Manifest, Failure> {
@@ -74,8 +74,8 @@ pub(crate) fn open(path: &Path, format: Option<Format>, rules: Rules) -> Result<
 /// where something is left to do.
 fn resume(command: &Run, config: &Config, manifest: &Manifest, existing: Existing) -> Result<Plan, Failure> {
     let sha256 = manifest.digest().map_err(Failure::try_again)?;
-    if existing.summary.is_some() {
-        tracing::info!(target: "diorama", "this run had ended before; nothing is made again");
+    if existing.history.ended().is_some() {
+        tracing::info!("this run had ended before; nothing is made again");
     }
     let counts = (existing.spec.tasks, existing.spec.invalid_rows);
     // Which model this is shows when it is loaded, if it is needed; until then the spec's stands.
@@ -103,7 +103,7 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Fai
         return Err(invalid(path, &report, skip));
     }
     for issue in &report.issues {
-        tracing::warn!(target: "diorama", "skipped: {issue}");
+        tracing::warn!("skipped: {issue}");
     }
     let counts = (report.tasks, report.invalid_rows);
     let model = Some(ModelIdentity::from(maker.as_generator().info()));
@@ -143,6 +143,7 @@ fn spec(
         version: 1,
         run: RunId::generate(),
         name: None,
+        labels: Labels::new(),
         pool: Pool::new("embedded").map_err(Failure::permanent)?,
         priority: 0,
         weight: 1,
@@ -185,15 +186,20 @@ pub(crate) fn invalid(path: &Path, report: &ManifestReport, skip: bool) -> Failu
     Failure::permanent(anyhow::anyhow!(message)).with_json(json)
 }
 
-fn finish(cli: &Cli, out: &Path, end: RunEnd) -> Result<u8, Failure> {
+async fn finish(cli: &Cli, out: &Path, end: RunEnd) -> Result<u8, Failure> {
     let summary = match end {
         RunEnd::Finished(summary) | RunEnd::Cancelled(summary) => summary,
         RunEnd::Drained => {
             output::error_line("diorama: stopped; the same command goes on from here");
             return Ok(exit::DRAINED);
         }
+        // Nothing here deletes it; somebody may have put such an entry into the folder.
+        RunEnd::Deleted => {
+            let message = format!("the run in {} was deleted; choose another folder", out.display());
+            return Err(Failure::permanent(anyhow::anyhow!(message)));
+        }
     };
-    let page = gallery::write(out).context("the pictures are made, the gallery is not").map_err(Failure::try_again)?;
+    let page = gallery::write(out).await.context("the pictures are made, the gallery is not").map_err(Failure::try_again)?;
     if cli.json() {
         let mut json = serde_json::to_value(&summary).map_err(Failure::permanent)?;
         json["gallery"] = serde_json::json!(page);

@@ -3,15 +3,15 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use diorama_backends::progress::{Heartbeat, WorkerState};
 use diorama_coordinator::RunStatus;
 use diorama_core::run::RunState;
 use reqwest::Method;
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::{Cli, OneRun, Status};
 use crate::exit::{self, Failure};
-use crate::fleet::client::Client;
+use crate::fleet::client::{Client, ClientError};
 use crate::{output, progress};
 
 /// Between two looks of `watch`.
@@ -24,16 +24,15 @@ const LINE: Duration = Duration::from_secs(10);
 struct RunPage {
     runs: Vec<RunStatus>,
     next: Option<String>,
+    #[serde(default)]
+    damaged: Vec<DamagedRun>,
 }
 
-#[derive(Deserialize)]
-struct WorkerLine {
-    worker: String,
-    pool: String,
-    state: String,
-    model: String,
-    device: String,
-    done: u64,
+/// A run that cannot be read.
+#[derive(Serialize, Deserialize)]
+struct DamagedRun {
+    run: String,
+    problem: String,
 }
 
 pub(crate) fn client(cli: &Cli) -> Result<Client, Failure> {
@@ -52,23 +51,25 @@ pub(crate) async fn status(command: &Status, cli: &Cli) -> Result<u8, Failure> {
         }
         return Ok(exit::DONE);
     }
-    let mut runs = Vec::new();
+    let (mut runs, mut damaged) = (Vec::new(), Vec::new());
     let mut after = String::new();
     loop {
         let filter = if command.all { "" } else { "&active=true" };
         let page: RunPage = client.get(&format!("/v1/runs?limit=100{filter}{after}")).await?;
         runs.extend(page.runs);
+        damaged.extend(page.damaged);
         match page.next {
             Some(next) => after = format!("&after={next}"),
             None => break,
         }
     }
-    let workers: Vec<Value> = client.get("/v1/workers").await?;
+    let workers = workers(&client).await;
     if cli.json() {
-        output::line(&serde_json::json!({ "runs": runs, "workers": workers }).to_string());
+        let known = workers.as_ref().ok();
+        output::line(&serde_json::json!({ "runs": runs, "damaged": damaged, "workers": known }).to_string());
         return Ok(exit::DONE);
     }
-    if runs.is_empty() {
+    if runs.is_empty() && damaged.is_empty() {
         output::line(if command.all {
             "no run was ever submitted"
         } else {
@@ -76,18 +77,35 @@ pub(crate) async fn status(command: &Status, cli: &Cli) -> Result<u8, Failure> {
         });
     }
     runs.iter().for_each(|run| output::line(&describe(run)));
+    for DamagedRun { run, problem } in damaged {
+        output::line(&format!("{run}  DAMAGED: {problem}"));
+    }
     tell_workers(workers);
     Ok(exit::DONE)
 }
 
-fn tell_workers(workers: Vec<Value>) {
-    if workers.is_empty() {
-        output::line("no worker gives a sign of life");
+/// The workers that give signs of life. Asked once: runs are shown without them, too.
+async fn workers(client: &Client) -> Result<Vec<Heartbeat>, ClientError> {
+    let answer = client.send(client.request(Method::GET, "/v1/workers")).await?;
+    client.read(answer).await
+}
+
+fn tell_workers(workers: Result<Vec<Heartbeat>, ClientError>) {
+    match workers {
+        Ok(workers) if workers.is_empty() => output::line("no worker gives a sign of life"),
+        Ok(workers) => workers.iter().for_each(|worker| output::line(&describe_worker(worker))),
+        Err(error) => output::line(&format!("nobody knows which workers there are: {error}")),
     }
-    for worker in workers.into_iter().filter_map(|worker| serde_json::from_value::<WorkerLine>(worker).ok()) {
-        let WorkerLine { worker, pool, state, model, device, done } = worker;
-        output::line(&format!("worker {worker}  pool {pool}  {state}  {model} on {device}  {done} pictures"));
-    }
+}
+
+fn describe_worker(worker: &Heartbeat) -> String {
+    let Heartbeat { worker, pool, state, model, device, done, .. } = worker;
+    let state = match state {
+        WorkerState::Idle => "idle",
+        WorkerState::Working => "working",
+        WorkerState::Draining => "draining",
+    };
+    format!("worker {worker}  pool {pool}  {state}  {model} on {device}  {done} pictures")
 }
 
 /// A run in one line.
@@ -113,8 +131,15 @@ pub(crate) fn describe(run: &RunStatus) -> String {
         let took = progress::duration(Duration::from_secs_f64(summary.wall_seconds));
         add(format!("in {took} ({:.1} pictures/s)", summary.pictures_per_second));
     }
+    if !run.labels.is_empty() {
+        let labels: Vec<String> = run.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        text.push_str(&format!("\n  labels {}", labels.join(", ")));
+    }
     if let Some(reason) = &run.reason {
         text.push_str(&format!("\n  paused because {reason}"));
+    }
+    if let Some(degraded) = &run.degraded {
+        text.push_str(&format!("\n  not all of this is known now: {degraded}"));
     }
     text
 }
@@ -137,11 +162,16 @@ pub(crate) async fn watch(cli: &Cli, client: &Client, run: &str) -> Result<u8, F
             _ if cli.json() && changed => output::line(&serde_json::to_string(&status).map_err(Failure::permanent)?),
             _ if cli.json() => {}
             Some(bar) => {
-                let workers: Vec<Value> = client.get("/v1/workers").await?;
-                let working = workers.iter().filter(|worker| worker["state"] == "working").count();
+                let workers = workers(client).await.map_or_else(
+                    |_| "workers unknown".to_owned(),
+                    |workers| {
+                        let working = workers.iter().filter(|worker| worker.state == WorkerState::Working).count();
+                        format!("{working} of {} workers", workers.len())
+                    },
+                );
                 bar.set_length(status.tasks);
                 bar.set_position(status.done + status.in_work + status.failed);
-                bar.set_message(format!("{}, {working} of {} workers", describe(&status), workers.len()));
+                bar.set_message(format!("{}, {workers}", describe(&status).replace("\n  ", "; ")));
             }
             None if said.is_none_or(|at| at.elapsed() >= LINE) && changed => {
                 said = Some(tokio::time::Instant::now());

@@ -4,13 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::middleware::{self, Next};
 use diorama_backends::objects::s3::S3Objects;
-use diorama_coordinator::api::{self, ApiConfig, Tokens};
-use diorama_coordinator::{CoordinatorConfig, Service, ServiceConfig, Shares};
+use diorama_coordinator::api::{self, Api, ApiConfig, Tokens};
+use diorama_coordinator::{CoordinatorConfig, Grace, Service, ServiceConfig, Shares};
 use diorama_runtime::config::Config;
-use diorama_runtime::options::CoordinatorOptions;
+use diorama_runtime::options::{CoordinatorOptions, ServiceOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::cli::Cli;
 use crate::exit::{self, Failure};
@@ -30,6 +33,17 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
     let Config { services, coordinator, .. } = cli.configuration().map_err(Failure::usage)?;
     let tokens = tokens(&coordinator)?;
     let owner = format!("{}-{}", host(), uuid::Uuid::now_v7().simple());
+    let span = tracing::info_span!("coordinator", coordinator = %owner);
+    serve(services, coordinator, owner, tokens, drain).instrument(span).await
+}
+
+async fn serve(
+    services: ServiceOptions,
+    coordinator: CoordinatorOptions,
+    owner: String,
+    tokens: Option<Tokens>,
+    drain: CancellationToken,
+) -> Result<u8, Failure> {
     let asked = format!("diorama coordinator {owner}");
     let Some(backends) = backends(&services, &asked, &drain).await? else { return Ok(exit::DRAINED) };
     // The same store, without its prefix, and other buckets of the same key.
@@ -44,15 +58,18 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
     let address = listener.local_addr().map_err(Failure::permanent)?;
 
     let runs = CoordinatorConfig {
+        name: owner.clone(),
         shares: Shares::new(coordinator.window as usize),
         poll: Duration::from_millis(200),
         control_poll: Duration::from_secs(1),
         publish_again_after: seconds(coordinator.publish_again),
         scratch: scratch.path().to_owned(),
     };
-    let config = ServiceConfig { owner, lease: seconds(coordinator.lease), runs };
+    let (lease, grace) = (seconds(coordinator.lease), Grace(seconds(coordinator.gc_grace)));
+    let config = ServiceConfig { owner: owner.clone(), lease, grace, runs };
     let (service, leading) = Service::new(backends.clone(), config);
-    let router = api::router(ApiConfig {
+    let api = Api::new(ApiConfig {
+        name: owner,
         backends,
         remote: Some(Arc::new(remote)),
         scratch: scratch.path().to_owned(),
@@ -63,19 +80,25 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
         max_blob_bytes: MAX_BLOB_BYTES,
         leading,
     });
+    // Each connection is answered by a task of its own.
+    let span = Span::current();
+    let router = api::router(api.clone())
+        .layer(middleware::from_fn(move |request: Request, next: Next| next.run(request).instrument(span.clone())));
     output::line(&format!("diorama: the API is at http://{address} (OpenAPI: /openapi.json)"));
     let serving = {
         let drain = drain.clone();
         async move { axum::serve(listener, router).with_graceful_shutdown(drain.cancelled_owned()).await }
     };
-    let serve = async {
+    let answer = async {
         tokio::pin!(serving);
         tokio::select! {
             served = &mut serving => served,
             () = async { drain.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
         }
     };
-    let (served, ()) = tokio::join!(serve, service.run(drain.clone()));
+    // Cut off in the middle of a look, because a service that is away would take its time.
+    let metrics = drain.run_until_cancelled(api.keep_metrics(drain.clone()));
+    let (served, (), _) = tokio::join!(answer, service.run(drain.clone()), metrics);
     served.map_err(Failure::try_again)?;
     Ok(exit::DRAINED)
 }

@@ -1,10 +1,10 @@
 //! `diorama verify` and `diorama reconcile`: on the services themselves, because a proof asks nobody else.
 
-use diorama_backends::run_store::RunStore;
 use diorama_coordinator::{CoordinatorError, Verification, reconcile, verify};
 use diorama_core::id::RunId;
-use diorama_core::key::RunRoot;
 use diorama_core::run::RunSpec;
+use diorama_protocol::history::History;
+use diorama_protocol::{Backends, RunStore};
 
 use crate::cli::{Cli, OneRunOnServices, Verify};
 use crate::exit::{self, Failure};
@@ -14,8 +14,8 @@ use crate::output;
 pub(crate) async fn run(command: &Verify, cli: &Cli) -> Result<u8, Failure> {
     let services = cli.configuration().map_err(Failure::usage)?.services;
     let backends = connect(&services, "diorama verify").await?;
-    let (store, spec) = open(&backends, &command.run.run).await?;
-    let found = verify(&backends, &store, &spec, command.repair).await.map_err(failed)?;
+    let Opened { store, spec, history } = open(&backends, &command.run.run).await?;
+    let found = verify(&backends, &store, &spec, &history, command.repair).await.map_err(failed)?;
     if cli.json() {
         output::line(&serde_json::to_string(&found).map_err(Failure::permanent)?);
     } else {
@@ -27,8 +27,8 @@ pub(crate) async fn run(command: &Verify, cli: &Cli) -> Result<u8, Failure> {
 pub(crate) async fn reconcile_command(command: &OneRunOnServices, cli: &Cli) -> Result<u8, Failure> {
     let services = cli.configuration().map_err(Failure::usage)?.services;
     let backends = connect(&services, "diorama reconcile").await?;
-    let (store, spec) = open(&backends, &command.run).await?;
-    let counts = reconcile(&store, &spec, &*backends.progress).await.map_err(failed)?;
+    let Opened { store, spec, history } = open(&backends, &command.run).await?;
+    let counts = reconcile(&backends, &store, &spec, &history).await.map_err(failed)?;
     if cli.json() {
         output::line(&serde_json::to_string(&counts).map_err(Failure::permanent)?);
     } else {
@@ -38,15 +38,25 @@ pub(crate) async fn reconcile_command(command: &OneRunOnServices, cli: &Cli) -> 
     Ok(exit::DONE)
 }
 
-async fn open(backends: &diorama_backends::Backends, run: &str) -> Result<(RunStore, RunSpec), Failure> {
-    let run = RunId::new(run).map_err(Failure::usage)?;
-    let store = RunStore::new(backends.objects.clone(), RunRoot::Shared(run.clone()));
-    let spec = store.spec().await.map_err(|error| failed(error.into()))?;
-    let spec = spec.ok_or_else(|| Failure::permanent(anyhow::anyhow!("there is no run {run} in this store")))?;
-    Ok((store, spec))
+/// A run of the store.
+struct Opened {
+    store: RunStore,
+    spec: RunSpec,
+    history: History,
 }
 
-fn failed(error: CoordinatorError) -> Failure {
+async fn open(backends: &Backends, run: &str) -> Result<Opened, Failure> {
+    let run = RunId::new(run).map_err(Failure::usage)?;
+    let store = RunStore::shared(backends.objects.clone(), &run);
+    let spec = store.spec().await.map_err(|error| failed(error.into()))?;
+    let history = store.history().await.map_err(|error| failed(error.into()))?;
+    match spec {
+        Some(spec) if !history.is_deleted() => Ok(Opened { store, spec, history }),
+        _ => Err(Failure::permanent(anyhow::anyhow!("there is no run {run} in this store"))),
+    }
+}
+
+pub(super) fn failed(error: CoordinatorError) -> Failure {
     if error.is_retryable() { Failure::try_again(error) } else { Failure::permanent(error) }
 }
 
@@ -60,6 +70,7 @@ fn tell(found: &Verification) {
     ));
     found.problems.iter().for_each(|problem| output::line(&format!("PROBLEM  {problem}")));
     found.repaired.iter().for_each(|repaired| output::line(&format!("repaired  {repaired}")));
+    found.skipped.iter().for_each(|skipped| output::line(&format!("skipped  {skipped}")));
     match (found.problem_count, found.ended) {
         (0, true) => output::line("clean: every task has exactly one outcome, and every digest is right"),
         (0, false) => output::line("clean so far: what is committed is whole, and the counters agree"),

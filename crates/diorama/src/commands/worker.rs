@@ -3,12 +3,13 @@
 use diorama_core::id::WorkerId;
 use diorama_runtime::config::Config;
 use diorama_runtime::metrics;
-use diorama_worker::engine::{EngineError, MakeGenerator};
-use diorama_worker::{Engine, Layout, Metrics, OnOutage, Worker, WorkerConfig, WorkerError};
+use diorama_worker::device::{DeviceError, MakeGenerator};
+use diorama_worker::{Device, Layout, Metrics, OnOutage, Scratch, Worker, WorkerConfig, WorkerError};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::serve::host;
 use crate::cli::Cli;
@@ -31,26 +32,31 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
 async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
     let name = name(&config)?;
-    let remote = references::of_fleet(&config)?;
+    let span = tracing::info_span!("worker", worker = %name, pool = %config.worker.pool);
+    pull(&config, name, drain).instrument(span).await
+}
+
+async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Result<u8, Failure> {
+    let remote = references::of_fleet(config)?;
     let asked = format!("diorama worker {name}");
     let Some(backends) = backends(&config.services, &asked, drain).await? else { return Ok(exit::DRAINED) };
     let options = config.engine.clone();
     let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
     let started = tokio::select! {
-        started = Engine::start(generator) => started,
+        started = Device::start(generator) => started,
         () = drain.cancelled() => return Ok(exit::DRAINED),
     };
-    let (engine, device) = started.map_err(Failure::permanent)?;
+    let (device, thread) = started.map_err(Failure::permanent)?;
     let how = &config.worker;
-    let scratch = tempfile::Builder::new()
-        .prefix("diorama-worker-")
-        .tempdir_in(how.scratch.clone().unwrap_or_else(std::env::temp_dir))
+    let root = how.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    // Before anything is pulled: what died here may be what is delivered first.
+    if let Err(error) = Scratch::sweep(&root, backends.objects.clone()).await {
+        tracing::warn!(%error, "what killed workers of this machine left stays for now");
+    }
+    let scratch = Scratch::open(&root, &name)
         .map_err(|error| Failure::permanent(anyhow::anyhow!("the scratch folder cannot be used: {error}")))?;
-    let info = engine.info().clone();
-    tracing::info!(
-        target: "diorama", worker = %name, pool = %how.pool, model = info.model, device = info.device, dtype = info.dtype,
-        batch = info.batch_size, "ready"
-    );
+    let info = device.info().clone();
+    tracing::info!(model = info.model, device = info.device, dtype = info.dtype, batch = info.batch_size, "ready");
     let registry = Registry::new();
     let metrics = Metrics::register(&registry, name.as_str(), how.pool.as_str(), &info.model, &info.device);
     let _endpoint = match &how.metrics_listen {
@@ -59,20 +65,20 @@ async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
     };
     let worker = Worker::new(
         backends,
-        engine,
+        device,
         WorkerConfig {
             heartbeat: seconds(how.heartbeat),
             on_outage: OnOutage::Wait,
             remote: Some(remote),
             max_idle: (how.max_idle > 0.0).then(|| seconds(how.max_idle)),
             metrics: Some(metrics.map_err(Failure::permanent)?),
-            ..WorkerConfig::new(name, how.pool.clone(), Layout::Shared, scratch.path().to_owned())
+            ..WorkerConfig::new(name, how.pool.clone(), Layout::Shared, scratch)
         },
     );
     let worked = worker.run(drain.clone()).await;
     match worked {
         Ok(report) => {
-            device.join().await;
+            thread.join().await;
             let (committed, pictures) = (report.committed, report.pictures);
             let (handed_back, lost) = (report.handed_back, report.already_committed);
             output::line(&format!(
@@ -80,7 +86,7 @@ async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
             ));
             Ok(if drain.is_cancelled() { exit::DRAINED } else { exit::DONE })
         }
-        Err(WorkerError::Engine(EngineError::Stopped)) if drain.is_cancelled() => Ok(exit::DRAINED),
+        Err(WorkerError::Device(DeviceError::Stopped)) if drain.is_cancelled() => Ok(exit::DRAINED),
         Err(error) if error.is_retryable() => Err(Failure::try_again(error)),
         Err(error) => Err(Failure::permanent(error)),
     }

@@ -9,7 +9,7 @@ use diorama_backends::objects::retrying::Retrying;
 use diorama_backends::objects::s3::{S3Config, S3Objects};
 use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
 use diorama_backends::queue::rabbitmq::{RabbitMqConfig, RabbitMqQueue};
-use diorama_backends::{Backends, Exclusive};
+use diorama_protocol::{Backends, Exclusive};
 use diorama_runtime::options::ServiceOptions;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
@@ -118,8 +118,8 @@ pub(crate) async fn connect(services: &ServiceOptions, name: &str) -> Result<Bac
         Exclusive::ConditionalPut
     } else {
         tracing::warn!(
-            target: "diorama",
-            "the object store ignores If-None-Match: commits are fenced by claims in Redis, which is weaker; see docs/protocol.md"
+            "the object store ignores If-None-Match: commits and decisions are fenced by claims in Redis, which is weaker; \
+             see docs/protocol.md"
         );
         Exclusive::Claim
     };

@@ -6,7 +6,7 @@ use diorama_core::run::{RunSpec, RunState, RunSummary};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::Rows;
+use super::rows::Rows;
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("style.css");

@@ -13,7 +13,7 @@ use diorama_core::picture::Rgb8;
 use diorama_core::task::Reference;
 use diorama_worker::picture::{PictureLimits, decode, encode_rgb, read_reference};
 
-use super::rows::{Picture, is_shown};
+use super::roles::{Picture, is_shown};
 
 /// Pixels of a thumbnail's longer side.
 const SIDE: u32 = 512;
@@ -61,7 +61,7 @@ pub(super) struct Archive {
 
 impl Archive {
     /// Reads the archive once: pictures become files below `thumbnails/`, records stay in memory.
-    pub(super) fn read(folder: &Path, key: &str, outcomes: &[&TaskOutcome]) -> Result<Self> {
+    pub(super) fn read(folder: &Path, key: &str, outcomes: &[TaskOutcome]) -> Result<Self> {
         let mut wanted = HashMap::new();
         for outcome in outcomes {
             let Outcome::Done { files, .. } = &outcome.outcome else { continue };

@@ -1,21 +1,21 @@
 //! What a run's folder says about each of its rows.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use diorama_core::manifest::ManifestIssue;
-use diorama_core::marker::{ArchiveRef, CommitMarker};
 use diorama_core::outcome::{Outcome, TaskOutcome};
 use diorama_core::record::Record;
-use diorama_core::run::RunSpec;
 use diorama_core::task::Task;
+use diorama_protocol::outcomes::Outcomes;
+use diorama_protocol::results::invalid_rows;
 use serde::Serialize;
 
+use super::folder::Folder;
 use super::pictures::{Archive, References};
-use super::read_json;
+use super::roles::{Picture, background, name, rank};
 
 /// One row of the page.
 #[derive(Debug, Serialize)]
@@ -34,16 +34,6 @@ pub(super) struct Row {
     error: Option<Problem>,
 }
 
-/// One picture of a row, by its path below the folder.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Picture {
-    pub(super) role: String,
-    pub(super) name: String,
-    pub(super) src: String,
-    /// PSNR in dB outside the mask, of the picture and of those that it is compared with.
-    pub(super) background: Option<f64>,
-}
-
 #[derive(Debug, Serialize)]
 struct Problem {
     code: String,
@@ -59,21 +49,15 @@ pub(super) struct Rows {
     pub(super) made_by: Option<String>,
 }
 
-/// The first `limit` tasks of the run in `folder`, then the rows that were refused.
-pub(super) fn read(folder: &Path, spec: &RunSpec, limit: u64) -> Result<Rows> {
+/// The first `limit` tasks of the run, then the rows that were refused.
+pub(super) async fn read(run: &Folder, limit: u64) -> Result<Rows> {
+    let mut tasks = tasks(run, limit).await?;
+    let outcomes = outcomes(run, limit).await?;
     let mut rows: BTreeMap<u64, Row> = BTreeMap::new();
     let mut made_by = None;
-    let mut tasks = tasks(folder, limit)?;
-    let mut references = References::new(folder, Path::new(&spec.reference_root));
-    // A later round's marker says more about a task than an earlier one's.
-    for path in sorted(&folder.join("commits"), ".json")? {
-        let marker: CommitMarker = read_json(&path)?;
-        let wanted = |outcome: &&TaskOutcome| tasks.contains_key(&outcome.task.0);
-        let outcomes: Vec<&TaskOutcome> = marker.outcomes.iter().filter(wanted).collect();
-        if outcomes.is_empty() {
-            continue;
-        }
-        let mut files = files(folder, marker.archive.as_ref(), &outcomes)?;
+    let mut references = References::new(&run.path, Path::new(&run.spec.reference_root));
+    for (archive, outcomes) in &outcomes {
+        let mut files = files(&run.path, archive.as_deref(), outcomes)?;
         for outcome in outcomes {
             let Some(task) = tasks.get(&outcome.task.0) else { continue };
             let made = files.remove(&outcome.task.0);
@@ -85,8 +69,22 @@ pub(super) fn read(folder: &Path, spec: &RunSpec, limit: u64) -> Result<Rows> {
     for (index, task) in tasks {
         rows.insert(index, bare(&task, Some(problem("pending", "not made yet"))));
     }
-    let rows = rows.into_values().chain(refused(folder, limit)?).collect();
+    let rows = rows.into_values().chain(refused(run, limit).await?).collect();
     Ok(Rows { rows, made_by })
+}
+
+/// The last outcome of each of the first `limit` tasks that has one, by the archive that its files are in.
+async fn outcomes(run: &Folder, limit: u64) -> Result<BTreeMap<Option<String>, Vec<TaskOutcome>>> {
+    let mut by_archive: BTreeMap<Option<String>, Vec<TaskOutcome>> = BTreeMap::new();
+    let mut outcomes = Outcomes::so_far(&run.store, &run.spec, &run.history).await?;
+    while let Some(last) = outcomes.next().await?.filter(|last| last.outcome.task.0 < limit) {
+        let archive = match &last.outcome.outcome {
+            Outcome::Done { archive, .. } => archive.clone(),
+            Outcome::Failed(_) => None,
+        };
+        by_archive.entry(archive).or_default().push(last.outcome);
+    }
+    Ok(by_archive)
 }
 
 /// `demo, f32 on cpu · abs-grad-sam, ddim, 25 steps, strength 0.9, guidance 4`: what the record says, where it does.
@@ -108,48 +106,19 @@ fn describe(record: &Record) -> String {
     [vec![model], (!settings.is_empty()).then(|| settings.join(", ")).into_iter().collect()].concat().join(" · ")
 }
 
-/// The tasks by index, as they were submitted.
-fn tasks(folder: &Path, limit: u64) -> Result<BTreeMap<u64, Task>> {
+/// The first `limit` tasks by index, as they were submitted.
+async fn tasks(run: &Folder, limit: u64) -> Result<BTreeMap<u64, Task>> {
     let mut tasks = BTreeMap::new();
-    for path in sorted(&folder.join("input"), ".jsonl")? {
-        let file = File::open(&path).with_context(|| format!("reading {}", path.display()))?;
-        for line in BufReader::new(file).lines() {
-            let line = line.with_context(|| format!("reading {}", path.display()))?;
-            let task: Task = serde_json::from_str(&line).with_context(|| format!("reading {}", path.display()))?;
-            if task.index.0 < limit {
-                tasks.insert(task.index.0, task);
-            }
-        }
+    let Some(first) = run.history.rounds().first() else { return Ok(tasks) };
+    for shard in first.shard_ids() {
+        let input = run.store.input(shard, &first.inputs).await?;
+        let input = input.with_context(|| format!("the input of {shard} is gone"))?;
+        tasks.extend(input.into_iter().filter(|task| task.index.0 < limit).map(|task| (task.index.0, task)));
         if tasks.len() as u64 >= limit {
             break;
         }
     }
     Ok(tasks)
-}
-
-/// The files of `folder` with this end of name, by name: rounds, then shards.
-fn sorted(folder: &Path, end: &str) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    match fs::read_dir(folder) {
-        Ok(entries) => {
-            for entry in entries {
-                let path = entry.with_context(|| format!("listing {}", folder.display()))?.path();
-                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                if name.starts_with('r') && name.ends_with(end) {
-                    paths.push(path);
-                }
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("listing {}", folder.display())),
-    }
-    paths.sort_by_key(|path| (round(path), path.clone()));
-    Ok(paths)
-}
-
-/// The round in a shard's name, so that round 10 comes after round 9.
-fn round(path: &Path) -> Option<u32> {
-    path.file_name()?.to_str()?.strip_prefix('r')?.split('-').next()?.parse().ok()
 }
 
 /// What was made of a task: its pictures to show, and its record.
@@ -158,8 +127,9 @@ struct Made {
     record: Option<Record>,
 }
 
-fn files(folder: &Path, archive: Option<&ArchiveRef>, outcomes: &[&TaskOutcome]) -> Result<BTreeMap<u64, Made>> {
-    let mut archive = archive.map(|archive| Archive::read(folder, &archive.key, outcomes)).transpose()?;
+/// What was made of tasks whose files are in one archive, or all in the folder.
+fn files(folder: &Path, archive: Option<&str>, outcomes: &[TaskOutcome]) -> Result<BTreeMap<u64, Made>> {
+    let mut archive = archive.map(|archive| Archive::read(folder, archive, outcomes)).transpose()?;
     let mut all = BTreeMap::new();
     for outcome in outcomes {
         let Outcome::Done { files, scores, .. } = &outcome.outcome else { continue };
@@ -182,42 +152,6 @@ fn files(folder: &Path, archive: Option<&ArchiveRef>, outcomes: &[&TaskOutcome])
         all.insert(outcome.task.0, made);
     }
     Ok(all)
-}
-
-fn background(role: &str, scores: &BTreeMap<String, f64>) -> Option<f64> {
-    let key = match role.split_once('.') {
-        None if role == "image" => "background_psnr".to_owned(),
-        Some(("compare", method)) => format!("background_psnr.{method}"),
-        _ => return None,
-    };
-    scores.get(&key).copied()
-}
-
-/// What the page calls a role; the bare mask is not shown beside its overlay.
-fn name(role: &str) -> Option<String> {
-    match role {
-        "image" => Some("picture".to_owned()),
-        "overlay" => Some("mask".to_owned()),
-        _ => match role.split_once('.')? {
-            ("heatmap", subject) => Some(format!("heat map: {subject}")),
-            ("compare", method) => Some(method.to_owned()),
-            _ => None,
-        },
-    }
-}
-
-fn rank(role: &str) -> u8 {
-    match role.split('.').next() {
-        Some("image") => 0,
-        Some("overlay") => 1,
-        Some("heatmap") => 2,
-        _ => 3,
-    }
-}
-
-/// Whether a role's picture is shown, and so taken out of an archive.
-pub(super) fn is_shown(role: &str) -> bool {
-    name(role).is_some()
 }
 
 fn row(task: &Task, outcome: &TaskOutcome, made: Option<Made>, references: &mut References) -> Row {
@@ -266,35 +200,19 @@ fn problem(code: &str, message: &str) -> Problem {
 }
 
 /// The manifest's rows that never became tasks.
-fn refused(folder: &Path, limit: u64) -> Result<Vec<Row>> {
-    let path = folder.join("errors.jsonl");
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+async fn refused(run: &Folder, limit: u64) -> Result<Vec<Row>> {
+    let issues = invalid_rows(&run.store, &run.history).await?;
+    let row = |issue: ManifestIssue| Row {
+        id: issue.custom_id.unwrap_or_default(),
+        prompt: String::new(),
+        subjects: Vec::new(),
+        seed: None,
+        coverage: None,
+        background: None,
+        warnings: Vec::new(),
+        settings: Vec::new(),
+        pictures: Vec::new(),
+        error: Some(Problem { code: issue.code, message: issue.message, line: Some(issue.line) }),
     };
-    let mut rows = Vec::new();
-    for line in BufReader::new(file).lines().take(limit as usize) {
-        let line = line.with_context(|| format!("reading {}", path.display()))?;
-        let value: serde_json::Value =
-            serde_json::from_str(&line).with_context(|| format!("reading {}", path.display()))?;
-        if value["status"] != "invalid" {
-            continue;
-        }
-        let issue: ManifestIssue =
-            serde_json::from_value(value).with_context(|| format!("reading {}", path.display()))?;
-        rows.push(Row {
-            id: issue.custom_id.unwrap_or_default(),
-            prompt: String::new(),
-            subjects: Vec::new(),
-            seed: None,
-            coverage: None,
-            background: None,
-            warnings: Vec::new(),
-            settings: Vec::new(),
-            pictures: Vec::new(),
-            error: Some(Problem { code: issue.code, message: issue.message, line: Some(issue.line) }),
-        });
-    }
-    Ok(rows)
+    Ok(issues.into_iter().take(limit as usize).map(row).collect())
 }

@@ -16,12 +16,12 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind};
-use diorama_backends::run_store::RunStore;
 use diorama_core::generator::ReferencePicture;
 use diorama_core::id::Sha256Hex;
 use diorama_core::key::ObjectKey;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::Reference;
+use diorama_protocol::RunStore;
 
 pub use self::cache::CacheConfig;
 pub use self::remote::{Remote, RemoteConfig, RemoteError};
@@ -51,6 +51,7 @@ impl References {
 
     async fn load_blob(&self, sha256: &Sha256Hex) -> Result<Result<ReferencePicture, TaskError>, ObjectError> {
         let key = ObjectKey::Blob(sha256.clone());
+        let name = self.store.path(&key);
         let cached = match &self.remote {
             Some(remote) => remote.cached(sha256).await,
             None => None,
@@ -59,7 +60,7 @@ impl References {
             Some(bytes) => bytes,
             None => {
                 let Some(bytes) = self.store.read(&key).await? else {
-                    let message = format!("the reference {key} is not in the object store");
+                    let message = format!("the reference {name} is not in the object store");
                     return Ok(Err(TaskError::permanent(ErrorCode::ReferenceUnreadable, message)));
                 };
                 if let Some(remote) = &self.remote {
@@ -68,7 +69,7 @@ impl References {
                 bytes
             }
         };
-        Ok(self.decode(bytes, key.to_string()).await)
+        Ok(self.decode(bytes, name).await)
     }
 
     async fn load_remote(

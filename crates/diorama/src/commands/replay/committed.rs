@@ -7,17 +7,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use diorama_backends::objects::embedded::FolderObjects;
-use diorama_backends::run_store::RunStore;
-use diorama_coordinator::outcome_of;
-use diorama_core::id::{CustomId, Sha256Hex};
+use diorama_core::id::{CustomId, RunId, Sha256Hex};
 use diorama_core::key::{ObjectKey, RunRoot};
 use diorama_core::outcome::{FileRef, Outcome, TaskOutcome};
 use diorama_core::record::Record;
 use diorama_core::run::RunSpec;
+use diorama_protocol::RunStore;
+use diorama_protocol::outcomes::outcome_of;
 use diorama_runtime::config::Config;
 use futures::StreamExt;
 use reqwest::Method;
-use serde::Deserialize;
 
 use crate::exit::Failure;
 use crate::fleet::client::Client;
@@ -38,27 +37,16 @@ enum Source {
     Fleet(Client, String),
 }
 
-/// A line of the results.
-#[derive(Deserialize)]
-struct ResultLine {
-    #[serde(flatten)]
-    outcome: TaskOutcome,
-    archive: Option<String>,
-}
-
 impl Committed {
     /// A picture of a run of `diorama run --out`.
     pub(super) async fn of_folder(out: &Path, id: &CustomId) -> Result<Self, Failure> {
-        if !out.join(ObjectKey::Spec.to_string()).is_file() {
-            return Err(permanent(format!("there is no run in {}", out.display())));
-        }
-        let objects = FolderObjects::open(out).map_err(Failure::permanent)?;
+        let nothing = || permanent(format!("there is no run in {}", out.display()));
+        let objects = FolderObjects::open_to_read(out).map_err(|_| nothing())?;
         let store = RunStore::new(Arc::new(objects), RunRoot::Own);
-        let spec = store.spec().await.map_err(Failure::permanent)?;
-        let spec = spec.ok_or_else(|| permanent(format!("there is no run in {}", out.display())))?;
-        let found = outcome_of(&store, &spec, id).await.map_err(Failure::permanent)?;
-        let (outcome, archive) = found.ok_or_else(|| none(id))?;
-        Self::read(Source::Folder(store), ResultLine { outcome, archive }, spec).await
+        let spec = store.spec().await.map_err(Failure::permanent)?.ok_or_else(nothing)?;
+        let history = store.history().await.map_err(Failure::permanent)?;
+        let found = outcome_of(&store, &spec, &history, id).await.map_err(Failure::permanent)?;
+        Self::read(Source::Folder(store), found.ok_or_else(|| none(id))?, spec).await
     }
 
     /// A picture of a coordinator's run.
@@ -66,20 +54,22 @@ impl Committed {
         let client = Client::new(&config.client)?;
         client.run(run).await?;
         let source = Source::Fleet(client.clone(), run.to_owned());
-        let spec = serde_json::from_slice(&source.object("run.json").await?).map_err(Failure::permanent)?;
-        let line = line_of(&client, run, id).await?.ok_or_else(|| none(id))?;
-        Self::read(source, line, spec).await
+        let root = RunRoot::Shared(RunId::new(run).map_err(Failure::usage)?);
+        let spec = source.object(&ObjectKey::Spec.relative(&root)).await?;
+        let spec = serde_json::from_slice(&spec).map_err(Failure::permanent)?;
+        let outcome = line_of(&client, run, id).await?.ok_or_else(|| none(id))?;
+        Self::read(source, outcome, spec).await
     }
 
-    async fn read(source: Source, line: ResultLine, spec: RunSpec) -> Result<Self, Failure> {
-        let id = &line.outcome.custom_id;
-        let files = match &line.outcome.outcome {
-            Outcome::Done { files, .. } => files,
+    async fn read(source: Source, outcome: TaskOutcome, spec: RunSpec) -> Result<Self, Failure> {
+        let id = &outcome.custom_id;
+        let (archive, files) = match &outcome.outcome {
+            Outcome::Done { archive, files, .. } => (archive, files),
             Outcome::Failed(error) => return Err(permanent(format!("{id} has no picture: it failed: {error}"))),
         };
         let file = |role: &str| files.get(role).ok_or_else(|| permanent(format!("{id} has no file {role}")));
         let (image, record) = (file("image")?, file("record")?);
-        let (image, record) = match &line.archive {
+        let (image, record) = match archive {
             Some(archive) => {
                 let archive = source.object(archive).await?;
                 let mut members = members(&archive, &[image, record])?;
@@ -99,7 +89,7 @@ impl Committed {
             Source::Folder(store) => {
                 let key = ObjectKey::Blob(sha256.clone());
                 let bytes = store.read(&key).await.map_err(Failure::permanent)?;
-                bytes.ok_or_else(|| permanent(format!("the reference {key} is not in this folder")))
+                bytes.ok_or_else(|| permanent(format!("the reference {} is not in this folder", store.path(&key))))
             }
             Source::Fleet(client, _) => body(client, &format!("/v1/blobs/{sha256}")).await,
         }
@@ -121,7 +111,7 @@ async fn body(client: &Client, path: &str) -> Result<Bytes, Failure> {
 }
 
 /// The task's line among the results, which are read until it comes.
-async fn line_of(client: &Client, run: &str, id: &CustomId) -> Result<Option<ResultLine>, Failure> {
+async fn line_of(client: &Client, run: &str, id: &CustomId) -> Result<Option<TaskOutcome>, Failure> {
     let path = format!("/v1/runs/{run}/results");
     let mut body = client.send_again(|| client.request(Method::GET, &path)).await?.bytes_stream();
     let mut waiting = Vec::new();
@@ -129,9 +119,9 @@ async fn line_of(client: &Client, run: &str, id: &CustomId) -> Result<Option<Res
         waiting.extend_from_slice(&chunk.map_err(|error| client.unreachable(&error))?);
         while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = waiting.drain(..=end).collect();
-            let line: ResultLine = serde_json::from_slice(&line).map_err(Failure::permanent)?;
-            if line.outcome.custom_id == *id {
-                return Ok(Some(line));
+            let outcome: TaskOutcome = serde_json::from_slice(&line).map_err(Failure::permanent)?;
+            if outcome.custom_id == *id {
+                return Ok(Some(outcome));
             }
         }
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diorama_core::id::Sha256Hex;
+use diorama_core::key::as_users_name_it;
 use diorama_core::outcome::FileRef;
 use futures::StreamExt;
 use reqwest::Method;
@@ -13,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::wanted::{Wanted, WantedObjects};
+use self::wanted::{Wanted, WantedObjects, name_as_users_do};
 use crate::cli::{Cli, Results};
 use crate::exit::{self, Failure};
 use crate::fleet::client::Client;
@@ -32,12 +33,12 @@ pub(crate) async fn run(command: &Results, cli: &Cli, drain: CancellationToken) 
 
 async fn download(command: &Results, cli: &Cli, client: &Client) -> Result<u8, Failure> {
     std::fs::create_dir_all(&command.to).map_err(|error| disk(&command.to, &error))?;
+    // As the coordinator gives them, with the names that objects have in the store.
+    let results = command.to.join(".part-results.jsonl");
     let mut complete = true;
-    for name in ["results", "errors"] {
-        let to = command.to.join(format!("{name}.jsonl"));
+    for (name, to) in [("results", results.clone()), ("errors", command.to.join("errors.jsonl"))] {
         complete &= fetch(client, &format!("/v1/runs/{}/{name}", command.run), &to, command.partial).await?;
     }
-    let results = command.to.join("results.jsonl");
     let lines = WantedObjects::count(&results).map_err(|error| disk(&results, &error))?;
     let mut wanted = WantedObjects::open(&results).map_err(|error| disk(&results, &error))?;
     let bar = progress::count(lines, "pictures");
@@ -59,6 +60,10 @@ async fn download(command: &Results, cli: &Cli, client: &Client) -> Result<u8, F
         bar.inc(lines);
     }
     bar.finish_and_clear();
+    let to = command.to.join("results.jsonl");
+    let (from, named) = (results.clone(), to.clone());
+    blocking(move || name_as_users_do(&from, &named)).await?.map_err(|error| disk(&to, &error))?;
+    let _ = std::fs::remove_file(&results);
     if cli.json() {
         let done = serde_json::json!({ "to": command.to, "files": files, "objects": objects, "complete": complete });
         output::line(&done.to_string());
@@ -89,7 +94,7 @@ async fn one(client: Client, run: String, to: PathBuf, wanted: Wanted) -> Result
 }
 
 fn is_there(folder: &Path, file: &FileRef) -> bool {
-    let path = folder.join(&file.path);
+    let path = folder.join(as_users_name_it(&file.path));
     let same_size = std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == file.bytes);
     same_size && std::fs::read(&path).is_ok_and(|bytes| Sha256Hex::of(&bytes) == file.sha256)
 }
@@ -124,7 +129,7 @@ fn write(to: &Path, file: &FileRef, bytes: &[u8]) -> Result<(), Failure> {
         let message = format!("{} is not what was committed; run `diorama verify`", file.path);
         return Err(Failure::permanent(anyhow::anyhow!(message)));
     }
-    let path = to.join(&file.path);
+    let path = to.join(as_users_name_it(&file.path));
     let folder = path.parent().unwrap_or(to);
     let written = std::fs::create_dir_all(folder)
         .and_then(|()| tempfile::NamedTempFile::new_in(folder))

@@ -2,22 +2,15 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
 
+use diorama_core::key::as_users_name_it;
 use diorama_core::outcome::{FileRef, Outcome, TaskOutcome};
-use serde::Deserialize;
 
 /// Archives that are gathered at a time. Lines come in the manifest's order, so that those of one archive are
 /// neighbours, but for lines of the other rounds in between: there are never more archives at a time than rounds.
 const GATHERED: usize = 32;
-
-#[derive(Deserialize)]
-struct ResultLine {
-    #[serde(flatten)]
-    outcome: TaskOutcome,
-    archive: Option<String>,
-}
 
 /// An object to download, with what is to come out of it.
 #[derive(Debug, Default, PartialEq)]
@@ -69,20 +62,20 @@ impl WantedObjects {
             let Some(line) = self.lines.next() else { return Ok(self.gathered.pop_front()) };
             let damaged = |error: &dyn std::fmt::Display| anyhow::anyhow!("{}: {error}", self.path.display());
             let line = line.map_err(|error| damaged(&error))?;
-            let line: ResultLine = serde_json::from_str(&line).map_err(|error| damaged(&error))?;
-            self.gather(line)?;
+            let outcome: TaskOutcome = serde_json::from_str(&line).map_err(|error| damaged(&error))?;
+            self.gather(outcome)?;
         }
     }
 
-    fn gather(&mut self, line: ResultLine) -> anyhow::Result<()> {
-        let Outcome::Done { files, .. } = line.outcome.outcome else { return Ok(()) };
+    fn gather(&mut self, outcome: TaskOutcome) -> anyhow::Result<()> {
+        let Outcome::Done { archive, files, .. } = outcome.outcome else { return Ok(()) };
         let files: Vec<FileRef> = files.into_values().collect();
         // A coordinator is believed about many things, but not about where to write here.
         let leaves = |file: &&FileRef| !Path::new(&file.path).components().all(|it| matches!(it, Component::Normal(_)));
         if let Some(file) = files.iter().find(leaves) {
             anyhow::bail!("the result {:?} would leave the folder", file.path);
         }
-        let Some(archive) = line.archive else {
+        let Some(archive) = archive else {
             self.files.extend(files.into_iter().map(|file| Wanted {
                 object: file.path.clone(),
                 files: vec![file],
@@ -106,10 +99,31 @@ impl WantedObjects {
     }
 }
 
+/// Writes the lines of `from` as the file `to`, with the files named as they are named beside it.
+pub(super) fn name_as_users_do(from: &Path, to: &Path) -> io::Result<()> {
+    let mut written = BufWriter::new(tempfile::NamedTempFile::new_in(to.parent().unwrap_or(Path::new(".")))?);
+    for line in BufReader::new(File::open(from)?).lines() {
+        writeln!(written, "{}", as_users_name_them(line?))?;
+    }
+    written.into_inner().map_err(io::IntoInnerError::into_error)?.persist(to)?;
+    Ok(())
+}
+
+/// The line with other names and nothing else changed: numbers that are read and written again may differ.
+fn as_users_name_them(line: String) -> String {
+    let Ok(TaskOutcome { outcome: Outcome::Done { files, archive: None, .. }, .. }) = serde_json::from_str(&line) else {
+        return line;
+    };
+    files.values().fold(line, |line, file| {
+        let named = |path: &str| format!("\"path\":{}", serde_json::json!(path));
+        line.replace(&named(&file.path), &named(as_users_name_it(&file.path)))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::fmt::Write;
+    use std::fmt::Write as _;
 
     use diorama_core::id::Sha256Hex;
 
@@ -118,6 +132,7 @@ mod tests {
     fn line(task: u64, path: &str, archive: Option<&str>) -> String {
         let file = FileRef { path: path.to_owned(), sha256: Sha256Hex::of(b""), bytes: 0 };
         let outcome = Outcome::Done {
+            archive: archive.map(str::to_owned),
             files: BTreeMap::from([("image".to_owned(), file)]),
             mask_coverage: None,
             scores: BTreeMap::new(),
@@ -127,7 +142,6 @@ mod tests {
         line["task"] = task.into();
         line["custom_id"] = format!("t{task}").into();
         line["seed"] = 1.into();
-        line["archive"] = archive.into();
         line.to_string()
     }
 
@@ -182,9 +196,21 @@ mod tests {
         let found: Vec<_> =
             all.iter().map(|wanted| (wanted.object.as_str(), wanted.is_archive, wanted.lines)).collect();
         assert_eq!(found, [("images/a.png", false, 1), ("images/b.png", false, 1)]);
-        for path in ["../a.png", "/etc/a.png", "a/../../b.png"] {
+        for path in ["../a.png", "/etc/a.png", "a/../../b.png", "files/r0-000000.0a/../../b.png"] {
             assert!(read(&line(0, path, None)).unwrap_err().to_string().contains("would leave the folder"), "{path}");
         }
         assert!(read("{\"status\"").is_err());
+    }
+
+    #[test]
+    fn files_are_named_as_they_lie_beside_the_results_and_nothing_else_of_a_line_changes() {
+        let stored = line(0, "files/r0-000012.0a/images/a.png", None).replace("\"seed\":1", "\"seed\":1,\"x\":0.10000000000000001");
+        let named = stored.replace("files/r0-000012.0a/images/a.png", "images/a.png");
+        let other = line(1, "b.png", Some("shards/r0-000000.0a.tar"));
+        let folder = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+        std::fs::write(&from, format!("{stored}\n{other}\n")).unwrap();
+        name_as_users_do(&from, &to).unwrap();
+        assert_eq!(std::fs::read_to_string(to).unwrap(), format!("{named}\n{other}\n"));
     }
 }

@@ -12,6 +12,7 @@ use diorama_coordinator::api::SubmitRequest;
 use diorama_coordinator::manifest::{Format, ManifestError, References, Rules};
 use diorama_core::id::Sha256Hex;
 use diorama_core::retry::RetryPolicy;
+use diorama_core::run::Labels;
 use diorama_runtime::config::Config;
 use diorama_runtime::options::OnInvalid;
 use reqwest::multipart::{Form, Part};
@@ -48,7 +49,6 @@ async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -
     let (status, is_new) = send(client, &submission).await?;
     if !is_new {
         tracing::warn!(
-            target: "diorama",
             "this manifest was submitted before with these settings, as {}; --again makes another run of it", status.run
         );
     }
@@ -96,7 +96,7 @@ async fn of_file(command: &Submit, config: &Config, client: &Client) -> Result<S
         return Err(invalid(&command.manifest, &report, skip));
     }
     for issue in &report.issues {
-        tracing::warn!(target: "diorama", "skipped: {issue}");
+        tracing::warn!("skipped: {issue}");
     }
     let request = request(command, config)?;
     let report = Arc::new(report);
@@ -115,6 +115,7 @@ fn request(command: &Submit, config: &Config) -> Result<SubmitRequest, Failure> 
     Ok(SubmitRequest {
         pool: config.client.pool.clone(),
         name: command.name.clone(),
+        labels: labels(&command.labels).map_err(|error| Failure::usage(anyhow::anyhow!(error)))?,
         manifest: command.manifest.display().to_string(),
         manifest_format: "jsonl".to_owned(),
         manifest_object: None,
@@ -133,6 +134,17 @@ fn request(command: &Submit, config: &Config) -> Result<SubmitRequest, Failure> 
         priority: command.priority,
         weight: command.weight,
     })
+}
+
+/// The labels by name.
+fn labels(given: &[(String, String)]) -> Result<Labels, String> {
+    let mut labels = Labels::new();
+    for (name, value) in given {
+        if labels.insert(name.clone(), value.clone()).is_some() {
+            return Err(format!("--label {name} is given twice; a label has one value"));
+        }
+    }
+    Ok(labels)
 }
 
 /// The same manifest with the same spec is the same submission, unless the user wants it again.
@@ -185,4 +197,17 @@ fn tell(cli: &Cli, status: &RunStatus) -> Result<(), Failure> {
 
 async fn blocking<T: Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(step).await.map_err(Failure::permanent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_has_one_value() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let read = labels(&[pair("team", "birds"), pair("set", "a=b")]).unwrap();
+        assert_eq!(read.into_iter().collect::<Vec<_>>(), [pair("set", "a=b"), pair("team", "birds")]);
+        assert!(labels(&[pair("team", "a"), pair("team", "a")]).unwrap_err().contains("--label team"));
+    }
 }

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use diorama_backends::fault;
 use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, GeneratorInfo, Job};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::Task;
+use diorama_protocol::fault;
 use tokio::sync::{mpsc, oneshot};
+use tracing::Span;
 
 /// Any error of the code that makes a generator.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -24,11 +25,11 @@ pub type MakeGenerator = Box<dyn FnOnce() -> Result<Box<dyn Generator>, BoxError
 
 /// Why the device gave nothing.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum EngineError {
+pub enum DeviceError {
     /// The generator could not be made.
     #[error("{0}")]
     Start(String),
-    /// The batch was abandoned, because [`Engine::stop_now`] said so.
+    /// The batch was abandoned, because [`Device::stop_now`] said so.
     #[error("stopped before the batch was done")]
     Stopped,
     /// Nothing more will run in this process.
@@ -46,31 +47,32 @@ pub struct Batch {
 }
 
 /// A batch that the device will do.
-pub struct Pending(oneshot::Receiver<Result<Batch, EngineError>>);
+pub struct Pending(oneshot::Receiver<Result<Batch, DeviceError>>);
 
 impl Pending {
     /// Waits for the device.
-    pub async fn done(self) -> Result<Batch, EngineError> {
-        self.0.await.unwrap_or_else(|_| Err(EngineError::Lost("its thread ended".to_owned())))
+    pub async fn done(self) -> Result<Batch, DeviceError> {
+        self.0.await.unwrap_or_else(|_| Err(DeviceError::Lost("its thread ended".to_owned())))
     }
 }
 
 enum Request {
     Check(Vec<Task>, oneshot::Sender<Vec<Result<BatchKey, TaskError>>>),
-    Generate(Vec<Job>, oneshot::Sender<Result<Batch, EngineError>>),
+    /// The span of the batch goes along, so that what the thread logs names the shard.
+    Generate(Vec<Job>, Span, oneshot::Sender<Result<Batch, DeviceError>>),
 }
 
 /// The handle of the device's thread. Clones share it; the thread ends with the last one.
 #[derive(Clone)]
-pub struct Engine {
+pub struct Device {
     requests: mpsc::Sender<Request>,
     info: Arc<GeneratorInfo>,
     stop: Arc<AtomicBool>,
 }
 
-impl Engine {
+impl Device {
     /// Starts the thread, makes the generator on it and waits until it is there.
-    pub async fn start(make: MakeGenerator) -> Result<(Self, EngineThread), EngineError> {
+    pub async fn start(make: MakeGenerator) -> Result<(Self, DeviceThread), DeviceError> {
         let (requests, mut incoming) = mpsc::channel(1);
         let (ready, started) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
@@ -80,29 +82,29 @@ impl Engine {
             .spawn(move || {
                 let generator = match catch_unwind(AssertUnwindSafe(make)) {
                     Ok(Ok(generator)) => generator,
-                    Ok(Err(error)) => return drop(ready.send(Err(EngineError::Start(chain(&*error))))),
-                    Err(panic) => return drop(ready.send(Err(EngineError::Start(panic_message(&*panic))))),
+                    Ok(Err(error)) => return drop(ready.send(Err(DeviceError::Start(chain(&*error))))),
+                    Err(panic) => return drop(ready.send(Err(DeviceError::Start(panic_message(&*panic))))),
                 };
                 if ready.send(Ok(generator.info().clone())).is_err() {
                     return;
                 }
-                let mut device = Device { generator, stop: stop_thread };
+                let mut owner = Owner { generator, stop: stop_thread };
                 while let Some(request) = incoming.blocking_recv() {
                     // Whoever asked may be gone; then nobody wants the answer.
                     match request {
-                        Request::Check(tasks, reply) => drop(reply.send(device.check(&tasks))),
-                        Request::Generate(jobs, reply) => {
-                            let batch = device.run(&jobs, &|| reply.is_closed());
+                        Request::Check(tasks, reply) => drop(reply.send(owner.check(&tasks))),
+                        Request::Generate(jobs, span, reply) => {
+                            let batch = span.in_scope(|| owner.run(&jobs, &|| reply.is_closed()));
                             drop(reply.send(batch));
                         }
                     }
                 }
             })
-            .map_err(|error| EngineError::Start(format!("the device's thread cannot be started: {error}")))?;
+            .map_err(|error| DeviceError::Start(format!("the device's thread cannot be started: {error}")))?;
         let info = started
             .await
-            .unwrap_or_else(|_| Err(EngineError::Start("the device's thread ended at once".to_owned())))?;
-        Ok((Self { requests, info: Arc::new(info), stop }, EngineThread(Some(thread))))
+            .unwrap_or_else(|_| Err(DeviceError::Start("the device's thread ended at once".to_owned())))?;
+        Ok((Self { requests, info: Arc::new(info), stop }, DeviceThread(Some(thread))))
     }
 
     /// Who the generator is.
@@ -111,18 +113,19 @@ impl Engine {
     }
 
     /// Checks tasks; the device answers between two batches.
-    pub async fn check(&self, tasks: Vec<Task>) -> Result<Vec<Result<BatchKey, TaskError>>, EngineError> {
+    pub async fn check(&self, tasks: Vec<Task>) -> Result<Vec<Result<BatchKey, TaskError>>, DeviceError> {
         let (reply, answer) = oneshot::channel();
-        let lost = || EngineError::Lost("its thread ended".to_owned());
+        let lost = || DeviceError::Lost("its thread ended".to_owned());
         self.requests.send(Request::Check(tasks, reply)).await.map_err(|_| lost())?;
         answer.await.map_err(|_| lost())
     }
 
     /// Puts a batch in front of the device. Waits while another one lies there.
-    pub async fn submit(&self, jobs: Vec<Job>) -> Result<Pending, EngineError> {
+    pub async fn submit(&self, jobs: Vec<Job>) -> Result<Pending, DeviceError> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.requests.send(Request::Generate(jobs, reply)).await;
-        sent.map_err(|_| EngineError::Lost("its thread ended".to_owned()))?;
+        let span = tracing::info_span!("batch", tasks = jobs.len());
+        let sent = self.requests.send(Request::Generate(jobs, span, reply)).await;
+        sent.map_err(|_| DeviceError::Lost("its thread ended".to_owned()))?;
         Ok(Pending(answer))
     }
 
@@ -133,10 +136,10 @@ impl Engine {
 }
 
 /// The thread itself: whoever started it waits for its end, so that a model is never torn down behind the process's exit.
-pub struct EngineThread(Option<JoinHandle<()>>);
+pub struct DeviceThread(Option<JoinHandle<()>>);
 
-impl EngineThread {
-    /// Waits for the thread; every [`Engine`] must be dropped before, or this never comes back.
+impl DeviceThread {
+    /// Waits for the thread; every [`Device`] must be dropped before, or this never comes back.
     pub async fn join(mut self) {
         if let Some(thread) = self.0.take() {
             // Its panics were caught batch by batch; nothing is left to report.
@@ -145,7 +148,8 @@ impl EngineThread {
     }
 }
 
-struct Device {
+/// Owns the generator, on its thread.
+struct Owner {
     generator: Box<dyn Generator>,
     stop: Arc<AtomicBool>,
 }
@@ -157,7 +161,7 @@ enum Call {
     Failed(String),
 }
 
-impl Device {
+impl Owner {
     fn check(&self, tasks: &[Task]) -> Vec<Result<BatchKey, TaskError>> {
         let check = |task| {
             catch_unwind(AssertUnwindSafe(|| self.generator.check(task))).unwrap_or_else(|panic| {
@@ -169,7 +173,7 @@ impl Device {
     }
 
     /// Runs the jobs; `unwanted` says when nobody waits for them any more, and then they are abandoned.
-    fn run(&mut self, jobs: &[Job], unwanted: &(dyn Fn() -> bool + Sync)) -> Result<Batch, EngineError> {
+    fn run(&mut self, jobs: &[Job], unwanted: &(dyn Fn() -> bool + Sync)) -> Result<Batch, DeviceError> {
         let started = Instant::now();
         let mut results = Vec::with_capacity(jobs.len());
         while results.len() < jobs.len() {
@@ -196,7 +200,7 @@ impl Device {
         &mut self,
         job: &Job,
         unwanted: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Result<Generated, TaskError>, EngineError> {
+    ) -> Result<Result<Generated, TaskError>, DeviceError> {
         match self.fitting(std::slice::from_ref(job), unwanted)? {
             Call::Done(mut made) => Ok(made.remove(0)),
             Call::OutOfMemory(message) => Ok(Err(out_of_memory(&message))),
@@ -214,7 +218,7 @@ impl Device {
 
     /// Runs the batch, in smaller and smaller padding while the device has no memory for it. Out of memory comes back
     /// only where the batch itself has to be cut, or nothing smaller is left.
-    fn fitting(&mut self, batch: &[Job], unwanted: &(dyn Fn() -> bool + Sync)) -> Result<Call, EngineError> {
+    fn fitting(&mut self, batch: &[Job], unwanted: &(dyn Fn() -> bool + Sync)) -> Result<Call, DeviceError> {
         loop {
             let size = self.batch_size();
             let call = self.call(batch, unwanted)?;
@@ -229,19 +233,19 @@ impl Device {
         }
     }
 
-    fn call(&mut self, batch: &[Job], unwanted: &(dyn Fn() -> bool + Sync)) -> Result<Call, EngineError> {
+    fn call(&mut self, batch: &[Job], unwanted: &(dyn Fn() -> bool + Sync)) -> Result<Call, DeviceError> {
         let stop_now = self.stop.clone();
         let stop = move || stop_now.load(Ordering::Relaxed) || unwanted();
         if stop() {
-            return Err(EngineError::Stopped);
+            return Err(DeviceError::Stopped);
         }
         batch.iter().for_each(|job| fault::task(job.task.custom_id.as_str()));
         match catch_unwind(AssertUnwindSafe(|| self.generator.generate(batch, &stop))) {
             Ok(Ok(made)) if made.len() == batch.len() => Ok(Call::Done(made)),
             Ok(Ok(made)) => Ok(Call::Failed(format!("{} results came back for {} tasks", made.len(), batch.len()))),
             Ok(Err(GeneratorError::OutOfMemory { message, .. })) => Ok(Call::OutOfMemory(message)),
-            Ok(Err(GeneratorError::Stopped)) => Err(EngineError::Stopped),
-            Ok(Err(GeneratorError::DeviceLost(message))) => Err(EngineError::Lost(message)),
+            Ok(Err(GeneratorError::Stopped)) => Err(DeviceError::Stopped),
+            Ok(Err(GeneratorError::DeviceLost(message))) => Err(DeviceError::Lost(message)),
             Ok(Err(GeneratorError::Failed(message))) => Ok(Call::Failed(message)),
             Err(panic) => Ok(Call::Failed(format!("it panicked: {}", panic_message(&*panic)))),
         }
@@ -310,14 +314,14 @@ mod tests {
         }
     }
 
-    fn device(batch_size: usize, harm: Harm) -> Device {
+    fn owner(batch_size: usize, harm: Harm) -> Owner {
         let inner = SyntheticGenerator::new(SyntheticOptions { batch_size, ..SyntheticOptions::default() });
         let info = inner.info().clone();
-        Device { generator: Box::new(Harmed { inner, info, harm }), stop: Arc::default() }
+        Owner { generator: Box::new(Harmed { inner, info, harm }), stop: Arc::default() }
     }
 
     /// Has memory for `room` pictures in a batch, padding included.
-    fn cramped(batch_size: usize, room: usize) -> Device {
+    fn cramped(batch_size: usize, room: usize) -> Owner {
         let harm = move |info: &mut GeneratorInfo, _: &[Job]| {
             let batch = info.batch_size;
             (batch > room).then(|| {
@@ -325,13 +329,13 @@ mod tests {
                 GeneratorError::OutOfMemory { batch, message: "CUDA out of memory".to_owned() }
             })
         };
-        device(batch_size, Box::new(harm))
+        owner(batch_size, Box::new(harm))
     }
 
     /// Fails each batch with the task `t1`.
-    fn harmed(error: fn() -> GeneratorError) -> Device {
+    fn harmed(error: fn() -> GeneratorError) -> Owner {
         let is_harmed = |job: &Job| job.task.custom_id.as_str() == "t1";
-        device(4, Box::new(move |_, batch| batch.iter().any(is_harmed).then(error)))
+        owner(4, Box::new(move |_, batch| batch.iter().any(is_harmed).then(error)))
     }
 
     fn jobs(count: u64) -> Vec<Job> {
@@ -357,8 +361,8 @@ mod tests {
             (|| GeneratorError::Failed("an illegal memory access".to_owned()), "an illegal memory access"),
         ];
         for (harm, words) in harms {
-            let mut device = harmed(harm);
-            let made = device.run(&jobs(6), &|| false).unwrap().results;
+            let mut owner = harmed(harm);
+            let made = owner.run(&jobs(6), &|| false).unwrap().results;
             for (index, made) in made.into_iter().enumerate() {
                 match made {
                     Ok(made) => assert_eq!(made.record.custom_id.as_str(), format!("t{index}")),
@@ -368,33 +372,33 @@ mod tests {
                     }
                 }
             }
-            assert!(device.run(&jobs(1), &|| false).unwrap().results[0].is_ok());
+            assert!(owner.run(&jobs(1), &|| false).unwrap().results[0].is_ok());
         }
     }
 
     #[test]
     fn a_lost_device_ends_everything_and_another_process_may_try() {
-        let mut device = harmed(|| GeneratorError::DeviceLost("CUDA error: unspecified launch failure".to_owned()));
-        let error = device.run(&jobs(4), &|| false).unwrap_err();
-        assert!(matches!(&error, EngineError::Lost(why) if why.contains("launch failure")), "{error}");
+        let mut owner = harmed(|| GeneratorError::DeviceLost("CUDA error: unspecified launch failure".to_owned()));
+        let error = owner.run(&jobs(4), &|| false).unwrap_err();
+        assert!(matches!(&error, DeviceError::Lost(why) if why.contains("launch failure")), "{error}");
         assert!(crate::WorkerError::from(error).is_retryable());
     }
 
     #[test]
     fn a_batch_that_does_not_fit_is_made_in_smaller_ones_and_the_size_is_remembered() {
-        let mut device = cramped(16, 3);
-        let made = device.run(&jobs(11), &|| false).unwrap().results;
+        let mut owner = cramped(16, 3);
+        let made = owner.run(&jobs(11), &|| false).unwrap().results;
         let ids: Vec<String> = made.into_iter().map(|made| made.unwrap().record.custom_id.to_string()).collect();
         assert_eq!(ids, (0..11).map(|index| format!("t{index}")).collect::<Vec<_>>());
-        assert_eq!(device.batch_size(), 2);
+        assert_eq!(owner.batch_size(), 2);
     }
 
     #[test]
     fn padding_that_does_not_fit_fails_no_single_task() {
         // One job, padded to sixteen.
-        let mut device = cramped(16, 4);
-        assert!(device.run(&jobs(1), &|| false).unwrap().results[0].is_ok());
-        assert_eq!(device.batch_size(), 4);
+        let mut owner = cramped(16, 4);
+        assert!(owner.run(&jobs(1), &|| false).unwrap().results[0].is_ok());
+        assert_eq!(owner.batch_size(), 4);
     }
 
     #[test]

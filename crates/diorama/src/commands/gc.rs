@@ -1,0 +1,66 @@
+//! `diorama gc`: what belongs to no run, or to none any more, and is older than the grace time. Says what that is, and
+//! removes it only with `--yes`.
+//!
+//! On the services themselves, like `verify`. The leading coordinator does the same every hour.
+
+use diorama_coordinator::{Collected, Grace, collect};
+
+use super::serve::host;
+use super::verify::failed;
+use crate::cli::{Cli, Gc};
+use crate::exit::{self, Failure};
+use crate::fleet::connect::{connect, seconds};
+use crate::output;
+
+pub(crate) async fn run(command: &Gc, cli: &Cli) -> Result<u8, Failure> {
+    let config = cli.configuration().map_err(Failure::usage)?;
+    let grace = Grace(seconds(config.coordinator.gc_grace));
+    let backends = connect(&config.services, "diorama gc").await?;
+    let by = format!("gc-{}-{}", host(), std::process::id());
+    let collected = collect(&backends, &by, grace, !command.yes).await.map_err(failed)?;
+    if cli.json() {
+        let mut json = serde_json::to_value(&collected).map_err(Failure::permanent)?;
+        json["removed"] = command.yes.into();
+        output::line(&json.to_string());
+    } else {
+        tell(&collected, command.yes).iter().for_each(|line| output::line(line));
+    }
+    Ok(exit::DONE)
+}
+
+/// What was found, or removed, a key a line.
+fn tell(collected: &Collected, removed: bool) -> Vec<String> {
+    if collected.is_empty() {
+        return vec!["nothing is older than the grace time and belongs to no run".to_owned()];
+    }
+    let Collected { runs, leftovers, idempotency, keys } = collected;
+    let before = if removed { "removed" } else { "would remove" };
+    let mut lines: Vec<String> = keys.iter().map(|key| format!("{before}  {key}")).collect();
+    let more = (runs + leftovers + idempotency).saturating_sub(keys.len() as u64);
+    if more > 0 {
+        lines.push(format!("{before}  … and {more} more"));
+    }
+    lines.push(match removed {
+        true => format!("{collected}: removed"),
+        false => format!("{collected}; nothing was removed: --yes does"),
+    });
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dry_run_says_what_would_go_and_that_nothing_went() {
+        let nothing = tell(&Collected::default(), false);
+        assert!(nothing[0].starts_with("nothing is older"), "{nothing:?}");
+        let keys = vec!["runs/a/".to_owned(), "runs/b/shards/r0-000000.0a.tar".to_owned()];
+        let collected = Collected { runs: 1, leftovers: 3, idempotency: 0, keys };
+        let dry = tell(&collected, false);
+        assert_eq!(dry[..3], ["would remove  runs/a/", "would remove  runs/b/shards/r0-000000.0a.tar", "would remove  … and 2 more"]);
+        assert!(dry[3].ends_with("nothing was removed: --yes does"), "{dry:?}");
+        let wet = tell(&collected, true);
+        assert!(wet[0] == "removed  runs/a/" && wet[3].ends_with(": removed"), "{wet:?}");
+    }
+}

@@ -1,0 +1,53 @@
+//! The roles of a task's files, as the page shows them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// One picture of a row, by its path below the folder.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Picture {
+    pub(super) role: String,
+    pub(super) name: String,
+    pub(super) src: String,
+    /// PSNR in dB outside the mask, of the picture and of those that it is compared with.
+    pub(super) background: Option<f64>,
+}
+
+/// What the page calls a role; the bare mask is not shown beside its overlay.
+pub(super) fn name(role: &str) -> Option<String> {
+    match role {
+        "image" => Some("picture".to_owned()),
+        "overlay" => Some("mask".to_owned()),
+        _ => match role.split_once('.')? {
+            ("heatmap", subject) => Some(format!("heat map: {subject}")),
+            ("compare", method) => Some(method.to_owned()),
+            _ => None,
+        },
+    }
+}
+
+/// Where a role stands in its row.
+pub(super) fn rank(role: &str) -> u8 {
+    match role.split('.').next() {
+        Some("image") => 0,
+        Some("overlay") => 1,
+        Some("heatmap") => 2,
+        _ => 3,
+    }
+}
+
+/// Whether a role's picture is shown, and so taken out of an archive.
+pub(super) fn is_shown(role: &str) -> bool {
+    name(role).is_some()
+}
+
+/// The PSNR outside the mask of a role's picture, where it was measured.
+pub(super) fn background(role: &str, scores: &BTreeMap<String, f64>) -> Option<f64> {
+    let key = match role.split_once('.') {
+        None if role == "image" => "background_psnr".to_owned(),
+        Some(("compare", method)) => format!("background_psnr.{method}"),
+        _ => return None,
+    };
+    scores.get(&key).copied()
+}

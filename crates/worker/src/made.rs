@@ -1,0 +1,147 @@
+//! What a shard's tasks came to so far: made by this attempt, or kept by earlier ones that handed the shard back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use diorama_core::marker::{ArchiveRef, Part};
+use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
+use diorama_core::run::ModelIdentity;
+use diorama_core::task::Task;
+
+use crate::group::{Finished, TaskEnd};
+use crate::work::Work;
+
+/// The ends of a shard's tasks.
+#[derive(Default)]
+pub(crate) struct Made {
+    /// A batch was given to the device.
+    pub(crate) begun: bool,
+    /// By position.
+    ends: BTreeMap<usize, TaskEnd>,
+    /// Positions whose pictures earlier attempts made.
+    inherited: BTreeSet<usize>,
+    /// Archives of earlier attempts.
+    archives: Vec<ArchiveRef>,
+    /// Seconds that the model ran in earlier attempts, for what they kept.
+    inherited_seconds: f64,
+    /// Seconds that it ran in this one.
+    device_seconds: f64,
+}
+
+impl Made {
+    /// Takes over what an earlier attempt kept, where it was made as this one would make it. Whether anything was.
+    pub(crate) fn inherit(&mut self, part: Part, work: &Work, model: &ModelIdentity) -> bool {
+        let fits = part.version == 1
+            && part.shard == work.id
+            && part.run == work.spec.run
+            && part.model == *model
+            && part.settings == work.settings;
+        if !fits {
+            return false;
+        }
+        let position_of = |outcome: &TaskOutcome| {
+            let is_it = |task: &Task| {
+                (task.index, &task.custom_id, task.seed) == (outcome.task, &outcome.custom_id, outcome.seed)
+            };
+            work.tasks.iter().position(is_it)
+        };
+        let mut taken = false;
+        for outcome in part.outcomes.into_iter().filter(|outcome| outcome.outcome.is_done()) {
+            let Some(position) = position_of(&outcome).filter(|position| !self.has(*position)) else { continue };
+            self.ends.insert(position, Ok(outcome.outcome));
+            self.inherited.insert(position);
+            taken = true;
+        }
+        if taken {
+            self.archives.extend(part.archive);
+            self.inherited_seconds += part.device_seconds;
+        }
+        taken
+    }
+
+    /// Adds a task that fails without being tried.
+    pub(crate) fn refuse(&mut self, position: usize, error: TaskError) {
+        self.ends.insert(position, Err(error));
+    }
+
+    /// Adds a group that is done.
+    pub(crate) fn add(&mut self, finished: Finished) {
+        self.ends.extend(finished.ends);
+        self.device_seconds += finished.device_seconds;
+    }
+
+    /// Whether the task at this position has its end.
+    pub(crate) fn has(&self, position: usize) -> bool {
+        self.ends.contains_key(&position)
+    }
+
+    /// The positions that have their end.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = usize> + '_ {
+        self.ends.keys().copied()
+    }
+
+    /// Tasks with a picture, and tasks that failed.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let done = self.ends.values().filter(|end| end.is_ok()).count();
+        (done as u64, (self.ends.len() - done) as u64)
+    }
+
+    /// Whether this attempt made any picture itself.
+    pub(crate) fn has_own(&self) -> bool {
+        self.own().next().is_some()
+    }
+
+    /// The positions and outcomes of this attempt's own pictures.
+    fn own(&self) -> impl Iterator<Item = (usize, &Outcome)> + '_ {
+        let own = self.ends.iter().filter(|(position, _)| !self.inherited.contains(position));
+        own.filter_map(|(position, end)| Some((*position, end.as_ref().ok()?)))
+    }
+
+    /// What this attempt keeps of its own for whoever goes on.
+    pub(crate) fn part(&self, work: &Work, model: &ModelIdentity, archive: Option<ArchiveRef>) -> Part {
+        let outcome = |(position, outcome): (usize, &Outcome)| of_task(&work.tasks[position], outcome.clone());
+        Part {
+            version: 1,
+            run: work.spec.run.clone(),
+            shard: work.id,
+            attempt: work.attempt.clone(),
+            model: model.clone(),
+            settings: work.settings.clone(),
+            archive,
+            outcomes: self.own().map(outcome).collect(),
+            device_seconds: self.device_seconds,
+        }
+    }
+
+    /// The paths of this attempt's own files.
+    pub(crate) fn own_files(&self) -> Vec<&str> {
+        let files = self.own().filter_map(|(_, outcome)| match outcome {
+            Outcome::Done { files, .. } => Some(files.values().map(|file| file.path.as_str())),
+            Outcome::Failed(_) => None,
+        });
+        files.flatten().collect()
+    }
+
+    /// One outcome a task, in the shard's order.
+    pub(crate) fn outcomes(&self, work: &Work) -> Vec<TaskOutcome> {
+        let lost = || TaskError::transient(ErrorCode::ModelError, "the worker lost track of this task");
+        let outcome = |(position, task): (usize, &Task)| {
+            let end = self.ends.get(&position).cloned().unwrap_or_else(|| Err(lost()));
+            of_task(task, end.unwrap_or_else(Outcome::Failed))
+        };
+        work.tasks.iter().enumerate().map(outcome).collect()
+    }
+
+    /// Every archive that holds pictures of the shard; `own` is this attempt's.
+    pub(crate) fn archives(&self, own: Option<ArchiveRef>) -> Vec<ArchiveRef> {
+        self.archives.iter().cloned().chain(own).collect()
+    }
+
+    /// Seconds that the model ran for the shard.
+    pub(crate) fn device_seconds(&self) -> f64 {
+        self.inherited_seconds + self.device_seconds
+    }
+}
+
+fn of_task(task: &Task, outcome: Outcome) -> TaskOutcome {
+    TaskOutcome { task: task.index, custom_id: task.custom_id.clone(), seed: task.seed, outcome }
+}
