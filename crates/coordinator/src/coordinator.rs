@@ -196,7 +196,7 @@ impl Coordinator {
     /// Writes the final files of an ending that has begun, and decides that these are they.
     async fn end(&self, spec: &RunSpec, history: &mut History, state: RunState) -> Result<(), CoordinatorError> {
         let files = AttemptId::generate();
-        let ended = ending::finalise(&self.backends, &self.store, spec, history, &self.config.scratch, &files).await?;
+        let ended = ending::finalise(&self.store, spec, history, &self.config.scratch, &files).await?;
         fault::point("finalise.before-ended");
         self.decide(spec, history, Act::Ended(ended)).await?;
         fault::point("finalise.after-ended");

@@ -25,6 +25,9 @@ use tokio::io::{AsyncWriteExt, BufWriter};
 use crate::error::CoordinatorError;
 use crate::reconcile::rebuild;
 
+/// How often the counts of an ended run are rebuilt until they are right.
+const SETTLING: u32 = 5;
+
 /// Writes down the shards of the round under way that have no marker; `None` where all have.
 pub(crate) async fn write_void(store: &RunStore, history: &History) -> Result<Option<AttemptId>, CoordinatorError> {
     // Without its round, a reopened run has nothing to leave out.
@@ -41,7 +44,6 @@ pub(crate) async fn write_void(store: &RunStore, history: &History) -> Result<Op
 /// Writes the final files of an ending that has begun, under names of their own, and removes what attempts left behind
 /// that count for nothing.
 pub(crate) async fn finalise(
-    backends: &Backends,
     store: &RunStore,
     spec: &RunSpec,
     history: &History,
@@ -77,24 +79,28 @@ pub(crate) async fn finalise(
     let errors = errors.put(store, ObjectKey::Errors(name.clone())).await?;
     sweep(store, last_round, &named).await?;
     fault::point("finalise.after-sweep");
-    if let Err(error) = settle_counts(backends, store, spec, history, &outcomes.totals).await {
-        tracing::warn!(%error, "the progress service may be behind at the run's end; `diorama reconcile` mends it");
-    }
     Ok(Ended { summary, results, errors })
 }
 
-/// What the progress service counts at the end is what the markers say.
-async fn settle_counts(
+/// What the progress service counts of a run that has ended is what the markers say.
+pub(crate) async fn settle_counts(
     backends: &Backends,
     store: &RunStore,
     spec: &RunSpec,
     history: &History,
-    totals: &Totals,
 ) -> Result<(), CoordinatorError> {
-    let counted = backends.progress.counted(&spec.run).await?;
-    if counted.counts != totals.counts || !counted.complete {
+    let (Some(ended), Some(last)) = (history.ended(), history.last_round()) else { return Ok(()) };
+    let wanted = (ended.summary.shards, ended.summary.done, ended.summary.failed);
+    for _ in 0..SETTLING {
+        let counted = backends.progress.counted(&spec.run).await?;
+        let counts = counted.counts;
+        if counted.complete && (counts.shards, counts.done, last.failed(counts.failed)) == wanted {
+            return Ok(());
+        }
+        // A worker that is late may tell of a shard that is void while we count.
         rebuild(backends, store, spec, history).await?;
     }
+    tracing::warn!("the progress service does not come to count what the markers say");
     Ok(())
 }
 

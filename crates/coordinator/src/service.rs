@@ -21,6 +21,7 @@ use tracing::Instrument;
 
 use crate::coordinator::{Coordinator, CoordinatorConfig, RunEnd};
 use crate::delete;
+use crate::ending;
 use crate::error::CoordinatorError;
 use crate::failures::pause;
 use crate::gc::{self, Grace};
@@ -189,9 +190,6 @@ impl Service {
             let store = RunStore::shared(self.backends.objects.clone(), &run);
             match store.history().await {
                 Ok(history) if history.decisions() == 0 => self.expire(&store, &run, history).await?,
-                Ok(history) if history.ended().is_some() && !history.is_deleted() => {
-                    strike_off(&self.backends, &store, &run).await?;
-                }
                 Ok(_) => driving.begin(&self.backends, &self.config.runs, store, run, stop),
                 Err(error) if error.kind == ObjectErrorKind::Damaged => {
                     tracing::error!(%run, %error, "the run's log is damaged; the run stands still");
@@ -391,6 +389,8 @@ async fn drive(
         RunEnd::Deleted => delete::carry_out(backends, store, run).await,
         RunEnd::Finished(summary) | RunEnd::Cancelled(summary) => {
             tracing::info!(state = %summary.state, done = summary.done, failed = summary.failed, "the run has ended");
+            // While the progress service is away, the run stays on the list, and this is done later.
+            ending::settle_counts(backends, store, &spec, &store.history().await?).await?;
             strike_off(backends, store, run).await?;
             if let Err(error) = backends.progress.expire(run, REMEMBER_ENDED).await {
                 tracing::debug!(%error, "the progress service remembers the run for longer than usual");

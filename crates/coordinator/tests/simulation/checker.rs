@@ -67,6 +67,24 @@ impl Checker {
         Ok(())
     }
 
+    /// What is known of a run, for whoever looks for the reason.
+    pub(crate) fn tell(&self, world: &World, run: &RunId) -> String {
+        let objects = world.snapshot();
+        let log = logs(&objects).remove(run).unwrap_or_default();
+        let acts: Vec<String> = log.iter().map(|decision| format!("{} by {}", decision.act.name(), decision.by)).collect();
+        let prefix = format!("runs/{run}/commits/");
+        let markers = objects.keys().filter(|key| key.starts_with(&prefix)).count();
+        let shards: Vec<u32> = log
+            .iter()
+            .filter_map(|decision| match &decision.act {
+                Act::Submitted { round } | Act::RoundOpened { round } => Some(round.shards),
+                _ => None,
+            })
+            .collect();
+        let active = objects.contains_key(&format!("index/active/{run}"));
+        format!("{run}: {acts:?}, {markers} markers of {shards:?} shards, active: {active}")
+    }
+
     /// After the weather has cleared and everything has come to rest.
     pub(crate) async fn at_rest(&mut self, world: &Arc<World>, backends: &Backends) -> Result<(), String> {
         self.look(world)?;
@@ -122,15 +140,15 @@ fn cancelled_last(world: &World, run: &RunId) -> bool {
     cancelled
 }
 
-/// Every archive that a result names is there.
+/// Every picture that a result names is there.
 fn pictures_are_there(world: &World, run: &RunId, results: &str) -> Result<(), String> {
     let objects = world.snapshot();
     let lines = objects.get(&format!("runs/{run}/{results}")).cloned().unwrap_or_default();
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let line: serde_json::Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-        let archive = line["archive"].as_str().unwrap_or_default();
-        if !objects.contains_key(&format!("runs/{run}/{archive}")) {
-            return Err(format!("{run}: {archive}, which a result names, is gone"));
+        let picture = line["files"]["image"]["path"].as_str().unwrap_or_default();
+        if !objects.contains_key(&format!("runs/{run}/{picture}")) {
+            return Err(format!("{run}: {picture}, which a result names, is gone"));
         }
     }
     Ok(())

@@ -245,7 +245,7 @@ impl Fleet {
             .collect();
         let retry = format!("{{\"max_rounds\":{},\"delay_seconds\":2}}", self.world.roll(3));
         let spec = format!(
-            "{{\"pool\":\"pool-{}\",\"shard_size\":{},\"priority\":{},\"settings\":{{\"method\":\"txt2img\"}},\"retry\":{retry}}}",
+            "{{\"pool\":\"pool-{}\",\"format\":\"files\",\"shard_size\":{},\"priority\":{},\"settings\":{{\"method\":\"txt2img\"}},\"retry\":{retry}}}",
             self.world.roll(2),
             1 + self.world.roll(4),
             self.world.roll(3),
@@ -312,7 +312,8 @@ impl Fleet {
                 break;
             }
             if Instant::now() > until {
-                return Err(format!("{} runs have not ended after {REST:?} of fair weather: {open:?}", open.len()));
+                let told: Vec<String> = open.iter().map(|run| self.checker.tell(&self.world, run)).collect();
+                return Err(format!("not ended after {REST:?} of fair weather: {}", told.join("; ")));
             }
             for run in open {
                 let request = Request::builder().method("POST").uri(format!("/v1/runs/{run}/resume"));

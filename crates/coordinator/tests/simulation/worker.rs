@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use diorama_backends::progress::Holder;
 use diorama_backends::queue::{Delivery, Settlement};
-use diorama_core::id::{AttemptId, Pool, WorkerId};
+use bytes::Bytes;
+use diorama_core::id::{AttemptId, Pool, Sha256Hex, WorkerId};
+use diorama_core::key::{Folder, ObjectKey, RunRoot};
 use diorama_core::marker::{CommitMarker, settings_digest};
-use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
+use diorama_core::outcome::{ErrorCode, FileRef, Outcome, TaskError, TaskOutcome};
 use diorama_core::run::{ModelIdentity, RunState};
 use diorama_core::task::Task;
 use diorama_protocol::count::count_marker;
@@ -67,9 +69,12 @@ async fn attempt(
             return Ok(Settlement::Ack);
         }
     }
-    let archive = format!("shards/{shard}.{attempt}.tar");
-    let key = store.relative(&archive);
-    backends.objects.put(&key, bytes::Bytes::from(attempt.to_string())).await?;
+    let root = RunRoot::Shared(run.clone());
+    let file = |task: &Task| {
+        let id = task.custom_id.clone();
+        ObjectKey::File(shard, attempt.clone(), Folder::Images, id, ".png".to_owned()).relative(&root)
+    };
+    let bytes = Bytes::from(attempt.to_string());
     let outcome = |task: &Task| TaskOutcome {
         task: task.index,
         custom_id: task.custom_id.clone(),
@@ -77,15 +82,22 @@ async fn attempt(
         outcome: match world.roll(10) {
             0 => Outcome::Failed(TaskError::transient(ErrorCode::ModelError, "busy")),
             1 => Outcome::Failed(TaskError::permanent(ErrorCode::NoSubject, "no noun")),
-            _ => Outcome::Done {
-                archive: Some(archive.clone()),
-                files: [].into(),
-                mask_coverage: None,
-                scores: [].into(),
-                warnings: Vec::new(),
-            },
+            _ => {
+                let image = FileRef { path: file(task), sha256: Sha256Hex::of(&bytes), bytes: bytes.len() as u64 };
+                Outcome::Done {
+                    archive: None,
+                    files: [("image".to_owned(), image)].into(),
+                    mask_coverage: None,
+                    scores: [].into(),
+                    warnings: Vec::new(),
+                }
+            }
         },
     };
+    let outcomes: Vec<TaskOutcome> = tasks.iter().map(outcome).collect();
+    for task in &tasks {
+        backends.objects.put(&store.relative(&file(task)), bytes.clone()).await?;
+    }
     let marker = CommitMarker {
         version: 2,
         run: run.clone(),
@@ -95,7 +107,7 @@ async fn attempt(
         model: Some(model),
         settings: settings_digest(&spec),
         archives: Vec::new(),
-        outcomes: tasks.iter().map(outcome).collect(),
+        outcomes,
         started_at,
         committed_at: Timestamp::now(),
         device_seconds: 1.0,
@@ -103,7 +115,9 @@ async fn attempt(
     let winner = backends.commit(&store, marker).await?;
     let _ = count_marker(&*backends.progress, run, &winner, history.budget(shard.round, &spec.retry)).await;
     if winner.attempt != attempt {
-        backends.objects.delete(&key).await?;
+        for task in &tasks {
+            backends.objects.delete(&store.relative(&file(task))).await?;
+        }
     }
     let _ = backends.progress.release(run, shard, &attempt).await;
     Ok(Settlement::Ack)
