@@ -204,11 +204,11 @@ impl Context {
         }
     }
 
-    /// Waits for references, but not into a drain: a slow server must not hold it up.
-    pub(crate) async fn unless_stopping<T>(&self, references: impl Future<Output = T>) -> Result<T, Interrupt> {
+    /// Waits for references, or for the device, but not into a drain: neither must hold it up.
+    pub(crate) async fn unless_stopping<T>(&self, step: impl Future<Output = T>) -> Result<T, Interrupt> {
         tokio::select! {
             biased;
-            references = references => Ok(references),
+            done = step => Ok(done),
             () = self.stopping.cancelled() => Err(Interrupt::Ended(Ending::HandedBack)),
         }
     }

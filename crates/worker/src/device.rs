@@ -120,6 +120,12 @@ impl Device {
         answer.await.map_err(|_| lost())
     }
 
+    /// Waits until the next batch would lie right behind the one on the device.
+    pub async fn room(&self) -> Result<(), DeviceError> {
+        let room = self.requests.reserve().await;
+        room.map(drop).map_err(|_| DeviceError::Lost("its thread ended".to_owned()))
+    }
+
     /// Puts a batch in front of the device. Waits while another one lies there.
     pub async fn submit(&self, jobs: Vec<Job>) -> Result<Pending, DeviceError> {
         let (reply, answer) = oneshot::channel();

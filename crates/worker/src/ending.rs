@@ -13,13 +13,13 @@ pub(crate) enum Ending {
     Committed,
     /// Another marker was there, before or first.
     AlreadyCommitted,
-    /// Its round, or its run, is over: what became of its tasks is decided.
+    /// Its round, or its run, is over or cancelled: what becomes of its tasks is decided.
     Decided,
     /// Another worker has it: it was published twice. The coordinator publishes again what nobody holds.
     HeldElsewhere,
     /// We are draining, or a service is away; somebody else will run it.
     HandedBack,
-    /// Its run is paused or cancelled, or makes room for another one; the coordinator publishes it again if it is wanted.
+    /// Its run is paused, or makes room for another one; the coordinator publishes it again if it is wanted.
     LetGo,
     /// Its spec, log, input or marker is missing or damaged; the coordinator decides.
     DeadLettered,

@@ -70,6 +70,8 @@ impl Generation<'_> {
         // Counted, so that a drain that comes when all of them are under way does not wait for another one.
         for _ in 0..wanted {
             let Some(group) = self.context.unless_stopping(loaded.recv()).await? else { break };
+            // Asked when the device can take it: what was wanted before the wait may not be wanted now.
+            self.context.unless_stopping(self.context.device.room()).await??;
             self.may_go_on().await?;
             let submitted = self.submit(group?).await?;
             let finish = finish(self.work.clone(), submitted);

@@ -109,14 +109,13 @@ impl Journal {
 
     /// Attempts before this one that died or stand still, as far as is known.
     pub(crate) fn unfinished(&self) -> u32 {
-        self.traces(false).len() as u32
+        let is_over = |events: &[Event]| events.iter().any(|event| matches!(event, Event::HandedBack { .. }));
+        self.earlier.values().filter(|events| !is_over(events)).count() as u32
     }
 
-    /// What every earlier attempt that died or stands still leaves to think. `all_dead`: none of them can be alive.
+    /// What every earlier attempt leaves to think. `all_dead`: none of them can be alive.
     pub(crate) fn traces(&self, all_dead: bool) -> Vec<Trace> {
-        let is_over = |events: &[Event]| events.iter().any(|event| matches!(event, Event::HandedBack { .. }));
-        let unfinished = self.earlier.values().filter(|events| !is_over(events));
-        unfinished.map(|events| trace(events, all_dead)).collect()
+        self.earlier.values().map(|events| trace(events, all_dead)).collect()
     }
 
     /// Earlier attempts that kept a part, in the order in which they began.
@@ -190,7 +189,7 @@ async fn read(
     Ok(by_attempt)
 }
 
-/// What an attempt that did not end in good order leaves to think.
+/// What an attempt leaves to think.
 fn trace(events: &[Event], is_dead: bool) -> Trace {
     let mut trace = Trace { is_dead, ..Trace::default() };
     for event in events {
@@ -199,11 +198,9 @@ fn trace(events: &[Event], is_dead: bool) -> Trace {
                 trace.survived.extend(trace.last);
                 trace.last = Some(*task);
             }
-            // Whatever it says later: the task did not end it.
-            Event::Idle | Event::HandedBack { .. } => {
-                trace.survived.extend(trace.last);
-                trace.last = None;
-            }
+            Event::Idle => trace.survived.extend(trace.last.take()),
+            // It shows life, but the task may not have been done.
+            Event::HandedBack { .. } => trace.last = None,
             Event::Died => trace.is_dead = true,
             Event::Began { .. } => {}
         }

@@ -6,15 +6,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diorama_backends::objects::ObjectError;
 use diorama_core::id::{RunId, Sha256Hex, ShardId};
+use diorama_core::key::ObjectKey;
 use diorama_core::marker::settings_digest;
-use diorama_core::run::RunSpec;
+use diorama_core::run::{RunSpec, RunState};
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
-use tokio::time::Instant;
 
 use crate::lock::locked;
 
@@ -66,7 +66,8 @@ impl Known {
     /// What is wanted of a shard; `begun`: a batch of it was made already.
     pub(crate) fn wish(&self, shard: ShardId, begun: bool) -> Wish {
         let history = &self.history;
-        if history.is_deleted() || history.ending().is_some() || history.reopening().is_some() {
+        let is_cancelled = history.state() == Some(RunState::Cancelled);
+        if history.is_deleted() || is_cancelled || history.ending().is_some() || history.reopening().is_some() {
             return Wish::Decided;
         }
         match (history.is_submitted(), history.is_under_way(shard)) {
@@ -97,20 +98,33 @@ impl Runs {
         shard: ShardId,
         age: Duration,
     ) -> Result<Option<Known>, ObjectError> {
-        let mut known = match self.known(run) {
+        self.look_at(Instant::now(), backends, store, run, shard, age).await
+    }
+
+    /// The same, at this moment.
+    async fn look_at(
+        &self,
+        now: Instant,
+        backends: &Backends,
+        store: &RunStore,
+        run: &RunId,
+        shard: ShardId,
+        age: Duration,
+    ) -> Result<Option<Known>, ObjectError> {
+        let mut known = match self.known(run, now) {
             Some(known) => known,
-            None => match read(store).await? {
-                Some(known) => self.keep(run, known),
+            None => match read(store, now).await? {
+                Some(known) => self.keep(run, known, now),
                 None => return Ok(None),
             },
         };
         let is_behind = known.is_behind(shard);
-        if !is_behind && known.asked.is_some_and(|asked| asked.elapsed() < age) {
+        if !is_behind && known.asked.is_some_and(|asked| now.duration_since(asked) < age) {
             return Ok(Some(known));
         }
-        known.asked = Some(Instant::now());
+        known.asked = Some(now);
         // Kept before the answer is there, so that two shards of a run ask once.
-        self.keep(run, known.clone());
+        self.keep(run, known.clone(), now);
         let head = tokio::time::timeout(HEARD_WITHIN, backends.progress.head(run)).await;
         let (is_news, pause, tells) = match head {
             Ok(Ok(Some(head))) => {
@@ -121,42 +135,47 @@ impl Runs {
             Ok(Ok(None)) => (false, UNHEARD, true),
             Ok(Err(_)) | Err(_) => (false, UNHEARD, false),
         };
-        if is_behind || is_news || known.read.elapsed() >= pause {
+        if is_behind || is_news || now.duration_since(known.read) >= pause {
             let mut history = (*known.history).clone();
             store.refresh(&mut history).await?;
-            (known.history, known.read) = (Arc::new(history), Instant::now());
+            (known.history, known.read) = (Arc::new(history), now);
         }
         if tells {
+            // A run that was deleted has no log that could say so.
+            if !store.exists(&ObjectKey::Spec).await? {
+                locked(&self.0).remove(run);
+                return Ok(None);
+            }
             backends.announce(run, &known.history).await;
         }
-        Ok(Some(self.keep(run, known)))
+        Ok(Some(self.keep(run, known, now)))
     }
 
     /// Takes over a log that was read, or written to, on the way.
     pub(crate) fn learn(&self, run: &RunId, history: History) -> Arc<History> {
-        let history = Arc::new(history);
-        if let Some(known) = self.known(run) {
-            return self.keep(run, Known { history, read: Instant::now(), ..known }).history;
+        let (history, now) = (Arc::new(history), Instant::now());
+        if let Some(known) = self.known(run, now) {
+            return self.keep(run, Known { history, read: now, ..known }, now).history;
         }
         history
     }
 
-    fn known(&self, run: &RunId) -> Option<Known> {
+    fn known(&self, run: &RunId, now: Instant) -> Option<Known> {
         let mut runs = locked(&self.0);
         let known = runs.get_mut(run)?;
-        known.used = Instant::now();
+        known.used = now;
         Some(known.clone())
     }
 
     /// Keeps what is newer of this and what is there; makes room.
-    fn keep(&self, run: &RunId, mut known: Known) -> Known {
+    fn keep(&self, run: &RunId, mut known: Known, now: Instant) -> Known {
         let mut runs = locked(&self.0);
         if let Some(other) = runs.get(run)
             && other.history.decisions() > known.history.decisions()
         {
             known.history = other.history.clone();
         }
-        runs.retain(|_, other| other.used.elapsed() < UNUSED);
+        runs.retain(|_, other| now.duration_since(other.used) < UNUSED);
         if runs.len() >= MOST && !runs.contains_key(run) {
             let oldest = runs.iter().min_by_key(|(_, other)| other.used).map(|(run, _)| run.clone());
             oldest.map(|oldest| runs.remove(&oldest));
@@ -167,10 +186,10 @@ impl Runs {
 }
 
 /// Reads everything about a run that we have not heard of.
-async fn read(store: &RunStore) -> Result<Option<Known>, ObjectError> {
+async fn read(store: &RunStore, now: Instant) -> Result<Option<Known>, ObjectError> {
     let Some(spec) = store.spec().await? else { return Ok(None) };
     let history = Arc::new(store.history().await?);
-    let (settings, now) = (settings_digest(&spec), Instant::now());
+    let settings = settings_digest(&spec);
     Ok(Some(Known { spec: Arc::new(spec), settings, history, gives_way: false, asked: None, read: now, used: now }))
 }
 

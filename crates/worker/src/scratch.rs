@@ -99,20 +99,24 @@ impl Scratch {
         &self.path
     }
 
-    /// Notes that an attempt is in flight here, where anybody would look.
-    pub(crate) fn note(&self, run: &RunId, shard: ShardId, attempt: &AttemptId) -> io::Result<()> {
+    /// Notes that an attempt is in flight here. A note that cannot be written costs a proof, and nothing else.
+    pub(crate) async fn note(&self, run: &RunId, shard: ShardId, attempt: &AttemptId) {
         if self.lock.is_none() {
-            return Ok(());
+            return;
         }
         let note = InFlight { run: run.clone(), shard, attempt: attempt.clone() };
-        fs::write(self.note_of(attempt), serde_json::to_vec(&note)?)
+        // Plain data with string keys: this cannot fail.
+        let note = serde_json::to_vec(&note).unwrap_or_default();
+        if let Err(error) = tokio::fs::write(self.note_of(attempt), note).await {
+            tracing::warn!(folder = %self.path.display(), %error, "that an attempt is in flight could not be noted");
+        }
     }
 
     /// It is not any more.
-    pub(crate) fn forget(&self, attempt: &AttemptId) {
+    pub(crate) async fn forget(&self, attempt: &AttemptId) {
         if self.lock.is_some() {
             // One that stays says that an attempt died which its own journal, or its marker, says ended well.
-            let _ = fs::remove_file(self.note_of(attempt));
+            let _ = tokio::fs::remove_file(self.note_of(attempt)).await;
         }
     }
 

@@ -31,7 +31,7 @@ use crate::plan::{Keys, groups, variants};
 use crate::poison::{order, poisoned};
 use crate::reference::References;
 use crate::runs::Known;
-use crate::sink::{Sink, on_scratch};
+use crate::sink::Sink;
 use crate::work::Work;
 
 /// Runs one delivery: reads its inputs, generates, stores the outputs, commits, acknowledges.
@@ -196,8 +196,7 @@ impl Shard {
     async fn begin(&mut self) -> Result<(), Interrupt> {
         let Self { context, work, .. } = self;
         let (config, store) = (&context.config, &work.store);
-        let noted = config.scratch.note(&work.spec.run, work.id, &work.attempt);
-        noted.map_err(|error| on_scratch(config.scratch.path(), &error))?;
+        config.scratch.note(&work.spec.run, work.id, &work.attempt).await;
         let journal = Journal::begin(store, work.id, &work.attempt, &config.worker, context.backends.exclusive).await?;
         fault::point("worker.after-journal");
         // The journal, not the number of deliveries: a shard that was handed back in good order is not suspected.
@@ -305,6 +304,11 @@ impl Shard {
     /// Ends the attempt: the one place for that, however it went. Failures here cost nothing but a suspicion, or pictures
     /// that are made again.
     async fn close(mut self, attempted: Result<Ending, Interrupt>) -> Result<Ending, Interrupt> {
+        if matches!(attempted, Err(Interrupt::Ended(Ending::Decided)))
+            && let Err(error) = self.work.sink.discard(self.made.own_files()).await
+        {
+            tracing::warn!(%error, "what was made in vain is left to be collected");
+        }
         let part = match &attempted {
             // Nobody asks the journal of a shard that is decided.
             Ok(_) | Err(Interrupt::Ended(Ending::Committed | Ending::AlreadyCommitted | Ending::Decided)) => None,
@@ -322,7 +326,7 @@ impl Shard {
                 tracing::warn!(%error, "the shard's journal could not be brought up to date");
             }
         }
-        context.config.scratch.forget(&work.attempt);
+        context.config.scratch.forget(&work.attempt).await;
         attempted
     }
 

@@ -115,7 +115,6 @@ fn at_half(position: usize, half: usize) {
     }
 }
 
-/// The disk of this machine failed us.
-pub(crate) fn on_scratch(scratch: &Path, error: &std::io::Error) -> WorkerError {
+fn on_scratch(scratch: &Path, error: &std::io::Error) -> WorkerError {
     WorkerError::Scratch(ObjectError::io("preparing an archive in", scratch.display().to_string(), error))
 }

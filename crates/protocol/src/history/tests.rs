@@ -186,3 +186,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_worker_does_not_pause_again_for_what_the_owner_had_go_on() {
+    let paused_for = "the settings do not fit";
+    let mut run = history([submitted(), paused(paused_for), paused("")]);
+    assert!(!run.was_resumed_after(paused_for), "it has not gone on yet");
+    run.apply(entry(Act::Resumed)).unwrap();
+    assert!(run.was_resumed_after(paused_for) && !run.was_resumed_after("another reason"));
+}
