@@ -186,20 +186,37 @@ impl Service {
             if driving.tokens.contains_key(&run) {
                 continue;
             }
-            let store = RunStore::shared(self.backends.objects.clone(), &run);
-            match store.history().await {
-                Ok(history) if history.decisions() == 0 => self.expire(&store, &run, history).await?,
-                Ok(history) if history.ended().is_some() && !history.is_deleted() => {
-                    strike_off(&self.backends, &store, &run).await?;
+            match self.take_up_one(driving, &run, stop).await {
+                Ok(()) => {}
+                Err(CoordinatorError::Objects(error)) if error.kind == ObjectErrorKind::Damaged => {
+                    tracing::error!(%run, %error, "the run is damaged, and stands still");
                 }
-                Ok(_) => driving.begin(&self.backends, &self.config.runs, store, run, stop),
-                Err(error) if error.kind == ObjectErrorKind::Damaged => {
-                    tracing::error!(%run, %error, "the run's log is damaged; the run stands still");
+                Err(error) => {
+                    last.listed = None;
+                    return Err(error);
                 }
-                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
+    }
+
+    /// Begins to drive the run, where there is anything to drive.
+    async fn take_up_one(
+        &self,
+        driving: &mut Driving,
+        run: &RunId,
+        stop: &CancellationToken,
+    ) -> Result<(), CoordinatorError> {
+        let store = RunStore::shared(self.backends.objects.clone(), run);
+        let history = store.history().await?;
+        if history.decisions() == 0 {
+            self.expire(&store, run, history).await
+        } else if history.ended().is_some() && !history.is_deleted() {
+            strike_off(&self.backends, &store, run).await
+        } else {
+            driving.begin(&self.backends, &self.config.runs, store, run.clone(), stop);
+            Ok(())
+        }
     }
 
     /// The runs that have not ended, of all that were ever submitted.
@@ -324,7 +341,10 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
     let mut wait = FIRST_WAIT;
     loop {
         let begun = Instant::now();
-        match drive(&backends, &store, &config, run, &stop).await {
+        // A deletion goes through as many objects as there are, and may be broken off anywhere.
+        let driven = stop.run_until_cancelled(drive(&backends, &store, &config, run, &stop)).await;
+        let Some(driven) = driven else { return };
+        match driven {
             Ok(()) => return,
             Err(error) if error.is_retryable() => tracing::warn!(%error, ?wait, "trying again"),
             Err(error) => {

@@ -10,14 +10,12 @@ use diorama_backends::objects::ObjectErrorKind;
 use diorama_backends::objects::embedded::FolderObjects;
 use diorama_backends::objects::faulty::{Fault, FaultyObjects};
 use diorama_core::id::{Round, ShardId};
-use diorama_core::run::RunState;
 use futures::StreamExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
 use super::{Bench, rows, spec};
-use crate::finalise;
-use crate::tests::{Decide, commit, done};
+use crate::tests::{Decide, commit, done, drive_to_its_end};
 
 async fn listen(bench: &Bench, run: &str) -> BodyDataStream {
     let request = Request::builder().uri(format!("/v1/runs/{run}/events")).body(Body::empty()).unwrap();
@@ -39,8 +37,9 @@ async fn next(events: &mut BodyDataStream) -> Option<(String, Value)> {
 async fn end(bench: &Bench, run: &str) {
     let store = bench.store(run);
     let spec = store.spec().await.unwrap().unwrap();
-    commit(&store, &spec, ShardId { round: Round(0), index: 0 }, &(Arc::new(|_, _| done()) as Decide)).await;
-    finalise(&store, &spec, RunState::Finished, &bench.scratch()).await.unwrap();
+    let shard = ShardId { round: Round(0), index: 0 };
+    commit(&bench.backends, &store, &spec, shard, &(Arc::new(|_, _| done()) as Decide)).await;
+    drive_to_its_end(&bench.backends, &store, &spec, &bench.scratch()).await;
 }
 
 #[tokio::test]
