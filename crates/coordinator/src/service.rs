@@ -9,6 +9,7 @@ use std::time::Duration;
 use diorama_backends::objects::{ObjectErrorKind, list_all};
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
+use diorama_core::run::RunState;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
 use futures::{StreamExt, stream};
@@ -369,6 +370,10 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
 /// A paused run whose fault was not mended would only fail again.
 async fn wait_for_another_wish(backends: &Backends, store: &RunStore, run: &RunId, stop: &CancellationToken) {
     let Ok(before) = store.history().await else { return };
+    if matches!(before.state(), None | Some(RunState::Running)) {
+        // It was deleted, resumed or reopened since it failed.
+        return;
+    }
     let (mut asked, known) = (Instant::now(), before.decisions());
     loop {
         tokio::select! {
