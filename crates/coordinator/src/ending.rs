@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use diorama_backends::objects::{ObjectError, each_listed};
+use diorama_backends::objects::{ObjectError, ObjectMeta, each_listed};
 use diorama_core::id::{AttemptId, Sha256Hex};
 use diorama_core::key::{ObjectKey, RunRoot, SHARD_FOLDERS, shard_of};
 use diorama_core::outcome::{FileRef, Outcome, TaskOutcome};
@@ -180,14 +180,19 @@ fn attempts_folder(relative: &str) -> &str {
 }
 
 /// The objects that attempts left behind in rounds up to `last_round`, which are decided: whatever happens to the run
-/// later, none of them will ever count.
-pub(crate) async fn left_behind(store: &RunStore, last_round: u32, named: &Named) -> Result<Vec<String>, ObjectError> {
+/// later, none of them will ever count. Of those, the ones that `goes` says.
+pub(crate) async fn left_behind(
+    store: &RunStore,
+    last_round: u32,
+    named: &Named,
+    goes: impl Fn(&ObjectMeta) -> bool,
+) -> Result<Vec<String>, ObjectError> {
     let mut keys = Vec::new();
     for folder in SHARD_FOLDERS {
         each_listed(store.objects(), &store.relative(folder), |object| {
             let relative = store.within(&object.key);
             let decided = shard_of(relative).is_some_and(|shard| shard.round.0 <= last_round);
-            if decided && !named.has(relative) {
+            if decided && !named.has(relative) && goes(&object) {
                 keys.push(object.key);
             }
         })
@@ -197,7 +202,7 @@ pub(crate) async fn left_behind(store: &RunStore, last_round: u32, named: &Named
 }
 
 async fn sweep(store: &RunStore, last_round: u32, named: &Named) -> Result<(), CoordinatorError> {
-    let keys = left_behind(store, last_round, named).await?;
+    let keys = left_behind(store, last_round, named, |_| true).await?;
     Ok(store.objects().delete_all(&keys).await?)
 }
 

@@ -3,6 +3,7 @@
 use diorama_backends::objects::{ObjectError, ObjectErrorKind};
 use diorama_backends::queue::Settlement;
 use diorama_core::id::{AttemptId, Pool, RunId, ShardId, WorkerId};
+use diorama_core::key::RunRoot;
 use diorama_core::marker::{CommitMarker, settings_digest};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
 use diorama_core::run::RunSpec;
@@ -15,11 +16,20 @@ use jiff::Timestamp;
 
 use crate::error::CoordinatorError;
 
-/// Takes the pool's dead letters out. What is wrong with one run must not stop another one: that run is paused.
-pub(crate) async fn bury_dead_letters(backends: &Backends, pool: &Pool, by: &str) -> Result<(), CoordinatorError> {
+/// Takes the dead letters out of the pool of the run in `store`. What is wrong with one run must not stop another one:
+/// that run is paused. A run that has a store of its own ends with what is wrong with it.
+pub(crate) async fn bury_dead_letters(
+    backends: &Backends,
+    store: &RunStore,
+    pool: &Pool,
+    by: &str,
+) -> Result<(), CoordinatorError> {
     while let Some(dead) = backends.queue.dead_letter(pool).await? {
         let (run, shard) = (dead.message.run.clone(), dead.message.shard);
-        let given_up = give_up(backends, &run, shard, by).await;
+        let given_up = match store.root() {
+            RunRoot::Own => give_up(backends, store, &run, shard).await,
+            RunRoot::Shared(_) => give_up_or_pause(backends, &run, shard, by).await,
+        };
         // What could not be given up is looked at again.
         dead.settle(if given_up.is_ok() { Settlement::Ack } else { Settlement::HandBack }).await?;
         given_up?;
@@ -27,24 +37,25 @@ pub(crate) async fn bury_dead_letters(backends: &Backends, pool: &Pool, by: &str
     Ok(())
 }
 
-async fn give_up(backends: &Backends, run: &RunId, shard: ShardId, by: &str) -> Result<(), CoordinatorError> {
+async fn give_up_or_pause(backends: &Backends, run: &RunId, shard: ShardId, by: &str) -> Result<(), CoordinatorError> {
     let store = RunStore::shared(backends.objects.clone(), run);
-    let committed = async {
-        let Some(spec) = store.spec().await? else {
-            tracing::error!(%run, %shard, "a dead letter of a run that does not exist was thrown away");
-            return Ok(());
-        };
-        let history = store.history().await?;
-        if !history.is_under_way(shard) || history.ending().is_some() {
-            tracing::info!(%run, %shard, "a dead letter came too late to matter");
-            return Ok(());
-        }
-        commit_failure(backends, &store, &spec, &history, shard).await
-    };
-    match committed.await {
+    match give_up(backends, &store, run, shard).await {
         Err(error) if is_lasting(&error) => pause(backends, &store, run, by, &error.to_string()).await,
         result => result,
     }
+}
+
+async fn give_up(backends: &Backends, store: &RunStore, run: &RunId, shard: ShardId) -> Result<(), CoordinatorError> {
+    let Some(spec) = store.spec().await? else {
+        tracing::error!(%run, %shard, "a dead letter of a run that does not exist was thrown away");
+        return Ok(());
+    };
+    let history = store.history().await?;
+    if !history.is_under_way(shard) || history.ending().is_some() {
+        tracing::info!(%run, %shard, "a dead letter came too late to matter");
+        return Ok(());
+    }
+    commit_failure(backends, store, &spec, &history, shard).await
 }
 
 /// Whether the run is at fault, not a service that is away.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
-use diorama_backends::objects::{ObjectMeta, each_listed, list_all};
+use diorama_backends::objects::{ObjectErrorKind, ObjectMeta, each_listed, list_all};
 use diorama_core::id::{AttemptId, RunId};
 use diorama_core::key::{ENDINGS, INPUTS, ObjectKey, RUNS, SharedKey, run_of};
 use diorama_protocol::history::History;
@@ -73,7 +73,7 @@ pub async fn collect(backends: &Backends, by: &str, grace: Grace, dry: bool) -> 
         .iter()
         .filter_map(|object| SharedKey::run(&object.key))
         .collect();
-    let gone = deleted_runs(backends, grace).await?;
+    let gone = deleted_runs(backends, &submitted, grace).await?;
     let strays = stray_runs(backends, &submitted, grace).await?;
     for run in gone.into_iter().chain(strays) {
         collected.runs += 1;
@@ -83,21 +83,39 @@ pub async fn collect(backends: &Backends, by: &str, grace: Grace, dry: bool) -> 
         }
     }
     for run in &submitted {
-        let store = RunStore::shared(backends.objects.clone(), run);
-        let history = store.history().await?;
-        if history.decisions() == 0 {
-            unfinished(backends, &store, run, history, by, grace, dry, &mut collected).await?;
-        } else if history.ended().is_some() {
-            let keys = leftovers(&store, &history, grace).await?;
-            collected.leftovers += keys.len() as u64;
-            keys.iter().for_each(|key| collected.note(key));
-            if !dry {
-                objects.delete_all(&keys).await?;
+        match collect_of_run(backends, run, by, grace, dry, &mut collected).await {
+            Err(CoordinatorError::Objects(error)) if error.kind == ObjectErrorKind::Damaged => {
+                tracing::error!(%run, %error, "a damaged run is left as it is");
             }
+            collected => collected?,
         }
     }
     idempotency(backends, &submitted, grace, dry, &mut collected).await?;
     Ok(collected)
+}
+
+/// Collects what a run that is in the index has left behind.
+async fn collect_of_run(
+    backends: &Backends,
+    run: &RunId,
+    by: &str,
+    grace: Grace,
+    dry: bool,
+    collected: &mut Collected,
+) -> Result<(), CoordinatorError> {
+    let store = RunStore::shared(backends.objects.clone(), run);
+    let history = store.history().await?;
+    if history.decisions() == 0 {
+        unfinished(backends, &store, run, history, by, grace, dry, collected).await?;
+    } else if history.ended().is_some() && !history.is_deleted() {
+        let keys = leftovers(&store, &history, grace).await?;
+        collected.leftovers += keys.len() as u64;
+        keys.iter().for_each(|key| collected.note(key));
+        if !dry {
+            backends.objects.delete_all(&keys).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the object has been there for as long as the grace time. One whose age is not known has not.
@@ -106,17 +124,16 @@ fn is_old(object: &ObjectMeta, grace: Grace) -> bool {
     age.and_then(|age| Duration::try_from(age).ok()).is_some_and(|age| age >= grace.0)
 }
 
-/// Runs that were deleted that long ago.
-async fn deleted_runs(backends: &Backends, grace: Grace) -> Result<Vec<RunId>, CoordinatorError> {
+/// Runs that were deleted and removed that long ago. One that is in the index still is the leading coordinator's to
+/// remove; or the decision failed behind the note, and the run is as it was.
+async fn deleted_runs(
+    backends: &Backends,
+    submitted: &HashSet<RunId>,
+    grace: Grace,
+) -> Result<Vec<RunId>, CoordinatorError> {
     let notes = list_all(&*backends.objects, SharedKey::DELETED).await?;
-    let mut gone = Vec::new();
-    for run in notes.iter().filter(|note| is_old(note, grace)).filter_map(|note| SharedKey::run(&note.key)) {
-        // Where the decision failed behind the note, the run is as it was.
-        if RunStore::shared(backends.objects.clone(), &run).history().await?.is_deleted() {
-            gone.push(run);
-        }
-    }
-    Ok(gone)
+    let old = notes.iter().filter(|note| is_old(note, grace)).filter_map(|note| SharedKey::run(&note.key));
+    Ok(old.filter(|run| !submitted.contains(run)).collect())
 }
 
 /// Names under which there are objects, and no run in the index.
@@ -204,7 +221,7 @@ async fn leftovers(store: &RunStore, history: &History, grace: Grace) -> Result<
         })?;
         named.add(&outcome);
     }
-    keys.extend(left_behind(store, ended.summary.rounds, &named).await?);
+    keys.extend(left_behind(store, ended.summary.rounds, &named, |object| is_old(object, grace)).await?);
     Ok(keys)
 }
 

@@ -130,7 +130,7 @@ impl<'a> Pump<'a> {
                 self.window.reset();
             }
             RunState::Submitting | RunState::Running | RunState::Cancelled | RunState::Finished => {
-                bury_dead_letters(self.backends, &self.spec.pool, &self.config.name).await?;
+                bury_dead_letters(self.backends, self.store, &self.spec.pool, &self.config.name).await?;
                 let taken_up = self.window.look(&self.committed, holders.as_ref(), now);
                 let taken_up = self.share.taken_up(taken_up);
                 let wants = self.window.has_more(self.round.shards);

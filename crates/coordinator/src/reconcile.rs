@@ -1,6 +1,6 @@
 //! Rebuilds the progress of a run from its commit markers, which are the truth.
 
-use diorama_backends::progress::Counts;
+use diorama_backends::progress::{Counts, ProgressError};
 use diorama_core::id::ShardId;
 use diorama_core::round::RoundInfo;
 use diorama_core::run::RunSpec;
@@ -14,6 +14,9 @@ use crate::error::CoordinatorError;
 
 /// Markers that are read at a time.
 const AT_ONCE: usize = 128;
+
+/// How often everything is added anew, because the progress service forgot it in between, or the run was taken further.
+const TRIES: usize = 5;
 
 /// Forgets what the progress service knows about the run and adds every marker anew. Of the counts that it gives,
 /// `failed` are the tasks that have failed for good.
@@ -47,24 +50,41 @@ pub(crate) async fn catch_up(
     spec: &RunSpec,
     history: &History,
 ) -> Result<Counts, CoordinatorError> {
-    let progress = &*backends.progress;
-    let voids = store.voids(history).await?;
-    for round in history.rounds() {
-        let void = voids.iter().find(|void| void.round == round.round).map(|void| &void.shards);
-        add_round(backends, store, spec, round, void).await?;
+    let (progress, mut history) = (&*backends.progress, history.clone());
+    for _ in 0..TRIES {
+        let mut added = Vec::with_capacity(history.rounds().len());
+        let voids = store.voids(&history).await?;
+        for round in history.rounds() {
+            let void = voids.iter().find(|void| void.round == round.round).map(|void| &void.shards);
+            added.push(add_round(backends, store, spec, round, void).await?);
+        }
+        progress.complete(&spec.run).await?;
+        let counted = progress.counted(&spec.run).await?;
+        // Bits and counts are lost together: where the bits are there still, the counts are those of all of them.
+        let mut is_all = counted.complete;
+        for (round, added) in history.rounds().iter().zip(&added) {
+            let there = progress.committed(&spec.run, round.round).await?;
+            is_all &= added.iter().all(|index| there.contains(index));
+        }
+        // A coordinator that is late knows only the rounds that there were.
+        let is_news = store.refresh(&mut history).await?;
+        if is_all && !is_news {
+            backends.announce(&spec.run, &history).await;
+            return Ok(counted.counts);
+        }
     }
-    progress.complete(&spec.run).await?;
-    backends.announce(&spec.run, history).await;
-    Ok(progress.counted(&spec.run).await?.counts)
+    let problem = format!("it forgets faster than it is told; tried {TRIES} times");
+    Err(ProgressError { doing: "adding the markers to the counts", problem }.into())
 }
 
+/// Adds a round; gives the shards of it that are committed or void.
 async fn add_round(
     backends: &Backends,
     store: &RunStore,
     spec: &RunSpec,
     round: &RoundInfo,
     void: Option<&ShardSet>,
-) -> Result<(), CoordinatorError> {
+) -> Result<ShardSet, CoordinatorError> {
     let progress = &*backends.progress;
     let known = progress.committed(&spec.run, round.round).await?;
     if let Some(void) = void {
@@ -74,7 +94,7 @@ async fn add_round(
     }
     let last_round = round.last_round(&spec.retry);
     let is_void = |index: u32| void.is_some_and(|void| void.contains(index));
-    let committed = store.committed(round, 0).await?;
+    let mut committed = store.committed(round, 0).await?;
     let unknown: Vec<u32> = committed.iter().filter(|index| !known.contains(*index) && !is_void(*index)).collect();
     let add = |index: u32| async move {
         if let Some(marker) = store.marker(ShardId { round: round.round, index }).await? {
@@ -82,5 +102,7 @@ async fn add_round(
         }
         Ok::<_, CoordinatorError>(())
     };
-    stream::iter(unknown).map(add).buffer_unordered(AT_ONCE).try_collect().await
+    stream::iter(unknown).map(add).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    committed.extend(void.unwrap_or(&ShardSet::default()));
+    Ok(committed)
 }

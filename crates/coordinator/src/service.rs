@@ -9,6 +9,7 @@ use std::time::Duration;
 use diorama_backends::objects::{ObjectErrorKind, list_all};
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
+use diorama_core::run::RunState;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
 use futures::{StreamExt, stream};
@@ -187,17 +188,36 @@ impl Service {
             if driving.tokens.contains_key(&run) {
                 continue;
             }
-            let store = RunStore::shared(self.backends.objects.clone(), &run);
-            match store.history().await {
-                Ok(history) if history.decisions() == 0 => self.expire(&store, &run, history).await?,
-                Ok(_) => driving.begin(&self.backends, &self.config.runs, store, run, stop),
-                Err(error) if error.kind == ObjectErrorKind::Damaged => {
-                    tracing::error!(%run, %error, "the run's log is damaged; the run stands still");
+            match self.take_up_one(driving, &run, stop).await {
+                Ok(()) => {}
+                Err(CoordinatorError::Objects(error)) if error.kind == ObjectErrorKind::Damaged => {
+                    tracing::error!(%run, %error, "the run is damaged, and stands still");
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    last.listed = None;
+                    return Err(error);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Begins to drive the run, where there is anything to drive.
+    async fn take_up_one(
+        &self,
+        driving: &mut Driving,
+        run: &RunId,
+        stop: &CancellationToken,
+    ) -> Result<(), CoordinatorError> {
+        let store = RunStore::shared(self.backends.objects.clone(), run);
+        let history = store.history().await?;
+        if history.decisions() == 0 {
+            self.expire(&store, run, history).await
+        } else {
+            // Also one that has ended: its counts may not be settled yet.
+            driving.begin(&self.backends, &self.config.runs, store, run.clone(), stop);
+            Ok(())
+        }
     }
 
     /// The runs that have not ended, of all that were ever submitted.
@@ -322,7 +342,10 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
     let mut wait = FIRST_WAIT;
     loop {
         let begun = Instant::now();
-        match drive(&backends, &store, &config, run, &stop).await {
+        // A deletion goes through as many objects as there are, and may be broken off anywhere.
+        let driven = stop.run_until_cancelled(drive(&backends, &store, &config, run, &stop)).await;
+        let Some(driven) = driven else { return };
+        match driven {
             Ok(()) => return,
             Err(error) if error.is_retryable() => tracing::warn!(%error, ?wait, "trying again"),
             Err(error) => {
@@ -347,6 +370,10 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
 /// A paused run whose fault was not mended would only fail again.
 async fn wait_for_another_wish(backends: &Backends, store: &RunStore, run: &RunId, stop: &CancellationToken) {
     let Ok(before) = store.history().await else { return };
+    if matches!(before.state(), None | Some(RunState::Running)) {
+        // It was deleted, resumed or reopened since it failed.
+        return;
+    }
     let (mut asked, known) = (Instant::now(), before.decisions());
     loop {
         tokio::select! {

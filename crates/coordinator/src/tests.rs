@@ -1,8 +1,12 @@
 //! The coordinator against a worker that commits whatever a test wants, without a model.
 
 mod ended;
+mod forgetful;
+mod frozen;
+mod garbage;
 mod pump;
-mod unkind;
+mod service;
+pub(crate) mod unkind;
 mod verify;
 
 use std::path::Path;
@@ -11,32 +15,36 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use diorama_backends::objects::Objects;
 use diorama_backends::objects::embedded::FolderObjects;
 use diorama_backends::objects::list_all;
 use diorama_backends::progress::Counts;
 use diorama_backends::progress::embedded::EmbeddedProgress;
 use diorama_backends::queue::Settlement;
 use diorama_backends::queue::embedded::EmbeddedQueue;
-use diorama_backends::run_store::RunStore;
-use diorama_backends::{Backends, Exclusive};
 use diorama_core::id::{AttemptId, CustomId, Pool, Round, RunId, Seed, Sha256Hex, ShardId, TaskIndex, WorkerId};
 use diorama_core::key::{ObjectKey, RunRoot};
 use diorama_core::manifest::ManifestIssue;
-use diorama_core::marker::CommitMarker;
+use diorama_core::marker::{CommitMarker, settings_digest};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
 use diorama_core::retry::RetryPolicy;
-use diorama_core::run::{ModelIdentity, OutputFormat, RunSpec, RunState, RunSummary};
+use diorama_core::run::{Labels, ModelIdentity, OutputFormat, RunSpec, RunState};
 use diorama_core::settings::Settings;
 use diorama_core::task::Task;
+use diorama_protocol::count::count_marker;
+use diorama_protocol::decision::Act;
+use diorama_protocol::history::{History, Need, Refused};
+use diorama_protocol::{Backends, DecideError, Exclusive, RunStore};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::share::Shares;
+use crate::ending::finalise;
+use crate::rounds;
 use crate::{
-    Coordinator, CoordinatorConfig, CoordinatorError, RunEnd, RunProgress, Submission, finalise, is_submitted,
-    reconcile, submit,
+    Coordinator, CoordinatorConfig, CoordinatorError, RunEnd, RunProgress, Shares, Submission, is_submitted, reconcile,
+    submit,
 };
 
 /// A spec of `tasks` tasks in shards of `shard_size`, tried again at once.
@@ -59,6 +67,7 @@ pub(crate) fn spec(tasks: u64, shard_size: u32) -> RunSpec {
         retry: RetryPolicy { max_rounds: 2, delay_seconds: 0.0, poison_after: 2 },
         model: Some(ModelIdentity { sha256: "none".to_owned(), dtype: "f32".to_owned() }),
         name: None,
+        labels: Labels::new(),
         priority: 0,
         weight: 1,
     }
@@ -85,7 +94,7 @@ pub(crate) fn submission(spec: &RunSpec) -> Submission {
 pub(crate) type Decide = Arc<dyn Fn(u64, u32) -> Outcome + Send + Sync>;
 
 pub(crate) fn done() -> Outcome {
-    Outcome::Done { files: [].into(), mask_coverage: None, scores: [].into(), warnings: Vec::new() }
+    Outcome::Done { archive: None, files: [].into(), mask_coverage: None, scores: [].into(), warnings: Vec::new() }
 }
 
 pub(crate) fn failed(retryable: bool) -> Outcome {
@@ -103,15 +112,62 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let objects = FolderObjects::open(folder.path()).unwrap();
+        let objects = Arc::new(FolderObjects::open(folder.path()).unwrap());
+        Self::over(folder, objects, RunRoot::Own)
+    }
+
+    /// The run of [`spec`] in a store with many, which a test holds.
+    pub(crate) fn shared(objects: Arc<dyn Objects>) -> Self {
+        Self::over(tempfile::tempdir().unwrap(), objects, RunRoot::Shared(spec(1, 1).run))
+    }
+
+    fn over(folder: tempfile::TempDir, objects: Arc<dyn Objects>, root: RunRoot) -> Self {
         let backends = Backends {
             queue: Arc::new(EmbeddedQueue::default()),
             progress: Arc::new(EmbeddedProgress::default()),
-            objects: Arc::new(objects),
+            objects,
             exclusive: Exclusive::ConditionalPut,
         };
-        let store = RunStore::new(backends.objects.clone(), RunRoot::Own);
+        let store = RunStore::new(backends.objects.clone(), root);
         Self { folder, backends, store, published_at_once: Arc::default() }
+    }
+
+    /// The same run and services, as somebody else sees the store.
+    pub(crate) fn through(&self, objects: Arc<dyn Objects>) -> Self {
+        let backends = Backends { objects, ..self.backends.clone() };
+        let store = RunStore::new(backends.objects.clone(), self.store.root().clone());
+        Self { folder: tempfile::tempdir().unwrap(), backends, store, published_at_once: Arc::default() }
+    }
+
+    pub(crate) async fn submit(&self, spec: &RunSpec) {
+        submit(&self.backends, &self.store, "test", submission(spec)).await.unwrap();
+    }
+
+    pub(crate) async fn history(&self) -> History {
+        self.store.history().await.unwrap()
+    }
+
+    pub(crate) async fn decide(&self, spec: &RunSpec, act: Act) -> Result<Need, DecideError> {
+        let mut history = self.history().await;
+        self.backends.decide(&self.store, &spec.run, &mut history, "test", act).await
+    }
+
+    /// Commits a shard of the round under way, or of an earlier one, and tells nobody.
+    pub(crate) async fn commit(&self, spec: &RunSpec, shard: ShardId, decide: &Decide) {
+        commit(&self.backends, &self.store, spec, shard, decide).await;
+    }
+
+    /// Tells the progress service of a shard that is committed.
+    pub(crate) async fn count(&self, spec: &RunSpec, shard: ShardId) {
+        let marker = self.store.marker(shard).await.unwrap().unwrap();
+        let last_round = self.history().await.budget(shard.round, &spec.retry);
+        // A service that is away is not told.
+        let _ = count_marker(&*self.backends.progress, &spec.run, &marker, last_round).await;
+    }
+
+    /// What the progress service counts.
+    pub(crate) async fn counts(&self, spec: &RunSpec) -> Counts {
+        self.backends.progress.counted(&spec.run).await.unwrap().counts
     }
 
     pub(crate) fn scratch(&self) -> &Path {
@@ -130,10 +186,11 @@ impl Bench {
     }
 
     /// A worker that commits shards as `decide` says; it ends when the test drops the handle.
-    fn worker(&self, spec: &RunSpec, decide: Decide) -> tokio_util::task::AbortOnDropHandle<()> {
-        let (backends, store, spec) = (self.backends.clone(), self.store.clone(), spec.clone());
+    pub(crate) fn worker(&self, spec: &RunSpec, decide: Decide) -> tokio_util::task::AbortOnDropHandle<()> {
+        let (bench, spec) = (self.through(self.backends.objects.clone()), spec.clone());
         let most = self.published_at_once.clone();
         tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+            let backends = &bench.backends;
             let mut consumer = backends.queue.consume(&spec.pool, 1).await.unwrap();
             loop {
                 let delivery = consumer.next().await.unwrap();
@@ -141,10 +198,8 @@ impl Bench {
                 let depth = backends.queue.depth(&spec.pool).await.unwrap();
                 most.fetch_max(depth.ready as u32 + 1, Ordering::SeqCst);
                 let shard = delivery.message.shard;
-                commit(&store, &spec, shard, &decide).await;
-                let marker = store.marker(shard).await.unwrap().unwrap();
-                let counts = Counts::of(&marker, store.last_round(&spec, shard.round).await.unwrap());
-                backends.progress.commit(&spec.run, shard, counts, &[]).await.unwrap();
+                bench.commit(&spec, shard, &decide).await;
+                bench.count(&spec, shard).await;
                 delivery.settle(Settlement::Ack).await.unwrap();
             }
         }))
@@ -162,8 +217,11 @@ impl Bench {
     }
 }
 
-pub(crate) async fn commit(store: &RunStore, spec: &RunSpec, shard: ShardId, decide: &Decide) {
-    let tasks = store.input(shard).await.unwrap().expect("a published shard has its input");
+/// Commits a shard as a worker does, unless it is committed.
+pub(crate) async fn commit(backends: &Backends, store: &RunStore, spec: &RunSpec, shard: ShardId, decide: &Decide) {
+    let history = store.history().await.unwrap();
+    let round = history.round(shard.round).expect("a published shard has its round");
+    let tasks = store.input(shard, &round.inputs).await.unwrap().expect("a published shard has its input");
     let outcome = |task: &Task| TaskOutcome {
         task: task.index,
         custom_id: task.custom_id.clone(),
@@ -171,18 +229,28 @@ pub(crate) async fn commit(store: &RunStore, spec: &RunSpec, shard: ShardId, dec
         outcome: decide(task.index.0, shard.round.0),
     };
     let marker = CommitMarker {
-        version: 1,
+        version: 2,
         run: spec.run.clone(),
         shard,
         attempt: AttemptId::generate(),
         worker: WorkerId::new("w").unwrap(),
-        archive: None,
+        model: None,
+        settings: settings_digest(spec),
+        archives: Vec::new(),
         outcomes: tasks.iter().map(outcome).collect(),
         started_at: Timestamp::from_second(100).unwrap(),
         committed_at: Timestamp::from_second(110).unwrap(),
         device_seconds: 2.0,
     };
-    store.commit(marker).await.unwrap();
+    backends.commit(store, marker).await.unwrap();
+}
+
+/// Brings a run to its end whose shards are committed, or that is cancelled.
+pub(crate) async fn drive_to_its_end(backends: &Backends, store: &RunStore, spec: &RunSpec, scratch: &Path) {
+    let (watchers, _) = watch::channel(RunProgress::start(spec.tasks));
+    let config = CoordinatorConfig::new(scratch.to_owned());
+    let coordinator = Coordinator::new(backends.clone(), store.clone(), config, watchers);
+    within(coordinator.drive(spec, &CancellationToken::new())).await.unwrap();
 }
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -196,7 +264,7 @@ pub(crate) fn indices(lines: &[Value]) -> Vec<u64> {
 #[tokio::test]
 async fn every_task_ends_with_exactly_one_outcome_and_the_last_one_counts() {
     let (bench, spec) = (Bench::new(), spec(23, 4));
-    submit(&bench.store, submission(&spec)).await.unwrap();
+    bench.submit(&spec).await;
     // 0 mod 5: permanent. 1 mod 5: heals in round 1. 2 mod 5: heals in round 2. 3 mod 5: never heals. 4 mod 5: good.
     let decide: Decide = Arc::new(|task, round| match (task % 5, round) {
         (0, _) => failed(false),
@@ -214,14 +282,14 @@ async fn every_task_ends_with_exactly_one_outcome_and_the_last_one_counts() {
     // 6 shards, then 14 tasks in 4, then 9 in 3.
     assert_eq!((summary.shards, summary.device_seconds), (6 + 4 + 3, 26.0));
     assert_eq!((summary.wall_seconds, summary.pictures_per_second), (10.0, 1.4));
-    let counts = bench.backends.progress.counts(&spec.run).await.unwrap();
+    let counts = bench.counts(&spec).await;
     assert_eq!((counts.done, counts.failed), (summary.done, summary.failed), "counters agree with the files");
 }
 
 #[tokio::test]
 async fn the_queue_never_holds_more_than_the_window() {
     let (bench, spec) = (Bench::new(), spec(100, 1));
-    submit(&bench.store, submission(&spec)).await.unwrap();
+    bench.submit(&spec).await;
     let _worker = bench.worker(&spec, Arc::new(|_, _| done()));
     let (coordinator, progress) = bench.coordinator(|config| config.shares = Shares::new(3));
     within(coordinator.drive(&spec, &CancellationToken::new())).await.unwrap();
@@ -235,27 +303,30 @@ async fn a_submission_that_was_cut_off_is_done_again_and_a_complete_one_is_not_t
     let (bench, spec) = (Bench::new(), spec(10, 4));
     let cut = (0..10).map(|index| if index < 7 { Ok(task(index)) } else { Err("the disk went away".into()) });
     let cut = Submission { spec: spec.clone(), tasks: Box::new(cut), invalid: Vec::new() };
-    assert!(matches!(submit(&bench.store, cut).await, Err(CoordinatorError::Tasks(_))));
+    assert!(matches!(submit(&bench.backends, &bench.store, "test", cut).await, Err(CoordinatorError::Tasks(_))));
     assert!(!is_submitted(&bench.store).await.unwrap());
 
-    submit(&bench.store, submission(&spec)).await.unwrap();
+    bench.submit(&spec).await;
     assert!(is_submitted(&bench.store).await.unwrap());
-    let shards = list_all(bench.store.objects(), "input/r0-").await.unwrap();
-    assert_eq!(shards.len(), 3);
+    let history = bench.history().await;
+    for shard in history.rounds()[0].shard_ids() {
+        let input = bench.store.input(shard, &history.rounds()[0].inputs).await.unwrap();
+        assert_eq!(input.unwrap().len(), if shard.index < 2 { 4 } else { 2 });
+    }
 
     let unread: crate::Tasks = Box::new(std::iter::from_fn(|| panic!("a submitted run reads no manifest")));
     let later = RunSpec { run: RunId::new("other-id").unwrap(), submitted_at: Timestamp::now(), ..spec.clone() };
     let again = Submission { spec: later, tasks: unread, invalid: Vec::new() };
-    assert_eq!(submit(&bench.store, again).await.unwrap(), spec, "the first spec is in force");
+    assert_eq!(submit(&bench.backends, &bench.store, "test", again).await.unwrap(), spec, "the first spec is in force");
 }
 
 #[tokio::test]
 async fn another_manifest_or_other_settings_are_refused_with_what_differs() {
     let (bench, first) = (Bench::new(), spec(2, 4));
-    submit(&bench.store, submission(&first)).await.unwrap();
+    bench.submit(&first).await;
     let settings = Settings { steps: Some(7), ..Settings::default() };
     let other = RunSpec { manifest_sha256: Sha256Hex::of(b"other"), settings, ..first.clone() };
-    let error = submit(&bench.store, submission(&other)).await.unwrap_err();
+    let error = submit(&bench.backends, &bench.store, "test", submission(&other)).await.unwrap_err();
     let text = error.to_string();
     assert!(
         text.contains("manifest's sha256: there is") && text.contains("steps: there is unset, asked for is 7"),
@@ -271,7 +342,7 @@ async fn a_manifest_that_gives_more_or_fewer_tasks_than_counted_is_refused() {
         let (bench, spec) = (Bench::new(), spec(counted, 4));
         let tasks = (0..given).map(|index| Ok(task(index)));
         let submission = Submission { spec, tasks: Box::new(tasks), invalid: Vec::new() };
-        let error = submit(&bench.store, submission).await.unwrap_err();
+        let error = submit(&bench.backends, &bench.store, "test", submission).await.unwrap_err();
         assert!(matches!(error, CoordinatorError::TaskCount { counted: c, .. } if c == counted), "{error}");
         assert!(!is_submitted(&bench.store).await.unwrap());
     }
@@ -280,10 +351,10 @@ async fn a_manifest_that_gives_more_or_fewer_tasks_than_counted_is_refused() {
 #[tokio::test]
 async fn progress_is_rebuilt_from_the_markers_and_committed_shards_are_not_published_again() {
     let (bench, spec) = (Bench::new(), spec(20, 2));
-    submit(&bench.store, submission(&spec)).await.unwrap();
+    bench.submit(&spec).await;
     let earlier: Decide = Arc::new(|_, _| done());
     for index in [0, 3, 4, 9] {
-        commit(&bench.store, &spec, ShardId { round: Round(0), index }, &earlier).await;
+        bench.commit(&spec, ShardId { round: Round(0), index }, &earlier).await;
     }
     bench
         .backends
@@ -291,7 +362,8 @@ async fn progress_is_rebuilt_from_the_markers_and_committed_shards_are_not_publi
         .commit(&spec.run, ShardId { round: Round(0), index: 7 }, Counts::default(), &[])
         .await
         .unwrap();
-    let counts = reconcile(&bench.store, &spec, &*bench.backends.progress).await.unwrap();
+    let history = bench.history().await;
+    let counts = reconcile(&bench.backends, &bench.store, &spec, &history).await.unwrap();
     assert_eq!((counts.shards, counts.done), (4, 8), "what has no marker is forgotten");
 
     let seen: Arc<std::sync::Mutex<Vec<u64>>> = Arc::default();
@@ -309,7 +381,7 @@ async fn progress_is_rebuilt_from_the_markers_and_committed_shards_are_not_publi
 #[tokio::test]
 async fn a_lost_message_is_published_again() {
     let (bench, spec) = (Bench::new(), spec(4, 2));
-    submit(&bench.store, submission(&spec)).await.unwrap();
+    bench.submit(&spec).await;
     let queue = bench.backends.queue.clone();
     let pool = spec.pool.clone();
     // Takes the first message and loses it.
@@ -321,7 +393,7 @@ async fn a_lost_message_is_published_again() {
     let work_after_the_theft = async {
         thief.await.unwrap();
         let _worker = bench.worker(&spec, Arc::new(|_, _| done()));
-        while !bench.store.exists(&ObjectKey::Summary).await.unwrap() {
+        while bench.history().await.ended().is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -333,7 +405,7 @@ async fn a_lost_message_is_published_again() {
 #[tokio::test]
 async fn a_forgetful_progress_service_does_not_stop_the_run() {
     let (bench, spec) = (Bench::new(), spec(40, 1));
-    submit(&bench.store, submission(&spec)).await.unwrap();
+    bench.submit(&spec).await;
     let progress = bench.backends.progress.clone();
     let run = spec.run.clone();
     let runtime = tokio::runtime::Handle::current();
@@ -356,8 +428,8 @@ async fn a_forgetful_progress_service_does_not_stop_the_run() {
 #[tokio::test]
 async fn a_paused_run_publishes_nothing_until_it_is_resumed() {
     let (bench, spec) = (Bench::new(), spec(6, 2));
-    submit(&bench.store, submission(&spec)).await.unwrap();
-    bench.store.pause(None).await.unwrap();
+    bench.submit(&spec).await;
+    bench.decide(&spec, Act::Paused { reason: None }).await.unwrap();
     let _worker = bench.worker(&spec, Arc::new(|_, _| done()));
     let (coordinator, mut progress) = bench.coordinator(|_| ());
     let drain = CancellationToken::new();
@@ -365,7 +437,7 @@ async fn a_paused_run_publishes_nothing_until_it_is_resumed() {
         progress.wait_for(|progress| progress.state == RunState::Paused).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(list_all(bench.store.objects(), "commits/").await.unwrap().is_empty());
-        bench.store.resume().await.unwrap();
+        bench.decide(&spec, Act::Resumed).await.unwrap();
     };
     let (end, ()) = within(async { tokio::join!(coordinator.drive(&spec, &drain), resume) }).await;
     assert!(matches!(end.unwrap(), RunEnd::Finished(_)));
@@ -374,9 +446,9 @@ async fn a_paused_run_publishes_nothing_until_it_is_resumed() {
 #[tokio::test]
 async fn a_cancelled_run_keeps_what_is_committed_and_the_rest_is_cancelled() {
     let (bench, spec) = (Bench::new(), spec(10, 3));
-    submit(&bench.store, submission(&spec)).await.unwrap();
-    commit(&bench.store, &spec, ShardId { round: Round(0), index: 1 }, &(Arc::new(|_, _| done()) as Decide)).await;
-    bench.store.cancel().await.unwrap();
+    bench.submit(&spec).await;
+    bench.commit(&spec, ShardId { round: Round(0), index: 1 }, &(Arc::new(|_, _| done()) as Decide)).await;
+    bench.decide(&spec, Act::Cancelled).await.unwrap();
     let (coordinator, _) = bench.coordinator(|_| ());
     let end = within(coordinator.drive(&spec, &CancellationToken::new())).await.unwrap();
     let RunEnd::Cancelled(summary) = end else { panic!("cancelled") };
@@ -388,11 +460,16 @@ async fn a_cancelled_run_keeps_what_is_committed_and_the_rest_is_cancelled() {
 #[tokio::test]
 async fn neither_a_pause_nor_a_resume_at_the_same_moment_undoes_a_cancel() {
     let (bench, spec) = (Bench::new(), spec(4, 2));
-    submit(&bench.store, submission(&spec)).await.unwrap();
+    bench.submit(&spec).await;
+    let before = bench.history().await;
+    bench.decide(&spec, Act::Cancelled).await.unwrap();
     // Both had looked at the run before it was cancelled, and write what they decided after.
-    bench.store.cancel().await.unwrap();
-    bench.store.resume().await.unwrap();
-    bench.store.pause(Some("a fault of its own".to_owned())).await.unwrap();
+    for act in [Act::Resumed, Act::Paused { reason: Some("a fault of its own".to_owned()) }] {
+        let mut late = before.clone();
+        let refused = bench.backends.decide(&bench.store, &spec.run, &mut late, "late", act).await.unwrap_err();
+        assert!(matches!(refused, DecideError::Refused(Refused::Illegal { .. })), "{refused}");
+        assert_eq!(late, bench.history().await, "whoever is late learns what was decided");
+    }
     let (coordinator, _) = bench.coordinator(|_| ());
     let end = within(coordinator.drive(&spec, &CancellationToken::new())).await.unwrap();
     assert!(matches!(end, RunEnd::Cancelled(_)), "{end:?}");
@@ -401,7 +478,7 @@ async fn neither_a_pause_nor_a_resume_at_the_same_moment_undoes_a_cancel() {
 #[tokio::test]
 async fn a_drained_coordinator_stops_and_the_next_one_goes_on() {
     let (bench, spec) = (Bench::new(), spec(4, 2));
-    submit(&bench.store, submission(&spec)).await.unwrap();
+    bench.submit(&spec).await;
     let (coordinator, _) = bench.coordinator(|_| ());
     let drain = CancellationToken::new();
     drain.cancel();
@@ -412,8 +489,10 @@ async fn a_drained_coordinator_stops_and_the_next_one_goes_on() {
 #[tokio::test]
 async fn a_shard_that_cannot_be_read_ends_the_run_with_its_name() {
     let (bench, spec) = (Bench::new(), spec(4, 2));
-    submit(&bench.store, submission(&spec)).await.unwrap();
-    bench.store.objects().put("input/r0-000001.jsonl", Bytes::from_static(b"{\"index\":")).await.unwrap();
+    bench.submit(&spec).await;
+    let shard = |index| ShardId { round: Round(0), index };
+    let input = ObjectKey::Input(shard(1), bench.history().await.rounds()[0].inputs.clone());
+    bench.store.objects().put(&bench.store.path(&input), Bytes::from_static(b"{\"index\":")).await.unwrap();
     let queue = bench.backends.queue.clone();
     let pool = spec.pool.clone();
     let dead = async {
@@ -426,9 +505,9 @@ async fn a_shard_that_cannot_be_read_ends_the_run_with_its_name() {
     let drain = CancellationToken::new();
     let (end, ()) = within(async { tokio::join!(coordinator.drive(&spec, &drain), dead) }).await;
     let error = end.unwrap_err().to_string();
-    assert!(error.starts_with("shard r0-000001 cannot be run"), "{error}");
+    assert!(error.starts_with("shard r0-000001 cannot be used"), "{error}");
     // The other dead letter could be read: its tasks failed, and may be tried again.
-    let marker = bench.store.marker(ShardId { round: Round(0), index: 0 }).await.unwrap().unwrap();
+    let marker = bench.store.marker(shard(0)).await.unwrap().unwrap();
     assert!(marker.outcomes.iter().all(|o| matches!(&o.outcome, Outcome::Failed(error) if error.retryable)));
 }
 
@@ -444,43 +523,56 @@ async fn rows_that_were_refused_end_in_the_errors_and_finalising_twice_gives_the
         custom_id: None,
     };
     let with_issue = Submission { invalid: vec![issue], ..submission(&spec) };
-    submit(&bench.store, with_issue).await.unwrap();
-    bench.store.objects().put("shards/r0-000000.lost.tar", Bytes::from_static(b"orphan")).await.unwrap();
+    submit(&bench.backends, &bench.store, "test", with_issue).await.unwrap();
+    bench.store.objects().put("shards/r0-000000.0a.tar", Bytes::from_static(b"orphan")).await.unwrap();
     let RunEnd::Finished(first) = bench.drive(&spec, Arc::new(|_, _| done())).await else { panic!("finished") };
     let errors = bench.lines("errors.jsonl");
     assert_eq!((errors.len(), &errors[0]["status"], &errors[0]["line"]), (1, &"invalid".into(), &7.into()));
     assert!(list_all(bench.store.objects(), "shards/").await.unwrap().is_empty(), "no marker names the orphan");
-    let again = finalise(&bench.store, &spec, RunState::Finished, bench.scratch()).await.unwrap();
-    assert_eq!(again, first);
-    assert_eq!(bench.store.read_json::<RunSummary>(&ObjectKey::Summary).await.unwrap(), Some(first));
+    let (history, name) = (bench.history().await, AttemptId::generate());
+    let again = finalise(&bench.backends, &bench.store, &spec, &history, bench.scratch(), &name).await.unwrap();
+    assert_eq!((Some(&again), &again.summary), (history.ended(), &first));
+    assert_eq!(bench.store.read_json(&ObjectKey::Summary).await.unwrap(), Some(first), "for whoever looks into it");
 }
 
 #[tokio::test]
 async fn a_run_of_no_tasks_ends_at_once() {
     let (bench, spec) = (Bench::new(), spec(0, 4));
-    submit(&bench.store, submission(&spec)).await.unwrap();
+    bench.submit(&spec).await;
     let RunEnd::Finished(summary) = bench.drive(&spec, Arc::new(|_, _| done())).await else { panic!("finished") };
     assert_eq!((summary.tasks, summary.done, summary.pictures_per_second), (0, 0, 0.0));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_wait_before_a_round_is_kept_across_a_restart() {
     let (bench, mut spec) = (Bench::new(), spec(1, 1));
     spec.retry.delay_seconds = 3600.0;
-    submit(&bench.store, submission(&spec)).await.unwrap();
-    let decide: Decide = Arc::new(|_, round| if round == 0 { failed(true) } else { done() });
+    bench.submit(&spec).await;
+    let _worker = bench.worker(&spec, Arc::new(|_, round| if round == 0 { failed(true) } else { done() }));
+    let half_an_hour = Duration::from_secs(1800);
     for _ in 0..2 {
-        let _worker = bench.worker(&spec, decide.clone());
-        let (coordinator, _) = bench.coordinator(|_| ());
+        let (coordinator, _) = bench.coordinator(|config| config.poll = Duration::from_secs(1));
         let drain = CancellationToken::new();
-        let stop_when_it_waits = async {
-            while !bench.store.exists(&ObjectKey::RoundComplete(Round(1))).await.unwrap() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            drain.cancel();
-        };
-        let (end, ()) = within(async { tokio::join!(coordinator.drive(&spec, &drain), stop_when_it_waits) }).await;
-        assert_eq!(end.unwrap(), RunEnd::Drained);
-        assert!(!bench.store.exists(&ObjectKey::Commit(ShardId { round: Round(1), index: 0 })).await.unwrap());
+        tokio::time::timeout(half_an_hour, coordinator.drive(&spec, &drain)).await.expect_err("the round waits");
+        assert_eq!(bench.history().await.rounds().len(), 2);
+        assert_eq!(bench.store.marker(ShardId { round: Round(1), index: 0 }).await.unwrap(), None);
     }
+    let (coordinator, _) = bench.coordinator(|config| config.poll = Duration::from_secs(1));
+    let end = tokio::time::timeout(half_an_hour * 3, coordinator.drive(&spec, &CancellationToken::new())).await;
+    assert!(matches!(end.unwrap().unwrap(), RunEnd::Finished(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_an_hour_ahead_delays_a_round_by_no_more_than_its_delay() {
+    let (bench, mut spec) = (Bench::new(), spec(1, 1));
+    spec.retry.delay_seconds = 5.0;
+    bench.submit(&spec).await;
+    let shard = ShardId { round: Round(0), index: 0 };
+    bench.commit(&spec, shard, &(Arc::new(|_, _| failed(true)) as Decide)).await;
+    let mut round = rounds::next(&bench.store, &spec, &bench.history().await).await.unwrap().unwrap();
+    round.not_before += jiff::SignedDuration::from_hours(1);
+    bench.decide(&spec, Act::RoundOpened { round }).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    assert!(matches!(bench.drive(&spec, Arc::new(|_, _| done())).await, RunEnd::Finished(_)));
+    assert!((5..8).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
 }

@@ -107,6 +107,8 @@ pub(crate) fn retrying(left: u64, counts: Counts, round: &RoundInfo) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use diorama_core::id::AttemptId;
+
     use super::*;
     use crate::tests::spec;
 
@@ -114,7 +116,7 @@ mod tests {
     fn the_rate_is_that_of_the_last_minute_and_tells_when_the_rest_is_done() {
         let (spec, start) = (spec(1000, 10), Instant::now());
         let mut gauge = Gauge::new();
-        let round = RoundInfo::first(100, 1000, jiff::Timestamp::UNIX_EPOCH);
+        let round = RoundInfo::first(100, 1000, AttemptId::new("w").unwrap(), jiff::Timestamp::UNIX_EPOCH);
         let mut read = |second, done| {
             let counts = Counts { done, ..Counts::default() };
             gauge.read(start + Duration::from_secs(second), &spec, RunState::Running, &round, counts, &[])

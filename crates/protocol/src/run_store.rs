@@ -125,7 +125,7 @@ impl RunStore {
     pub async fn history(&self) -> Result<History, ObjectError> {
         let listed = list_all(self.objects(), &self.relative(DECISIONS)).await?;
         let numbers = listed.iter().filter_map(|object| decision_of(self.within(&object.key)));
-        let entries = numbers.count() as u64;
+        let entries = numbers.max().map_or(0, |last| last + 1);
         let read = |number| async move { Ok::<_, ObjectError>((number, self.decision(number).await?)) };
         let mut read = stream::iter(0..entries).map(read).buffered(READING);
         let mut history = History::default();
@@ -136,6 +136,11 @@ impl RunStore {
         drop(read);
         // A store may list late what it gives at once.
         self.refresh(&mut history).await?;
+        if history.decisions() < entries {
+            // Whoever decided next would write in the place of what was decided.
+            let lost = self.path(&ObjectKey::Decision(history.decisions()));
+            return Err(ObjectError::damaged(lost, "it is gone, and later entries are there"));
+        }
         Ok(history)
     }
 

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -85,8 +86,12 @@ pub(super) struct DamagedRun {
 
 /// The runs, the latest first.
 #[utoipa::path(get, path = "/v1/runs", tag = "runs", params(Paging),
-    responses((status = 200, body = RunPage), (status = 401, body = Problem)))]
-pub(super) async fn list(State(api): State<Shared>, Query(paging): Query<Paging>) -> Result<Json<RunPage>, Problem> {
+    responses((status = 200, body = RunPage), (status = 400, body = Problem), (status = 401, body = Problem)))]
+pub(super) async fn list(
+    State(api): State<Shared>,
+    paging: Result<Query<Paging>, QueryRejection>,
+) -> Result<Json<RunPage>, Problem> {
+    let Query(paging) = paging.map_err(|error| Problem::bad_request("invalid_query", error.body_text()))?;
     let prefix = if paging.active { SharedKey::ACTIVE } else { SharedKey::SUBMITTED };
     let limit = paging.limit.unwrap_or(50).clamp(1, 100);
     let listed = list_all(&*api.backends().objects, prefix).await?;
@@ -118,7 +123,7 @@ pub(super) async fn list(State(api): State<Shared>, Query(paging): Query<Paging>
         }
         match status {
             Ok(Some(status)) if paging.fits(&status) => page.runs.push(status),
-            // Its submission is under way, or it was deleted.
+            // It is not meant, or it was deleted.
             Ok(_) => {}
             Err(problem) if problem.status == 500 => {
                 page.damaged.push(DamagedRun { run: run.to_string(), problem: problem.detail });

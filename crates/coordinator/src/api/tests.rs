@@ -9,25 +9,27 @@ use axum::http::{Request, StatusCode, header};
 use diorama_backends::objects::embedded::FolderObjects;
 use diorama_backends::progress::embedded::EmbeddedProgress;
 use diorama_backends::queue::embedded::EmbeddedQueue;
-use diorama_backends::run_store::RunStore;
-use diorama_backends::{Backends, Exclusive};
 use diorama_core::id::{RunId, Sha256Hex};
-use diorama_core::key::RunRoot;
+use diorama_protocol::{Backends, Exclusive, RunStore};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt;
 
-use super::{ApiConfig, Tokens, router};
+use super::{Api, ApiConfig, Tokens, router};
 
 mod bad_input;
+mod damaged;
+mod degraded;
 mod events;
 mod fleet;
+mod lists;
 mod object_manifest;
 mod outcomes;
 
 struct Bench {
     folder: tempfile::TempDir,
     backends: Backends,
+    api: Arc<Api>,
     router: Router,
 }
 
@@ -42,6 +44,7 @@ impl Bench {
             exclusive: Exclusive::ConditionalPut,
         };
         let mut config = ApiConfig {
+            name: "test".to_owned(),
             backends: backends.clone(),
             remote: None,
             scratch: objects.scratch(),
@@ -53,11 +56,12 @@ impl Bench {
             leading: watch::channel(true).1,
         };
         change(&mut config);
-        Self { folder, backends, router: router(config) }
+        let api = Api::new(config);
+        Self { folder, backends, router: router(api.clone()), api }
     }
 
     fn store(&self, run: &str) -> RunStore {
-        RunStore::new(self.backends.objects.clone(), RunRoot::Shared(RunId::new(run).unwrap()))
+        RunStore::shared(self.backends.objects.clone(), &RunId::new(run).unwrap())
     }
 
     fn scratch(&self) -> PathBuf {
@@ -125,9 +129,9 @@ async fn a_submitted_run_is_listed_steered_and_never_submitted_twice_by_one_key(
 
     let id = run["run"].as_str().unwrap();
     let (_, list) = bench.request("GET", "/v1/runs?limit=1").await;
-    assert_eq!((&list["runs"][0]["run"], list["runs"].as_array().unwrap().len()), (&run["run"], 1));
+    assert_eq!((&list["runs"][0]["run"], list["runs"].as_array().unwrap().len()), (&other["run"], 1), "newest first");
     let (_, rest) = bench.request("GET", &format!("/v1/runs?after={}", list["next"].as_str().unwrap())).await;
-    assert_eq!((&rest["runs"][0]["run"], &rest["next"]), (&other["run"], &Value::Null));
+    assert_eq!((&rest["runs"][0]["run"], &rest["next"]), (&run["run"], &Value::Null));
 
     for (action, state) in [("pause", "paused"), ("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")] {
         let (status, run) = bench.request("POST", &format!("/v1/runs/{id}/{action}")).await;
@@ -135,10 +139,12 @@ async fn a_submitted_run_is_listed_steered_and_never_submitted_twice_by_one_key(
     }
     let (status, problem) = bench.request("POST", &format!("/v1/runs/{id}/resume")).await;
     assert_eq!((status, &problem["code"]), (StatusCode::CONFLICT, &"illegal_transition".into()));
-    assert_eq!(problem["detail"], "a cancelled run cannot become running");
+    assert_eq!(problem["detail"], "a cancelled run cannot be resumed");
     let (_, spec) = bench.request("GET", &format!("/v1/runs/{id}/objects/run.json")).await;
     assert_eq!(spec["reference_root"], "", "another coordinator would make another spec of the same submission");
-    let (status, input) = bench.request("GET", &format!("/v1/runs/{id}/objects/input/r0-000002.jsonl")).await;
+    let writer = bench.store(id).history().await.unwrap().rounds()[0].inputs.clone();
+    let path = format!("/v1/runs/{id}/objects/input/r0-000002.{writer}.jsonl");
+    let (status, input) = bench.request("GET", &path).await;
     assert_eq!(
         (status, input.as_str().unwrap().lines().count()),
         (StatusCode::OK, 2),

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use diorama_core::id::Round;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::run::{RunState, RunSummary};
+use diorama_protocol::decision::Act;
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::tests::{Bench, Decide, commit, done, failed, indices, spec, submission, within};
-use crate::{CoordinatorError, RunEnd, status, submit, verify};
+use crate::tests::{Bench, Decide, done, failed, indices, spec, within};
+use crate::{CoordinatorError, RunEnd, status, verify};
 
 /// What a made-up worker says of a task in a round: one of four outcomes, chosen by a hash of both.
 fn outcome(salt: u64, task: u64, round: u32) -> Outcome {
@@ -74,13 +75,25 @@ async fn agrees(bench: &Bench, spec: &RunSpec, summary: &RunSummary, model: &Mod
     let wanted: Vec<u64> =
         (0..spec.tasks).filter(|task| matches!(model.last[*task as usize], Outcome::Failed(_))).collect();
     assert_eq!(indices(&bench.lines("errors.jsonl")), wanted);
-    let verified = verify(&bench.backends, &bench.store, spec, false).await.unwrap();
+    let history = bench.history().await;
+    let verified = verify(&bench.backends, &bench.store, spec, &history, false).await.unwrap();
     assert_eq!((verified.problems, verified.failed), (vec![], failed));
-    let counts = bench.backends.progress.counts(&spec.run).await.unwrap();
-    let rebuilt = crate::reconcile(&bench.store, spec, &*bench.backends.progress).await.unwrap();
+    let counts = bench.counts(spec).await;
+    let rebuilt = crate::reconcile(&bench.backends, &bench.store, spec, &history).await.unwrap();
     assert_eq!((rebuilt.done, rebuilt.failed), (summary.done, summary.failed), "counters, exactly");
-    let again = bench.backends.progress.counts(&spec.run).await.unwrap();
+    let again = bench.counts(spec).await;
     assert_eq!(counts, again, "the workers counted what the markers say");
+}
+
+/// Asks for a retry, as the API does.
+async fn retry(bench: &Bench, spec: &RunSpec, which: FailedWhere) -> Result<(), CoordinatorError> {
+    let mut history = bench.history().await;
+    reopen(&bench.backends, &bench.store, spec, &mut history, "test", which).await
+}
+
+/// How the run ended; `None` where it goes on.
+async fn ending(bench: &Bench) -> Option<RunSummary> {
+    bench.history().await.ended().map(|ended| ended.summary.clone())
 }
 
 fn which() -> impl Strategy<Value = FailedWhere> {
@@ -104,22 +117,22 @@ proptest! {
         runtime.block_on(async {
             let (bench, mut spec) = (Bench::new(), spec(tasks, shard_size));
             spec.retry.max_rounds = max_rounds;
-            submit(&bench.store, submission(&spec)).await.unwrap();
+            bench.submit(&spec).await;
             let decide: Decide = Arc::new(move |task, round| outcome(salt, task, round));
             let RunEnd::Finished(mut summary) = bench.drive(&spec, decide.clone()).await else { panic!("finished") };
             let mut model = Model::new(salt, tasks, max_rounds);
             agrees(&bench, &spec, &summary, &model).await;
             for which in retries {
-                let reopened = reopen(&bench.store, &spec.run, which.clone()).await;
+                let reopened = retry(&bench, &spec, which.clone()).await;
                 if model.failed(&which) == 0 {
                     assert!(matches!(reopened, Err(CoordinatorError::NothingFailed { .. })), "{reopened:?}");
-                    assert_eq!(ending(&bench.store).await.unwrap(), Some(summary.clone()), "it is left as it was");
+                    assert_eq!(ending(&bench).await, Some(summary.clone()), "it is left as it was");
                     continue;
                 }
                 reopened.unwrap();
-                assert_eq!(ending(&bench.store).await.unwrap(), None);
-                let error = reopen(&bench.store, &spec.run, which.clone()).await.unwrap_err();
-                assert_eq!(error.to_string(), "the run is running and has not ended; it can be tried again when it has");
+                assert_eq!(ending(&bench).await, None);
+                let error = retry(&bench, &spec, which.clone()).await.unwrap_err();
+                assert_eq!(error.to_string(), "the run is running and has not ended; it can be reopened when it has");
                 model.reopen(&which);
                 let RunEnd::Finished(ended) = bench.drive(&spec, decide.clone()).await else { panic!("finished") };
                 agrees(&bench, &spec, &ended, &model).await;
@@ -132,49 +145,34 @@ proptest! {
 #[tokio::test]
 async fn a_cancelled_run_goes_on_with_its_cancelled_tasks_and_its_other_failures_stay_failures() {
     let (bench, spec) = (Bench::new(), spec(12, 3));
-    submit(&bench.store, submission(&spec)).await.unwrap();
+    bench.submit(&spec).await;
     // Would have been tried again, had the run not been cancelled: two of the first shard.
     let first: Decide = Arc::new(|task, _| if task == 1 { done() } else { failed(true) });
-    commit(&bench.store, &spec, ShardId { round: Round(0), index: 0 }, &first).await;
-    bench.store.cancel().await.unwrap();
+    bench.commit(&spec, ShardId { round: Round(0), index: 0 }, &first).await;
+    bench.decide(&spec, Act::Cancelled).await.unwrap();
     let good: Decide = Arc::new(|_, _| done());
     let RunEnd::Cancelled(summary) = bench.drive(&spec, good.clone()).await else { panic!("cancelled") };
     assert_eq!((summary.done, summary.failed), (1, 11));
 
     let which = FailedWhere { code: Some([ErrorCode::Cancelled].into()), retryable: None };
-    reopen(&bench.store, &spec.run, which).await.unwrap();
+    retry(&bench, &spec, which).await.unwrap();
     // Nobody works: the round is made, and the run waits.
     let (coordinator, _) = bench.coordinator(|_| ());
     let drain = CancellationToken::new();
     let stop_when_it_is_reopened = async {
-        while bench.store.exists(&ObjectKey::Summary).await.unwrap() {
+        while bench.history().await.reopening().is_some() {
             tokio::task::yield_now().await;
         }
         drain.cancel();
     };
     let (end, ()) = within(async { tokio::join!(coordinator.drive(&spec, &drain), stop_when_it_is_reopened) }).await;
     assert_eq!(end.unwrap(), RunEnd::Drained);
-    let now = status(&bench.backends, &bench.store, &spec).await.unwrap();
+    let now = status(&bench.backends, &bench.store, &spec, &bench.history().await).await.unwrap();
     assert_eq!((now.state, now.done, now.failed, now.retrying, now.round), (RunState::Running, 1, 2, 9, 1));
 
     let RunEnd::Finished(summary) = bench.drive(&spec, good).await else { panic!("finished") };
     assert_eq!((summary.done, summary.failed, summary.failures["model_error"]), (10, 2, 2));
     assert_eq!(indices(&bench.lines("errors.jsonl")), [0, 2]);
-    let verified = verify(&bench.backends, &bench.store, &spec, false).await.unwrap();
+    let verified = verify(&bench.backends, &bench.store, &spec, &bench.history().await, false).await.unwrap();
     assert_eq!((verified.problems, verified.done, verified.failed), (vec![], 10, 2));
-}
-
-#[tokio::test]
-async fn a_coordinator_that_ends_the_run_late_neither_ends_it_again_nor_sweeps_what_is_new() {
-    let (bench, spec) = (Bench::new(), spec(4, 2));
-    submit(&bench.store, submission(&spec)).await.unwrap();
-    let RunEnd::Finished(_) = bench.drive(&spec, Arc::new(|_, _| failed(false))).await else { panic!("finished") };
-    reopen(&bench.store, &spec.run, FailedWhere::default()).await.unwrap();
-    bench.store.objects().put("shards/r1-000000.new.tar", "new".into()).await.unwrap();
-    bench.store.objects().put("shards/r0-000000.old.tar", "old".into()).await.unwrap();
-    let late = crate::finalise(&bench.store, &spec, RunState::Finished, bench.scratch()).await.unwrap_err();
-    assert!(late.is_retryable(), "{late}");
-    assert_eq!(ending(&bench.store).await.unwrap(), None);
-    assert!(bench.store.objects().head("shards/r1-000000.new.tar").await.unwrap().is_some());
-    assert!(bench.store.objects().head("shards/r0-000000.old.tar").await.unwrap().is_none());
 }

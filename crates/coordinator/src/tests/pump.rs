@@ -1,5 +1,5 @@
-//! The pump against everything that workers and services may do to it, in any order: it keeps its window, and the run
-//! ends with one outcome for every task. The time that the pump is told is the test's, so that minutes of waiting cost
+//! A coordinator against everything that workers and services may do to it, in any order: it keeps its window, and the
+//! run ends with one outcome for every task. Time stands still while anybody works, so that minutes of waiting cost
 //! nothing and every case repeats.
 
 use std::collections::BTreeSet;
@@ -8,16 +8,13 @@ use std::time::Duration;
 
 use diorama_backends::progress::Holder;
 use diorama_core::id::ShardId;
-use diorama_core::round::RoundInfo;
+use diorama_core::run::RunSummary;
 use proptest::prelude::*;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::unkind::{MemoryObjects, OpenQueue};
 use super::*;
-use crate::pump::{Pump, RoundEnd};
-use crate::reconcile::catch_up;
-use crate::rounds;
-use crate::watch::Gauge;
 
 /// Between two turns of the pump.
 const TURN: Duration = Duration::from_millis(100);
@@ -61,7 +58,7 @@ enum Step {
     Second,
     Away,
     Back,
-    /// Turns of the pump, ten a second.
+    /// Tenths of a second, as many turns of the pump.
     Turns(u8),
 }
 
@@ -88,41 +85,11 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A coordinator that drives the run, turn by turn, as `drive` does.
-struct Driver {
-    coordinator: Coordinator,
-    gauge: Gauge,
-    /// The round, the shards before it, its pump. `None` at the start and after an error: what it knew is gone.
-    round: Option<(RoundInfo, u64, Pump)>,
-}
-
-impl Driver {
-    async fn turn(&mut self, spec: &RunSpec, now: Instant) -> Result<(), CoordinatorError> {
-        let (coordinator, store) = (&self.coordinator, &self.coordinator.store);
-        if store.exists(&ObjectKey::Summary).await? {
-            return Ok(());
-        }
-        let (round, earlier, mut pump) = match self.round.take() {
-            Some(round) => round,
-            None => {
-                catch_up(store, spec, &*coordinator.backends.progress).await?;
-                let (round, earlier) = coordinator.latest_round().await?;
-                (round, earlier, coordinator.start_pump(spec, earlier))
-            }
-        };
-        match coordinator.turn(spec, &round, &mut self.gauge, &mut pump, now).await? {
-            None => self.round = Some((round, earlier, pump)),
-            Some(RoundEnd::Committed) => match rounds::next(store, spec, &round).await? {
-                Some(next) => {
-                    drop(pump);
-                    let earlier = earlier + u64::from(round.shards);
-                    self.round = Some((next, earlier, coordinator.start_pump(spec, earlier)));
-                }
-                None => drop(finalise(store, spec, RunState::Finished, &coordinator.config.scratch).await?),
-            },
-            Some(end @ (RoundEnd::Cancelled | RoundEnd::Drained)) => panic!("nobody asked for {end:?}"),
-        }
-        Ok(())
+/// A coordinator that drives the run through what passes by, until it is dropped.
+async fn conduct(coordinator: Coordinator, spec: RunSpec) {
+    while let Err(error) = coordinator.drive(&spec, &CancellationToken::new()).await {
+        assert!(error.is_retryable(), "{error}");
+        tokio::time::sleep(TURN).await;
     }
 }
 
@@ -132,24 +99,20 @@ struct Scene {
     window: usize,
     bench: Bench,
     queue: OpenQueue,
-    drivers: Vec<Driver>,
-    now: Instant,
+    drivers: Vec<AbortOnDropHandle<()>>,
     /// What workers hold, with the end of their last sign of life.
     holds: Vec<(Instant, ShardId, AttemptId)>,
 }
 
 impl Scene {
     async fn new(shards: u64, window: usize) -> Self {
-        let mut bench = Bench::new();
+        let mut bench = Bench::shared(Arc::new(MemoryObjects::default()));
         let queue = OpenQueue::default();
         bench.backends.queue = Arc::new(queue.clone());
-        bench.backends.objects = Arc::new(MemoryObjects::default());
-        bench.store = RunStore::new(bench.backends.objects.clone(), RunRoot::Own);
         // Two tasks a shard, the last shard has one.
         let spec = spec(shards * 2 - 1, 2);
-        submit(&bench.store, submission(&spec)).await.unwrap();
-        let mut scene =
-            Self { spec, window, bench, queue, drivers: Vec::new(), now: Instant::now(), holds: Vec::new() };
+        bench.submit(&spec).await;
+        let mut scene = Self { spec, window, bench, queue, drivers: Vec::new(), holds: Vec::new() };
         scene.coordinate();
         scene
     }
@@ -157,22 +120,17 @@ impl Scene {
     fn coordinate(&mut self) {
         let (coordinator, _) = self.bench.coordinator(|config| {
             config.shares = Shares::new(self.window);
-            config.control_poll = TURN;
+            (config.poll, config.control_poll) = (TURN, TURN);
             config.publish_again_after = PUBLISH_AGAIN;
         });
-        self.drivers.push(Driver { coordinator, gauge: Gauge::new(), round: None });
+        self.drivers.push(AbortOnDropHandle::new(tokio::spawn(conduct(coordinator, self.spec.clone()))));
     }
 
-    /// Every coordinator has its turn, and time goes on.
+    /// Time goes on, and every coordinator has its turn.
     async fn turn(&mut self) {
-        for driver in &mut self.drivers {
-            if let Err(error) = driver.turn(&self.spec, self.now).await {
-                assert!(error.is_retryable(), "{error}");
-            }
-        }
-        self.now += TURN;
-        let (over, going): (Vec<_>, _) =
-            std::mem::take(&mut self.holds).into_iter().partition(|hold| hold.0 <= self.now);
+        tokio::time::sleep(TURN).await;
+        let now = Instant::now();
+        let (over, going): (Vec<_>, _) = std::mem::take(&mut self.holds).into_iter().partition(|hold| hold.0 <= now);
         self.holds = going;
         for (_, shard, attempt) in over {
             self.bench.backends.progress.release(&self.spec.run, shard, &attempt).await.unwrap();
@@ -194,7 +152,7 @@ impl Scene {
                     let holder = Holder { worker, attempt: AttemptId::generate(), done: 0, failed: 0 };
                     let long = Duration::from_secs(3600);
                     self.bench.backends.progress.hold(&self.spec.run, shard, &holder, long).await.unwrap();
-                    self.holds.push((self.now + HOLD, shard, holder.attempt));
+                    self.holds.push((Instant::now() + HOLD, shard, holder.attempt));
                     self.queue.messages().held.push_back(shard);
                 }
             }
@@ -221,8 +179,8 @@ impl Scene {
             }
             Step::Forget => self.bench.backends.progress.forget(&self.spec.run).await.unwrap(),
             Step::Lapse(mask) => self.lapse(*mask).await,
-            Step::Pause => self.bench.store.pause(None).await.unwrap(),
-            Step::Resume => self.bench.store.resume().await.unwrap(),
+            Step::Pause => self.decide(Act::Paused { reason: None }).await,
+            Step::Resume => self.decide(Act::Resumed).await,
             Step::Restart => {
                 self.drivers.clear();
                 self.coordinate();
@@ -239,23 +197,25 @@ impl Scene {
         }
     }
 
+    /// Decides what a user asks for; a run that has ended refuses.
+    async fn decide(&self, act: Act) {
+        match self.bench.decide(&self.spec, act).await {
+            Ok(_) | Err(DecideError::Refused(Refused::Illegal { .. })) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// What a worker does with a delivery. Every seventh task fails in round 0 and heals in round 1.
     async fn work(&self, shards: Vec<ShardId>, told: bool) {
         let decide: Decide = Arc::new(|task, round| if task % 7 == 3 && round == 0 { failed(true) } else { done() });
         for shard in shards {
             if self.bench.store.marker(shard).await.unwrap().is_none() {
-                commit(&self.bench.store, &self.spec, shard, &decide).await;
+                self.bench.commit(&self.spec, shard, &decide).await;
             }
             if told {
-                self.count(shard).await;
+                self.bench.count(&self.spec, shard).await;
             }
         }
-    }
-
-    async fn count(&self, shard: ShardId) {
-        let marker = self.bench.store.marker(shard).await.unwrap().unwrap();
-        let counts = Counts::of(&marker, self.spec.retry.max_rounds);
-        self.bench.backends.progress.commit(&self.spec.run, shard, counts, &[]).await.unwrap();
     }
 
     async fn lapse(&self, mask: u8) {
@@ -268,12 +228,12 @@ impl Scene {
         }
         progress.forget(&self.spec.run).await.unwrap();
         for shard in kept {
-            self.count(shard).await;
+            self.bench.count(&self.spec, shard).await;
         }
     }
 
-    async fn has_ended(&self) -> bool {
-        self.bench.store.exists(&ObjectKey::Summary).await.unwrap()
+    async fn ended(&self) -> Option<RunSummary> {
+        self.bench.history().await.ended().map(|ended| ended.summary.clone())
     }
 
     /// The shards that are out and not done, each once: never more than the window, however often the pump was wrong.
@@ -296,21 +256,23 @@ impl Scene {
         for step in [Step::Vanish, Step::Back, Step::Resume] {
             self.take(&step).await;
         }
-        let begun = self.now;
-        while !self.has_ended().await {
+        let begun = Instant::now();
+        loop {
+            if let Some(summary) = self.ended().await {
+                return Ok(summary);
+            }
             self.take(&Step::Work(2)).await;
             self.turn().await;
             self.keeps_the_window().await?;
-            prop_assert!(self.now - begun < ENOUGH, "the run does not end");
+            prop_assert!(begun.elapsed() < ENOUGH, "the run does not end");
         }
-        Ok(self.bench.store.read_json(&ObjectKey::Summary).await.unwrap().unwrap())
     }
 }
 
 async fn survives(shards: u64, window: usize, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut scene = Scene::new(shards, window).await;
     for step in steps {
-        if scene.has_ended().await {
+        if scene.ended().await.is_some() {
             break;
         }
         scene.take(step).await;
@@ -321,15 +283,14 @@ async fn survives(shards: u64, window: usize, steps: &[Step]) -> Result<(), Test
     prop_assert_eq!(summary.done + summary.failed, scene.spec.tasks);
     let dead = steps.iter().any(|step| matches!(step, Step::DeadLetter(_)));
     prop_assert!(summary.failed == 0 || dead, "{} tasks failed", summary.failed);
-    let (store, progress) = (&scene.bench.store, &scene.bench.backends.progress);
-    let said = progress.counts(&scene.spec.run).await.unwrap();
-    let markers = reconcile(store, &scene.spec, &**progress).await.unwrap();
+    let (said, history) = (scene.bench.counts(&scene.spec).await, scene.bench.history().await);
+    let markers = reconcile(&scene.bench.backends, &scene.bench.store, &scene.spec, &history).await.unwrap();
     prop_assert_eq!(said, markers, "the counters agree with the markers");
     Ok(())
 }
 
 fn on_one_thread() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().build().unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 
 #[test]
@@ -366,7 +327,7 @@ fn a_progress_service_that_forgets_the_earlier_rounds_is_told_of_them_again() {
             scene.take(&step).await;
         }
         assert!(scene.queue.messages().ready.iter().all(|shard| shard.round == Round(1)), "round 1 is under way");
-        let counts = scene.bench.backends.progress.counts(&scene.spec.run).await.unwrap();
+        let counts = scene.bench.counts(&scene.spec).await;
         assert_eq!((counts.shards, counts.done, counts.retrying), (4, 6, 1));
     });
 }

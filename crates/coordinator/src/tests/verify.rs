@@ -25,89 +25,117 @@ struct Ended {
 }
 
 impl Ended {
-    async fn new(format: OutputFormat) -> Self {
-        let (mut bench, objects) = (Bench::new(), Arc::new(MemoryObjects::default()));
-        bench.backends.objects = objects.clone();
-        bench.store = RunStore::new(objects.clone(), RunRoot::Own);
-        let store = &bench.store;
-        let spec = RunSpec { format, invalid_rows: 1, ..spec(8, 2) };
-        let refused = ManifestIssue {
-            line: 3,
-            code: "wrong_type".to_owned(),
-            message: "3 is not a string".to_owned(),
-            param: None,
-            custom_id: None,
-        };
-        submit(store, Submission { invalid: vec![refused], ..submission(&spec) }).await.unwrap();
-        let first = store.round(Round(0)).await.unwrap().unwrap();
-        for shard in first.shard_ids() {
-            commit_pictures(store, &spec, shard).await;
-        }
-        let again = rounds::next(store, &spec, &first).await.unwrap().expect("a task is tried again");
-        for shard in again.shard_ids() {
-            commit_pictures(store, &spec, shard).await;
-        }
-        finalise(store, &spec, RunState::Finished, bench.scratch()).await.unwrap();
+    async fn new(format: OutputFormat, root: RunRoot) -> Self {
+        let objects = Arc::new(MemoryObjects::default());
+        let bench = Bench::over(tempfile::tempdir().unwrap(), objects.clone(), root);
+        let spec = pictures_spec(format);
+        submit_pictures(&bench, &spec).await;
+        commit_round(&bench, &spec).await;
+        let (coordinator, _) = bench.coordinator(|_| ());
+        within(coordinator.drive(&spec, &CancellationToken::new())).await.unwrap();
+        // As it is after some days.
+        bench.backends.progress.forget(&spec.run).await.unwrap();
         Self { bench, objects, spec }
     }
 
+    /// All objects, by their keys relative to the run.
     fn stored(&self) -> Stored {
-        self.objects.all().clone()
+        let within = |(key, bytes): (&String, &Bytes)| (self.bench.store.within(key).to_owned(), bytes.clone());
+        self.objects.all().iter().map(within).collect()
     }
 
-    async fn verify(&self, repair: bool) -> Verification {
-        verify(&self.bench.backends, &self.bench.store, &self.spec, repair).await.unwrap()
+    fn store(&self, stored: &Stored) {
+        let full = |(key, bytes): (&String, &Bytes)| (self.bench.store.relative(key), bytes.clone());
+        *self.objects.all() = stored.iter().map(full).collect();
+    }
+
+    /// What `verify` finds; an error where the run's log cannot be read.
+    async fn verify(&self, repair: bool) -> Result<Verification, CoordinatorError> {
+        let history = self.bench.store.history().await?;
+        verify(&self.bench.backends, &self.bench.store, &self.spec, &history, repair).await
     }
 }
 
-/// Commits a shard as a worker does, with a file a picture.
-async fn commit_pictures(store: &RunStore, spec: &RunSpec, shard: ShardId) {
-    let (attempt, mut pictures) = (AttemptId::generate(), Vec::new());
+pub(super) fn pictures_spec(format: OutputFormat) -> RunSpec {
+    RunSpec { format, invalid_rows: 1, ..spec(8, 2) }
+}
+
+/// Submits the run, commits its first round and opens its second one.
+pub(super) async fn submit_pictures(bench: &Bench, spec: &RunSpec) {
+    let refused = ManifestIssue {
+        line: 3,
+        code: "wrong_type".to_owned(),
+        message: "3 is not a string".to_owned(),
+        param: None,
+        custom_id: None,
+    };
+    let submission = Submission { invalid: vec![refused], ..submission(spec) };
+    submit(&bench.backends, &bench.store, "test", submission).await.unwrap();
+    commit_round(bench, spec).await;
+    let again = rounds::next(&bench.store, spec, &bench.history().await).await.unwrap();
+    let round = again.expect("a task is tried again");
+    bench.decide(spec, Act::RoundOpened { round }).await.unwrap();
+}
+
+/// Commits every shard of the round under way as a worker does, with a file a picture.
+pub(super) async fn commit_round(bench: &Bench, spec: &RunSpec) {
+    for shard in bench.history().await.last_round().unwrap().shard_ids() {
+        commit_pictures(bench, spec, shard).await;
+    }
+}
+
+async fn commit_pictures(bench: &Bench, spec: &RunSpec, shard: ShardId) {
+    let (store, attempt, mut pictures) = (&bench.store, AttemptId::generate(), Vec::new());
+    let in_archive = spec.format == OutputFormat::Webdataset;
+    let key = ObjectKey::Archive(shard, attempt.clone()).relative(store.root());
     let outcome = |task: Task| {
         let outcome = match (task.index.0, shard.round.0) {
             (2, 0) => failed(true),
-            (5, _) => failed(false),
+            (5, 0 | 1) => failed(false),
             _ => {
                 let bytes = format!("the picture of {}", task.custom_id).into_bytes();
-                let path = match spec.format {
-                    OutputFormat::Webdataset => format!("{}.image.png", task.custom_id),
-                    OutputFormat::Files => {
-                        ObjectKey::File(Folder::Images, task.custom_id.clone(), ".png".to_owned()).to_string()
-                    }
+                let (id, png) = (task.custom_id.clone(), ".png".to_owned());
+                let path = match in_archive {
+                    true => format!("{id}.image.png"),
+                    false => ObjectKey::File(shard, attempt.clone(), Folder::Images, id, png).relative(store.root()),
                 };
                 let sha256 = Sha256Hex::of(&bytes);
                 let file = FileRef { path: path.clone(), sha256, bytes: bytes.len() as u64 };
                 pictures.push((path, bytes));
-                let files = [("image".to_owned(), file)].into();
-                Outcome::Done { files, mask_coverage: None, scores: [].into(), warnings: Vec::new() }
+                let (files, archive) = ([("image".to_owned(), file)].into(), in_archive.then(|| key.clone()));
+                Outcome::Done { archive, files, mask_coverage: None, scores: [].into(), warnings: Vec::new() }
             }
         };
         TaskOutcome { task: task.index, custom_id: task.custom_id, seed: task.seed, outcome }
     };
-    let outcomes = store.input(shard).await.unwrap().unwrap().into_iter().map(outcome).collect();
-    let mut archive = None;
-    if spec.format == OutputFormat::Webdataset {
-        let (key, tar) = (ObjectKey::Archive(shard, attempt.clone()).to_string(), tar_of(&pictures));
-        archive = Some(ArchiveRef { key: key.clone(), sha256: Sha256Hex::of(&tar), bytes: tar.len() as u64 });
-        store.objects().put(&key, tar).await.unwrap();
+    let history = bench.history().await;
+    let tasks = store.input(shard, &history.round(shard.round).unwrap().inputs).await.unwrap().unwrap();
+    let outcomes = tasks.into_iter().map(outcome).collect();
+    let mut archives = Vec::new();
+    if in_archive {
+        let tar = tar_of(&pictures);
+        archives.push(ArchiveRef { key: key.clone(), sha256: Sha256Hex::of(&tar), bytes: tar.len() as u64 });
+        store.objects().put(&store.relative(&key), tar).await.unwrap();
     } else {
         for (path, bytes) in pictures {
-            store.objects().put(&path, bytes.into()).await.unwrap();
+            store.objects().put(&store.relative(&path), bytes.into()).await.unwrap();
         }
     }
     let marker = CommitMarker {
-        version: 1,
+        version: 2,
         run: spec.run.clone(),
         shard,
         attempt,
         worker: WorkerId::new("w").unwrap(),
-        archive,
+        model: None,
+        settings: settings_digest(spec),
+        archives,
         outcomes,
         started_at: Timestamp::from_second(100).unwrap(),
         committed_at: Timestamp::from_second(107).unwrap(),
         device_seconds: 0.1,
     };
-    store.commit(marker).await.unwrap();
+    bench.backends.commit(store, marker).await.unwrap();
 }
 
 fn tar_of(members: &[(String, Vec<u8>)]) -> Bytes {
@@ -142,9 +170,35 @@ fn replace(all: &mut Stored, key: &str, old: &str, new: &str) {
     all.insert(key.to_owned(), text.replacen(old, new, 1).into());
 }
 
+/// The key that begins and ends like this.
+fn key(all: &Stored, begins: &str, ends: &str) -> String {
+    all.keys().rfind(|key| key.starts_with(begins) && key.ends_with(ends)).unwrap().clone()
+}
+
 /// The archive of the tasks 0 and 1.
 fn archive(all: &Stored) -> String {
-    all.keys().find(|key| key.starts_with("shards/r0-000000.")).unwrap().clone()
+    key(all, "shards/r0-000000.", ".tar")
+}
+
+fn input(all: &Stored) -> String {
+    key(all, "input/r0-000002.", ".jsonl")
+}
+
+fn results(all: &Stored) -> String {
+    key(all, "", "results.jsonl")
+}
+
+fn errors(all: &Stored) -> String {
+    key(all, "", "errors.jsonl")
+}
+
+/// The last entry of the log, which says how the run ended.
+fn ended(all: &Stored) -> String {
+    key(all, "decisions/", ".json")
+}
+
+fn picture(all: &Stored, id: &str) -> String {
+    key(all, "", &format!("images/{id}.png"))
 }
 
 /// Other members in that archive, and a marker that vouches for it as a whole.
@@ -152,8 +206,8 @@ fn forge(all: &mut Stored, members: &[&str]) {
     let member = |path: &&str| (path.to_string(), format!("the picture of {}", &path[..2]).into_bytes());
     let (key, tar) = (archive(all), tar_of(&members.iter().map(member).collect::<Vec<_>>()));
     edit_json(all, "commits/r0-000000.json", |marker| {
-        marker["archive"]["sha256"] = Sha256Hex::of(&tar).as_str().into();
-        marker["archive"]["bytes"] = tar.len().into();
+        marker["archives"][0]["sha256"] = Sha256Hex::of(&tar).as_str().into();
+        marker["archives"][0]["bytes"] = tar.len().into();
     });
     all.insert(key, tar);
 }
@@ -198,69 +252,92 @@ const IN_EITHER_FORMAT: &[Damage] = &[
         |all| drop(all.insert("commits/r0-000001.json".to_owned(), all["commits/r0-000000.json"].clone())),
         "shard r0-000001: its marker speaks of r0-000000",
     ),
-    ("an input is removed", |all| drop(all.remove("input/r0-000002.jsonl")), "shard r0-000002: its input is gone"),
+    ("an input is removed", |all| drop(all.remove(&input(all))), "shard r0-000002: its input is gone"),
     (
         "an input is cut off",
         // Within its last line.
-        |all| edit(all, "input/r0-000002.jsonl", |bytes| bytes.truncate(bytes.len() - 2)),
-        "shard r0-000002: input/r0-000002.jsonl cannot be read",
+        |all| edit(all, &input(all), |bytes| bytes.truncate(bytes.len() - 2)),
+        "cannot be read",
     ),
     (
-        "the first round is lost",
-        |all| drop(all.remove("input/r0.complete.json")),
+        "the first entry of the log is lost",
+        |all| drop(all.remove("decisions/000000.json")),
+        "decisions/000000.json failed: it is gone, and later entries are there",
+    ),
+    (
+        "an entry in the middle is lost",
+        |all| drop(all.remove("decisions/000001.json")),
+        "decisions/000001.json failed: it is gone, and later entries are there",
+    ),
+    ("an entry is cut off", |all| cut_off(all, "decisions/000001.json"), "decisions/000001.json failed: EOF"),
+    (
+        "an entry does not follow",
+        |all| drop(all.insert("decisions/000001.json".to_owned(), all["decisions/000000.json"].clone())),
+        "decisions/000001.json failed: it does not follow from the entries before",
+    ),
+    (
+        "the whole log is lost",
+        |all| all.retain(|key, _| !key.starts_with("decisions/")),
         "the run is not completely submitted",
     ),
     (
-        "the last round is lost",
-        |all| drop(all.remove("input/r1.complete.json")),
-        "summary.json says rounds 1, the markers say 0",
+        "a marker was made by another model",
+        |all| {
+            edit_json(all, "commits/r0-000001.json", |marker| {
+                marker["model"] = json!({ "sha256": "other", "dtype": "f32" });
+            });
+        },
+        "shard r0-000001: it was made by the model other in f32, the run is bound to none",
+    ),
+    (
+        "a marker was made with other settings",
+        |all| {
+            edit_json(all, "commits/r0-000001.json", |marker| marker["settings"] = Sha256Hex::of(b"").as_str().into())
+        },
+        "shard r0-000001: it was made with other settings",
     ),
     (
         "a result is another task's",
-        |all| replace(all, "results.jsonl", "\"t1\"", "\"t9\""),
+        |all| replace(all, &results(all), "\"t1\"", "\"t9\""),
         "results.jsonl: line 2 is not what the markers say",
     ),
     (
         "a result has another digest",
-        |all| replace(all, "results.jsonl", Sha256Hex::of(b"the picture of t7").as_str(), Sha256Hex::of(b"").as_str()),
+        |all| replace(all, &results(all), Sha256Hex::of(b"the picture of t7").as_str(), Sha256Hex::of(b"").as_str()),
         "results.jsonl: line 7 is not what the markers say",
     ),
-    (
-        "the results are cut off",
-        |all| cut_off(all, "results.jsonl"),
-        "results.jsonl: line 4 is not what the markers say",
-    ),
+    ("the results are cut off", |all| cut_off(all, &results(all)), "results.jsonl: line 4 is not what the markers say"),
     (
         "the results have a line more",
-        |all| edit(all, "results.jsonl", |bytes| bytes.extend_from_within(..)),
+        |all| edit(all, &results(all), |bytes| bytes.extend_from_within(..)),
         "results.jsonl goes on after line 7",
     ),
-    ("the results are removed", |all| drop(all.remove("results.jsonl")), "results.jsonl is gone"),
+    ("the results are removed", |all| drop(all.remove(&results(all))), "results.jsonl is gone"),
     (
         "an error has another code",
-        |all| replace(all, "errors.jsonl", "model_error", "poison"),
+        |all| replace(all, &errors(all), "model_error", "poison"),
         "errors.jsonl: line 1 is not what the markers say",
     ),
     (
         "a refused row is another one",
-        |all| replace(all, "errors.jsonl", "\"line\":3", "\"line\":4"),
+        |all| replace(all, &errors(all), "\"line\":3", "\"line\":4"),
         "errors.jsonl: line 2 is not what the markers say",
     ),
-    ("the summary is cut off", |all| cut_off(all, "summary.json"), "summary.json failed: EOF"),
+    ("the ending is cut off", |all| cut_off(all, &ended(all)), "failed: EOF"),
     (
         "the summary counts a picture more",
-        |all| edit_json(all, "summary.json", |summary| summary["done"] = 8.into()),
-        "summary.json says done 8, the markers say 7",
+        |all| edit_json(all, &ended(all), |ended| ended["summary"]["done"] = 8.into()),
+        "the summary says done 8, the markers say 7",
     ),
     (
         "the summary has other failures",
-        |all| edit_json(all, "summary.json", |summary| summary["failures"] = json!({ "poison": 1 })),
-        "summary.json says failures {\"poison\":1}, the markers say {\"model_error\":1}",
+        |all| edit_json(all, &ended(all), |ended| ended["summary"]["failures"] = json!({ "poison": 1 })),
+        "the summary says failures {\"poison\":1}, the markers say {\"model_error\":1}",
     ),
     (
         "the summary has another time",
-        |all| edit_json(all, "summary.json", |summary| summary["device_seconds"] = 60.5.into()),
-        "summary.json says device_seconds 60.5, the markers say 0.5",
+        |all| edit_json(all, &ended(all), |ended| ended["summary"]["device_seconds"] = 60.5.into()),
+        "the summary says device_seconds 60.5, the markers say 0.5",
     ),
 ];
 
@@ -296,45 +373,62 @@ const IN_WEBDATASET: &[Damage] = &[
         "t0.image.png is in it twice",
     ),
     (
+        "a marker has no archives any more",
+        |all| edit_json(all, "commits/r0-000000.json", |marker| drop(marker["archives"].take())),
+        "commits/r0-000000.json cannot be read",
+    ),
+    (
         "a marker forgets its archive",
-        |all| edit_json(all, "commits/r0-000000.json", |marker| drop(marker["archive"].take())),
-        "shard r0-000000: t0.image.png: it is gone",
+        |all| edit_json(all, "commits/r0-000000.json", |marker| marker["archives"] = json!([])),
+        "shard r0-000000: t0 is in an archive that its marker does not name",
     ),
 ];
 
 const IN_FILES: &[Damage] = &[
     (
         "a byte of a file is another one",
-        |all| edit(all, "images/t0.png", |bytes| bytes[3] ^= 1),
-        "shard r0-000000: images/t0.png: its content is not what was committed",
+        |all| edit(all, &picture(all, "t0"), |bytes| bytes[3] ^= 1),
+        "images/t0.png: its content is not what was committed",
     ),
     (
         "a file of a later round is cut off",
-        |all| cut_off(all, "images/t2.png"),
-        "shard r1-000000: images/t2.png: its content is not what was committed",
+        |all| cut_off(all, &picture(all, "t2")),
+        "images/t2.png: its content is not what was committed",
     ),
-    ("a file is removed", |all| drop(all.remove("images/t0.png")), "shard r0-000000: images/t0.png: it is gone"),
+    ("a file is removed", |all| drop(all.remove(&picture(all, "t0"))), "images/t0.png: it is gone"),
 ];
+
+/// In either layout, and either format.
+fn layouts() -> [(OutputFormat, RunRoot, &'static [Damage]); 4] {
+    let shared = || RunRoot::Shared(spec(1, 1).run);
+    [
+        (OutputFormat::Webdataset, RunRoot::Own, IN_WEBDATASET),
+        (OutputFormat::Webdataset, shared(), IN_WEBDATASET),
+        (OutputFormat::Files, RunRoot::Own, IN_FILES),
+        (OutputFormat::Files, shared(), IN_FILES),
+    ]
+}
 
 #[tokio::test]
 async fn every_damage_to_an_ended_run_is_found_and_a_repair_takes_nothing_away() {
-    for (format, damages) in [(OutputFormat::Webdataset, IN_WEBDATASET), (OutputFormat::Files, IN_FILES)] {
-        let run = Ended::new(format).await;
-        let whole = run.stored();
-        let found = run.verify(false).await;
-        assert_eq!((found.problems, found.orphans, found.files), (vec![], 0, 7), "{format:?}");
-        assert_eq!((found.done, found.failed, found.shards, found.uncommitted), (7, 1, 5, 0), "{format:?}");
+    for (format, root, damages) in layouts() {
+        let run = Ended::new(format, root.clone()).await;
+        let (whole, place) = (run.stored(), format!("{format:?} {root:?}"));
+        let found = run.verify(false).await.unwrap();
+        assert_eq!((found.problems, found.orphans, found.files), (vec![], 0, 7), "{place}");
+        assert_eq!((found.done, found.failed, found.shards, found.uncommitted), (7, 1, 5, 0), "{place}");
         for (damage, harm, words) in damages.iter().chain(IN_EITHER_FORMAT) {
             let mut harmed = whole.clone();
             harm(&mut harmed);
-            *run.objects.all() = harmed.clone();
+            run.store(&harmed);
             for repair in [false, true] {
-                let found = run.verify(repair).await;
-                let problems = found.problems.join("\n");
-                assert!(problems.contains(words), "{format:?}: {damage}: {words:?} is not in\n{problems}");
-                assert!(!found.is_clean(), "{format:?}: {damage}");
+                let problems = match run.verify(repair).await {
+                    Ok(found) => found.problems.join("\n"),
+                    Err(error) => error.to_string(),
+                };
+                assert!(problems.contains(words), "{place}: {damage}: {words:?} is not in\n{problems}");
                 // What no marker names any more may be all that is left of it.
-                assert_eq!(run.stored(), harmed, "{format:?}: {damage}");
+                assert_eq!(run.stored(), harmed, "{place}: {damage}");
             }
         }
     }
@@ -342,38 +436,47 @@ async fn every_damage_to_an_ended_run_is_found_and_a_repair_takes_nothing_away()
 
 #[tokio::test]
 async fn what_an_attempt_left_that_did_not_commit_is_counted_and_removed_by_a_repair_alone() {
-    for format in [OutputFormat::Webdataset, OutputFormat::Files] {
-        let run = Ended::new(format).await;
-        let whole = run.stored();
-        let lost = ObjectKey::Archive(ShardId { round: Round(0), index: 0 }, AttemptId::generate()).to_string();
-        let mut left = vec![(lost, tar_of(&[])), ("journal/r0-000001.jsonl".to_owned(), Bytes::new())];
+    for (format, root, _) in layouts() {
+        let run = Ended::new(format, root.clone()).await;
+        let (whole, place) = (run.stored(), format!("{format:?} {root:?}"));
+        let (shard, attempt) = (|index| ShardId { round: Round(0), index }, AttemptId::generate());
+        let t5 = |folder, suffix: &str| {
+            let id = CustomId::new("t5").unwrap();
+            ObjectKey::File(shard(2), attempt.clone(), folder, id, suffix.to_owned())
+        };
+        let mut left = vec![
+            ObjectKey::Archive(shard(0), attempt.clone()),
+            ObjectKey::FirstAttempt(shard(1)),
+            ObjectKey::Journal(shard(1), attempt.clone(), 0),
+            ObjectKey::Part(shard(1), attempt.clone()),
+        ];
         if format == OutputFormat::Files {
             // Of a picture that was stored and whose attempt was lost; the one that counts failed this task.
-            left.extend(["images/t5.png", "heatmaps/t5.duck.png"].map(|key| (key.to_owned(), Bytes::new())));
+            left.extend([t5(Folder::Images, ".png"), t5(Folder::Heatmaps, ".duck.png")]);
         }
         let (orphans, said) = (left.len() as u64, format!("{} objects that no marker names were removed", left.len()));
-        run.objects.all().extend(left);
+        run.objects.all().extend(left.iter().map(|key| (key.path(&root), Bytes::new())));
         let with_orphans = run.stored();
 
-        let found = run.verify(false).await;
-        assert_eq!((found.problems, found.orphans, found.repaired), (vec![], orphans, vec![]), "{format:?}");
-        assert_eq!(run.stored(), with_orphans, "{format:?}: nobody asked for a repair");
-        let found = run.verify(true).await;
-        assert_eq!((found.problems, found.orphans, found.repaired), (vec![], 0, vec![said]), "{format:?}");
-        assert_eq!(run.stored(), whole, "{format:?}: the orphans and nothing else");
-        let found = run.verify(false).await;
-        assert_eq!((found.problems, found.orphans, found.repaired), (vec![], 0, vec![]), "{format:?}");
+        let found = run.verify(false).await.unwrap();
+        assert_eq!((found.problems, found.orphans, found.repaired), (vec![], orphans, vec![]), "{place}");
+        assert_eq!(run.stored(), with_orphans, "{place}: nobody asked for a repair");
+        let found = run.verify(true).await.unwrap();
+        assert_eq!((found.problems, found.orphans, found.repaired), (vec![], 0, vec![said]), "{place}");
+        assert_eq!(run.stored(), whole, "{place}: the orphans and nothing else");
+        let found = run.verify(false).await.unwrap();
+        assert_eq!((found.problems, found.orphans, found.repaired), (vec![], 0, vec![]), "{place}");
     }
 }
 
 #[tokio::test]
 async fn the_archives_of_attempts_at_work_are_counted_and_stay() {
-    let run = Ended::new(OutputFormat::Webdataset).await;
-    for key in ["summary.json", "commits/r1-000000.json"] {
-        run.objects.all().remove(key);
-    }
+    let run = Ended::new(OutputFormat::Webdataset, RunRoot::Own).await;
+    // Submitted, and round 1 opened.
+    let begun = |key: &str| key > "decisions/000001.json" && key.starts_with("decisions/");
+    run.objects.all().retain(|key, _| key != "commits/r1-000000.json" && !begun(key));
     let going_on = run.stored();
-    let found = run.verify(true).await;
+    let found = run.verify(true).await.unwrap();
     assert_eq!((found.problems, found.ended, found.uncommitted, found.orphans), (vec![], false, 1, 1));
     assert_eq!(run.stored(), going_on);
     let said = "1 shards without a marker were published again";

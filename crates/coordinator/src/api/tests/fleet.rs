@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use diorama_backends::objects::ObjectErrorKind;
 use diorama_backends::objects::embedded::FolderObjects;
 use diorama_backends::objects::faulty::{Fault, FaultyObjects};
-use diorama_backends::progress::Heartbeat;
+use diorama_backends::progress::{Heartbeat, WorkerState};
 use diorama_backends::queue::Settlement;
 use diorama_core::id::{Pool, Round, RunId, ShardId, WorkerId};
 use diorama_core::key::SharedKey;
@@ -17,6 +17,8 @@ use diorama_core::run::ModelIdentity;
 use serde_json::json;
 
 use super::{Bench, rows};
+use crate::api::fleet::refresh;
+use crate::tests::unkind::{Hook, Hooked};
 
 #[tokio::test]
 async fn a_coordinator_is_ready_while_its_store_answers_and_alive_in_any_case() {
@@ -52,7 +54,7 @@ async fn a_pool_is_listed_with_its_workers_its_runs_and_its_queue() {
         let heartbeat = Heartbeat {
             worker: WorkerId::new(worker).unwrap(),
             pool: Pool::new(pool).unwrap(),
-            state: "idle".to_owned(),
+            state: WorkerState::Idle,
             model: "demo".to_owned(),
             identity: ModelIdentity { sha256: "0123".to_owned(), dtype: "f32".to_owned() },
             device: "cpu".to_owned(),
@@ -80,4 +82,25 @@ async fn a_pool_is_listed_with_its_workers_its_runs_and_its_queue() {
     let pool = |pool: &str, workers: u64, runs: u64, [ready, consumers, dead]: [u64; 3]| json!({ "pool": pool, "workers": workers, "runs": runs, "ready": ready, "consumers": consumers, "dead": dead });
     let wanted = json!([pool("busy", 2, 2, [3, 1, 1]), pool("idle", 1, 0, [0; 3]), pool("waiting", 0, 1, [0; 3])]);
     assert_eq!(bench.request("GET", "/v1/pools").await, (StatusCode::OK, wanted));
+}
+
+#[tokio::test]
+async fn metrics_and_life_are_answered_from_memory_and_tell_what_the_last_look_saw() {
+    let asked = Arc::new(AtomicBool::new(false));
+    let bench = Bench::new(|config| {
+        let asked = asked.clone();
+        let note: Hook = Box::new(move |_, _| {
+            asked.store(true, Ordering::SeqCst);
+            Box::pin(std::future::ready(()))
+        });
+        config.backends.objects = Arc::new(Hooked::before(config.backends.objects.clone(), note));
+    });
+    bench.submit(&json!({ "pool": "busy" }), &rows(1), None).await;
+    let metrics = async || bench.request("GET", "/metrics").await.1.as_str().unwrap().to_owned();
+    assert!(!metrics().await.contains("diorama_active_runs"), "nobody has looked yet");
+    refresh(&bench.api).await;
+    asked.store(false, Ordering::SeqCst);
+    assert!(metrics().await.contains("diorama_active_runs{pool=\"busy\"} 1"), "{}", metrics().await);
+    assert_eq!(bench.request("GET", "/livez").await.0, StatusCode::OK);
+    assert!(!asked.load(Ordering::SeqCst), "the store was asked");
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use axum::http::StatusCode;
 use diorama_backends::objects::{ObjectError, ObjectReader, Objects, RemoteObjects};
 use diorama_core::id::Sha256Hex;
+use diorama_protocol::RunStore;
 use futures::stream;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
@@ -36,8 +37,11 @@ async fn a_manifest_in_the_store_makes_the_run_that_the_same_bytes_in_the_form_m
     let (store, sent) = (bench.store(run["run"].as_str().unwrap()), bench.store(sent["run"].as_str().unwrap()));
     let (spec, other) = (store.spec().await.unwrap().unwrap(), sent.spec().await.unwrap().unwrap());
     assert_eq!(spec.manifest_sha256, Sha256Hex::of(manifest.as_bytes()));
-    for shard in store.round(diorama_core::id::Round(0)).await.unwrap().unwrap().shard_ids() {
-        assert_eq!(store.input(shard).await.unwrap(), sent.input(shard).await.unwrap());
+    let round = async |store: &RunStore| store.history().await.unwrap().rounds()[0].clone();
+    let (this, that) = (round(&store).await, round(&sent).await);
+    for shard in this.shard_ids() {
+        let (this, that) = (store.input(shard, &this.inputs).await, sent.input(shard, &that.inputs).await);
+        assert_eq!(this.unwrap().unwrap(), that.unwrap().unwrap());
     }
     assert_eq!((spec.tasks, spec.settings), (other.tasks, other.settings));
     assert_eq!(bench.backends.objects.get(KEY).await.unwrap(), manifest, "it is its owner's and stays");

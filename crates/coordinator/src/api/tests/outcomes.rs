@@ -1,21 +1,24 @@
 //! Results and errors of a run that goes on, and the end of a run for good.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use diorama_backends::objects::embedded::FolderObjects;
-use diorama_backends::objects::faulty::{Fault, FaultyObjects};
 use diorama_backends::objects::list_all;
 use diorama_core::id::{Round, ShardId};
+use diorama_core::key::ObjectKey;
+use diorama_protocol::decision::Act;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{Bench, rows, spec};
-use crate::tests::{Decide, commit, done, failed};
-use crate::{CoordinatorConfig, Service, ServiceConfig};
+use crate::reopen::reopen;
+use crate::tests::unkind::{Hook, Hooked};
+use crate::tests::{Decide, commit, done, drive_to_its_end, failed};
+use crate::{CoordinatorConfig, Grace, Service, ServiceConfig, delete};
 
 /// The lines of a stream, and whether they are all.
 async fn lines(bench: &Bench, path: &str) -> (Vec<Value>, bool) {
@@ -35,6 +38,14 @@ async fn until(what: &str, condition: impl AsyncFn() -> bool) {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), holds).await.expect(what);
+}
+
+/// The coordinator that leads.
+fn service(bench: &Bench) -> Service {
+    let mut runs = CoordinatorConfig::new(bench.scratch());
+    runs.poll = Duration::from_millis(5);
+    let (owner, lease) = ("test".to_owned(), Duration::from_millis(100));
+    Service::new(bench.backends.clone(), ServiceConfig { owner, lease, grace: Grace::default(), runs }).0
 }
 
 fn tasks(lines: &[Value]) -> Vec<u64> {
@@ -57,7 +68,7 @@ async fn a_run_that_goes_on_gives_what_is_committed_and_certain_in_the_manifests
         _ => done(),
     });
     for index in [2, 0] {
-        commit(&store, &spec, ShardId { round: Round(0), index }, &decide).await;
+        commit(&bench.backends, &store, &spec, ShardId { round: Round(0), index }, &decide).await;
     }
     let (found, complete) = lines(&bench, &results).await;
     assert_eq!((tasks(&found), complete), (vec![0, 3, 8], false));
@@ -78,11 +89,7 @@ async fn a_deleted_run_is_gone_at_once_and_the_coordinator_removes_its_objects()
     bench.request("POST", &format!("{path}/cancel")).await;
 
     let drain = CancellationToken::new();
-    let mut runs = CoordinatorConfig::new(bench.scratch());
-    runs.poll = Duration::from_millis(5);
-    let lease = Duration::from_millis(100);
-    let (service, _) = Service::new(bench.backends.clone(), ServiceConfig { owner: "test".to_owned(), lease, runs });
-    let service = tokio::spawn(service.run(drain.clone()));
+    let service = tokio::spawn(service(&bench).run(drain.clone()));
     let ended = async || !bench.request("GET", &path).await.1["summary"].is_null();
     until("the run ends", ended).await;
     assert_eq!(bench.request("DELETE", &path).await.0, StatusCode::ACCEPTED);
@@ -90,49 +97,56 @@ async fn a_deleted_run_is_gone_at_once_and_the_coordinator_removes_its_objects()
     let gone = async || {
         let left = async |prefix: &str| list_all(&*bench.backends.objects, prefix).await.unwrap().len();
         let run = format!("runs/{id}/");
-        left(&run).await + left("index/active/").await + left("index/submitted/").await + left("index/deleting/").await
-            == 0
+        let log = left(&format!("{run}decisions/")).await;
+        left(&run).await - log + left("index/active/").await + left("index/submitted/").await == 0
     };
-    until("nothing of the run is left", gone).await;
+    until("nothing of the run is left but its log", gone).await;
     assert_eq!(bench.request("GET", "/v1/runs").await.1, serde_json::json!({ "runs": [] }));
     assert_eq!(bench.request("DELETE", &path).await.1["code"], "unknown_run");
     // The same request makes the run anew.
     let (status, again) = bench.submit(&spec(), &rows(4), Some("k")).await;
     assert_eq!((status, &again["tasks"]), (StatusCode::CREATED, &4.into()), "{again}");
+    assert_ne!(again["run"], run["run"], "another life, another id");
     drain.cancel();
     service.await.unwrap();
 }
 
-/// Between the driver's look whether the run is being deleted and its look at the spec, the run is deleted.
+/// Between the driver's look at the log and its look at the spec, the run is deleted.
 #[tokio::test]
 async fn a_run_deleted_while_it_is_taken_up_is_removed_to_its_end() {
     let mut bench = Bench::new(|_| ());
     let (_, run) = bench.submit(&spec(), &rows(4), None).await;
     let id = run["run"].as_str().unwrap().to_owned();
-    let folder = bench.folder.path().to_owned();
-    let spec_key = format!("runs/{id}/run.json");
-    let word = folder.join("index/deleting").join(&id);
-    let delete = move |operation: &'static str, key: &str| {
-        if operation == "get" && key == spec_key && !word.exists() {
-            std::fs::create_dir_all(word.parent().unwrap()).unwrap();
-            std::fs::write(&word, "").unwrap();
-            std::fs::remove_file(folder.join(key)).unwrap();
-        }
-        Fault::None
-    };
-    let objects = FolderObjects::open(bench.folder.path()).unwrap();
-    bench.backends.objects = Arc::new(FaultyObjects::new(objects, Box::new(delete)));
+    let (store, backends) = (bench.store(&id), bench.backends.clone());
+    let spec = store.spec().await.unwrap().unwrap();
+    bench.request("POST", &format!("/v1/runs/{id}/cancel")).await;
+    drive_to_its_end(&bench.backends, &store, &spec, &bench.scratch()).await;
+    reopen(&backends, &store, &spec, &mut store.history().await.unwrap(), "test", Default::default()).await.unwrap();
+    let (key, deleted) = (store.path(&ObjectKey::Spec), Arc::new(AtomicBool::new(false)));
+    let scratch = bench.scratch();
+    let delete: Hook = Box::new(move |operation, asked| {
+        let strikes = operation == "get" && asked == key && !deleted.swap(true, Ordering::SeqCst);
+        let (backends, store, spec, scratch) = (backends.clone(), store.clone(), spec.clone(), scratch.clone());
+        Box::pin(async move {
+            if strikes {
+                let mut history = store.history().await.unwrap();
+                backends.decide(&store, &spec.run, &mut history, "test", Act::Cancelled).await.unwrap();
+                drive_to_its_end(&backends, &store, &spec, &scratch).await;
+                let mut history = store.history().await.unwrap();
+                delete::delete(&backends, &store, &spec.run, &mut history, "test").await.unwrap();
+                store.delete(&ObjectKey::Spec).await.unwrap();
+            }
+        })
+    });
+    bench.backends.objects = Arc::new(Hooked::before(bench.backends.objects.clone(), delete));
 
     let drain = CancellationToken::new();
-    let runs = CoordinatorConfig::new(bench.scratch());
-    let lease = Duration::from_millis(100);
-    let (service, _) = Service::new(bench.backends.clone(), ServiceConfig { owner: "test".to_owned(), lease, runs });
-    let service = tokio::spawn(service.run(drain.clone()));
+    let service = tokio::spawn(service(&bench).run(drain.clone()));
     let gone = async || {
-        let left = async |prefix: &str| list_all(&*bench.backends.objects, prefix).await.unwrap().len();
-        left("runs/").await + left("index/active/").await + left("index/deleting/").await == 0
+        let objects = list_all(&*bench.backends.objects, "").await.unwrap();
+        objects.iter().all(|object| object.key.contains("/decisions/") || object.key.contains("index/deleted/"))
     };
-    until("nothing of the run is left", gone).await;
+    until("nothing of the run is left but its log and the note", gone).await;
     drain.cancel();
     service.await.unwrap();
 }
