@@ -153,8 +153,7 @@ impl SubmitRequest {
         }
         let fits = |text: &String| (1..=64).contains(&text.len());
         if self.labels.len() > 32 || !self.labels.iter().all(|(name, value)| fits(name) && fits(value)) {
-            let range = "at most 32, names and values of 1 to 64 bytes";
-            problems.push(format!("labels is out of range; it must be {range}"));
+            problems.push("labels are out of range; at most 32, names and values of 1 to 64 bytes".to_owned());
         }
         if problems.is_empty() { Ok(settings) } else { Err(Problem::bad_request("invalid_spec", problems.join("; "))) }
     }
