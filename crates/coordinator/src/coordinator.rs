@@ -114,7 +114,11 @@ impl Coordinator {
         loop {
             let step = async {
                 match next(&history) {
-                    Next::Nothing(summary) => return Ok(Some(ended(summary))),
+                    Next::Nothing(summary) => {
+                        // Whoever decided the end may have died before he could show it.
+                        self.show_summary(&history).await?;
+                        return Ok(Some(ended(summary)));
+                    }
                     Next::Remove => return Ok(Some(RunEnd::Deleted)),
                     Next::Pump => gauge = self.pump(spec, &mut history, std::mem::take(&mut gauge)).await?,
                     Next::End(state) => self.end(spec, &mut history, state).await?,
@@ -200,8 +204,8 @@ impl Coordinator {
         fault::point("finalise.before-ended");
         self.decide(spec, history, Act::Ended(ended)).await?;
         fault::point("finalise.after-ended");
+        self.show_summary(history).await?;
         if let Some(ended) = history.ended() {
-            ending::publish_summary(&self.store, ended).await?;
             self.watchers.send_modify(|progress| {
                 progress.state = state;
                 (progress.done, progress.failed) = (ended.summary.done, ended.summary.failed);
@@ -209,6 +213,13 @@ impl Coordinator {
             });
         }
         Ok(())
+    }
+
+    async fn show_summary(&self, history: &History) -> Result<(), CoordinatorError> {
+        match history.ended() {
+            Some(ended) => Ok(ending::publish_summary(&self.store, ended).await?),
+            None => Ok(()),
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use diorama_worker::picture::PictureLimits;
 use diorama_worker::{Device, Layout, Remote, Worker, WorkerConfig, WorkerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// Why a run in a folder could not be brought to its end. What is committed is kept.
 #[derive(Debug, thiserror::Error)]
@@ -198,7 +199,8 @@ async fn run_on(
     let stop = drain.child_token();
     let (driven, worked) = tokio::join!(
         async {
-            let driven = coordinator.drive(&spec, &stop).await;
+            let span = tracing::info_span!("run", run = %spec.run);
+            let driven = coordinator.drive(&spec, &stop).instrument(span).await;
             stop.cancel();
             driven
         },

@@ -48,7 +48,8 @@ impl FolderObjects {
 
     /// Opens a folder that another process may be writing to, for whoever only reads: nothing is created or removed.
     pub fn open_to_read(root: &Path) -> Result<Self, ObjectError> {
-        let root = root.canonicalize().map_err(|error| ObjectError::io("opening", root.display().to_string(), &error))?;
+        let root =
+            root.canonicalize().map_err(|error| ObjectError::io("opening", root.display().to_string(), &error))?;
         Ok(Self { root: Arc::new(root) })
     }
 
@@ -356,6 +357,9 @@ mod tests {
         let store = FolderObjects::open(folder.path()).unwrap();
         store.put("kept/a.json", Bytes::from_static(b"kept")).await.unwrap();
         fs::write(store.scratch().join("put-1-1"), b"half").unwrap();
+        let reader = FolderObjects::open_to_read(folder.path()).unwrap();
+        assert_eq!(reader.get("kept/a.json").await.unwrap(), "kept");
+        assert_eq!(fs::read_dir(store.scratch()).unwrap().count(), 1, "another process may be writing it");
         let store = FolderObjects::open(folder.path()).unwrap();
         assert_eq!(fs::read_dir(store.scratch()).unwrap().count(), 0);
         assert_eq!(store.get("kept/a.json").await.unwrap(), "kept");

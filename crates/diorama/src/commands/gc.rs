@@ -49,7 +49,19 @@ fn tell(collected: &Collected, removed: bool) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[test]
+    fn the_grace_time_is_the_flags_and_held_to_the_range_of_its_key() {
+        let grace = |text: &str| {
+            let cli = Cli::try_parse_from(["diorama", "gc", "--grace", text]).unwrap();
+            cli.configuration().map(|config| config.coordinator.gc_grace)
+        };
+        assert_eq!(grace("90.5").unwrap(), 90.5);
+        assert!(grace("-1").unwrap_err().to_string().contains("0 to 31536000"));
+    }
 
     #[test]
     fn a_dry_run_says_what_would_go_and_that_nothing_went() {
@@ -58,7 +70,10 @@ mod tests {
         let keys = vec!["runs/a/".to_owned(), "runs/b/shards/r0-000000.0a.tar".to_owned()];
         let collected = Collected { runs: 1, leftovers: 3, idempotency: 0, keys };
         let dry = tell(&collected, false);
-        assert_eq!(dry[..3], ["would remove  runs/a/", "would remove  runs/b/shards/r0-000000.0a.tar", "would remove  … and 2 more"]);
+        assert_eq!(
+            dry[..3],
+            ["would remove  runs/a/", "would remove  runs/b/shards/r0-000000.0a.tar", "would remove  … and 2 more"]
+        );
         assert!(dry[3].ends_with("nothing was removed: --yes does"), "{dry:?}");
         let wet = tell(&collected, true);
         assert!(wet[0] == "removed  runs/a/" && wet[3].ends_with(": removed"), "{wet:?}");

@@ -199,7 +199,8 @@ async fn finish(cli: &Cli, out: &Path, end: RunEnd) -> Result<u8, Failure> {
             return Err(Failure::permanent(anyhow::anyhow!(message)));
         }
     };
-    let page = gallery::write(out).await.context("the pictures are made, the gallery is not").map_err(Failure::try_again)?;
+    let page =
+        gallery::write(out).await.context("the pictures are made, the gallery is not").map_err(Failure::try_again)?;
     if cli.json() {
         let mut json = serde_json::to_value(&summary).map_err(Failure::permanent)?;
         json["gallery"] = serde_json::json!(page);

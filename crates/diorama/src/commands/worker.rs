@@ -50,8 +50,10 @@ async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Res
     let how = &config.worker;
     let root = how.scratch.clone().unwrap_or_else(std::env::temp_dir);
     // Before anything is pulled: what died here may be what is delivered first.
-    if let Err(error) = Scratch::sweep(&root, backends.objects.clone()).await {
-        tracing::warn!(%error, "what killed workers of this machine left stays for now");
+    match drain.run_until_cancelled(Scratch::sweep(&root, backends.objects.clone())).await {
+        None => return Ok(exit::DRAINED),
+        Some(Ok(_)) => {}
+        Some(Err(error)) => tracing::warn!(%error, "what killed workers of this machine left stays for now"),
     }
     let scratch = Scratch::open(&root, &name)
         .map_err(|error| Failure::permanent(anyhow::anyhow!("the scratch folder cannot be used: {error}")))?;

@@ -2,6 +2,7 @@
 //! simulate. What a real SIGKILL leaves behind is tested in `tests/system/faults.rs`.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use diorama_core::id::{CustomId, Pool, RunId, Seed, Sha256Hex, TaskIndex};
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::TaskError;
 use diorama_core::retry::RetryPolicy;
-use diorama_core::run::OutputFormat;
+use diorama_core::run::{Labels, OutputFormat, RunSummary};
 use diorama_core::settings::{Method, Settings};
 use diorama_core::task::Task;
+use diorama_runtime::logging::{self, LogFormat};
 use diorama_worker::synthetic::{SyntheticGenerator, SyntheticOptions};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -103,6 +105,7 @@ impl Bench {
             retry: RetryPolicy { max_rounds: 1, delay_seconds: 0.0, poison_after: 1000 },
             model: Some(ModelIdentity::from(generator.info())),
             name: None,
+            labels: Labels::new(),
             priority: 0,
             weight: 1,
         };
@@ -158,6 +161,13 @@ impl Bench {
             .collect()
     }
 
+    /// What summary.json says, in its counts.
+    fn summary(&self) -> (u64, u64, u64) {
+        let summary = std::fs::read(self.folder.path().join("summary.json")).unwrap();
+        let summary: RunSummary = serde_json::from_slice(&summary).unwrap();
+        (summary.tasks, summary.done, summary.failed)
+    }
+
     /// Every outcome without the archive's name, which belongs to the attempt.
     fn results(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder.path().join("results.jsonl")).unwrap();
@@ -203,6 +213,7 @@ async fn a_death_at_any_operation_of_the_store_loses_nothing_and_repeats_nothing
                     bench.made.lock().unwrap().iter().filter(|id| committed.contains(*id)).cloned().collect();
                 assert_eq!(again, [""; 0], "{format:?}: committed, and made again after {fault:?} at {number}");
                 assert_eq!(bench.results(), expected, "{format:?}, {fault:?} at operation {number}");
+                assert_eq!(bench.summary(), (TASKS, TASKS, 0), "{format:?}, {fault:?} at operation {number}");
             }
             if !died {
                 break;
@@ -245,7 +256,9 @@ async fn the_next_shard_is_fetched_while_the_device_works_on_the_last_one() {
             return;
         }
         let (read, changed) = &*read_by_now;
-        let is_read = |read: &BTreeSet<String>, shard: &u64| read.contains(&format!("input/r0-{shard:06}.jsonl"));
+        let is_read = |read: &BTreeSet<String>, shard: &u64| {
+            read.iter().any(|key| key.starts_with(&format!("input/r0-{shard:06}.")))
+        };
         let missing = |read: &mut BTreeSet<String>| !others.iter().any(|shard| is_read(read, shard));
         let waited = changed.wait_timeout_while(read.lock().unwrap(), Duration::from_secs(30), missing).unwrap();
         if waited.1.timed_out() {
@@ -262,4 +275,60 @@ async fn the_next_shard_is_fetched_while_the_device_works_on_the_last_one() {
     });
     assert!(bench.run_plan(plan, rule).await);
     assert_eq!(*in_vain.lock().unwrap(), [0; 0], "while the device was busy with these, no other shard was fetched");
+}
+
+#[tokio::test]
+async fn what_is_there_is_known_by_the_log_and_a_run_that_has_ended_shows_its_summary_again() {
+    let bench = Bench::new(OutputFormat::Files);
+    let folder = RunFolder::open(bench.folder.path()).unwrap();
+    assert_eq!(folder.existing().await.unwrap(), None);
+    let (progress, _watched) = watch::channel(RunProgress::start(0));
+    let end = folder.run(bench.plan(), CancellationToken::new(), progress).await.unwrap();
+    let RunEnd::Finished(summary) = end else { panic!("{end:?}") };
+    let existing = folder.existing().await.unwrap().unwrap();
+    assert!(existing.history.is_submitted());
+    assert_eq!(existing.history.ended().map(|ended| &ended.summary), Some(&summary));
+
+    // As after a crash right behind the decision.
+    std::fs::remove_file(bench.folder.path().join("summary.json")).unwrap();
+    bench.made.lock().unwrap().clear();
+    let (progress, _watched) = watch::channel(RunProgress::start(0));
+    let again = folder.run(bench.plan(), CancellationToken::new(), progress).await.unwrap();
+    assert_eq!((again, bench.summary()), (RunEnd::Finished(summary), (TASKS, TASKS, 0)));
+    assert!(bench.made.lock().unwrap().is_empty(), "it was made again");
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_line_about_a_fault_in_a_worker_names_run_shard_and_worker() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = logging::subscriber(LogFormat::Json, None, move || writer.clone()).unwrap();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let bench = Bench::new(OutputFormat::Webdataset);
+    // The store knows nothing of runs and shards.
+    let mut failed = false;
+    let rule = move |_: &'static str, key: &str| {
+        let fails = key.starts_with("commits/r0-000001") && !std::mem::replace(&mut failed, true);
+        if fails { Fault::Fail(ObjectErrorKind::Transient) } else { Fault::None }
+    };
+    assert!(bench.run(Box::new(rule)).await);
+    let lines = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let mut lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let fault = lines.find(|line| line["message"] == "the object store failed; trying again").unwrap();
+    assert_eq!((&fault["run"], &fault["shard"]), (&"run".into(), &"r0-000001".into()), "{fault}");
+    assert!(fault["worker"].as_str().unwrap().starts_with("embedded-"), "{fault}");
 }

@@ -111,7 +111,8 @@ pub(super) fn name_as_users_do(from: &Path, to: &Path) -> io::Result<()> {
 
 /// The line with other names and nothing else changed: numbers that are read and written again may differ.
 fn as_users_name_them(line: String) -> String {
-    let Ok(TaskOutcome { outcome: Outcome::Done { files, archive: None, .. }, .. }) = serde_json::from_str(&line) else {
+    let Ok(TaskOutcome { outcome: Outcome::Done { files, archive: None, .. }, .. }) = serde_json::from_str(&line)
+    else {
         return line;
     };
     files.values().fold(line, |line, file| {
@@ -204,7 +205,8 @@ mod tests {
 
     #[test]
     fn files_are_named_as_they_lie_beside_the_results_and_nothing_else_of_a_line_changes() {
-        let stored = line(0, "files/r0-000012.0a/images/a.png", None).replace("\"seed\":1", "\"seed\":1,\"x\":0.10000000000000001");
+        let stored = line(0, "files/r0-000012.0a/images/a.png", None)
+            .replace("\"seed\":1", "\"seed\":1,\"x\":0.10000000000000001");
         let named = stored.replace("files/r0-000012.0a/images/a.png", "images/a.png");
         let other = line(1, "b.png", Some("shards/r0-000000.0a.tar"));
         let folder = tempfile::tempdir().unwrap();

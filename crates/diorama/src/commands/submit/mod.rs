@@ -49,7 +49,8 @@ async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -
     let (status, is_new) = send(client, &submission).await?;
     if !is_new {
         tracing::warn!(
-            "this manifest was submitted before with these settings, as {}; --again makes another run of it", status.run
+            "this manifest was submitted before with these settings, as {}; --again makes another run of it",
+            status.run
         );
     }
     tell(cli, &status)?;
