@@ -9,8 +9,10 @@ use std::time::Duration;
 use diorama_core::key::ObjectKey;
 use diorama_core::marker::CommitMarker;
 
+mod certificates;
 pub mod diagnosis;
 pub mod fault;
+pub mod kind;
 pub mod objects;
 pub mod progress;
 pub mod queue;
@@ -58,11 +60,10 @@ impl Backends {
                 return Ok(winner);
             }
             let claimed = self.progress.claim(&marker.run, marker.shard, &marker.attempt, CLAIM).await;
-            let claimed = claimed.map_err(|error| ObjectError {
-                kind: ObjectErrorKind::Transient,
-                doing: "claiming",
-                what: store.path(&ObjectKey::Commit(marker.shard)),
-                problem: error.to_string(),
+            let claimed = claimed.map_err(|error| {
+                let kind = if error.is_retryable() { ObjectErrorKind::Transient } else { ObjectErrorKind::Refused };
+                let what = store.path(&ObjectKey::Commit(marker.shard));
+                ObjectError::new(kind, "claiming", what, error.to_string()).caused_by(error)
             })?;
             if claimed == marker.attempt {
                 return store.commit(marker).await;

@@ -202,5 +202,5 @@ impl RunStore {
 }
 
 fn unwritable(what: String, error: &serde_json::Error) -> ObjectError {
-    ObjectError { kind: ObjectErrorKind::Io, doing: "encoding", what, problem: error.to_string() }
+    ObjectError::new(ObjectErrorKind::Io, "encoding", what, error.to_string())
 }

@@ -37,12 +37,8 @@ pub(crate) async fn all(store: &RunStore) -> Result<Vec<RoundInfo>, CoordinatorE
 
 /// That another coordinator ended the run after the round that we were at, and that it goes on since.
 pub(crate) fn goes_on_since(store: &RunStore) -> ObjectError {
-    ObjectError {
-        kind: ObjectErrorKind::Transient,
-        doing: "going on after",
-        what: store.path(&ObjectKey::Summary),
-        problem: "another coordinator ended the run, and it goes on since".to_owned(),
-    }
+    let problem = "another coordinator ended the run, and it goes on since";
+    ObjectError::new(ObjectErrorKind::Transient, "going on after", store.path(&ObjectKey::Summary), problem)
 }
 
 /// Says that a round is complete. Where another coordinator said so first, its word counts.

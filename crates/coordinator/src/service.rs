@@ -154,6 +154,10 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
         match drive(&backends, &store, &config, run, &stop).await {
             Ok(()) => return,
             Err(error) if error.is_retryable() => tracing::warn!(%run, %error, ?wait, "trying again"),
+            // Nothing of a run is lost with the progress, so no run is paused for it; and somebody is told.
+            Err(CoordinatorError::Progress(error)) => {
+                tracing::error!(%run, %error, ?wait, "the progress service refuses; trying again until that is mended");
+            }
             Err(error) => {
                 // What it misses is perhaps being removed: then the next turn removes the rest.
                 if !delete::is_under_way(&*backends.objects, run).await.unwrap_or(false) {

@@ -52,9 +52,7 @@ impl<O: Objects> FaultyObjects<O> {
             Fault::None => Ok(false),
             Fault::DieAfter => Ok(true),
             Fault::DieBefore => self.hang().await,
-            Fault::Fail(kind) => {
-                Err(ObjectError { kind, doing: operation, what: key.to_owned(), problem: "injected".to_owned() })
-            }
+            Fault::Fail(kind) => Err(ObjectError::new(kind, operation, key, "injected")),
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use diorama_backends::kind::ErrorKind;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put};
 use diorama_backends::queue::{Consumer, Delivery, Queue, QueueDepth, QueueError, Settle, Settlement};
 use diorama_core::id::{Pool, ShardId};
@@ -26,12 +27,8 @@ impl MemoryObjects {
 #[async_trait]
 impl Objects for MemoryObjects {
     async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
-        self.0.lock().unwrap().get(key).cloned().ok_or_else(|| ObjectError {
-            kind: ObjectErrorKind::NotFound,
-            doing: "reading",
-            what: key.to_owned(),
-            problem: "there is none".to_owned(),
-        })
+        let none = || ObjectError::new(ObjectErrorKind::NotFound, "reading", key, "there is none");
+        self.0.lock().unwrap().get(key).cloned().ok_or_else(none)
     }
 
     async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError> {
@@ -106,7 +103,7 @@ impl OpenQueue {
     fn present(&self) -> Result<MutexGuard<'_, Messages>, QueueError> {
         let messages = self.messages();
         if messages.away {
-            return Err(QueueError::Unavailable { doing: "asking", problem: "the broker is away".to_owned() });
+            return Err(QueueError::failed(ErrorKind::Transient, "asking", "the broker is away"));
         }
         Ok(messages)
     }

@@ -47,7 +47,7 @@ async fn open(backends: &diorama_backends::Backends, run: &str) -> Result<(RunSt
 }
 
 fn failed(error: CoordinatorError) -> Failure {
-    if error.is_retryable() { Failure::try_again(error) } else { Failure::permanent(error) }
+    Failure::judged(error, CoordinatorError::is_retryable)
 }
 
 fn tell(found: &Verification) {

@@ -81,8 +81,7 @@ async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
             Ok(if drain.is_cancelled() { exit::DRAINED } else { exit::DONE })
         }
         Err(WorkerError::Engine(EngineError::Stopped)) if drain.is_cancelled() => Ok(exit::DRAINED),
-        Err(error) if error.is_retryable() => Err(Failure::try_again(error)),
-        Err(error) => Err(Failure::permanent(error)),
+        Err(error) => Err(Failure::judged(error, WorkerError::is_retryable)),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::RabbitMqConfig;
 use super::link::{Endpoint, Link};
+use super::problem::Problem;
 use crate::diagnosis::{Finding, is_at_least};
 
 /// The first version that has what we use: dead letters that are not lost on their way.
@@ -34,11 +35,13 @@ pub async fn diagnose(config: &RabbitMqConfig) -> Vec<Finding> {
     };
     let link = match endpoint.open("doctor").await {
         Ok(link) => link,
-        // What the broker says itself will be the same later.
-        Err(problem) if problem.contains("refuses") || problem.contains("TLS failed") => {
-            return vec![Finding::problem(CONNECTION, problem, "correct amqp_url, or the broker's users and vhosts")];
+        Err(Problem { kind, text, .. }) if kind.is_retryable() => {
+            return vec![Finding::away(CONNECTION, text, "start the broker, or correct amqp_url")];
         }
-        Err(problem) => return vec![Finding::away(CONNECTION, problem, "start the broker, or correct amqp_url")],
+        Err(Problem { text, .. }) => {
+            let advice = "correct amqp_url and ca_file, or the broker's users and vhosts";
+            return vec![Finding::problem(CONNECTION, text, advice)];
+        }
     };
     let connected = Finding::ok(CONNECTION, endpoint.address());
     vec![connected, version(&endpoint).await, queues(&link).await]
