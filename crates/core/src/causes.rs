@@ -2,14 +2,18 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 
 /// The error and its causes, outermost first. An I/O error that wraps another one gives that one as its cause, where
-/// [`Error::source`] would leave it out.
+/// [`Error::source`] would leave it out; and so does one that is shared.
 pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| cause(*error))
 }
 
 fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+        return Some(&**shared);
+    }
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),
         None => error.source(),
@@ -64,6 +68,8 @@ mod tests {
         let outer = Layer("connecting failed: handshake", Some(inner.into()));
         assert_eq!(in_one_line(&outer), "connecting failed: handshake: the certificate has expired");
         assert_eq!(find::<Layer>(&io::Error::other(Layer("found", None))).map(|layer| layer.0), Some("found"));
+        let shared: Arc<dyn Error + Send + Sync> = Arc::new(io::Error::other(Layer("shared", None)));
+        assert_eq!(find::<Layer>(&shared).map(|layer| layer.0), Some("shared"));
         assert!(find::<fmt::Error>(&outer).is_none());
     }
 }

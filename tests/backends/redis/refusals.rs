@@ -33,6 +33,8 @@ async fn a_wrong_setting_is_permanent_and_named() {
     assert_is(&refusal(&with(plain.url().replace("//", "//:secret@"))).await, Permanent, "redis_url");
     let into_plain = format!("rediss://localhost:{}", plain.port());
     assert_is(&refusal(&with(into_plain)).await, Permanent, "begin redis_url with redis://");
+    let into_tls = tls.url().replace("rediss", "redis");
+    assert_is(&refusal(&with(into_tls)).await, Permanent, "begin redis_url with rediss://");
     let malformed = plain.folder().join("malformed.pem");
     std::fs::write(&malformed, "no certificate").unwrap();
     let malformed = RedisConfig { ca_file: Some(malformed), ..with(tls.url()) };
@@ -66,7 +68,8 @@ async fn a_server_that_is_full_or_failing_over_is_transient() {
     redis.ask(&["REPLICAOF", "NO", "ONE"]).unwrap();
     assert!(progress.commit(&run("told"), shard(0, 0), ONE, &[]).await.unwrap());
     redis.ask(&["CONFIG", "SET", "maxclients", "1"]).unwrap();
-    assert_is(&refusal(&config(&redis)).await, Transient, "maxclients");
+    // It says so and hangs up; what comes first is a matter of luck.
+    assert_is(&refusal(&config(&redis)).await, Transient, "Redis at");
 }
 
 #[tokio::test]
@@ -84,12 +87,13 @@ async fn a_cluster_asks_for_its_setting_at_once_and_in_the_middle_of_a_run() {
     let nodes = [Redis::start_with(&settings), Redis::start_with(&settings)];
     let alone = RedisProgress::open(&config(&nodes[0])).unwrap();
     let error = told(&alone).await;
-    assert_is(&error, Transient, "CLUSTERDOWN");
+    assert_is(&error, Transient, "Hash slot not served");
     nodes[0].ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "8191"]).unwrap();
     nodes[1].ask(&["CLUSTER", "ADDSLOTSRANGE", "8192", "16383"]).unwrap();
     nodes[0].ask(&["CLUSTER", "MEET", "127.0.0.1", &nodes[1].port().to_string()]).unwrap();
     wait_until("the cluster is whole", || {
-        nodes.iter().all(|node| node.ask(&["CLUSTER", "INFO"]).unwrap()[0].contains("cluster_slots_ok:16384"))
+        let is_whole = |info: &str| info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384");
+        nodes.iter().all(|node| is_whole(&node.ask(&["CLUSTER", "INFO"]).unwrap()[0]))
     });
     assert_is(&refusal(&config(&nodes[0])).await, Permanent, "set redis_cluster = true");
     // One that was connected before it became a cluster: half of all runs are on the other node.

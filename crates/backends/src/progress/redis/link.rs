@@ -19,7 +19,7 @@ use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::{RedisConfig, error};
+use super::{RedisConfig, error, mismatch};
 use crate::certificates;
 use crate::kind::ErrorKind;
 use crate::progress::ProgressError;
@@ -80,6 +80,9 @@ type Connecting = Shared<BoxFuture<'static, RedisResult<Connection>>>;
 
 pub(super) struct Link {
     server: Server,
+    host: String,
+    port: u16,
+    tls: bool,
     /// Host and port, for messages; never the password.
     address: String,
     timeout: Duration,
@@ -96,8 +99,8 @@ impl Link {
             .ok_or_else(|| {
                 wrong("redis_url is not of the form redis://user:password@host:port/database (or rediss://)".into())
             })?;
-        let host = url.host_str().unwrap_or_default();
-        let address = format!("{host}:{}", url.port().unwrap_or(6379));
+        let (host, port) = (url.host_str().unwrap_or_default(), url.port().unwrap_or(6379));
+        let address = format!("{host}:{port}");
         let refused = |error: RedisError| wrong(format!("redis_url, for {address}, was refused: {error}"));
         let info = url.as_str().into_connection_info().map_err(refused)?;
 
@@ -130,12 +133,34 @@ impl Link {
                 None => Client::open(info).map_err(refused)?,
             }))
         };
-        Ok(Self { server, address, timeout: config.timeout, current: Mutex::new(None) })
+        Ok(Self {
+            server,
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port,
+            tls: url.scheme() == "rediss",
+            address,
+            timeout: config.timeout,
+            current: Mutex::new(None),
+        })
+    }
+
+    /// Whether the server is there, lets us in, and is of the kind that the settings say.
+    pub(super) async fn check(&self) -> Result<(), ProgressError> {
+        match self.greet().await {
+            Err(error) if error.is_retryable() => match mismatch::advice(&self.host, self.port, self.tls).await {
+                Some(advice) => {
+                    let problem = format!("Redis at {}: {advice}", self.address);
+                    Err(ProgressError::new(ErrorKind::Permanent, CONNECTING, problem).caused_by(error))
+                }
+                None => Err(error),
+            },
+            greeted => greeted,
+        }
     }
 
     /// Asks for a sign of life, and whether the server is one of a cluster: there a request of ours that names another
     /// node's key would be refused much later.
-    pub(super) async fn check(&self) -> Result<(), ProgressError> {
+    async fn greet(&self) -> Result<(), ProgressError> {
         self.send::<String>(CONNECTING, Request::Command(&cmd("PING"))).await?;
         let Server::Single(_) = self.server else { return Ok(()) };
         // Everybody may ask this. What stands in front of a server, such as a proxy, may not know it, and is no cluster.

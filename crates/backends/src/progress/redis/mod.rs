@@ -7,6 +7,7 @@ mod diagnose;
 mod error;
 mod keys;
 mod link;
+mod mismatch;
 mod scripts;
 
 use std::collections::HashMap;
