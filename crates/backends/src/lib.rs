@@ -13,6 +13,7 @@ mod certificates;
 pub mod diagnosis;
 pub mod fault;
 pub mod kind;
+mod mismatch;
 pub mod objects;
 pub mod progress;
 pub mod queue;

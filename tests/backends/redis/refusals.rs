@@ -107,6 +107,6 @@ async fn a_cluster_asks_for_its_setting_at_once_and_in_the_middle_of_a_run() {
             Err(error) => break error,
         }
     };
-    assert_is(&moved, Permanent, "MOVED");
+    assert_is(&moved, Permanent, "Moved");
     assert_is(&moved, Permanent, "set redis_cluster = true");
 }

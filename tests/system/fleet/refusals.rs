@@ -61,7 +61,7 @@ fn a_setting_that_no_waiting_mends_ends_a_member_with_42_and_says_what_to_do() {
             (("DIORAMA_AMQP_URL", &vhost), ["refuses the vhost", "amqp_url"]),
             (("DIORAMA_AMQP_URL", &amqps), ["TLS failed", "the broker's TLS port"]),
             (("DIORAMA_REDIS_URL", "hunter2"), ["redis_url", "redis://user:password@host"]),
-            (("DIORAMA_REDIS_URL", &password), ["WRONGPASS", "redis_url"]),
+            (("DIORAMA_REDIS_URL", &password), ["Password authentication failed", "redis_url"]),
             (("DIORAMA_REDIS_URL", &database), ["no such database", "redis_url"]),
             (("DIORAMA_REDIS_URL", &rediss), ["no TLS", "redis_url"]),
             (("DIORAMA_REDIS_CLUSTER", "true"), ["no cluster", "redis_cluster"]),

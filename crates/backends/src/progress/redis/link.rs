@@ -19,9 +19,10 @@ use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::{RedisConfig, error, mismatch};
+use super::{RedisConfig, error};
 use crate::certificates;
 use crate::kind::ErrorKind;
+use crate::mismatch;
 use crate::progress::ProgressError;
 
 /// How long making a connection may take. A command does not wait for all of it: it fails after its own time-out, and
@@ -147,7 +148,7 @@ impl Link {
     /// Whether the server is there, lets us in, and is of the kind that the settings say.
     pub(super) async fn check(&self) -> Result<(), ProgressError> {
         match self.greet().await {
-            Err(error) if error.is_retryable() => match mismatch::advice(&self.host, self.port, self.tls).await {
+            Err(error) if error.is_retryable() => match self.mismatch().await {
                 Some(advice) => {
                     let problem = format!("Redis at {}: {advice}", self.address);
                     Err(ProgressError::new(ErrorKind::Permanent, CONNECTING, problem).caused_by(error))
@@ -155,6 +156,17 @@ impl Link {
                 None => Err(error),
             },
             greeted => greeted,
+        }
+    }
+
+    /// What to do, where the server has TLS and the URL says that it has none, or the other way round.
+    async fn mismatch(&self) -> Option<&'static str> {
+        if self.tls {
+            let advice = "there is no TLS at this port: begin redis_url with redis://, or name the port that has it";
+            mismatch::speaks(&self.host, self.port, b"PING\r\n", b"+-").await.then_some(advice)
+        } else {
+            let advice = "this port has TLS: begin redis_url with rediss://";
+            mismatch::speaks_tls(&self.host, self.port).await.then_some(advice)
         }
     }
 

@@ -7,7 +7,6 @@ mod diagnose;
 mod error;
 mod keys;
 mod link;
-mod mismatch;
 mod scripts;
 
 use std::collections::HashMap;

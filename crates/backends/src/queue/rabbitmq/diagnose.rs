@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::RabbitMqConfig;
-use super::link::{Endpoint, Link};
+use super::link::{Endpoint, GREETING, Link};
 use super::problem::Problem;
 use crate::diagnosis::{Finding, is_at_least};
 
@@ -66,7 +66,7 @@ async fn version(endpoint: &Endpoint) -> Finding {
 /// The frame that a broker sends first: `connection.start`, with its properties.
 async fn greeting(address: (&str, u16)) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(b"AMQP\x00\x00\x09\x01").await?;
+    stream.write_all(GREETING).await?;
     let mut head = [0; 7];
     stream.read_exact(&mut head).await?;
     let length = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);

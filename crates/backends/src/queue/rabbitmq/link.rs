@@ -18,10 +18,17 @@ use super::RabbitMqConfig;
 use super::problem::{Problem, Trust};
 use crate::certificates;
 use crate::kind::ErrorKind;
+use crate::mismatch;
 use crate::queue::QueueError;
 
 /// lapin waits as long as the system does for a host that does not answer: minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a client says first.
+pub(super) const GREETING: &[u8] = b"AMQP\x00\x00\x09\x01";
+
+/// The first byte of a broker's answer: a frame with a method.
+const METHOD: u8 = 1;
 
 /// The broker, as this process reaches it. Holds the password: no `Debug`.
 pub(super) struct Endpoint {
@@ -84,6 +91,22 @@ impl Endpoint {
         self.login.judge(self.connect(purpose).await.map_err(|problem| problem.while_doing(&self.address())))
     }
 
+    /// What an attempt to connect met.
+    async fn met(&self, error: lapin::Error) -> Problem {
+        let (host, port) = (&self.uri.authority.host, self.uri.authority.port);
+        let tls = self.uri.scheme == AMQPScheme::AMQPS;
+        let problem = Problem::of_connecting(error, host, tls);
+        if !problem.kind.is_retryable() {
+            problem
+        } else if tls && mismatch::speaks(host, port, GREETING, &[METHOD]).await {
+            problem.but_for("there is no TLS at this port: begin amqp_url with amqp://, or name the port that has it")
+        } else if !tls && mismatch::speaks_tls(host, port).await {
+            problem.but_for("this port has TLS: begin amqp_url with amqps://")
+        } else {
+            problem
+        }
+    }
+
     async fn connect(&self, purpose: &'static str) -> Result<Link, Problem> {
         let runtime = lapin::runtime::default_runtime().map_err(|error| Problem::transient(error.to_string()))?;
         let properties = ConnectionProperties::default()
@@ -94,10 +117,8 @@ impl Endpoint {
             Ok::<_, lapin::Error>((connection, channel))
         };
         let (connection, channel) = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(connected) => connected.map_err(|error| {
-                let tls = self.uri.scheme == AMQPScheme::AMQPS;
-                Problem::of_connecting(error, &self.uri.authority.host, tls)
-            })?,
+            Ok(Ok(connected)) => connected,
+            Ok(Err(error)) => return Err(self.met(error).await),
             Err(_) => {
                 return Err(Problem::transient(format!(
                     "no answer within {CONNECT_TIMEOUT:?}: check the host, the port and the firewalls between"

@@ -34,6 +34,11 @@ impl Problem {
         Self { kind: ErrorKind::Transient, text: text.into(), cause: None }
     }
 
+    /// The same, where it turns out that somebody has to do this.
+    pub(super) fn but_for(self, advice: &str) -> Self {
+        Self { kind: ErrorKind::Permanent, text: format!("{}; {advice}", self.text), ..self }
+    }
+
     pub(super) fn caused_by(self, cause: impl Error + Send + Sync + 'static) -> Self {
         Self { cause: Some(Arc::new(cause)), ..self }
     }

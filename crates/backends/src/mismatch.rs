@@ -1,6 +1,7 @@
-//! TLS spoken to a port without it, or the other way round: Redis says nothing then, or hangs up, as one that is away
-//! does. So it is spoken to once more, in the other way, and its first byte tells.
+//! TLS spoken to a port without it, or the other way round: many a server says nothing then, or hangs up, as one that is
+//! away does. So it is spoken to once more, in the other way, and its first byte tells.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,20 +17,19 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The first bytes of TLS's records: an alert, a handshake.
 const TLS: [u8; 2] = [0x15, 0x16];
 
-/// What to do, where the server speaks TLS and `tls` says that it does not, or the other way round.
-pub(super) async fn advice(host: &str, port: u16, tls: bool) -> Option<&'static str> {
-    let hello = if tls { b"PING\r\n".to_vec() } else { client_hello(host)? };
-    let first = tokio::time::timeout(PATIENCE, first_answer(host, port, &hello)).await.ok()?.ok()?;
-    match first {
-        b'+' | b'-' if tls => {
-            Some("there is no TLS at this port: begin redis_url with redis://, or name the port that has it")
-        }
-        first if !tls && TLS.contains(&first) => Some("this port has TLS: begin redis_url with rediss://"),
-        _ => None,
-    }
+/// Whether what is there answers with TLS.
+pub(crate) async fn speaks_tls(host: &str, port: u16) -> bool {
+    let Some(hello) = client_hello(host) else { return false };
+    speaks(host, port, &hello, &TLS).await
 }
 
-async fn first_answer(host: &str, port: u16, hello: &[u8]) -> std::io::Result<u8> {
+/// Whether what is there answers `hello` with one of these first bytes.
+pub(crate) async fn speaks(host: &str, port: u16, hello: &[u8], firsts: &[u8]) -> bool {
+    let answer = tokio::time::timeout(PATIENCE, first_answer(host, port, hello)).await;
+    matches!(answer, Ok(Ok(first)) if firsts.contains(&first))
+}
+
+async fn first_answer(host: &str, port: u16, hello: &[u8]) -> io::Result<u8> {
     let mut stream = TcpStream::connect((host, port)).await?;
     stream.write_all(hello).await?;
     stream.read_u8().await
