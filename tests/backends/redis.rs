@@ -1,6 +1,7 @@
 //! Progress over a real Redis.
 
 mod outages;
+mod refusals;
 mod transport;
 
 use std::sync::Arc;

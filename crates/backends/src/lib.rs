@@ -3,7 +3,10 @@
 //!
 //! Each trait has one conformance suite, run against every implementation. What is done with them is the protocol's.
 
+mod certificates;
 pub mod diagnosis;
+pub mod kind;
+mod mismatch;
 pub mod objects;
 pub mod progress;
 pub mod queue;

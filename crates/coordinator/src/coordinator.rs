@@ -10,6 +10,7 @@ use diorama_core::round::RoundInfo;
 use diorama_core::run::{RunSpec, RunState, RunSummary};
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::{History, Refused};
+use diorama_protocol::mutant::{self, Mutant};
 use diorama_protocol::{Backends, DecideError, RunStore, fault};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -234,7 +235,7 @@ fn next(history: &History) -> Next {
     if let Some(ending) = history.ending() {
         return Next::End(ending.state);
     }
-    if history.state() == Some(RunState::Cancelled) {
+    if history.state() == Some(RunState::Cancelled) && !mutant::is_back(Mutant::CancelIsForgotten) {
         return Next::BeginCancelledEnding;
     }
     if history.reopening().is_some() {

@@ -73,7 +73,7 @@ impl CoordinatorError {
         match self {
             Self::Objects(error) => error.may_pass_later(),
             Self::Queue(error) => error.is_retryable(),
-            Self::Progress(_) => true,
+            Self::Progress(error) => error.is_retryable(),
             Self::Differs { .. }
             | Self::Tasks(_)
             | Self::TaskCount { .. }

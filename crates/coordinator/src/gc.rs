@@ -1,7 +1,7 @@
 //! The collection of garbage: what belongs to no run, or to none any more, and is older than a grace time. Nothing that is
 //! under way, however slow, is younger than it seems: the grace time is what protects it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ impl fmt::Display for Collected {
 pub async fn collect(backends: &Backends, by: &str, grace: Grace, dry: bool) -> Result<Collected, CoordinatorError> {
     let mut collected = Collected::default();
     let objects = &*backends.objects;
-    let submitted: HashSet<RunId> = list_all(objects, SharedKey::SUBMITTED)
+    let submitted: BTreeSet<RunId> = list_all(objects, SharedKey::SUBMITTED)
         .await?
         .iter()
         .filter_map(|object| SharedKey::run(&object.key))
@@ -128,7 +128,7 @@ fn is_old(object: &ObjectMeta, grace: Grace) -> bool {
 /// remove; or the decision failed behind the note, and the run is as it was.
 async fn deleted_runs(
     backends: &Backends,
-    submitted: &HashSet<RunId>,
+    submitted: &BTreeSet<RunId>,
     grace: Grace,
 ) -> Result<Vec<RunId>, CoordinatorError> {
     let notes = list_all(&*backends.objects, SharedKey::DELETED).await?;
@@ -139,11 +139,11 @@ async fn deleted_runs(
 /// Names under which there are objects, and no run in the index.
 async fn stray_runs(
     backends: &Backends,
-    submitted: &HashSet<RunId>,
+    submitted: &BTreeSet<RunId>,
     grace: Grace,
 ) -> Result<Vec<RunId>, CoordinatorError> {
     let objects = &*backends.objects;
-    let noted: HashSet<RunId> =
+    let noted: BTreeSet<RunId> =
         list_all(objects, SharedKey::DELETED).await?.iter().filter_map(|note| SharedKey::run(&note.key)).collect();
     let (mut strays, mut after): (_, Option<String>) = (Vec::new(), None);
     loop {
@@ -228,7 +228,7 @@ async fn leftovers(store: &RunStore, history: &History, grace: Grace) -> Result<
 /// Entries whose run is gone.
 async fn idempotency(
     backends: &Backends,
-    submitted: &HashSet<RunId>,
+    submitted: &BTreeSet<RunId>,
     grace: Grace,
     dry: bool,
     collected: &mut Collected,

@@ -11,6 +11,7 @@ mod ending;
 mod error;
 mod failures;
 mod gc;
+mod lease;
 pub mod manifest;
 mod pump;
 mod reconcile;

@@ -14,6 +14,7 @@ use diorama_core::round::RoundInfo;
 use diorama_core::run::{RunSpec, RunState};
 use diorama_core::shards::ShardSet;
 use diorama_protocol::history::History;
+use diorama_protocol::mutant::{self, Mutant};
 use diorama_protocol::{Backends, RunStore, fault};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
@@ -160,7 +161,7 @@ impl<'a> Pump<'a> {
         if is_news || now.duration_since(self.decisions_at) >= RECHECK {
             self.decisions_at = now;
             let changed = self.store.refresh(history).await?;
-            if changed {
+            if changed && !mutant::is_back(Mutant::PauseIsMissed) {
                 self.window.reset();
                 // What is announced anew gives no way.
                 self.gives_way = false;
@@ -251,6 +252,9 @@ impl<'a> Pump<'a> {
         } else {
             false
         };
+        if mutant::is_back(Mutant::LostStaysLost) {
+            return Ok(Vec::new());
+        }
         let lost = self.window.take_lost(Queued { misses_some, taken_up }, self.config.publish_again_after, now);
         for index in &lost {
             let shard = ShardId { round: self.round.round, index: *index };

@@ -1,5 +1,6 @@
 //! Rebuilds the progress of a run from its commit markers, which are the truth.
 
+use diorama_backends::kind::ErrorKind;
 use diorama_backends::progress::{Counts, ProgressError};
 use diorama_core::id::ShardId;
 use diorama_core::round::RoundInfo;
@@ -74,7 +75,7 @@ pub(crate) async fn catch_up(
         }
     }
     let problem = format!("it forgets faster than it is told; tried {TRIES} times");
-    Err(ProgressError { doing: "adding the markers to the counts", problem }.into())
+    Err(ProgressError::new(ErrorKind::Transient, "adding the markers to the counts", problem).into())
 }
 
 /// Adds a round; gives the shards of it that are committed or void.

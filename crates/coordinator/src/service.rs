@@ -3,7 +3,7 @@
 //! Safety never depends on the lease: two that drive the same run publish some shards twice, and nothing else. What goes
 //! wrong with one run stops that run only: it is tried again where that may help, and paused with the reason where not.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use diorama_backends::objects::{ObjectErrorKind, list_all};
@@ -11,6 +11,7 @@ use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::RunState;
 use diorama_protocol::history::History;
+use diorama_protocol::mutant::{self, Mutant};
 use diorama_protocol::{Backends, RunStore};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -26,10 +27,8 @@ use crate::ending;
 use crate::error::CoordinatorError;
 use crate::failures::pause;
 use crate::gc::{self, Grace};
+use crate::lease::Lease;
 use crate::watch::RunProgress;
-
-/// The lease's name.
-const LEASE: &str = "coordinator";
 
 /// How long the progress service remembers a run that has ended.
 const REMEMBER_ENDED: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -108,13 +107,14 @@ impl Service {
         let mut driving = Driving::default();
         let stop = drain.child_token();
         let mut last = Last::default();
+        let mut lease = Lease::new(self.config.owner.clone(), self.config.lease);
         let mut collecting = JoinSet::new();
         while !drain.is_cancelled() {
             // Who waits for the lease asks at every turn, so that it is taken up soon after its end.
             let leads = *self.leading.borrow();
             if !leads || is_due(last.renewed, self.config.lease / 3) {
                 last.renewed = Some(Instant::now());
-                self.seek_lease().await;
+                self.leading.send_replace(lease.seek(&self.backends).await);
             }
             if *self.leading.borrow() {
                 if !leads {
@@ -137,25 +137,7 @@ impl Service {
         stop.cancel();
         while driving.runs.join_next().await.is_some() {}
         collecting.shutdown().await;
-        if *self.leading.borrow()
-            && let Err(error) = self.backends.progress.release_lease(LEASE, &self.config.owner).await
-        {
-            tracing::warn!(%error, "the lease could not be given up; another coordinator waits for its end");
-        }
-    }
-
-    async fn seek_lease(&self) {
-        match self.backends.progress.lease(LEASE, &self.config.owner, self.config.lease).await {
-            Ok(now) => {
-                if self.leading.send_replace(now) != now {
-                    let what =
-                        if now { "this coordinator drives the runs now" } else { "another coordinator took over" };
-                    tracing::info!("{what}");
-                }
-            }
-            // Whoever led goes on: nothing depends on it, and nobody else can take over either.
-            Err(error) => tracing::warn!(%error, "the lease cannot be renewed"),
-        }
+        lease.release(&self.backends).await;
     }
 
     /// Begins to drive every run that is to be driven and is not.
@@ -173,8 +155,8 @@ impl Service {
             return Ok(());
         }
         (last.rung, last.listed) = (rung, Some(Instant::now()));
-        let mut found: HashSet<RunId> = runs_below(objects, SharedKey::ACTIVE).await?;
-        if is_due(last.swept, SWEEP) {
+        let mut found: BTreeSet<RunId> = runs_below(objects, SharedKey::ACTIVE).await?;
+        if is_due(last.swept, SWEEP) && !mutant::is_back(Mutant::NobodySweeps) {
             found.extend(self.sweep(driving).await?);
             last.swept = Some(Instant::now());
         }
@@ -303,7 +285,7 @@ impl Driving {
 async fn runs_below(
     objects: &dyn diorama_backends::objects::Objects,
     prefix: &str,
-) -> Result<HashSet<RunId>, CoordinatorError> {
+) -> Result<BTreeSet<RunId>, CoordinatorError> {
     let listed = list_all(objects, prefix).await?;
     Ok(listed.iter().filter_map(|object| SharedKey::run(&object.key)).collect())
 }
@@ -348,6 +330,10 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
         match driven {
             Ok(()) => return,
             Err(error) if error.is_retryable() => tracing::warn!(%error, ?wait, "trying again"),
+            // Nothing of a run is lost with the progress, so no run is paused for it; and somebody is told.
+            Err(CoordinatorError::Progress(error)) => {
+                tracing::error!(%error, ?wait, "the progress service refuses; trying again until that is mended");
+            }
             Err(error) => {
                 if let Err(error) = pause(&backends, &store, run, &config.name, &error.to_string()).await {
                     tracing::error!(%error, "that the run is paused could not be noted");

@@ -530,7 +530,7 @@ async fn rows_that_were_refused_end_in_the_errors_and_finalising_twice_gives_the
     assert_eq!((errors.len(), &errors[0]["status"], &errors[0]["line"]), (1, &"invalid".into(), &7.into()));
     assert!(list_all(bench.store.objects(), "shards/").await.unwrap().is_empty(), "no marker names the orphan");
     let (history, name) = (bench.history().await, AttemptId::generate());
-    let again = finalise(&bench.backends, &bench.store, &spec, &history, bench.scratch(), &name).await.unwrap();
+    let again = finalise(&bench.store, &spec, &history, bench.scratch(), &name).await.unwrap();
     assert_eq!((Some(&again), &again.summary), (history.ended(), &first));
     assert_eq!(bench.store.read_json(&ObjectKey::Summary).await.unwrap(), Some(first), "for whoever looks into it");
 }

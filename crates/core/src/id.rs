@@ -124,17 +124,47 @@ text_id!(
     Pool, POOL, 64
 );
 
+/// Rises with time.
+fn new_uuid() -> uuid::Uuid {
+    #[cfg(feature = "testing")]
+    if let Some(next) = seeded::next() {
+        return next;
+    }
+    uuid::Uuid::now_v7()
+}
+
+/// Ids that follow from a seed, so that a simulation can be told again. Only on the thread that asked for them.
+#[cfg(feature = "testing")]
+pub mod seeded {
+    use std::cell::Cell;
+
+    thread_local! {
+        static NEXT: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
+    }
+
+    /// From now on ids of this thread follow from `seed`.
+    pub fn begin(seed: u64) {
+        NEXT.set(Some((seed, 0)));
+    }
+
+    pub(super) fn next() -> Option<uuid::Uuid> {
+        let (seed, count) = NEXT.get()?;
+        NEXT.set(Some((seed, count + 1)));
+        Some(uuid::Uuid::from_u64_pair((count << 16) | 0x7000, seed))
+    }
+}
+
 impl RunId {
     /// A new id: UUID v7.
     pub fn generate() -> Self {
-        Self(uuid::Uuid::now_v7().to_string())
+        Self(new_uuid().to_string())
     }
 }
 
 impl AttemptId {
     /// A new id: UUID v7 without hyphens.
     pub fn generate() -> Self {
-        Self(uuid::Uuid::now_v7().simple().to_string())
+        Self(new_uuid().simple().to_string())
     }
 }
 

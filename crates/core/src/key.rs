@@ -177,6 +177,8 @@ pub enum SharedKey {
     Active(RunId),
     /// That the run was deleted, for as long as something late may still appear under its name.
     Deleted(RunId),
+    /// The coordinator that drives the runs while the progress service, which has the lease, is away.
+    Leader,
     /// Which run a submission became, by the key that its sender chose and how often that was submitted anew, because
     /// its run was deleted: the last one counts.
     Idempotency(Sha256Hex, u32),
@@ -205,6 +207,7 @@ impl fmt::Display for SharedKey {
             Self::Submitted(run) => write!(f, "{}{run}", Self::SUBMITTED),
             Self::Active(run) => write!(f, "{}{run}", Self::ACTIVE),
             Self::Deleted(run) => write!(f, "{}{run}", Self::DELETED),
+            Self::Leader => f.write_str("index/leader"),
             Self::Idempotency(key, number) => write!(f, "{}{key}.{number}", Self::IDEMPOTENCY),
         }
     }

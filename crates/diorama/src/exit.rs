@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use diorama_core::causes;
+
 use crate::output;
 
 /// Every task has its picture.
@@ -43,6 +45,11 @@ impl Failure {
         Self::new(TRY_AGAIN, error)
     }
 
+    /// One of both: an error knows by its kind whether trying again can help.
+    pub(crate) fn judged<E: Into<anyhow::Error>>(error: E, is_retryable: impl FnOnce(&E) -> bool) -> Self {
+        if is_retryable(&error) { Self::try_again(error) } else { Self::permanent(error) }
+    }
+
     pub(crate) fn with_json(self, json: serde_json::Value) -> Self {
         Self { json: Some(json), ..self }
     }
@@ -60,6 +67,6 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.error)
+        f.write_str(&causes::in_one_line(self.error.as_ref()))
     }
 }

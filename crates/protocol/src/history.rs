@@ -11,6 +11,7 @@ use diorama_core::run::{ModelIdentity, RunState};
 use jiff::Timestamp;
 
 use crate::decision::{Act, Decision, Ended};
+use crate::mutant::{self, Mutant};
 
 /// Everything that is decided about a run, up to one entry of its log.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -249,7 +250,7 @@ impl History {
                 if follows && asked && wanted { Ok(Need::Write) } else { Err(late()) }
             }
             Act::EndingBegun { state, .. } => {
-                let cancelled = self.wish == Wish::Cancel;
+                let cancelled = self.wish == Wish::Cancel && !mutant::is_back(Mutant::CancelIsForgotten);
                 let right = match state {
                     RunState::Cancelled => cancelled,
                     RunState::Finished => !cancelled && self.reopening.is_none(),

@@ -8,6 +8,7 @@ pub mod decision;
 pub mod error;
 pub mod fault;
 pub mod history;
+pub mod mutant;
 pub mod once;
 pub mod outcomes;
 pub mod results;

@@ -171,11 +171,8 @@ impl Backends {
                 return Ok(Some(winner));
             }
             let claimed = self.progress.claim(run, &what, attempt, CLAIM).await;
-            let claimed = claimed.map_err(|error| ObjectError {
-                kind: ObjectErrorKind::Transient,
-                doing: "claiming",
-                what: store.path(key),
-                problem: error.to_string(),
+            let claimed = claimed.map_err(|error| {
+                ObjectError::new(ObjectErrorKind::Transient, "claiming", store.path(key), error.to_string())
             })?;
             if claimed != *attempt {
                 tokio::time::sleep(CLAIMED).await;

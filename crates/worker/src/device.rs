@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use diorama_core::causes;
 use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, GeneratorInfo, Job};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::Task;
@@ -82,7 +83,7 @@ impl Device {
             .spawn(move || {
                 let generator = match catch_unwind(AssertUnwindSafe(make)) {
                     Ok(Ok(generator)) => generator,
-                    Ok(Err(error)) => return drop(ready.send(Err(DeviceError::Start(chain(&*error))))),
+                    Ok(Err(error)) => return drop(ready.send(Err(DeviceError::Start(causes::in_one_line(&*error))))),
                     Err(panic) => return drop(ready.send(Err(DeviceError::Start(panic_message(&*panic))))),
                 };
                 if ready.send(Ok(generator.info().clone())).is_err() {
@@ -267,17 +268,6 @@ fn out_of_memory(message: &str) -> TaskError {
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use diorama_tests::services::rabbitmq::{PASSWORD, RabbitMq};
 
 mod messages;
 mod outages;
+mod refusals;
 mod transport;
 
 const PATIENCE: Duration = Duration::from_secs(150);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use diorama_backends::kind::ErrorKind;
 use diorama_backends::progress::Progress;
 use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
 use diorama_tests::services::certificates::Certificates;
@@ -9,10 +10,13 @@ use diorama_tests::services::redis::Redis;
 
 use super::{ONE, run, shard, write_everything};
 
+/// What no waiting mends, in words without the secret.
 async fn refusal(config: &RedisConfig) -> String {
-    let error = RedisProgress::connect(config).await.err().expect("this cannot connect").to_string();
-    assert!(!error.contains("hunter2"), "{error}");
-    error
+    let error = RedisProgress::connect(config).await.err().expect("this cannot connect");
+    assert_eq!(error.kind(), ErrorKind::Permanent, "{error}");
+    let said = format!("{error} {error:?}");
+    assert!(!said.contains("hunter2"), "{said}");
+    error.to_string()
 }
 
 #[tokio::test]
@@ -37,8 +41,11 @@ async fn an_error_during_an_outage_does_not_say_the_password() {
     let progress = RedisProgress::connect(&config).await.unwrap();
     redis.kill();
     let error = progress.counts(&run("secret")).await.unwrap_err();
-    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
-    refusal(&config).await;
+    let again = RedisProgress::connect(&config).await.err().unwrap();
+    for error in [error, again] {
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        assert!(error.is_retryable(), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use diorama_backends::kind::ErrorKind;
 use diorama_backends::objects::retrying::Retrying;
 use diorama_backends::objects::s3::{S3Config, S3Objects};
 use diorama_backends::objects::{ObjectErrorKind, Objects};
@@ -41,8 +42,19 @@ async fn wrong_settings_are_named_at_once_and_the_secret_is_not() {
     let wrong_bucket = refusal(S3Config { bucket: "none".to_owned(), ..right.clone() }).await;
     assert_says(&wrong_bucket, &["NoSuchBucket", "s3_bucket", "s3://none/a"]);
     let endpoint = Some("http://no-such-host.invalid".to_owned());
-    let wrong_host = refusal(S3Config { endpoint, ..right.clone() }).await;
-    assert_says(&wrong_host, &["UnknownHost", "s3_endpoint"]);
+    // A name service may be away; but it is said at once.
+    let started = Instant::now();
+    let store = Retrying::patient(connect(S3Config { endpoint, ..right.clone() }));
+    let wrong_host = store.put("a", Bytes::from_static(b"x")).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(10) && wrong_host.is_retryable(), "{wrong_host}");
+    assert_says(&wrong_host.to_string(), &["UnknownHost", "s3_endpoint"]);
+    for endpoint in ["localhost:9000", "no address", "ftp://localhost", "http://", "http://me:hunter2@localhost"] {
+        let config = S3Config { endpoint: Some(endpoint.to_owned()), ..right.clone() };
+        let error = S3Objects::connect(config).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Permanent);
+        assert_says(&error.to_string(), &["s3_endpoint", "http://host:port"]);
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
     let error = S3Objects::connect(S3Config { secret_key: None, ..right }).unwrap_err().to_string();
     assert_says(&error, &["AWS_SECRET_ACCESS_KEY"]);
 }
@@ -55,9 +67,14 @@ async fn a_certificate_that_nobody_vouches_for_is_refused_at_once() {
     for ca_file in [None, Some(other.ca_file())] {
         assert_says(&refusal(S3Config { ca_file, ..right.clone() }).await, &["CertificateRefused", "ca_file"]);
     }
-    let ca_file = Some("no-such-file.pem".into());
-    let error = S3Objects::connect(S3Config { ca_file, ..right }).unwrap_err().to_string();
-    assert_says(&error, &["no-such-file.pem", "CA file"]);
+    // There, and no certificate.
+    let malformed = server.folder().join("malformed.pem");
+    std::fs::write(&malformed, "hunter2").unwrap();
+    for (file, part) in [("no-such-file.pem".into(), "no-such-file.pem"), (malformed, "holds no certificate")] {
+        let error = S3Objects::connect(S3Config { ca_file: Some(file), ..right.clone() }).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Permanent);
+        assert_says(&error.to_string(), &[part, "CA file", "set ca_file"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

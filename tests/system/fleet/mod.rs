@@ -30,6 +30,7 @@ mod messages;
 mod network;
 mod outages;
 mod references;
+mod refusals;
 mod runs;
 mod script;
 mod soak;

@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use diorama_core::id::AttemptId;
 
-use super::{ObjectError, ObjectErrorKind, Objects, probe_conditional_put};
+use super::{ObjectError, Objects, probe_conditional_put};
 use crate::diagnosis::Finding;
 
 const LISTING: &str = "object store: list";
@@ -72,10 +72,10 @@ async fn removed(objects: &dyn Objects, keys: &[&str]) -> Result<bool, ObjectErr
 fn failed(name: &'static str, error: &ObjectError) -> Finding {
     let advice = "check s3_endpoint, s3_bucket, s3_region, s3_path_style and the keys; the key needs to get, put, list \
                   and delete objects, and to upload them in parts";
-    match error.kind {
-        ObjectErrorKind::Transient => Finding::away(name, error.to_string(), "start the store, or correct s3_endpoint"),
-        _ => Finding::problem(name, error.to_string(), advice),
+    if error.is_retryable() {
+        return Finding::away(name, error.to_string(), "start the store, or correct s3_endpoint");
     }
+    Finding::problem(name, error.to_string(), advice)
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ impl FolderObjects {
             Ok(result) => result.map_err(|error| ObjectError::io(doing, what, &error)),
             Err(error) => {
                 let problem = if error.is_panic() { "the thread panicked" } else { "the runtime is shutting down" };
-                Err(ObjectError { kind: ObjectErrorKind::Io, doing, what, problem: problem.to_owned() })
+                Err(ObjectError::new(ObjectErrorKind::Io, doing, what, problem).caused_by(error))
             }
         }
     }

@@ -1,8 +1,12 @@
 //! What can go wrong with an object: what was being done, to what, why, and how to mend it.
 
+use std::error::Error;
 use std::io;
+use std::sync::Arc;
 
-/// The kinds that callers tell apart.
+use crate::kind::{Cause, ErrorKind};
+
+/// The kinds that callers tell apart, finer than [`ErrorKind`], to which each of them belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ObjectErrorKind {
     /// There is no such object.
@@ -26,6 +30,9 @@ pub enum ObjectErrorKind {
     Transient,
     /// A fault that may pass, and was tried again for as long as a call may take: only who can wait longer tries again.
     Away,
+    /// The store's host has no address: a wrong name, or a name service that is away. Who connects for the first time
+    /// wants to hear that at once, so it is not tried again in place, as [`Self::Transient`] is.
+    UnknownHost,
     /// Anything else that the system reports.
     Io,
 }
@@ -42,6 +49,26 @@ pub struct ObjectError {
     pub what: String,
     /// What went wrong.
     pub problem: String,
+    /// The error below, where there is one.
+    #[source]
+    pub cause: Option<Cause>,
+}
+
+impl From<ObjectErrorKind> for ErrorKind {
+    fn from(kind: ObjectErrorKind) -> Self {
+        match kind {
+            ObjectErrorKind::NotFound => Self::NotFound,
+            ObjectErrorKind::Transient | ObjectErrorKind::Away | ObjectErrorKind::UnknownHost => Self::Transient,
+            ObjectErrorKind::Permission
+            | ObjectErrorKind::DiskFull
+            | ObjectErrorKind::ReadOnly
+            | ObjectErrorKind::InvalidKey
+            | ObjectErrorKind::Damaged
+            | ObjectErrorKind::Unsupported
+            | ObjectErrorKind::Refused
+            | ObjectErrorKind::Io => Self::Permanent,
+        }
+    }
 }
 
 impl ObjectErrorKind {
@@ -54,12 +81,28 @@ impl ObjectErrorKind {
             Self::Damaged => "; restore it from a copy, or start in a new folder",
             Self::Away => "; it was tried again and again",
             // Who refused knows what to do about it.
-            Self::Refused | Self::NotFound | Self::InvalidKey | Self::Transient | Self::Io => "",
+            Self::Refused | Self::NotFound | Self::InvalidKey | Self::Transient | Self::UnknownHost | Self::Io => "",
         }
     }
 }
 
 impl ObjectError {
+    /// An error that nothing below caused; [`Self::caused_by`] adds what did.
+    pub fn new(
+        kind: ObjectErrorKind,
+        doing: &'static str,
+        what: impl Into<String>,
+        problem: impl Into<String>,
+    ) -> Self {
+        Self { kind, doing, what: what.into(), problem: problem.into(), cause: None }
+    }
+
+    /// The same, with the error that caused it.
+    #[must_use]
+    pub fn caused_by(self, cause: impl Error + Send + Sync + 'static) -> Self {
+        Self { cause: Some(Arc::new(cause)), ..self }
+    }
+
     /// An error of the file system.
     pub fn io(doing: &'static str, what: impl Into<String>, error: &io::Error) -> Self {
         use io::ErrorKind as K;
@@ -74,32 +117,30 @@ impl ObjectError {
             }
             _ => ObjectErrorKind::Io,
         };
-        Self { kind, doing, what: what.into(), problem: error.to_string() }
+        Self::new(kind, doing, what, error.to_string()).caused_by(again(error))
     }
 
     /// A key that is refused.
     pub fn invalid_key(key: &str) -> Self {
-        Self {
-            kind: ObjectErrorKind::InvalidKey,
-            doing: "naming",
-            what: format!("{:?}", key.chars().take(80).collect::<String>()),
-            problem: "a key is made of letters, digits, '.', '_' and '-' between slashes".to_owned(),
-        }
+        let what = format!("{:?}", key.chars().take(80).collect::<String>());
+        let problem = "a key is made of letters, digits, '.', '_' and '-' between slashes";
+        Self::new(ObjectErrorKind::InvalidKey, "naming", what, problem)
     }
 
     /// An object whose content is not what it should be.
     pub fn damaged(what: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { kind: ObjectErrorKind::Damaged, doing: "reading", what: what.into(), problem: problem.into() }
+        Self::new(ObjectErrorKind::Damaged, "reading", what, problem)
     }
 
     /// Content that ended before its end; it may arrive whole the next time.
     pub fn broken_off(what: impl Into<String>, error: &io::Error) -> Self {
-        Self {
-            kind: ObjectErrorKind::Transient,
-            doing: "reading",
-            what: what.into(),
-            problem: format!("it broke off: {error}"),
-        }
+        let problem = format!("it broke off: {error}");
+        Self::new(ObjectErrorKind::Transient, "reading", what, problem).caused_by(again(error))
+    }
+
+    /// What it calls for.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind.into()
     }
 
     /// Whether a new process may succeed later: a fault that may pass, or a disk that someone may free.
@@ -109,6 +150,14 @@ impl ObjectError {
 
     /// Whether the same call may succeed later with nothing changed.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, ObjectErrorKind::Transient | ObjectErrorKind::Away)
+        self.kind().is_retryable()
+    }
+}
+
+/// The same error once more: the system's cannot be cloned, and whoever met it keeps it.
+fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
     }
 }

@@ -67,7 +67,7 @@ impl<O: Objects> FaultyObjects<O> {
 }
 
 fn injected(kind: ObjectErrorKind, doing: &'static str, key: &str) -> ObjectError {
-    ObjectError { kind, doing, what: key.to_owned(), problem: "injected".to_owned() }
+    ObjectError::new(kind, doing, key, "injected")
 }
 
 macro_rules! faulty {

@@ -5,6 +5,7 @@
 //! A shard's counts are added only when its bit goes from 0 to 1, so a shard committed twice counts once. Bits and counts
 //! are one thing: they are lost together or not at all.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,20 +15,49 @@ use diorama_core::run::{ModelIdentity, RunState};
 use diorama_core::shards::ShardSet;
 use serde::{Deserialize, Serialize};
 
+use crate::kind::{Cause, ErrorKind};
+
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "a suite panics where a guarantee is broken")]
 pub mod conformance;
 pub mod embedded;
 pub mod redis;
 
-/// A failed operation on the progress. Always worth trying again: the service was away.
+/// A failed operation on the progress.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} failed: {problem}")]
 pub struct ProgressError {
+    kind: ErrorKind,
     /// What was being done.
     pub doing: &'static str,
     /// What went wrong and how to mend it.
     pub problem: String,
+    /// The error below, where there is one.
+    #[source]
+    cause: Option<Cause>,
+}
+
+impl ProgressError {
+    /// An error that nothing below caused; [`Self::caused_by`] adds what did.
+    pub fn new(kind: ErrorKind, doing: &'static str, problem: impl Into<String>) -> Self {
+        Self { kind, doing, problem: problem.into(), cause: None }
+    }
+
+    /// The same, with the error that caused it.
+    #[must_use]
+    pub fn caused_by(self, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { cause: Some(Arc::new(cause)), ..self }
+    }
+
+    /// What it calls for.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        self.kind.is_retryable()
+    }
 }
 
 /// The outcomes of a shard, or of a run, counted.

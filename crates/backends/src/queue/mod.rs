@@ -9,6 +9,8 @@ use async_trait::async_trait;
 use diorama_core::id::Pool;
 use diorama_core::message::ShardMessage;
 
+use crate::kind::{Cause, ErrorKind};
+
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "a suite panics where a guarantee is broken")]
 pub mod conformance;
@@ -23,21 +25,36 @@ pub enum QueueError {
     Stale(diorama_core::id::ShardId),
     /// The service cannot be reached, or refused.
     #[error("{doing} failed: {problem}")]
-    Unavailable {
+    Failed {
+        /// What it calls for.
+        kind: ErrorKind,
         /// `publishing`, `consuming` …
         doing: &'static str,
         /// What went wrong and how to mend it.
         problem: String,
+        /// The error below, where there is one.
+        #[source]
+        cause: Option<Cause>,
     },
 }
 
 impl QueueError {
+    /// A call that failed, with nothing below that says why.
+    pub fn failed(kind: ErrorKind, doing: &'static str, problem: impl Into<String>) -> Self {
+        Self::Failed { kind, doing, problem: problem.into(), cause: None }
+    }
+
+    /// What it calls for.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Stale(_) => ErrorKind::Conflict,
+            Self::Failed { kind, .. } => *kind,
+        }
+    }
+
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Stale(_) => false,
-            Self::Unavailable { .. } => true,
-        }
+        self.kind().is_retryable()
     }
 }
 

@@ -80,6 +80,12 @@ fn unavailable(code: &str, error: &dyn std::fmt::Display) -> Problem {
     Problem::new(503, code, format!("{error}; try again"))
 }
 
+/// As [`unavailable`], of what no repetition mends.
+fn refused(code: &str, error: &dyn std::fmt::Display) -> Problem {
+    tracing::error!(%error, code, "a request could not be served, and no later one will be");
+    Problem::new(500, code, error.to_string())
+}
+
 impl From<ObjectError> for Problem {
     fn from(error: ObjectError) -> Self {
         match error.kind {
@@ -89,20 +95,25 @@ impl From<ObjectError> for Problem {
                 tracing::error!(%error, "a damaged object");
                 Self::new(500, "damaged_object", error.to_string())
             }
-            _ => unavailable("object_store_unavailable", &error),
+            _ if error.may_pass_later() => unavailable("object_store_unavailable", &error),
+            _ => refused("object_store_refused", &error),
         }
     }
 }
 
 impl From<ProgressError> for Problem {
     fn from(error: ProgressError) -> Self {
-        unavailable("progress_unavailable", &error)
+        if error.is_retryable() {
+            unavailable("progress_unavailable", &error)
+        } else {
+            refused("progress_refused", &error)
+        }
     }
 }
 
 impl From<QueueError> for Problem {
     fn from(error: QueueError) -> Self {
-        unavailable("queue_unavailable", &error)
+        if error.is_retryable() { unavailable("queue_unavailable", &error) } else { refused("queue_refused", &error) }
     }
 }
 

@@ -57,7 +57,8 @@ impl Checker {
             if let Some(ended) = history.ended() {
                 for file in [&ended.results, &ended.errors] {
                     let key = format!("runs/{run}/{}", file.path);
-                    let there = now.get(&key).is_some_and(|bytes| diorama_core::id::Sha256Hex::of(bytes) == file.sha256);
+                    let there =
+                        now.get(&key).is_some_and(|bytes| diorama_core::id::Sha256Hex::of(bytes) == file.sha256);
                     if !there {
                         return Err(format!("{key}, which the log names, is gone or another"));
                     }
@@ -71,7 +72,8 @@ impl Checker {
     pub(crate) fn tell(&self, world: &World, run: &RunId) -> String {
         let objects = world.snapshot();
         let log = logs(&objects).remove(run).unwrap_or_default();
-        let acts: Vec<String> = log.iter().map(|decision| format!("{} by {}", decision.act.name(), decision.by)).collect();
+        let acts: Vec<String> =
+            log.iter().map(|decision| format!("{} by {}", decision.act.name(), decision.by)).collect();
         let prefix = format!("runs/{run}/commits/");
         let markers = objects.keys().filter(|key| key.starts_with(&prefix)).count();
         let shards: Vec<u32> = log
@@ -102,7 +104,10 @@ impl Checker {
                 continue;
             }
             let Some(ended) = history.ended() else {
-                return wrong(run, format!("it has not ended: {:?}, {} decisions", history.state(), history.decisions()));
+                return wrong(
+                    run,
+                    format!("it has not ended: {:?}, {} decisions", history.state(), history.decisions()),
+                );
             };
             let spec = store.spec().await.map_err(|error| error.to_string())?;
             let Some(spec) = spec else { return wrong(run, "its spec is gone".to_owned()) };

@@ -15,11 +15,21 @@ mod worker;
 
 use std::time::Instant;
 
+use diorama_protocol::mutant::{Mutant, put_back};
+
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 60;
+
+/// Seeds within which a fault that is put back is found.
+const FOUND_WITHIN: u64 = 200;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
+}
+
+fn tell(seed: u64) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(fleet::story(seed)).map_err(|problem| format!("SEED={seed}: {problem}"))
 }
 
 #[test]
@@ -29,13 +39,25 @@ fn whatever_happens_every_run_ends_once_and_stays_as_it_ended() {
         None => 0..number("SEEDS").unwrap_or(SEEDS),
     };
     let (began, count) = (Instant::now(), seeds.end - seeds.start);
-    let mut broken = Vec::new();
-    for seed in seeds {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        if let Err(problem) = runtime.block_on(fleet::story(seed)) {
-            broken.push(format!("SEED={seed}: {problem}"));
-        }
-    }
+    let broken: Vec<String> = seeds.filter_map(|seed| tell(seed).err()).collect();
     println!("{count} seeds in {:.1} s", began.elapsed().as_secs_f64());
     assert!(broken.is_empty(), "{} of {count} seeds are broken:\n{}", broken.len(), broken.join("\n"));
+}
+
+#[test]
+fn each_fault_that_was_there_is_found_when_it_is_put_back() {
+    for mutant in Mutant::ALL {
+        put_back(Some(mutant));
+        let found = (0..FOUND_WITHIN).find_map(|seed| tell(seed).err());
+        put_back(None);
+        let found = found.unwrap_or_else(|| panic!("{mutant:?} is back, and {FOUND_WITHIN} seeds do not find it"));
+        println!("{mutant:?}: {}", found.chars().take(200).collect::<String>());
+    }
+}
+
+#[test]
+fn a_seed_tells_the_same_story_twice() {
+    let first = fleet::retold(7);
+    assert_eq!(first, fleet::retold(7));
+    assert_ne!(first, fleet::retold(8));
 }

@@ -11,11 +11,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use diorama_backends::kind::ErrorKind;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put};
 use diorama_backends::progress::embedded::EmbeddedProgress;
-use diorama_backends::progress::{
-    Counted, Counts, Head, Heartbeat, Holder, Progress, ProgressError, Throughput,
-};
+use diorama_backends::progress::{Counted, Counts, Head, Heartbeat, Holder, Progress, ProgressError, Throughput};
 use diorama_backends::queue::{Consumer, Delivery, Queue, QueueDepth, QueueError, Settle, Settlement};
 use diorama_core::id::{AttemptId, Pool, Round, RunId, ShardId};
 use diorama_core::message::ShardMessage;
@@ -181,7 +180,7 @@ impl Node {
 }
 
 fn failed(kind: ObjectErrorKind, doing: &'static str, key: &str) -> ObjectError {
-    ObjectError { kind, doing, what: key.to_owned(), problem: "simulated".to_owned() }
+    ObjectError::new(kind, doing, key, "simulated")
 }
 
 #[async_trait]
@@ -240,7 +239,8 @@ impl Objects for Node {
     }
 
     async fn put_file(&self, key: &str, file: &Path) -> Result<(), ObjectError> {
-        let bytes = std::fs::read(file).map_err(|error| ObjectError::io("reading", file.display().to_string(), &error))?;
+        let bytes =
+            std::fs::read(file).map_err(|error| ObjectError::io("reading", file.display().to_string(), &error))?;
         self.put(key, bytes.into()).await
     }
 
@@ -298,7 +298,7 @@ impl Node {
     async fn asks<T>(&self, ask: impl Future<Output = Result<T, ProgressError>> + Send) -> Result<T, ProgressError> {
         self.gate().await;
         self.world.lag().await;
-        let away = || ProgressError { doing: "asking", problem: "simulated".to_owned() };
+        let away = || ProgressError::new(ErrorKind::Transient, "asking", "simulated");
         let answer = match self.world.fate() {
             _ if locked(&self.world.chaos).progress_away => Err(away()),
             Fate::Refused => Err(away()),
@@ -428,7 +428,9 @@ impl Queue for Node {
         }
         match fate {
             Fate::Done | Fate::Late(_) => Ok(()),
-            Fate::Refused | Fate::AnswerLost => Err(QueueError::Unavailable { doing: "publishing", problem: "simulated".to_owned() }),
+            Fate::Refused | Fate::AnswerLost => {
+                Err(QueueError::failed(ErrorKind::Transient, "publishing", "simulated"))
+            }
         }
     }
 
@@ -495,7 +497,8 @@ impl NodeConsumer {
         let (message, deliveries) = pool.ready.pop_front()?;
         pool.tags += 1;
         pool.unsettled.insert(pool.tags, (self.id, message.clone(), deliveries + 1));
-        let settle = Tag { world: self.node.world.clone(), pool: self.pool.clone(), tag: pool.tags, shard: message.shard };
+        let settle =
+            Tag { world: self.node.world.clone(), pool: self.pool.clone(), tag: pool.tags, shard: message.shard };
         Some(Delivery::new(message, deliveries + 1, Box::new(settle)))
     }
 }

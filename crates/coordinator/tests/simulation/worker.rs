@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use diorama_backends::progress::Holder;
 use diorama_backends::queue::{Delivery, Settlement};
-use bytes::Bytes;
 use diorama_core::id::{AttemptId, Pool, Sha256Hex, WorkerId};
 use diorama_core::key::{Folder, ObjectKey, RunRoot};
 use diorama_core::marker::{CommitMarker, settings_digest};
@@ -34,12 +34,7 @@ pub(crate) async fn work(world: std::sync::Arc<World>, backends: Backends, name:
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-async fn attempt(
-    world: &World,
-    backends: &Backends,
-    name: &str,
-    delivery: &Delivery,
-) -> Result<Settlement, Failure> {
+async fn attempt(world: &World, backends: &Backends, name: &str, delivery: &Delivery) -> Result<Settlement, Failure> {
     let (run, shard) = (&delivery.message.run, delivery.message.shard);
     let store = RunStore::shared(backends.objects.clone(), run);
     let Some(spec) = store.spec().await? else { return Ok(Settlement::Ack) };

@@ -231,6 +231,5 @@ fn tell(summary: &RunSummary) -> String {
 }
 
 fn embedded(error: EmbeddedError) -> Failure {
-    let code = if error.is_retryable() { exit::TRY_AGAIN } else { exit::PERMANENT };
-    Failure::new(code, error)
+    Failure::judged(error, EmbeddedError::is_retryable)
 }

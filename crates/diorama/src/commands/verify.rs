@@ -57,7 +57,7 @@ async fn open(backends: &Backends, run: &str) -> Result<Opened, Failure> {
 }
 
 pub(super) fn failed(error: CoordinatorError) -> Failure {
-    if error.is_retryable() { Failure::try_again(error) } else { Failure::permanent(error) }
+    Failure::judged(error, CoordinatorError::is_retryable)
 }
 
 fn tell(found: &Verification) {

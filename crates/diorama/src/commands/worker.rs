@@ -89,8 +89,7 @@ async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Res
             Ok(if drain.is_cancelled() { exit::DRAINED } else { exit::DONE })
         }
         Err(WorkerError::Device(DeviceError::Stopped)) if drain.is_cancelled() => Ok(exit::DRAINED),
-        Err(error) if error.is_retryable() => Err(Failure::try_again(error)),
-        Err(error) => Err(Failure::permanent(error)),
+        Err(error) => Err(Failure::judged(error, WorkerError::is_retryable)),
     }
 }
 

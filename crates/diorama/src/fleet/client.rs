@@ -6,6 +6,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use diorama_coordinator::RunStatus;
 use diorama_coordinator::api::Problem;
+use diorama_core::causes;
 use diorama_runtime::options::ClientOptions;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -72,7 +73,7 @@ impl From<ClientError> for Failure {
             ClientError::Refused(problem) => serde_json::to_value(problem).ok(),
             ClientError::Unreachable { .. } | ClientError::NoCoordinator { .. } => None,
         };
-        let failure = if error.is_retryable() { Self::try_again(error) } else { Self::permanent(error) };
+        let failure = Self::judged(error, ClientError::is_retryable);
         match json {
             Some(json) => failure.with_json(json),
             None => failure,
@@ -130,12 +131,12 @@ impl Client {
 
     /// Sends a request once; a refusal is an error.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
-        let text = response.text().await.map_err(|error| self.unreachable(&error))?;
+        let text = response.text().await.map_err(|error| self.unreachable(error))?;
         match serde_json::from_str(&text) {
             Ok(problem) => Err(ClientError::Refused(Box::new(problem))),
             Err(_) if status.is_server_error() => Err(ClientError::Unreachable {
@@ -168,7 +169,7 @@ impl Client {
 
     /// Reads a JSON answer.
     pub(crate) async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, ClientError> {
-        let text = response.text().await.map_err(|error| self.unreachable(&error))?;
+        let text = response.text().await.map_err(|error| self.unreachable(error))?;
         serde_json::from_str(&text).map_err(|error| self.no_coordinator(error.to_string()))
     }
 
@@ -181,7 +182,7 @@ impl Client {
     pub(crate) async fn has_blob(&self, sha256: &str) -> Result<bool, ClientError> {
         let path = format!("/v1/blobs/{sha256}");
         let head = || async {
-            let response = self.request(Method::HEAD, &path).send().await.map_err(|error| self.unreachable(&error))?;
+            let response = self.request(Method::HEAD, &path).send().await.map_err(|error| self.unreachable(error))?;
             match response.status() {
                 StatusCode::OK => Ok(true),
                 StatusCode::NOT_FOUND => Ok(false),
@@ -199,29 +200,13 @@ impl Client {
         head.retry(backoff).when(ClientError::is_retryable).await
     }
 
-    pub(crate) fn unreachable(&self, error: &reqwest::Error) -> ClientError {
-        let mut problem = error.without_url_text();
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            problem = format!("{problem}: {error}");
-            cause = error.source();
-        }
+    pub(crate) fn unreachable(&self, error: reqwest::Error) -> ClientError {
+        // The address is said beside it.
+        let problem = causes::in_one_line(&error.without_url());
         ClientError::Unreachable { address: self.address.clone(), problem }
     }
 
     fn no_coordinator(&self, problem: String) -> ClientError {
         ClientError::NoCoordinator { address: self.address.clone(), problem }
-    }
-}
-
-/// An error without the address, which is said beside it.
-trait WithoutUrl {
-    fn without_url_text(&self) -> String;
-}
-
-impl WithoutUrl for reqwest::Error {
-    fn without_url_text(&self) -> String {
-        let text = self.to_string();
-        text.split(" for url (").next().unwrap_or_default().to_owned()
     }
 }

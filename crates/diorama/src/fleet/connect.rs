@@ -1,13 +1,16 @@
-//! Connects to RabbitMQ, Redis and the object store as the configuration says, all three or not at all.
+//! Connects to RabbitMQ, Redis and the object store as the configuration says. What refuses us ends the process with 42,
+//! what is away with 75; except a Redis that is away, which a run can do without for a while.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diorama_backends::objects::probe_conditional_put;
 use diorama_backends::objects::retrying::Retrying;
 use diorama_backends::objects::s3::{S3Config, S3Objects};
+use diorama_backends::objects::{ObjectError, probe_conditional_put};
+use diorama_backends::progress::ProgressError;
 use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
+use diorama_backends::queue::QueueError;
 use diorama_backends::queue::rabbitmq::{RabbitMqConfig, RabbitMqQueue};
 use diorama_protocol::{Backends, Exclusive};
 use diorama_runtime::options::ServiceOptions;
@@ -92,7 +95,7 @@ pub(crate) fn rabbitmq_config(services: &ServiceOptions, name: &str) -> Result<R
     })
 }
 
-/// Connects to all three; `None` where a drain was asked for before they all answered. `name` is what the broker's list of
+/// Connects; `None` where a drain was asked for before they all answered. `name` is what the broker's list of
 /// connections shows.
 pub(crate) async fn backends(
     services: &ServiceOptions,
@@ -105,15 +108,14 @@ pub(crate) async fn backends(
     }
 }
 
-/// Connects to all three, as [`backends`] does, for a command that is just ended.
+/// Connects as [`backends`] does, for a command that is just ended.
 pub(crate) async fn connect(services: &ServiceOptions, name: &str) -> Result<Backends, Failure> {
     // What is missing is said before anything is connected to.
     check_ca_file(services)?;
     let (s3, redis, rabbitmq) = (s3_config(services)?, redis_config(services)?, rabbitmq_config(services, name)?);
     let objects = Retrying::patient(S3Objects::connect(s3).map_err(Failure::permanent)?);
     let probed = probe_conditional_put(&objects).await;
-    let conditional = probed
-        .map_err(|error| if error.is_retryable() { Failure::try_again(error) } else { Failure::permanent(error) })?;
+    let conditional = probed.map_err(|error| Failure::judged(error, ObjectError::may_pass_later))?;
     let exclusive = if conditional {
         Exclusive::ConditionalPut
     } else {
@@ -123,9 +125,23 @@ pub(crate) async fn connect(services: &ServiceOptions, name: &str) -> Result<Bac
         );
         Exclusive::Claim
     };
-    let progress = RedisProgress::connect(&redis).await.map_err(Failure::try_again)?;
-    let queue = RabbitMqQueue::connect(rabbitmq).await.map_err(Failure::try_again)?;
+    let progress = progress(&redis, exclusive).await;
+    let progress = progress.map_err(|error| Failure::judged(error, ProgressError::is_retryable))?;
+    let queue = RabbitMqQueue::connect(rabbitmq).await;
+    let queue = queue.map_err(|error| Failure::judged(error, QueueError::is_retryable))?;
     Ok(Backends { queue: Arc::new(queue), progress: Arc::new(progress), objects: Arc::new(objects), exclusive })
+}
+
+/// Connects to Redis. One that is away is done without until it comes, unless it has to fence the commits.
+async fn progress(config: &RedisConfig, exclusive: Exclusive) -> Result<RedisProgress, ProgressError> {
+    let progress = RedisProgress::open(config)?;
+    match progress.check().await {
+        Err(error) if error.is_retryable() && exclusive == Exclusive::ConditionalPut => {
+            tracing::warn!(%error, "Redis is away: this process starts without it, and uses it as soon as it answers");
+        }
+        checked => checked?,
+    }
+    Ok(progress)
 }
 
 /// Seconds of the configuration.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use diorama_core::causes;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, HeaderMap, IF_NONE_MATCH, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
@@ -185,16 +186,10 @@ fn refused(source: &str, status: StatusCode, headers: &HeaderMap) -> Fault {
 /// A connection that was not made or broke off; a name that leads to a forbidden address looks like that too.
 fn broken(source: &str, error: reqwest::Error) -> Fault {
     let error = error.without_url();
-    let mut problem = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<Forbidden>() {
-            return forbidden(source, &found.to_string());
-        }
-        problem = format!("{problem}: {error}");
-        cause = error.source();
+    match causes::find::<Forbidden>(&error) {
+        Some(found) => forbidden(source, &found.to_string()),
+        None => Fault::transient(format!("the reference {source} cannot be read: {}", causes::in_one_line(&error))),
     }
-    Fault::transient(format!("the reference {source} cannot be read: {problem}"))
 }
 
 fn forbidden(source: &str, problem: &str) -> Fault {

@@ -93,6 +93,7 @@ pub(crate) fn spec(run: &RunId, format: OutputFormat, tasks: u64) -> RunSpec {
         version: 1,
         run: run.clone(),
         name: None,
+        labels: Default::default(),
         pool: pool(),
         priority: 0,
         weight: 1,

@@ -5,16 +5,16 @@
 //! `UnknownHost`.
 
 use std::error::Error;
-use std::io;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use diorama_core::causes;
 use rustls::{CertificateError, InvalidMessage};
 
 use crate::objects::ObjectErrorKind;
-use crate::objects::ObjectErrorKind::{DiskFull, Io, NotFound, Refused, Transient};
+use crate::objects::ObjectErrorKind::{DiskFull, Io, NotFound, Refused, Transient, UnknownHost};
 
-/// The kind, and what to say. `reached` says whether the store ever answered: before that, a host that cannot be found is
-/// a wrong address, and later the fault of a name service.
+/// The kind, and what to say. `reached` says whether the store ever answered: before that, a host that cannot be found may
+/// well be a wrong address, and later it is the fault of a name service.
 pub(super) fn meaning<E>(error: &SdkError<E>, reached: bool) -> (ObjectErrorKind, String)
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
@@ -22,7 +22,7 @@ where
     let Some(response) = error.raw_response() else {
         return match error {
             SdkError::ConstructionFailure(_) => {
-                (Refused, format!("{}: check s3_endpoint, s3_region and s3_bucket", chain(error)))
+                (Refused, format!("{}: check s3_endpoint, s3_region and s3_bucket", causes::in_one_line(error)))
             }
             _ => unanswered(error, reached),
         };
@@ -82,9 +82,9 @@ pub(super) fn answered(status: u16, code: &str) -> (ObjectErrorKind, &'static st
 
 /// No answer came.
 fn unanswered(error: &(dyn Error + 'static), reached: bool) -> (ObjectErrorKind, String) {
-    let text = chain(error);
+    let text = causes::in_one_line(error);
     let refused = |code: &str, advice: &str| (Refused, format!("{code}: {text}: {advice}"));
-    if let Some(tls) = find::<rustls::Error>(error) {
+    if let Some(tls) = causes::find::<rustls::Error>(error) {
         return match tls {
             rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -114,41 +114,13 @@ fn unanswered(error: &(dyn Error + 'static), reached: bool) -> (ObjectErrorKind,
     }
     // The HTTP library has no types for these two. First, what it says where a name leads nowhere.
     if text.contains("dns error") && !reached {
-        return refused(
-            "UnknownHost",
-            "correct s3_endpoint, or set s3_path_style where the bucket is no host of its own",
-        );
+        let advice = "correct s3_endpoint, or set s3_path_style where the bucket is no host of its own; or the name \
+                      service is away";
+        return (UnknownHost, format!("UnknownHost: {text}: {advice}"));
     }
     // And where the first bytes of the answer were not those of HTTP, but of TLS.
     if text.contains("invalid HTTP version") {
         return refused("NotHttp", "begin s3_endpoint with https://");
     }
     (Transient, text)
-}
-
-/// The first `T` among the causes, those inside I/O errors too.
-fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    std::iter::successors(Some(error), |error| cause(*error)).find_map(|error| error.downcast_ref())
-}
-
-/// What caused an error. An I/O error that wraps another one gives that one's cause, and not the error itself.
-fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => error.source(),
-    }
-}
-
-/// What the causes say, each thing once.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = String::new();
-    for error in std::iter::successors(Some(error), |error| cause(*error)) {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            let colon = if text.is_empty() { "" } else { ": " };
-            text += colon;
-            text += &said;
-        }
-    }
-    text
 }

@@ -36,12 +36,12 @@ impl S3Objects {
             let next = listed.next_continuation_token;
             if next.is_none() || next == token {
                 // Taken for the end, it would hide objects; gone on with, it would have none.
-                return Err(ObjectError {
-                    kind: ObjectErrorKind::Transient,
-                    doing: "listing",
-                    what: self.name(prefix),
-                    problem: "the store gave an empty page, says that there is more, and not where".to_owned(),
-                });
+                return Err(ObjectError::new(
+                    ObjectErrorKind::Transient,
+                    "listing",
+                    self.name(prefix),
+                    "the store gave an empty page, says that there is more, and not where".to_owned(),
+                ));
             }
             token = next;
         }

@@ -36,10 +36,13 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{AggregatedBytes, DateTime};
 use aws_smithy_http_client::tls;
 use bytes::Bytes;
+use diorama_core::causes;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put, RemoteObjects, check_key};
+use crate::certificates;
+use crate::kind::Cause;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -113,12 +116,12 @@ impl fmt::Debug for S3Objects {
 impl S3Objects {
     /// A store as `config` says. Nothing is asked of it yet.
     pub fn connect(config: S3Config) -> Result<Self, ObjectError> {
-        let wrong = |problem: String| ObjectError {
-            kind: ObjectErrorKind::Refused,
-            doing: "reading",
-            what: "the settings of the object store".to_owned(),
-            problem,
+        let wrong = |problem: String| {
+            ObjectError::new(ObjectErrorKind::Refused, "reading", "the settings of the object store", problem)
         };
+        if let Some(endpoint) = &config.endpoint {
+            check_endpoint(endpoint).map_err(wrong)?;
+        }
         let (Some(id), Some(secret)) = (&config.access_key, &config.secret_key) else {
             return Err(wrong(
                 "s3_access_key and s3_secret_key (or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) are not both given"
@@ -127,8 +130,7 @@ impl S3Objects {
         };
         let mut roots = tls::TrustStore::default().with_native_roots(true);
         if let Some(path) = &config.ca_file {
-            let pem = std::fs::read(path).map_err(|error| wrong(format!("the CA file {}: {error}", path.display())))?;
-            roots.add_pem_certificate(pem);
+            roots.add_pem_certificate(certificates::read(path).map_err(wrong)?);
         }
         let context = tls::TlsContext::builder().with_trust_store(roots).build();
         let context = context.map_err(|error| wrong(format!("TLS: {error}")))?;
@@ -181,15 +183,17 @@ impl S3Objects {
     }
 
     /// What the SDK's error means to us.
-    fn error<E>(&self, doing: &'static str, key: &str, error: &SdkError<E>) -> ObjectError
+    fn error<E>(&self, doing: &'static str, key: &str, error: SdkError<E>) -> ObjectError
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         if error.raw_response().is_some() {
             self.reached.store(true, Ordering::Relaxed);
         }
-        let (kind, problem) = error::meaning(error, self.reached.load(Ordering::Relaxed));
-        ObjectError { kind, doing, what: self.name(key), problem }
+        let (kind, problem) = error::meaning(&error, self.reached.load(Ordering::Relaxed));
+        // The answer itself is left behind: it may be long, and what it says is in the problem.
+        let cause = error.into_source().ok().map(Cause::from);
+        ObjectError { cause, ..ObjectError::new(kind, doing, self.name(key), problem) }
     }
 
     /// What the store sent, or what its error means.
@@ -198,7 +202,7 @@ impl S3Objects {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         self.reached.fetch_or(answer.is_ok(), Ordering::Relaxed);
-        answer.map_err(|error| self.error(doing, key, &error))
+        answer.map_err(|error| self.error(doing, key, error))
     }
 
     /// What a request that sends `bytes` bytes needs beside the rest: time.
@@ -211,6 +215,21 @@ impl S3Objects {
     fn local(path: &Path, error: &std::io::Error) -> ObjectError {
         ObjectError::io("reading", path.display().to_string(), error)
     }
+}
+
+/// Refuses what is no address. The words leave out what it holds where that may be a secret.
+fn check_endpoint(endpoint: &str) -> Result<(), String> {
+    const FORM: &str = "write s3_endpoint as http://host:port or https://host:port";
+    let url = url::Url::parse(endpoint).map_err(|error| format!("the endpoint is no URL ({error}): {FORM}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return Err(format!("the endpoint begins with {:?} and names no host: {FORM}", url.scheme()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!(
+            "the endpoint holds a user or a password: {FORM}, and the key in s3_access_key and s3_secret_key"
+        ));
+    }
+    Ok(())
 }
 
 fn timestamp(at: &DateTime) -> Option<Timestamp> {
@@ -226,11 +245,9 @@ impl Objects for S3Objects {
     async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
         let got = self.client.get_object().bucket(&self.bucket).key(self.full(key)?).send().await;
         let collected = self.answered("reading", key, got)?.body.collect().await;
-        collected.map(AggregatedBytes::into_bytes).map_err(|error| ObjectError {
-            kind: ObjectErrorKind::Transient,
-            doing: "reading",
-            what: self.name(key),
-            problem: format!("the answer broke off: {}", error::chain(&error)),
+        collected.map(AggregatedBytes::into_bytes).map_err(|error| {
+            let problem = format!("the answer broke off: {}", causes::in_one_line(&error));
+            ObjectError::new(ObjectErrorKind::Transient, "reading", self.name(key), problem).caused_by(error)
         })
     }
 

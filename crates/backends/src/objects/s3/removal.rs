@@ -31,11 +31,9 @@ impl S3Objects {
         let delete = objects
             .collect::<Result<Vec<_>, _>>()
             .and_then(|objects| Delete::builder().set_objects(Some(objects)).quiet(true).build())
-            .map_err(|error| ObjectError {
-                kind: ObjectErrorKind::Io,
-                doing: "removing",
-                what: self.name(&keys[0]),
-                problem: error.to_string(),
+            .map_err(|error| {
+                let problem = error.to_string();
+                ObjectError::new(ObjectErrorKind::Io, "removing", self.name(&keys[0]), problem).caused_by(error)
             })?;
         let answer = self.client.delete_objects().bucket(&self.bucket).delete(delete).send().await;
         if answer.as_ref().is_err_and(is_unknown) {
@@ -52,12 +50,9 @@ impl S3Objects {
         let code = failed.code().unwrap_or_default();
         // The answer as a whole was 200; where the code says nothing to us, it is a fault of the store.
         let (kind, advice) = error::answered(500, code);
-        ObjectError {
-            kind,
-            doing: "removing",
-            what: format!("s3://{}/{}", self.bucket, failed.key().unwrap_or_default()),
-            problem: format!("{code} {}{advice}", failed.message().unwrap_or_default()),
-        }
+        let what = format!("s3://{}/{}", self.bucket, failed.key().unwrap_or_default());
+        let problem = format!("{code} {}{advice}", failed.message().unwrap_or_default());
+        ObjectError::new(kind, "removing", what, problem)
     }
 }
 

@@ -64,12 +64,8 @@ impl S3Objects {
             }
             tracing::warn!(object = self.name(key), "the store forgot an upload before its end; it is begun anew");
         }
-        Err(ObjectError {
-            kind: ObjectErrorKind::Away,
-            doing: "writing",
-            what: self.name(key),
-            problem: format!("the store forgot the upload before its end, {BEGINNINGS} times"),
-        })
+        let problem = format!("the store forgot the upload before its end, {BEGINNINGS} times");
+        Err(ObjectError::new(ObjectErrorKind::Away, "writing", self.name(key), problem))
     }
 
     async fn begin<'a>(&'a self, key: &'a str, full: &'a str) -> Result<Upload<'a>, ObjectError> {

@@ -22,17 +22,15 @@ pub async fn diagnose(config: &RedisConfig) -> Vec<Finding> {
         Ok(link) => link,
         Err(error) => return vec![Finding::problem(CONNECTION, error.problem, "correct redis_url and ca_file")],
     };
-    let ping = cmd("PING");
-    match link.send::<String>("asking Redis", Request::Command(&ping)).await {
-        Ok(_) => {}
-        // What the server says itself will be the same later.
-        Err(error) if error.problem.contains("check user") => {
-            return vec![Finding::problem(CONNECTION, error.problem, "correct redis_url, or the server's users")];
+    match link.check().await {
+        Ok(()) => {}
+        Err(error) if error.is_retryable() => {
+            return vec![Finding::away(CONNECTION, error.problem, "start Redis, or correct redis_url")];
         }
-        Err(error) if error.problem.contains("cluster support disabled") => {
-            return vec![Finding::problem(MODE, error.problem, "the server is no cluster: leave redis_cluster out")];
+        Err(error) => {
+            let advice = "correct redis_url, redis_cluster and ca_file, or the server's users";
+            return vec![Finding::problem(CONNECTION, error.problem, advice)];
         }
-        Err(error) => return vec![Finding::away(CONNECTION, error.problem, "start Redis, or correct redis_url")],
     }
     let mut found = vec![Finding::ok(CONNECTION, "it answers")];
     let info = cmd("INFO");

@@ -12,14 +12,17 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
-    RedisFuture, RedisResult, ScriptInvocation, ServerErrorKind, TlsCertificates, Value,
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError, RedisFuture,
+    RedisResult, ScriptInvocation, ServerErrorKind, TlsCertificates, Value, cmd,
 };
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::RedisConfig;
+use super::{RedisConfig, error};
+use crate::certificates;
+use crate::kind::ErrorKind;
+use crate::mismatch;
 use crate::progress::ProgressError;
 
 /// How long making a connection may take. A command does not wait for all of it: it fails after its own time-out, and
@@ -78,6 +81,9 @@ type Connecting = Shared<BoxFuture<'static, RedisResult<Connection>>>;
 
 pub(super) struct Link {
     server: Server,
+    host: String,
+    port: u16,
+    tls: bool,
     /// Host and port, for messages; never the password.
     address: String,
     timeout: Duration,
@@ -87,28 +93,28 @@ pub(super) struct Link {
 impl Link {
     /// Reads the configuration; connects only when the first request comes.
     pub(super) fn new(config: &RedisConfig) -> Result<Self, ProgressError> {
-        let wrong = |problem: String| ProgressError { doing: CONNECTING, problem };
+        let wrong = |problem: String| ProgressError::new(ErrorKind::Permanent, CONNECTING, problem);
         let url = Url::parse(config.url.expose_secret())
             .ok()
             .filter(|url| matches!(url.scheme(), "redis" | "rediss") && url.host().is_some())
             .ok_or_else(|| {
-                wrong("its URL is not of the form redis://user:password@host:port/database (or rediss://)".into())
+                wrong("redis_url is not of the form redis://user:password@host:port/database (or rediss://)".into())
             })?;
-        let host = url.host_str().unwrap_or_default();
-        let address = format!("{host}:{}", url.port().unwrap_or(6379));
-        let refused = |error: RedisError| wrong(format!("the URL for {address} was refused: {error}"));
+        let (host, port) = (url.host_str().unwrap_or_default(), url.port().unwrap_or(6379));
+        let address = format!("{host}:{port}");
+        let refused = |error: RedisError| wrong(format!("redis_url, for {address}, was refused: {error}"));
         let info = url.as_str().into_connection_info().map_err(refused)?;
 
-        let certificates = match &config.ca_file {
+        let authorities = match &config.ca_file {
             None => None,
             Some(_) if url.scheme() != "rediss" => {
-                return Err(wrong(format!("a CA file is set, but the URL for {address} is not rediss://; change one")));
+                return Err(wrong(format!(
+                    "a CA file is set, but redis_url, for {address}, is not rediss://; change one"
+                )));
             }
             Some(path) => {
-                let pem = std::fs::read(path).map_err(|error| {
-                    wrong(format!("the CA file {} cannot be read ({error}); check its path", path.display()))
-                })?;
-                Some(TlsCertificates { client_tls: None, root_cert: Some(pem) })
+                let pem = certificates::read(path).map_err(wrong)?;
+                Some(TlsCertificates { client_tls: None, root_cert: Some(pem.into_bytes()) })
             }
         };
         if url.scheme() == "rediss" {
@@ -118,17 +124,66 @@ impl Link {
         let server = if config.cluster {
             let mut builder =
                 ClusterClient::builder([info]).connection_timeout(CONNECT).response_timeout(config.timeout);
-            if let Some(certificates) = certificates {
-                builder = builder.certs(certificates);
+            if let Some(authorities) = authorities {
+                builder = builder.certs(authorities);
             }
             Server::Cluster(Box::new(builder.build().map_err(refused)?))
         } else {
-            Server::Single(Box::new(match certificates {
-                Some(certificates) => Client::build_with_tls(info, certificates).map_err(refused)?,
+            Server::Single(Box::new(match authorities {
+                Some(authorities) => Client::build_with_tls(info, authorities).map_err(refused)?,
                 None => Client::open(info).map_err(refused)?,
             }))
         };
-        Ok(Self { server, address, timeout: config.timeout, current: Mutex::new(None) })
+        Ok(Self {
+            server,
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port,
+            tls: url.scheme() == "rediss",
+            address,
+            timeout: config.timeout,
+            current: Mutex::new(None),
+        })
+    }
+
+    /// Whether the server is there, lets us in, and is of the kind that the settings say.
+    pub(super) async fn check(&self) -> Result<(), ProgressError> {
+        match self.greet().await {
+            Err(error) if error.is_retryable() => match self.mismatch().await {
+                Some(advice) => {
+                    let problem = format!("Redis at {}: {advice}", self.address);
+                    Err(ProgressError::new(ErrorKind::Permanent, CONNECTING, problem).caused_by(error))
+                }
+                None => Err(error),
+            },
+            greeted => greeted,
+        }
+    }
+
+    /// What to do, where the server has TLS and the URL says that it has none, or the other way round.
+    async fn mismatch(&self) -> Option<&'static str> {
+        if self.tls {
+            let advice = "there is no TLS at this port: begin redis_url with redis://, or name the port that has it";
+            mismatch::speaks(&self.host, self.port, b"PING\r\n", b"+-").await.then_some(advice)
+        } else {
+            let advice = "this port has TLS: begin redis_url with rediss://";
+            mismatch::speaks_tls(&self.host, self.port).await.then_some(advice)
+        }
+    }
+
+    /// Asks for a sign of life, and whether the server is one of a cluster: there a request of ours that names another
+    /// node's key would be refused much later.
+    async fn greet(&self) -> Result<(), ProgressError> {
+        self.send::<String>(CONNECTING, Request::Command(&cmd("PING"))).await?;
+        let Server::Single(_) = self.server else { return Ok(()) };
+        // Everybody may ask this. What stands in front of a server, such as a proxy, may not know it, and is no cluster.
+        match self.send::<Value>(CONNECTING, Request::Command(&cmd("HELLO"))).await {
+            Ok(about) if says_cluster(&about) => {
+                let problem = format!("Redis at {} is one of a cluster; set redis_cluster = true", self.address);
+                Err(ProgressError::new(ErrorKind::Permanent, CONNECTING, problem))
+            }
+            Err(error) if error.is_retryable() => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Sends a request and waits for its answer, no longer than the time-out. A connection that turns out to be gone
@@ -149,7 +204,7 @@ impl Link {
                         self.give_up(&connecting);
                     }
                     if !(was_there && error.is_connection_dropped()) {
-                        return Err(self.error(doing, &error));
+                        return Err(error::failed(doing, &self.address, error));
                     }
                 }
                 Err(_) => {
@@ -163,7 +218,7 @@ impl Link {
                          that it is not overloaded",
                         self.address, self.timeout
                     );
-                    return Err(ProgressError { doing, problem });
+                    return Err(ProgressError::new(ErrorKind::Transient, doing, problem));
                 }
             }
         }
@@ -181,23 +236,6 @@ impl Link {
         if current.as_ref().is_some_and(|current| current.ptr_eq(gone)) {
             *current = None;
         }
-    }
-
-    fn error(&self, doing: &'static str, error: &RedisError) -> ProgressError {
-        let check = match error.code() {
-            Some("NOAUTH" | "WRONGPASS" | "NOPERM") => "check user, password and permissions in its URL",
-            Some("OOM" | "MISCONF") => "give the server room, in memory and on its disk",
-            Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY") => "it is starting or failing over; wait",
-            _ if error.kind() == ErrorKind::AuthenticationFailed => "check user and password in its URL",
-            // The library's error has the TLS library's words only.
-            _ if error.to_string().contains("certificate") => {
-                "set ca_file to the certificate of the authority that signed the server's, and use the host's name that is \
-                 in it"
-            }
-            _ if error.is_io_error() => "check that it runs and that this machine reaches it",
-            _ => "check that it is Redis 6 or later, with Lua scripts allowed",
-        };
-        ProgressError { doing, problem: format!("Redis at {}: {error}; {check}", self.address) }
     }
 }
 
@@ -220,11 +258,25 @@ async fn send_over<T: FromRedisValue>(connecting: Connecting, request: &Request<
     }
 }
 
+/// Whether the answer to HELLO, names and values in turn or in pairs, has the mode `cluster`.
+fn says_cluster(about: &Value) -> bool {
+    let is = |value: &Value, text: &str| match value {
+        Value::BulkString(bytes) => bytes == text.as_bytes(),
+        Value::SimpleString(said) => said == text,
+        _ => false,
+    };
+    match about {
+        Value::Array(parts) => parts.windows(2).any(|pair| is(&pair[0], "mode") && is(&pair[1], "cluster")),
+        Value::Map(pairs) => pairs.iter().any(|(name, value)| is(name, "mode") && is(value, "cluster")),
+        _ => false,
+    }
+}
+
 /// Whether a connection that gave this error is of no more use. A server that became a replica counts: the name in the
 /// URL may lead to another one by now.
 fn ends_connection(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_unrecoverable_error()
-        || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+        || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
         || matches!(error.code(), Some("NOAUTH"))
 }

@@ -4,6 +4,7 @@
 //! command searches the server's keys.
 
 mod diagnose;
+mod error;
 mod keys;
 mod link;
 mod scripts;
@@ -29,6 +30,7 @@ use super::{
     Counted, Counts, Head, Heartbeat, Holder, Progress, ProgressError, RECENT_FAILURES, THROUGHPUT_INTERVALS,
     THROUGHPUT_SECONDS, Throughput,
 };
+use crate::kind::ErrorKind;
 
 /// How long the keys of a run live after they were last written to, where `expire` sets no earlier end. Longer than any
 /// pause of a run, and whatever is lost after it is rebuilt.
@@ -67,11 +69,32 @@ pub struct RedisProgress {
 }
 
 impl RedisProgress {
-    /// Connects, and asks the server for a sign of life.
+    /// Reads the settings. Connects with the first call, and again whenever the connection is lost.
+    ///
+    /// # Errors
+    /// The settings are wrong: permanent.
+    pub fn open(config: &RedisConfig) -> Result<Self, ProgressError> {
+        Ok(Self { link: Link::new(config)?, scripts: Scripts::new() })
+    }
+
+    /// Reads the settings and asks the server for a sign of life.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`] and [`Self::check`].
     pub async fn connect(config: &RedisConfig) -> Result<Self, ProgressError> {
-        let progress = Self { link: Link::new(config)?, scripts: Scripts::new() };
-        progress.command::<String>("connecting to Redis", &cmd("PING")).await?;
+        let progress = Self::open(config)?;
+        progress.check().await?;
         Ok(progress)
+    }
+
+    /// Whether the server lets us in and is of the kind that the settings say. A caller who can do without Redis for a
+    /// while goes on after a transient error.
+    ///
+    /// # Errors
+    /// It cannot be reached: transient. It refuses, or is one of a cluster and the settings know nothing of that:
+    /// permanent.
+    pub async fn check(&self) -> Result<(), ProgressError> {
+        self.link.check().await
     }
 
     async fn command<T: FromRedisValue>(&self, doing: &'static str, command: &Cmd) -> Result<T, ProgressError> {
@@ -275,9 +298,9 @@ impl Progress for RedisProgress {
         let mut claim = self.scripts.claim.key(keys.claims());
         claim.key(keys.ends()).arg(what).arg(attempt.as_str()).arg(millis(ttl)).arg(millis(LIFE));
         let winner: String = self.script(doing, &claim).await?;
-        AttemptId::new(winner).map_err(|error| ProgressError {
-            doing,
-            problem: format!("{error}; something else writes to diorama's keys in this Redis: give it a database"),
+        AttemptId::new(winner).map_err(|error| {
+            let advice = "something else writes to diorama's keys in this Redis: give it a database";
+            ProgressError::new(ErrorKind::Permanent, doing, format!("{error}; {advice}")).caused_by(error)
         })
     }
 

@@ -12,8 +12,8 @@ use tracing::error;
 
 use super::delivery::{Generation, Origin, read, reject};
 use super::link::{Endpoint, Link, Outage, pauses};
+use super::problem::Problem;
 use super::topology::{declare, queue_of};
-use super::unavailable;
 use crate::queue::{Consumer, Delivery, QueueError};
 
 const CONSUMING: &str = "consuming";
@@ -34,7 +34,7 @@ struct Wanted {
 enum State {
     Subscribed(Box<Subscription>),
     /// A task of its own, so that a caller who gives up waiting does not end the attempt.
-    Lost(AbortOnDropHandle<Subscription>),
+    Lost(AbortOnDropHandle<Result<Subscription, Problem>>),
 }
 
 struct Subscription {
@@ -52,12 +52,16 @@ impl Drop for Subscription {
 impl RabbitMqConsumer {
     pub(super) async fn subscribe(endpoint: Arc<Endpoint>, pool: Pool, prefetch: u16) -> Result<Self, QueueError> {
         let wanted = Wanted { endpoint, pool, prefetch };
-        let subscription = wanted.subscribe().await.map_err(|problem| unavailable(CONSUMING, problem))?;
-        Ok(Self { wanted, state: State::Subscribed(Box::new(subscription)), outage: Outage::none("consuming") })
+        let subscription = wanted.subscribe().await.map_err(|problem| problem.of(CONSUMING))?;
+        Ok(Self { wanted, state: State::Subscribed(Box::new(subscription)), outage: Outage::none(CONSUMING) })
     }
 
-    fn lose(&mut self, problem: &str) {
+    fn lose(&mut self, problem: &Problem) {
         self.outage.goes_on(problem);
+        self.subscribe_again();
+    }
+
+    fn subscribe_again(&mut self) {
         self.state = State::Lost(AbortOnDropHandle::new(tokio::spawn(self.wanted.clone().subscribe_at_last())));
     }
 }
@@ -70,11 +74,17 @@ impl Consumer for RabbitMqConsumer {
                 State::Subscribed(subscription) => subscription,
                 State::Lost(coming) => {
                     match coming.await {
-                        Ok(subscription) => {
+                        Ok(Ok(subscription)) => {
                             self.outage.ends();
                             self.state = State::Subscribed(Box::new(subscription));
                         }
-                        Err(error) => self.lose(&error.to_string()),
+                        Ok(Err(refusal)) => {
+                            self.outage.goes_on(&refusal);
+                            // Whoever goes on in spite of it is not left without a consumer.
+                            self.subscribe_again();
+                            return Err(refusal.of(CONSUMING));
+                        }
+                        Err(error) => self.lose(&Problem::transient(error.to_string())),
                     }
                     continue;
                 }
@@ -91,34 +101,42 @@ impl Consumer for RabbitMqConsumer {
                         let _ = reject(&unreadable.acker).await;
                     }
                 },
-                Some(Err(error)) => self.lose(&error.to_string()),
-                None => self.lose("the broker cancelled the consumer: the queue was deleted, or moved to another node"),
+                // Whatever it says, it says of this channel: a new one shows whether waiting helps.
+                Some(Err(error)) => self.lose(&Problem::transient(error.to_string())),
+                None => {
+                    let problem = "the broker cancelled the consumer: the queue was deleted, or moved to another node";
+                    self.lose(&Problem::transient(problem));
+                }
             }
         }
     }
 }
 
 impl Wanted {
-    async fn subscribe(&self) -> Result<Subscription, String> {
+    async fn subscribe(&self) -> Result<Subscription, Problem> {
         let link = self.endpoint.open("consume").await?;
-        declare(&link.channel, &self.pool, self.endpoint.delivery_limit).await?;
+        declare(&self.endpoint, &link.channel, &self.pool).await?;
         let subscribing = async {
             link.channel.basic_qos(self.prefetch, BasicQosOptions { global: false }).await?;
             let options = BasicConsumeOptions::default();
             link.channel.basic_consume(queue_of(&self.pool), "".into(), options, FieldTable::default()).await
         };
-        let deliveries = subscribing.await.map_err(|error| format!("pool {}: {error}", self.pool))?;
+        let deliveries = subscribing.await.map_err(|error| {
+            Problem::from(error).while_doing(&format!("{}: pool {}", self.endpoint.address(), self.pool))
+        })?;
         Ok(Subscription { deliveries, generation: Generation::of(&link.channel), _link: link })
     }
 
-    /// Tries for as long as it takes.
-    async fn subscribe_at_last(self) -> Subscription {
+    /// Tries for as long as it may help.
+    async fn subscribe_at_last(self) -> Result<Subscription, Problem> {
         let mut pauses = pauses();
         loop {
             tokio::time::sleep(pauses.next().unwrap_or_default()).await;
             match self.subscribe().await {
-                Ok(subscription) => return subscription,
-                Err(problem) => tracing::debug!(problem, "RabbitMQ is still away"),
+                Err(problem) if problem.kind.is_retryable() => {
+                    tracing::debug!(problem = problem.text, "RabbitMQ is still away");
+                }
+                ended => return ended,
             }
         }
     }

@@ -13,7 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::RabbitMqConfig;
-use super::link::{Endpoint, Link};
+use super::link::{Endpoint, GREETING, Link};
+use super::problem::Problem;
 use crate::diagnosis::{Finding, is_at_least};
 
 /// The first version that has what we use: dead letters that are not lost on their way.
@@ -34,11 +35,13 @@ pub async fn diagnose(config: &RabbitMqConfig) -> Vec<Finding> {
     };
     let link = match endpoint.open("doctor").await {
         Ok(link) => link,
-        // What the broker says itself will be the same later.
-        Err(problem) if problem.contains("refuses") || problem.contains("TLS failed") => {
-            return vec![Finding::problem(CONNECTION, problem, "correct amqp_url, or the broker's users and vhosts")];
+        Err(Problem { kind, text, .. }) if kind.is_retryable() => {
+            return vec![Finding::away(CONNECTION, text, "start the broker, or correct amqp_url")];
         }
-        Err(problem) => return vec![Finding::away(CONNECTION, problem, "start the broker, or correct amqp_url")],
+        Err(Problem { text, .. }) => {
+            let advice = "correct amqp_url and ca_file, or the broker's users and vhosts";
+            return vec![Finding::problem(CONNECTION, text, advice)];
+        }
     };
     let connected = Finding::ok(CONNECTION, endpoint.address());
     vec![connected, version(&endpoint).await, queues(&link).await]
@@ -63,7 +66,7 @@ async fn version(endpoint: &Endpoint) -> Finding {
 /// The frame that a broker sends first: `connection.start`, with its properties.
 async fn greeting(address: (&str, u16)) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(b"AMQP\x00\x00\x09\x01").await?;
+    stream.write_all(GREETING).await?;
     let mut head = [0; 7];
     stream.read_exact(&mut head).await?;
     let length = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);

@@ -12,8 +12,9 @@ use tracing::error;
 
 use super::delivery::{Generation, Origin, read};
 use super::link::{Endpoint, Link};
+use super::problem::Problem;
 use super::topology::{Declared, dead_queue_of, queue_of};
-use super::unavailable;
+use crate::kind::ErrorKind;
 use crate::queue::{Delivery, QueueDepth, QueueError, Settlement};
 
 const TAKING: &str = "taking a dead letter";
@@ -55,7 +56,10 @@ impl Inspector {
         question: Question,
         answered: oneshot::Receiver<Result<T, QueueError>>,
     ) -> Result<T, QueueError> {
-        let ended = || unavailable(doing, "the task that asks has ended: the program is shutting down");
+        let ended = || {
+            let problem = "the task that asks has ended: the program is shutting down";
+            QueueError::failed(ErrorKind::Transient, doing, problem)
+        };
         self.questions.send(question).await.map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
@@ -95,35 +99,36 @@ impl Task {
         &mut self,
         doing: &'static str,
         pool: &Pool,
-        question: impl AsyncFn(&Open, &Pool) -> Result<T, String>,
+        question: impl AsyncFn(&Open, &Pool) -> Result<T, Problem>,
     ) -> Result<T, QueueError> {
         loop {
             let old = self.open.as_ref().is_some_and(|open| open.link.is_up());
             let asking = async {
                 let open = self.open().await?;
-                let limit = open.0.delivery_limit;
-                open.1.declared.ensure(&open.1.link.channel, pool, limit).await?;
+                open.1.declared.ensure(open.0, &open.1.link.channel, pool).await?;
                 question(open.1, pool).await
             };
             let problem = match tokio::time::timeout(ANSWER_TIMEOUT, asking).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(problem)) => problem,
-                Err(_) => format!("{}: no answer within {ANSWER_TIMEOUT:?}", self.endpoint.address()),
+                Err(_) => {
+                    Problem::transient(format!("{}: no answer within {ANSWER_TIMEOUT:?}", self.endpoint.address()))
+                }
             };
             self.open = None;
             if !old {
-                return Err(unavailable(doing, problem));
+                return Err(problem.of(doing));
             }
         }
     }
 
-    async fn open(&mut self) -> Result<(&Endpoint, &mut Open), String> {
+    async fn open(&mut self) -> Result<(&Endpoint, &mut Open), Problem> {
         if self.open.as_ref().is_none_or(|open| !open.link.is_up()) {
             let link = self.endpoint.open("inspect").await?;
             let generation = Generation::of(&link.channel);
             self.open = Some(Open { link, generation, declared: Declared::default() });
         }
-        let open = self.open.as_mut().ok_or_else(|| "no connection".to_owned())?;
+        let open = self.open.as_mut().ok_or_else(|| Problem::transient("no connection"))?;
         Ok((&self.endpoint, open))
     }
 }
@@ -135,26 +140,26 @@ impl Drop for Open {
 }
 
 impl Open {
-    async fn dead_letter(&self, pool: &Pool) -> Result<Option<Delivery>, String> {
+    async fn dead_letter(&self, pool: &Pool) -> Result<Option<Delivery>, Problem> {
         loop {
             let got = self.link.channel.basic_get(dead_queue_of(pool), BasicGetOptions { no_ack: false }).await;
-            let Some(message) = got.map_err(|error| error.to_string())? else { return Ok(None) };
+            let Some(message) = got.map_err(Problem::from)? else { return Ok(None) };
             match read(message.delivery, &self.generation, Origin::DeadLetters) {
                 Ok(delivery) => return Ok(Some(delivery)),
                 Err(unreadable) => {
                     let problem = &unreadable.problem;
                     error!(%pool, problem, "a dead letter is none of Diorama's; it is thrown away");
                     let acked = unreadable.acker.ack(BasicAckOptions::default()).await;
-                    acked.map_err(|error| error.to_string())?;
+                    acked.map_err(Problem::from)?;
                 }
             }
         }
     }
 
-    async fn depth(&self, pool: &Pool) -> Result<QueueDepth, String> {
+    async fn depth(&self, pool: &Pool) -> Result<QueueDepth, Problem> {
         let look = async |queue| {
             let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-            self.link.channel.queue_declare(queue, passive, FieldTable::default()).await.map_err(|e| e.to_string())
+            self.link.channel.queue_declare(queue, passive, FieldTable::default()).await.map_err(Problem::from)
         };
         let (queue, dead) = (look(queue_of(pool)).await?, look(dead_queue_of(pool)).await?);
         Ok(QueueDepth {

@@ -7,19 +7,28 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures::StreamExt;
-use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Channel, Connect, Connection, ConnectionProperties, ErrorKind, Event};
+use lapin::{Channel, Connect, Connection, ConnectionProperties, Event};
 use secrecy::ExposeSecret;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::{RabbitMqConfig, unavailable};
+use super::RabbitMqConfig;
+use super::problem::{Problem, Trust};
+use crate::certificates;
+use crate::kind::ErrorKind;
+use crate::mismatch;
 use crate::queue::QueueError;
 
 /// lapin waits as long as the system does for a host that does not answer: minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a client says first.
+pub(super) const GREETING: &[u8] = b"AMQP\x00\x00\x09\x01";
+
+/// The first byte of a broker's answer: a frame with a method.
+const METHOD: u8 = 1;
 
 /// The broker, as this process reaches it. Holds the password: no `Debug`.
 pub(super) struct Endpoint {
@@ -27,6 +36,10 @@ pub(super) struct Endpoint {
     tls: OwnedTLSConfig,
     connection_name: String,
     pub(super) delivery_limit: u32,
+    /// Whether the broker lets us in.
+    login: Trust,
+    /// Whether it lets us have our queues.
+    pub(super) rights: Trust,
 }
 
 /// An open connection with one channel.
@@ -39,19 +52,15 @@ pub(super) struct Link {
 impl Endpoint {
     pub(super) fn new(config: &RabbitMqConfig) -> Result<Self, QueueError> {
         let reading = "reading the RabbitMQ settings";
-        let mut uri = parse(config.url.expose_secret()).map_err(|problem| unavailable(reading, problem))?;
+        let wrong = |problem: String| QueueError::failed(ErrorKind::Permanent, reading, problem);
+        let mut uri = parse(config.url.expose_secret()).map_err(wrong)?;
         // Whole seconds on the wire; 0 would mean none.
         uri.query.heartbeat = Some(u16::try_from(config.heartbeat.as_secs()).unwrap_or(u16::MAX).max(1));
         let tls = match (&uri.scheme, &config.ca_file) {
-            (AMQPScheme::AMQPS, Some(file)) => std::fs::read_to_string(file).map_err(|error| {
-                unavailable(reading, format!("the CA file {} cannot be read: {error}", file.display()))
-            })?,
-            (AMQPScheme::AMQPS, None) => system_certificates().map_err(|problem| unavailable(reading, problem))?,
+            (AMQPScheme::AMQPS, Some(file)) => certificates::read(file).map_err(wrong)?,
+            (AMQPScheme::AMQPS, None) => system_certificates().map_err(wrong)?,
             (AMQPScheme::AMQP, Some(_)) => {
-                return Err(unavailable(
-                    reading,
-                    "a CA file is given, but the URL says amqp://: write amqps:// for TLS",
-                ));
+                return Err(wrong("a CA file is given, but amqp_url says amqp://: write amqps:// for TLS".to_owned()));
             }
             (AMQPScheme::AMQP, None) => String::new(),
         };
@@ -60,6 +69,8 @@ impl Endpoint {
             tls: OwnedTLSConfig { identity: None, cert_chain: Some(tls).filter(|pem| !pem.is_empty()) },
             connection_name: config.connection_name.clone(),
             delivery_limit: config.delivery_limit,
+            login: Trust::new(config.refusal_patience),
+            rights: Trust::new(config.refusal_patience),
         })
     }
 
@@ -76,9 +87,28 @@ impl Endpoint {
     }
 
     /// Opens a connection and a channel; `purpose` is shown beside the connection's name in the broker's listings.
-    pub(super) async fn open(&self, purpose: &'static str) -> Result<Link, String> {
-        let at = |problem: String| format!("{}: {problem}", self.address());
-        let runtime = lapin::runtime::default_runtime().map_err(|error| at(error.to_string()))?;
+    pub(super) async fn open(&self, purpose: &'static str) -> Result<Link, Problem> {
+        self.login.judge(self.connect(purpose).await.map_err(|problem| problem.while_doing(&self.address())))
+    }
+
+    /// What an attempt to connect met.
+    async fn met(&self, error: lapin::Error) -> Problem {
+        let (host, port) = (&self.uri.authority.host, self.uri.authority.port);
+        let tls = self.uri.scheme == AMQPScheme::AMQPS;
+        let problem = Problem::of_connecting(error, host, tls);
+        if !problem.kind.is_retryable() {
+            problem
+        } else if tls && mismatch::speaks(host, port, GREETING, &[METHOD]).await {
+            problem.but_for("there is no TLS at this port: begin amqp_url with amqp://, or name the port that has it")
+        } else if !tls && mismatch::speaks_tls(host, port).await {
+            problem.but_for("this port has TLS: begin amqp_url with amqps://")
+        } else {
+            problem
+        }
+    }
+
+    async fn connect(&self, purpose: &'static str) -> Result<Link, Problem> {
+        let runtime = lapin::runtime::default_runtime().map_err(|error| Problem::transient(error.to_string()))?;
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("{} ({purpose})", self.connection_name).into());
         let connecting = async {
@@ -87,49 +117,16 @@ impl Endpoint {
             Ok::<_, lapin::Error>((connection, channel))
         };
         let (connection, channel) = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(connected) => connected.map_err(|error| at(self.explain(&error)))?,
+            Ok(Ok(connected)) => connected,
+            Ok(Err(error)) => return Err(self.met(error).await),
             Err(_) => {
-                return Err(at(format!(
+                return Err(Problem::transient(format!(
                     "no answer within {CONNECT_TIMEOUT:?}: check the host, the port and the firewalls between"
                 )));
             }
         };
         let events = watch(&connection, purpose);
         Ok(Link { channel, connection, _events: events })
-    }
-
-    fn explain(&self, error: &lapin::Error) -> String {
-        let host = &self.uri.authority.host;
-        match error.kind() {
-            ErrorKind::ProtocolError(refusal) => match refusal.kind() {
-                AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => format!(
-                    "the broker refuses the login ({}): check user and password (guest may log in from the broker's own \
-                     machine only)",
-                    refusal.get_message()
-                ),
-                AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => format!(
-                    "the broker refuses the vhost ({}): check that it exists (rabbitmqctl list_vhosts) and that the user \
-                     may use it (rabbitmqctl set_permissions)",
-                    refusal.get_message()
-                ),
-                _ => format!("the broker refuses: {refusal}"),
-            },
-            ErrorKind::IOError(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
-                format!("nothing listens there ({io}): check host and port, and that the broker runs")
-            }
-            ErrorKind::IOError(io) if self.uri.scheme == AMQPScheme::AMQPS => format!(
-                "TLS failed ({io}): check that the port is the broker's TLS port, that the CA file signs its certificate, \
-                 and that the certificate is for {host:?}"
-            ),
-            ErrorKind::IOError(io) => {
-                format!("{io}: check the host's name, and that the port speaks AMQP without TLS (else amqps://)")
-            }
-            ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => format!(
-                "what answers there speaks no AMQP 0-9-1 ({error}): check the port, and that it speaks AMQP without TLS \
-                 (else amqps://)"
-            ),
-            _ => error.to_string(),
-        }
     }
 }
 
@@ -140,7 +137,8 @@ impl Link {
 }
 
 fn parse(text: &str) -> Result<AMQPUri, String> {
-    const FORM: &str = "write amqp://user:password@host:port/vhost, or amqps://, with special characters in %xx form";
+    const FORM: &str =
+        "write amqp_url as amqp://user:password@host:port/vhost, or amqps://, with special characters in %xx form";
     // Neither error holds the text, which holds the password.
     let url = url::Url::parse(text).map_err(|error| format!("the URL is not one ({error}): {FORM}"))?;
     if !matches!(url.scheme(), "amqp" | "amqps") {
@@ -202,25 +200,34 @@ pub(super) fn pauses() -> impl Iterator<Item = Duration> + Send {
         .build()
 }
 
-/// Logs an outage once when it begins and once when it ends.
+/// Logs an outage once when it begins and once when it ends; and once, louder, where it turns out that waiting will not
+/// end it.
 pub(super) struct Outage {
     doing: &'static str,
     since: Option<Instant>,
+    is_refusal: bool,
 }
 
 impl Outage {
     pub(super) fn none(doing: &'static str) -> Self {
-        Self { doing, since: None }
+        Self { doing, since: None, is_refusal: false }
     }
 
-    pub(super) fn goes_on(&mut self, problem: &str) {
-        if self.since.is_none() {
-            self.since = Some(Instant::now());
-            warn!(problem, "{} through RabbitMQ is interrupted; trying again", self.doing);
+    pub(super) fn goes_on(&mut self, problem: &Problem) {
+        let begins = self.since.is_none();
+        self.since.get_or_insert_with(Instant::now);
+        if !problem.kind.is_retryable() {
+            if !self.is_refusal {
+                error!(problem = problem.text, "{} through RabbitMQ is refused, until somebody mends that", self.doing);
+            }
+            self.is_refusal = true;
+        } else if begins {
+            warn!(problem = problem.text, "{} through RabbitMQ is interrupted; trying again", self.doing);
         }
     }
 
     pub(super) fn ends(&mut self) {
+        self.is_refusal = false;
         if let Some(since) = self.since.take() {
             info!(seconds = since.elapsed().as_secs_f64(), "{} through RabbitMQ goes on", self.doing);
         }

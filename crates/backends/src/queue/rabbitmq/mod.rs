@@ -29,6 +29,7 @@ mod delivery;
 mod diagnose;
 mod inspector;
 mod link;
+mod problem;
 mod publisher;
 mod topology;
 
@@ -52,6 +53,9 @@ pub struct RabbitMqConfig {
     pub connection_name: String,
     /// How long a publish is tried again while the broker is away, before it is an error.
     pub publish_patience: Duration,
+    /// How long a broker that let us in before, and refuses now, is asked again before the refusal counts: brokers that
+    /// start, fail over or are set up anew may know no user and no vhost for a moment.
+    pub refusal_patience: Duration,
     /// A message delivered more often than this ends as a dead letter. The same in every process that uses a pool:
     /// RabbitMQ refuses to declare a queue again with another value.
     pub delivery_limit: u32,
@@ -66,6 +70,7 @@ impl RabbitMqConfig {
             heartbeat: Duration::from_secs(20),
             connection_name: "diorama".to_owned(),
             publish_patience: Duration::from_secs(30),
+            refusal_patience: Duration::from_secs(30),
             // Hand-backs count as deliveries in a quorum queue: a shard that meets a rolling restart of a fleet, or an
             // object store that is down for a while, is handed back many times without being at fault. RabbitMQ 4
             // would stop at 20 by default. Shards that kill their worker are found by its journal, long before.
@@ -85,11 +90,11 @@ impl RabbitMqQueue {
     /// Connects, to find out now whether the settings are right. Later outages are waited out.
     ///
     /// # Errors
-    /// The URL is no URL, the CA file cannot be read, or the broker cannot be reached or refuses: says what to check,
-    /// and never the password.
+    /// The URL is no URL, the CA file cannot be read, the broker refuses: permanent. It cannot be reached: transient.
+    /// Says what to check, and never the password.
     pub async fn connect(config: RabbitMqConfig) -> Result<Self, QueueError> {
         let endpoint = Arc::new(Endpoint::new(&config)?);
-        let link = endpoint.open("publish").await.map_err(|problem| unavailable("connecting to RabbitMQ", problem))?;
+        let link = endpoint.open("publish").await.map_err(|problem| problem.of("connecting to RabbitMQ"))?;
         Ok(Self {
             publisher: Publisher::start(endpoint.clone(), link, config.publish_patience),
             inspector: Inspector::start(endpoint.clone()),
@@ -115,8 +120,4 @@ impl Queue for RabbitMqQueue {
     async fn depth(&self, pool: &Pool) -> Result<QueueDepth, QueueError> {
         self.inspector.depth(pool).await
     }
-}
-
-fn unavailable(doing: &'static str, problem: impl Into<String>) -> QueueError {
-    QueueError::Unavailable { doing, problem: problem.into() }
 }

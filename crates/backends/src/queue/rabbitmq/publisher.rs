@@ -19,8 +19,9 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::link::{Endpoint, Link, Outage, pauses};
+use super::problem::Problem;
 use super::topology::{Declared, queue_of};
-use super::unavailable;
+use crate::kind::ErrorKind;
 use crate::queue::QueueError;
 
 const PUBLISHING: &str = "publishing";
@@ -51,10 +52,14 @@ impl Publisher {
     }
 
     pub(super) async fn publish(&self, pool: &Pool, message: &ShardMessage) -> Result<(), QueueError> {
-        let body = serde_json::to_vec(message).map_err(|error| unavailable(PUBLISHING, error.to_string()))?;
+        let body = serde_json::to_vec(message)
+            .map_err(|error| QueueError::failed(ErrorKind::Permanent, PUBLISHING, error.to_string()))?;
         let (answer, answered) = oneshot::channel();
         let request = Request { pool: pool.clone(), body, deadline: Instant::now() + self.patience, answer };
-        let ended = || unavailable(PUBLISHING, "the task that publishes has ended: the program is shutting down");
+        let ended = || {
+            let problem = "the task that publishes has ended: the program is shutting down";
+            QueueError::failed(ErrorKind::Transient, PUBLISHING, problem)
+        };
         self.requests.send(request).await.map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
@@ -101,15 +106,22 @@ impl Task {
     }
 
     /// Publishes the batch, answers those that the broker has, and returns the others with the reason.
-    async fn publish(&mut self, batch: Vec<Request>) -> (Vec<Request>, Option<String>) {
+    async fn publish(&mut self, batch: Vec<Request>) -> (Vec<Request>, Option<Problem>) {
         // A broker in alarm reads nothing, for as long as the alarm lasts.
         let Some(first) = batch.iter().map(|request| request.deadline).min() else { return (batch, None) };
         let outcome = tokio::time::timeout_at(first, self.confirmed(&batch)).await;
         let outcomes = match outcome {
             Ok(Ok(outcomes)) => outcomes,
-            Ok(Err(problem)) => {
+            Ok(Err(Undone { problem, pool })) => {
                 self.link = None;
-                return (batch, Some(problem));
+                // A queue that is refused is no fault of the messages for other ones.
+                let concerned = |request: &Request| pool.is_none() || pool.as_ref() == Some(&request.pool);
+                if problem.kind.is_retryable() || batch.iter().all(concerned) {
+                    return (batch, Some(problem));
+                }
+                let (refused, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(concerned);
+                give_up_on_the_late(refused, &problem);
+                return (others, Some(problem.that_may_pass()));
             }
             Err(_) => {
                 let blocked = self.link.take().is_some_and(|open| open.link.connection.status().blocked());
@@ -117,10 +129,10 @@ impl Task {
                     true => "the broker is in alarm and takes no messages: free its memory or disk",
                     false => "the broker did not confirm in time",
                 };
-                return (batch, Some(format!("{}: {problem}", self.endpoint.address())));
+                return (batch, Some(Problem::transient(format!("{}: {problem}", self.endpoint.address()))));
             }
         };
-        let (mut failed, mut problem) = (Vec::new(), None);
+        let (mut failed, mut problem) = (Vec::new(), None::<Problem>);
         for (request, outcome) in batch.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Taken => {
@@ -131,12 +143,19 @@ impl Task {
                     if let Some(open) = &mut self.link {
                         open.declared.forget(&request.pool);
                     }
-                    problem = Some(format!("the queue {} is gone: declaring it again", queue_of(&request.pool)));
+                    let text = format!("the queue {} is gone: declaring it again", queue_of(&request.pool));
+                    problem = Some(Problem::transient(text));
                 }
-                Outcome::Refused => problem = Some(format!("the queue {} refuses", queue_of(&request.pool))),
+                Outcome::Refused => {
+                    problem = Some(Problem::transient(format!("the queue {} refuses", queue_of(&request.pool))));
+                }
                 Outcome::Unknown(error) => {
                     self.link = None;
-                    problem = Some(error.to_string());
+                    let unknown = Problem::from(error).while_doing(&self.endpoint.address());
+                    // What the broker said of one message closed the channel for all: that word is the one that counts.
+                    if problem.as_ref().is_none_or(|problem| problem.kind.is_retryable()) {
+                        problem = Some(unknown);
+                    }
                 }
             }
             failed.push(request);
@@ -145,11 +164,12 @@ impl Task {
     }
 
     /// What became of each message, all confirms seen.
-    async fn confirmed(&mut self, batch: &[Request]) -> Result<Vec<Outcome>, String> {
+    async fn confirmed(&mut self, batch: &[Request]) -> Result<Vec<Outcome>, Undone> {
         let pools: HashSet<&Pool> = batch.iter().map(|request| &request.pool).collect();
-        let open = self.open().await?;
+        let open = self.open().await.map_err(|problem| Undone { problem, pool: None })?;
         for pool in pools {
-            open.1.declared.ensure(&open.1.link.channel, pool, open.0.delivery_limit).await?;
+            let declared = open.1.declared.ensure(open.0, &open.1.link.channel, pool).await;
+            declared.map_err(|problem| Undone { problem, pool: Some(pool.clone()) })?;
         }
         let channel = &open.1.link.channel;
         let publishing = join_all(batch.iter().enumerate().map(|(index, request)| {
@@ -184,7 +204,7 @@ impl Task {
         Ok(outcomes)
     }
 
-    async fn open(&mut self) -> Result<(&Endpoint, &mut Open), String> {
+    async fn open(&mut self) -> Result<(&Endpoint, &mut Open), Problem> {
         if self.link.as_ref().is_some_and(|open| !open.link.is_up()) {
             self.link = None;
         }
@@ -193,12 +213,18 @@ impl Task {
                 Some(link) => link,
                 None => self.endpoint.open("publish").await?,
             };
-            link.channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| error.to_string())?;
+            link.channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(Problem::from)?;
             self.link = Some(Open { link, declared: Declared::default() });
         }
-        let open = self.link.as_mut().ok_or_else(|| "no connection".to_owned())?;
+        let open = self.link.as_mut().ok_or_else(|| Problem::transient("no connection"))?;
         Ok((&self.endpoint, open))
     }
+}
+
+/// Why nothing of a batch was published; of which pool's queue, where it is about one.
+struct Undone {
+    problem: Problem,
+    pool: Option<Pool>,
 }
 
 enum Outcome {
@@ -209,11 +235,13 @@ enum Outcome {
     Unknown(lapin::Error),
 }
 
-fn give_up_on_the_late(failed: Vec<Request>, problem: &str) -> Vec<Request> {
+/// Answers whose time is over, and everybody where no time will help.
+fn give_up_on_the_late(failed: Vec<Request>, problem: &Problem) -> Vec<Request> {
     let now = Instant::now();
-    let (waiting, late): (Vec<_>, Vec<_>) = failed.into_iter().partition(|request| request.deadline > now);
+    let helps = problem.kind.is_retryable();
+    let (waiting, late): (Vec<_>, Vec<_>) = failed.into_iter().partition(|request| helps && request.deadline > now);
     for request in late {
-        let _ = request.answer.send(Err(unavailable(PUBLISHING, problem)));
+        let _ = request.answer.send(Err(problem.clone().of(PUBLISHING)));
     }
     waiting
 }

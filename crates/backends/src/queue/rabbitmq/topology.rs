@@ -6,8 +6,12 @@ use std::collections::HashSet;
 
 use diorama_core::id::{DEAD, Pool};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, ExchangeKind};
+use lapin::{Channel, ErrorKind, ExchangeKind};
+
+use super::link::Endpoint;
+use super::problem::Problem;
 
 const DEAD_EXCHANGE: &str = "diorama.dead";
 
@@ -20,9 +24,9 @@ pub(super) struct Declared(HashSet<Pool>);
 
 impl Declared {
     /// Declares the pool's queues, unless this connection has done so.
-    pub(super) async fn ensure(&mut self, channel: &Channel, pool: &Pool, delivery_limit: u32) -> Result<(), String> {
+    pub(super) async fn ensure(&mut self, endpoint: &Endpoint, channel: &Channel, pool: &Pool) -> Result<(), Problem> {
         if !self.0.contains(pool) {
-            declare(channel, pool, delivery_limit).await?;
+            declare(endpoint, channel, pool).await?;
             self.0.insert(pool.clone());
         }
         Ok(())
@@ -43,7 +47,7 @@ pub(super) fn dead_queue_of(pool: &Pool) -> ShortString {
 }
 
 /// Declares a pool's queues. The error says what to do where they exist with other arguments.
-pub(super) async fn declare(channel: &Channel, pool: &Pool, delivery_limit: u32) -> Result<(), String> {
+pub(super) async fn declare(endpoint: &Endpoint, channel: &Channel, pool: &Pool) -> Result<(), Problem> {
     let declaring = async {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         channel.exchange_declare(DEAD_EXCHANGE.into(), ExchangeKind::Direct, durable, FieldTable::default()).await?;
@@ -52,15 +56,26 @@ pub(super) async fn declare(channel: &Channel, pool: &Pool, delivery_limit: u32)
         channel.queue_declare(dead.clone(), durable, dead_arguments()).await?;
         let route = (DEAD_EXCHANGE.into(), dead.clone(), QueueBindOptions::default(), FieldTable::default());
         channel.queue_bind(dead.clone(), route.0, route.1, route.2, route.3).await?;
-        channel.queue_declare(queue, durable, arguments(dead, delivery_limit)).await?;
+        channel.queue_declare(queue, durable, arguments(dead, endpoint.delivery_limit)).await?;
         Ok::<_, lapin::Error>(())
     };
-    declaring.await.map_err(|error| {
-        format!(
-            "declaring the queues of pool {pool}: {error} (where a queue exists with other arguments, let its run end, \
-             delete it with rabbitmqctl delete_queue, and start again; nothing is lost, what is missing is published again)"
-        )
-    })
+    let doing = format!("{}: declaring the queues of pool {pool}", endpoint.address());
+    match declaring.await {
+        Err(error) if is_declared_otherwise(&error) => {
+            let text = format!(
+                "{doing}: {error}; one exists with other arguments: let its run end, delete it with rabbitmqctl \
+                 delete_queue, and start again (nothing is lost, what is missing is published again)"
+            );
+            Err(Problem::permanent(text).caused_by(error))
+        }
+        declared => endpoint.rights.judge(declared.map_err(|error| Problem::from(error).while_doing(&doing))),
+    }
+}
+
+/// Only while declaring: a broker says `PRECONDITION_FAILED` of a late acknowledgement too.
+fn is_declared_otherwise(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(refusal)
+        if matches!(refusal.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)))
 }
 
 fn text(value: &str) -> AMQPValue {

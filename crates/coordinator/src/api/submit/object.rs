@@ -45,12 +45,8 @@ async fn open(api: &Shared, address: &str) -> Result<ObjectReader, ObjectError> 
     if !address.contains("://") {
         return api.backends().objects.open(address).await;
     }
-    let refused = |problem: &str| ObjectError {
-        kind: ObjectErrorKind::Refused,
-        doing: "reading",
-        what: format!("{address:?}"),
-        problem: problem.to_owned(),
-    };
+    let refused =
+        |problem: &str| ObjectError::new(ObjectErrorKind::Refused, "reading", format!("{address:?}"), problem);
     let (bucket, key) = bucket_and_key(address)
         .ok_or_else(|| refused("manifest_object is a key of the fleet's store or of the form s3://bucket/key"))?;
     let remote = api.config.remote.as_ref().ok_or_else(|| refused("this coordinator's store knows no buckets"))?;

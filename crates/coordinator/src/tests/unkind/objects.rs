@@ -47,11 +47,8 @@ impl MemoryObjects {
 #[async_trait]
 impl Objects for MemoryObjects {
     async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
-        self.all().get(key).cloned().ok_or_else(|| ObjectError {
-            kind: ObjectErrorKind::NotFound,
-            doing: "reading",
-            what: key.to_owned(),
-            problem: "there is none".to_owned(),
+        self.all().get(key).cloned().ok_or_else(|| {
+            ObjectError::new(ObjectErrorKind::NotFound, "reading", key.to_owned(), "there is none".to_owned())
         })
     }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use diorama_backends::kind::ErrorKind;
 use diorama_backends::progress::embedded::EmbeddedProgress;
 use diorama_backends::progress::{Counted, Counts, Head, Heartbeat, Holder, Progress, ProgressError, Throughput};
 use diorama_core::id::{AttemptId, Round, RunId, ShardId};
@@ -50,7 +51,7 @@ impl MoodyProgress {
             self.inner.forget(&spec(1, 1).run).now_or_never().expect("memory forgets at once")?;
         }
         if self.away.load(Ordering::SeqCst) {
-            return Err(ProgressError { doing: "asking", problem: "the service is away".to_owned() });
+            return Err(ProgressError::new(ErrorKind::Transient, "asking", "the service is away"));
         }
         Ok(())
     }

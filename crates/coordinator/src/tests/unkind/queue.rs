@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
+use diorama_backends::kind::ErrorKind;
 use diorama_backends::queue::{Consumer, Delivery, Queue, QueueDepth, QueueError, Settle, Settlement};
 use diorama_core::id::{Pool, ShardId};
 use diorama_core::message::ShardMessage;
@@ -35,7 +36,7 @@ impl OpenQueue {
     fn present(&self) -> Result<MutexGuard<'_, Messages>, QueueError> {
         let messages = self.messages();
         if messages.away {
-            return Err(QueueError::Unavailable { doing: "asking", problem: "the broker is away".to_owned() });
+            return Err(QueueError::failed(ErrorKind::Transient, "asking", "the broker is away"));
         }
         Ok(messages)
     }

@@ -95,7 +95,7 @@ fn library(options: &EngineOptions) -> Vec<Finding> {
         CudaLibrary::Absent if wants_gpu => bad("CUDA library", "not found".to_owned(), &advice),
         CudaLibrary::Absent => Finding::ok("CUDA library", "not found, and not needed on a CPU"),
     };
-    let device = match options.device.parse::<Device>() {
+    let device = match options.device.as_str().parse::<Device>() {
         Ok(device) => Finding::ok("device", device.to_string()),
         Err(error) => Finding::problem("device", error.to_string(), "choose one that exists, or cpu"),
     };

@@ -137,7 +137,7 @@ async fn coordinator(config: &Config) -> Vec<Finding> {
             return vec![Finding::problem(COORDINATOR, found, "correct coordinator")];
         }
         Err(error) => {
-            let found = client.unreachable(&error).to_string();
+            let found = client.unreachable(error).to_string();
             return vec![Finding::away(COORDINATOR, found, "start `diorama serve`, or correct coordinator")];
         }
     }

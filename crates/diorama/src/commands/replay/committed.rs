@@ -107,7 +107,7 @@ impl Source {
 
 async fn body(client: &Client, path: &str) -> Result<Bytes, Failure> {
     let answer = client.send_again(|| client.request(Method::GET, path)).await?;
-    Ok(answer.bytes().await.map_err(|error| client.unreachable(&error))?)
+    Ok(answer.bytes().await.map_err(|error| client.unreachable(error))?)
 }
 
 /// The task's line among the results, which are read until it comes.
@@ -116,7 +116,7 @@ async fn line_of(client: &Client, run: &str, id: &CustomId) -> Result<Option<Tas
     let mut body = client.send_again(|| client.request(Method::GET, &path)).await?.bytes_stream();
     let mut waiting = Vec::new();
     while let Some(chunk) = body.next().await {
-        waiting.extend_from_slice(&chunk.map_err(|error| client.unreachable(&error))?);
+        waiting.extend_from_slice(&chunk.map_err(|error| client.unreachable(error))?);
         while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = waiting.drain(..=end).collect();
             let outcome: TaskOutcome = serde_json::from_slice(&line).map_err(Failure::permanent)?;

@@ -162,7 +162,7 @@ async fn fetch(client: &Client, path: &str, to: &Path, partial: bool) -> Result<
         match broken {
             None => return Ok(complete),
             Some(error) if again => tracing::warn!(%error, path, "the download broke off; trying again"),
-            Some(error) => return Err(client.unreachable(&error).into()),
+            Some(error) => return Err(client.unreachable(error).into()),
         }
     }
     Ok(false)

@@ -81,7 +81,7 @@ struct Failing;
 impl RemoteObjects for Failing {
     async fn open_in(&self, bucket: &str, key: &str) -> Result<ObjectReader, ObjectError> {
         let what = format!("s3://{bucket}/{key}");
-        Err(ObjectError { kind: ObjectErrorKind::Transient, doing: "reading", what, problem: "away".to_owned() })
+        Err(ObjectError::new(ObjectErrorKind::Transient, "reading", what, "away"))
     }
 }
 
