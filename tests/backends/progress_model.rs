@@ -6,9 +6,10 @@ use std::ops::Range;
 use std::time::Duration;
 
 use diorama_backends::progress::embedded::EmbeddedProgress;
-use diorama_backends::progress::{Counts, Holder, Progress, RECENT_FAILURES, ShardSet};
+use diorama_backends::progress::{Counts, Holder, Progress, RECENT_FAILURES};
 use diorama_core::id::{Round, RunId, ShardId};
 use diorama_core::outcome::TaskOutcome;
+use diorama_core::shards::ShardSet;
 use diorama_tests::services::redis::Redis;
 use proptest::prelude::*;
 
@@ -178,7 +179,7 @@ async fn take(progress: &dyn Progress, run: &RunId, step: &Step, model: &Model) 
         Step::Hold(shard, by) => progress.hold(run, *shard, &holder(&name(*by)), LONG).await.unwrap(),
         Step::Release(shard, by) => progress.release(run, *shard, &attempt(&name(*by))).await.unwrap(),
         Step::Claim(shard, by) => {
-            return progress.claim(run, *shard, &attempt(&name(*by)), LONG).await.unwrap().to_string();
+            return progress.claim(run, &shard.to_string(), &attempt(&name(*by)), LONG).await.unwrap().to_string();
         }
         Step::Lease(owner) => return progress.lease(run.as_str(), &name(*owner), LONG).await.unwrap().to_string(),
         Step::ReleaseLease(owner) => progress.release_lease(run.as_str(), &name(*owner)).await.unwrap(),
@@ -203,7 +204,7 @@ async fn seen(progress: &dyn Progress, run: &RunId) -> String {
     for round in 0..ROUNDS {
         committed.push(progress.committed(run, Round(round)).await.unwrap());
     }
-    let counts = progress.counts(run).await.unwrap();
+    let counts = progress.counted(run).await.unwrap().counts;
     let holders = progress.holders(run).await.unwrap();
     let holders: Vec<_> = holders.iter().map(|(shard, holder)| (shard, holder)).collect();
     let failures = progress.recent_failures(run).await.unwrap();

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
-use diorama_backends::progress::{Counts, Holder, Progress, conformance};
+use diorama_backends::progress::{Counts, Head, Holder, Progress, conformance};
 use diorama_core::id::{AttemptId, CustomId, Round, RunId, Seed, ShardId, TaskIndex, WorkerId};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
+use diorama_core::run::RunState;
 use diorama_tests::services::redis::Redis;
 
 pub(crate) const LONG: Duration = Duration::from_secs(600);
+
+const HEAD: Head = Head { decisions: 3, state: RunState::Running, gives_way: false };
 
 const ONE: Counts = Counts { shards: 1, done: 60, failed: 3, retrying: 1 };
 
@@ -56,7 +59,9 @@ async fn write_everything(progress: &dyn Progress, run: &RunId) {
         progress.commit(run, shard(round, 7), ONE, &[failure(1)]).await.unwrap();
     }
     progress.hold(run, shard(0, 1), &holder("a"), LONG).await.unwrap();
-    progress.claim(run, shard(0, 1), &attempt("a"), LONG).await.unwrap();
+    progress.claim(run, "commits/r0-000001.json", &attempt("a"), LONG).await.unwrap();
+    progress.announce(run, &HEAD).await.unwrap();
+    progress.complete(run).await.unwrap();
 }
 
 /// The keys of a run, by a search that the program itself never makes.
@@ -141,7 +146,7 @@ async fn all_keys_of_a_run_share_one_slot_and_none_lives_for_ever() {
     let run = run("slots");
     write_everything(&progress, &run).await;
     let keys = keys_of(&redis, &run);
-    assert_eq!(keys.len(), 10, "three rounds of bits and seven more: {keys:?}");
+    assert_eq!(keys.len(), 7, "{keys:?}");
     let slot = redis.ask(&["CLUSTER", "KEYSLOT", &format!("{{{run}}}")]).unwrap();
     for key in &keys {
         assert_eq!(redis.ask(&["CLUSTER", "KEYSLOT", key]).unwrap(), slot, "{key}");
@@ -177,5 +182,46 @@ async fn a_forgotten_run_leaves_no_key() {
     progress.expire(&gone, LONG).await.unwrap();
     progress.forget(&gone).await.unwrap();
     assert_eq!(keys_of(&redis, &gone), Vec::<String>::new());
-    assert_eq!(keys_of(&redis, &stays).len(), 10);
+    assert_eq!(keys_of(&redis, &stays).len(), 7);
+}
+
+#[tokio::test]
+async fn how_far_a_log_is_never_goes_back() {
+    let redis = Redis::start();
+    conformance::how_far_a_log_is_never_goes_back(&connect(&redis).await).await;
+}
+
+#[tokio::test]
+async fn many_shards_at_once_count_like_each_by_itself() {
+    let redis = Redis::start();
+    conformance::many_shards_at_once_count_like_each_by_itself(&connect(&redis).await).await;
+}
+
+/// What is evicted takes everything with it that has to agree with it: what is left claims no more than it holds.
+#[tokio::test]
+async fn whichever_key_or_two_are_lost_what_is_left_agrees_with_itself() {
+    let redis = Redis::start();
+    let progress = connect(&redis).await;
+    let name = run("evicted");
+    write_everything(&progress, &name).await;
+    let keys = keys_of(&redis, &name);
+    for (at, first) in keys.iter().enumerate() {
+        for second in &keys[at..] {
+            progress.forget(&name).await.unwrap();
+            write_everything(&progress, &name).await;
+            redis.ask(&["DEL", first, second]).unwrap();
+            for told in [0, 1] {
+                let counted = progress.counted(&name).await.unwrap();
+                let mut bits = 0;
+                for round in 0..3 {
+                    bits += progress.committed(&name, Round(round)).await.unwrap().len();
+                }
+                assert_eq!(counted.counts.shards, bits, "{first} and {second}, told {told} times");
+                assert_eq!(counted.counts.done, bits * ONE.done, "{first} and {second}, told {told} times");
+                assert!(!counted.complete || bits == 3, "{first} and {second}: it says that this is all");
+                // Who tells of a shard that was told before adds it once, where it was lost.
+                progress.commit(&name, shard(1, 7), ONE, &[]).await.unwrap();
+            }
+        }
+    }
 }

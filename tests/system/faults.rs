@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use diorama_backends::fault::POINTS;
+use diorama_protocol::fault::POINTS;
 
 use crate::case::{Case, Contents, end, outcomes, pictures, start, tree, until, wait};
 
@@ -28,8 +28,9 @@ fn passes(point: &str, format: &str) -> bool {
     match point {
         "worker.after-half-of-the-files" => format == "files",
         "worker.after-archive" => format == "webdataset",
-        // Only runs of a coordinator are reopened and deleted: fleet/commands.rs.
-        _ => !point.starts_with("reopen.") && !point.starts_with("delete."),
+        // Only runs of a coordinator are cancelled, reopened and deleted: fleet/commands.rs. Nobody hands a shard back here.
+        "worker.after-part" => false,
+        _ => !["reopen.", "delete.", "ending."].iter().any(|part| point.starts_with(part)),
     }
 }
 
@@ -38,7 +39,7 @@ fn archives(out: &Path) -> BTreeMap<String, Contents> {
     let marker = |bytes: Contents| serde_json::from_slice::<serde_json::Value>(&bytes.0).unwrap();
     tree(&out.join("commits"))
         .into_iter()
-        .filter_map(|(shard, bytes)| Some((shard, marker(bytes)["archive"]["key"].as_str()?.to_owned())))
+        .filter_map(|(shard, bytes)| Some((shard, marker(bytes)["archives"][0]["key"].as_str()?.to_owned())))
         .map(|(shard, key)| (shard, Contents(fs::read(out.join(key)).unwrap())))
         .collect()
 }

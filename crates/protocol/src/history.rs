@@ -207,7 +207,10 @@ impl History {
 
     /// Whether `act` may be decided now, and whether it changes anything.
     pub fn check(&self, act: &Act) -> Result<Need, Refused> {
-        let wanted = act.name();
+        let wanted = match act {
+            Act::Reopened { .. } => "tried again",
+            act => act.name(),
+        };
         let late = || Refused::Late { wanted, decisions: self.next };
         let Some(state) = self.state() else {
             return if *act == Act::Deleted { Ok(Need::Nothing) } else { Err(Refused::Deleted) };

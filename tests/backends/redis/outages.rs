@@ -25,16 +25,16 @@ async fn commits_survive_a_killed_and_restarted_server_on_the_same_connection() 
     let progress = connect(&redis).await;
     let run = run("killed");
     write_everything(&progress, &run).await;
-    let before = progress.counts(&run).await.unwrap();
+    let before = progress.counted(&run).await.unwrap().counts;
     redis.kill();
     redis.start_again();
 
     // The same value, no new connect: it notices by itself that the connection is gone, and that the server has
     // forgotten its scripts.
-    assert_eq!(progress.counts(&run).await.unwrap(), before);
+    assert_eq!(progress.counted(&run).await.unwrap().counts, before);
     assert!(!progress.commit(&run, shard(0, 7), ONE, &[]).await.unwrap(), "it was counted before the kill");
     assert!(progress.commit(&run, shard(0, 8), ONE, &[]).await.unwrap());
-    assert_eq!(progress.counts(&run).await.unwrap(), before.plus(ONE));
+    assert_eq!(progress.counted(&run).await.unwrap().counts, before.plus(ONE));
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn a_command_while_redis_is_away_fails_in_bounded_time_and_works_when_it_i
     redis.kill();
     for _ in 0..3 {
         let started = Instant::now();
-        let error = progress.counts(&run).await.unwrap_err().to_string();
+        let error = progress.counted(&run).await.unwrap_err().to_string();
         assert!(started.elapsed() < BOUND);
         assert!(
             error.contains(&format!("127.0.0.1:{}", redis.port())) && error.contains("check that it runs"),
@@ -68,7 +68,7 @@ async fn a_server_that_falls_silent_is_given_up_in_time_and_used_again_when_it_s
     kill_process(server, Signal::STOP).unwrap();
     for _ in 0..2 {
         let started = Instant::now();
-        let error = progress.counts(&run).await.unwrap_err().to_string();
+        let error = progress.counted(&run).await.unwrap_err().to_string();
         assert!(started.elapsed() < BOUND);
         assert!(error.contains("did not answer within 300ms"), "{error}");
     }
@@ -77,7 +77,7 @@ async fn a_server_that_falls_silent_is_given_up_in_time_and_used_again_when_it_s
     while progress.commit(&run, shard(0, 0), ONE, &[]).await.is_err() {
         assert!(started.elapsed() < BOUND, "it never speaks again");
     }
-    assert_eq!(progress.counts(&run).await.unwrap(), ONE);
+    assert_eq!(progress.counted(&run).await.unwrap().counts, ONE);
 }
 
 #[tokio::test]
@@ -89,13 +89,13 @@ async fn an_emptied_server_counts_again_exactly_once_each() {
         progress.commit(&run, shard(0, index), ONE, &[]).await.unwrap();
     }
     redis.flush();
-    assert_eq!(progress.counts(&run).await.unwrap(), Counts::default());
+    assert_eq!(progress.counted(&run).await.unwrap().counts, Counts::default());
     // As reconciliation does it, twice, with workers that go on.
     for index in (0..60).chain(0..50) {
         progress.commit(&run, shard(0, index), ONE, &[]).await.unwrap();
     }
-    assert_eq!(progress.counts(&run).await.unwrap().shards, 60);
-    assert_eq!(progress.counts(&run).await.unwrap().done, 60 * ONE.done);
+    assert_eq!(progress.counted(&run).await.unwrap().counts.shards, 60);
+    assert_eq!(progress.counted(&run).await.unwrap().counts.done, 60 * ONE.done);
     assert_eq!(progress.committed(&run, Round(0)).await.unwrap().len(), 60);
 }
 
@@ -157,6 +157,6 @@ async fn a_commit_whose_answer_is_lost_counts_once_and_lists_its_failures_once()
     between.cut_the_next_answer().await;
     let first = progress.commit(&run, shard(0, 1), ONE, &[failure(1)]).await.unwrap();
     assert!(!first, "it was sent again, and the first try had done everything");
-    assert_eq!(progress.counts(&run).await.unwrap(), ONE.plus(ONE));
+    assert_eq!(progress.counted(&run).await.unwrap().counts, ONE.plus(ONE));
     assert_eq!(progress.recent_failures(&run).await.unwrap(), [failure(1), failure(0)]);
 }

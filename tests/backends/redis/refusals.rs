@@ -102,7 +102,7 @@ async fn a_cluster_asks_for_its_setting_at_once_and_in_the_middle_of_a_run() {
     let moved = loop {
         assert!(started.elapsed() < Duration::from_secs(30), "every run is on one node");
         number += 1;
-        match alone.counts(&run(&format!("run-{number}"))).await {
+        match alone.counted(&run(&format!("run-{number}"))).await {
             Ok(_) => {}
             Err(error) => break error,
         }

@@ -40,7 +40,7 @@ async fn an_error_during_an_outage_does_not_say_the_password() {
     let config = RedisConfig::new(redis.url().replace("//", "//:right-hunter2@").into());
     let progress = RedisProgress::connect(&config).await.unwrap();
     redis.kill();
-    let error = progress.counts(&run("secret")).await.unwrap_err();
+    let error = progress.counted(&run("secret")).await.unwrap_err();
     let again = RedisProgress::connect(&config).await.err().unwrap();
     for error in [error, again] {
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
@@ -94,10 +94,10 @@ async fn a_run_lives_on_a_cluster() {
     // A cluster refuses a script whose keys are in several slots.
     for run in ["one", "two", "three"].map(run) {
         write_everything(&progress, &run).await;
-        assert_eq!(progress.counts(&run).await.unwrap().shards, 3);
+        assert_eq!(progress.counted(&run).await.unwrap().counts.shards, 3);
         progress.expire(&run, Duration::from_secs(600)).await.unwrap();
         progress.forget(&run).await.unwrap();
-        assert_eq!(progress.counts(&run).await.unwrap().shards, 0);
+        assert_eq!(progress.counted(&run).await.unwrap().counts.shards, 0);
     }
     assert!(progress.lease("pump", "a", Duration::from_secs(600)).await.unwrap());
     assert_eq!(progress.workers().await.unwrap(), []);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use diorama_backends::fault::POINTS;
+use diorama_protocol::fault::POINTS;
 use diorama_tests::services::free_port;
 
 use super::{Fleet, leads};
@@ -20,7 +20,7 @@ fn points(parts: &[&str]) -> Vec<&'static str> {
 fn a_coordinator_killed_while_it_takes_a_submission_makes_one_run_of_the_repeated_request() {
     let fleet = Fleet::new();
     let _worker = fleet.worker("one");
-    for (before, point) in points(&["submit."]).into_iter().enumerate() {
+    for (before, point) in points(&["submit.", "decide."]).into_iter().enumerate() {
         let mut doomed = fleet.serving(&fleet.coordinator);
         doomed.env("DIORAMA_FAULT", point);
         let mut doomed = fleet.start(doomed);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use diorama_backends::fault::POINTS;
+use diorama_protocol::fault::POINTS;
 use diorama_tests::children::{PATIENCE, Process};
 use diorama_tests::http;
 use diorama_tests::services::certificates::Certificates;

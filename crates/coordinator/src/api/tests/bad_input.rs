@@ -148,5 +148,5 @@ async fn a_bad_body_of_a_retry_is_refused_and_names_what_it_may_be() {
     assert_eq!(is(ask("/v1/runs/none/retry", String::new()).await), (404, "unknown_run".to_owned()));
     let (status, code, detail) = ask(&path, String::new()).await;
     assert_eq!((status, code.as_str()), (409, "not_ended"));
-    assert_eq!(detail, "the run is running and has not ended; it can be reopened when it has");
+    assert_eq!(detail, "the run is running and has not ended; it can be tried again when it has");
 }
