@@ -65,6 +65,8 @@ pub(crate) struct Pump<'a> {
     earlier: u64,
     /// What is known to be committed, by whatever said so. Only grows.
     committed: ShardSet,
+    /// Whether the markers were listed.
+    listed: bool,
     gauge: Gauge,
     /// When the store itself was asked last: for decisions, and for markers.
     decisions_at: Instant,
@@ -97,6 +99,7 @@ impl<'a> Pump<'a> {
             share: config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight),
             window: Window::new(),
             committed: ShardSet::default(),
+            listed: false,
             gauge,
             decisions_at: Instant::now(),
             markers_at: None,
@@ -179,6 +182,11 @@ impl<'a> Pump<'a> {
         history: &History,
         now: Instant,
     ) -> Result<Option<HashMap<u32, AttemptId>>, CoordinatorError> {
+        if !self.listed {
+            // Who led before us may have told nobody of the last markers.
+            self.committed = self.store.committed(&self.round, 0).await?;
+            self.listed = true;
+        }
         match self.see_progress(history, now).await? {
             Ok(holders) => {
                 self.markers_at = None;

@@ -3,6 +3,7 @@
 use diorama_backends::kind::ErrorKind;
 use diorama_backends::progress::{Counts, ProgressError};
 use diorama_core::id::ShardId;
+use diorama_core::marker::CommitMarker;
 use diorama_core::round::RoundInfo;
 use diorama_core::run::RunSpec;
 use diorama_core::shards::ShardSet;
@@ -98,7 +99,10 @@ async fn add_round(
     let mut committed = store.committed(round, 0).await?;
     let unknown: Vec<u32> = committed.iter().filter(|index| !known.contains(*index) && !is_void(*index)).collect();
     let add = |index: u32| async move {
-        if let Some(marker) = store.marker(ShardId { round: round.round, index }).await? {
+        let shard = ShardId { round: round.round, index };
+        if let Some(marker) = store.marker(shard).await? {
+            // One that speaks of another shard is a damage that `verify` names; it is this one's all the same.
+            let marker = CommitMarker { shard, ..marker };
             count_marker(progress, &spec.run, &marker, last_round).await?;
         }
         Ok::<_, CoordinatorError>(())

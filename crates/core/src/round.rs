@@ -26,11 +26,9 @@ pub struct RoundInfo {
     #[serde(default)]
     pub delay_seconds: f64,
     /// Where its budget of rounds begins: at 0, or at the latest round that reopened the run.
-    #[serde(default)]
     pub budget: Round,
     /// What is to be added to the failures that the markers count, so that the sum speaks of tasks that have failed for
     /// good and no longer of those that a reopening took up again.
-    #[serde(default)]
     pub failed_offset: i64,
     /// Which tasks it took up, where it reopened the run: those, and no others, of the tasks that had failed by then.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -114,14 +112,5 @@ mod tests {
         ] {
             assert_eq!((read(which).fits(&poison), read(which).fits(&busy)), fits, "{which}");
         }
-    }
-
-    #[test]
-    fn a_round_of_before_there_were_reopenings_reads_as_one_of_the_first_budget() {
-        let old = r#"{"round":1,"shards":2,"tasks":3,"not_before":"2026-01-01T00:00:00Z"}"#;
-        let old: RoundInfo = serde_json::from_str(old).unwrap();
-        assert_eq!((old.budget, old.failed_offset, old.reopened.clone()), (Round(0), 0, None));
-        let retry = RetryPolicy { max_rounds: 2, ..RetryPolicy::default() };
-        assert_eq!((old.last_round(&retry), RoundInfo { budget: Round(5), ..old }.last_round(&retry)), (2, 7));
     }
 }

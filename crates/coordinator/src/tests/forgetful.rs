@@ -46,7 +46,8 @@ async fn whenever_everything_is_forgotten_the_counts_are_right_at_the_end_and_ne
         assert!(!counted.complete || counted.counts == right, "{counted:?}, {place}");
         let now = status(&bench.backends, &bench.store, &spec, &bench.history().await).await.unwrap();
         assert_eq!((now.done, now.failed, now.degraded), (8, 1, None), "{place}");
-        if asked < forgets_at {
+        // What is asked in between, by this test, may be what makes it forget.
+        if asked + 8 < forgets_at {
             assert!(counted.complete, "nothing was forgotten");
             return;
         }
@@ -70,7 +71,7 @@ async fn whenever_everything_is_forgotten_a_reconciliation_counts_what_the_marke
         let counts = reconcile(&bench.backends, &bench.store, &spec, &history).await.unwrap();
         let right = Counts { shards: 4, done: 6, failed: 1, retrying: 1 };
         assert_eq!(counts, right, "forgotten before operation {forgets_at}");
-        if progress.asked() < forgets_at {
+        if progress.asked() + 1 < forgets_at {
             assert!(before < forgets_at, "nothing of the reconciliation was struck");
             assert!(progress_counted(&bench, &spec).await.complete);
             return;

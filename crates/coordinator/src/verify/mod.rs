@@ -190,8 +190,10 @@ async fn counters(
         return Ok(());
     }
     if repair {
-        let now = rebuild(backends, store, spec, history).await?;
-        found.repaired.push(format!("the counters were rebuilt: {said:?} became {now:?}"));
+        match rebuild(backends, store, spec, history).await {
+            Ok(now) => found.repaired.push(format!("the counters were rebuilt: {said:?} became {now:?}")),
+            Err(error) => found.skipped.push(format!("the counters were not rebuilt: {error}")),
+        }
     } else {
         found.problem(format!("the counters say {said:?}, the markers {counts:?}; --repair rebuilds them"));
     }
