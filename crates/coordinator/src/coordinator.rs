@@ -205,6 +205,9 @@ impl Coordinator {
         fault::point("finalise.before-ended");
         self.decide(spec, history, Act::Ended(ended)).await?;
         fault::point("finalise.after-ended");
+        if let Err(error) = ending::settle_counts(&self.backends, &self.store, spec, history).await {
+            tracing::warn!(%error, "what the progress service counts may not be settled");
+        }
         self.show_summary(history).await?;
         if let Some(ended) = history.ended() {
             self.watchers.send_modify(|progress| {

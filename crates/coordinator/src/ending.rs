@@ -90,12 +90,12 @@ pub(crate) async fn settle_counts(
     spec: &RunSpec,
     history: &History,
 ) -> Result<(), CoordinatorError> {
-    let (Some(ended), Some(last)) = (history.ended(), history.last_round()) else { return Ok(()) };
-    let wanted = (ended.summary.shards, ended.summary.done, ended.summary.failed);
+    let Some(ended) = history.ended() else { return Ok(()) };
     for _ in 0..SETTLING {
         let counted = backends.progress.counted(&spec.run).await?;
-        let counts = counted.counts;
-        if counted.complete && (counts.shards, counts.done, last.failed(counts.failed)) == wanted {
+        // A shard adds all of its counts or none.
+        let (shards, done) = (counted.counts.shards, counted.counts.done);
+        if counted.complete && (shards, done) == (ended.summary.shards, ended.summary.done) {
             return Ok(());
         }
         // A worker that is late may tell of a shard that is void while we count.
@@ -134,7 +134,7 @@ impl Tally {
 
     /// What the summary says, `last_round` having been the last and `totals` what all markers said.
     pub(crate) fn summary(self, spec: &RunSpec, state: RunState, last_round: u32, totals: &Totals) -> RunSummary {
-        let wall_seconds = totals.wall_seconds();
+        let wall_seconds = rounded(totals.wall_seconds());
         RunSummary {
             run: spec.run.clone(),
             state,
@@ -145,11 +145,16 @@ impl Tally {
             failures: self.failures,
             rounds: last_round,
             shards: totals.counts.shards,
-            device_seconds: totals.device_seconds,
+            device_seconds: rounded(totals.device_seconds),
             wall_seconds,
-            pictures_per_second: if wall_seconds > 0.0 { self.done as f64 / wall_seconds } else { 0.0 },
+            pictures_per_second: if wall_seconds > 0.0 { rounded(self.done as f64 / wall_seconds) } else { 0.0 },
         }
     }
+}
+
+/// To a millionth: a number that is written and read is the same then, whoever reads it.
+fn rounded(number: f64) -> f64 {
+    (number * 1e6).round() / 1e6
 }
 
 /// What outcomes name: archives, and of files format the folders of the attempts that count. Relative to the run.

@@ -192,7 +192,7 @@ async fn unfinished(
 /// What rounds, endings and attempts that do not count have left of a run that has ended.
 async fn leftovers(store: &RunStore, history: &History, grace: Grace) -> Result<Vec<String>, CoordinatorError> {
     let Some(ended) = history.ended() else { return Ok(Vec::new()) };
-    let mut counts: HashSet<String> = [ended.results.path.clone(), ended.errors.path.clone()].into();
+    let mut counts: HashSet<String> = history.final_files().map(str::to_owned).collect();
     let keep = |key: ObjectKey| key.relative(store.root());
     counts.extend(history.voids().iter().map(|void| keep(ObjectKey::Void(void.clone()))));
     let writers: HashSet<&AttemptId> = history.rounds().iter().map(|round| &round.inputs).collect();

@@ -31,8 +31,9 @@ use crate::window::{Queued, Window};
 /// Messages whose confirmation is awaited at a time.
 const PUBLISHING: usize = 64;
 
-/// Between two looks at the store itself for what was decided: whoever decides says so through the progress service.
-const RECHECK: Duration = Duration::from_secs(60);
+/// Between two looks at the store itself, for what was decided and what is committed: whoever decides or commits says so
+/// through the progress service, unless he dies before.
+const RECHECK: Duration = Duration::from_secs(50);
 
 /// Between two looks at the markers while the progress service is away.
 const WITHOUT_PROGRESS: Duration = Duration::from_secs(2);
@@ -65,8 +66,8 @@ pub(crate) struct Pump<'a> {
     earlier: u64,
     /// What is known to be committed, by whatever said so. Only grows.
     committed: ShardSet,
-    /// Whether the markers were listed.
-    listed: bool,
+    /// When the markers were listed last.
+    listed_at: Option<Instant>,
     gauge: Gauge,
     /// When the store itself was asked last: for decisions, and for markers.
     decisions_at: Instant,
@@ -99,7 +100,7 @@ impl<'a> Pump<'a> {
             share: config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight),
             window: Window::new(),
             committed: ShardSet::default(),
-            listed: false,
+            listed_at: None,
             gauge,
             decisions_at: Instant::now(),
             markers_at: None,
@@ -182,10 +183,11 @@ impl<'a> Pump<'a> {
         history: &History,
         now: Instant,
     ) -> Result<Option<HashMap<u32, AttemptId>>, CoordinatorError> {
-        if !self.listed {
-            // Who led before us may have told nobody of the last markers.
-            self.committed = self.store.committed(&self.round, 0).await?;
-            self.listed = true;
+        let is_out = self.window.len() > 0;
+        if self.listed_at.is_none_or(|at| is_out && now.duration_since(at) >= RECHECK) {
+            // Who led before us, or a worker, may have told nobody of a marker.
+            self.committed.extend(&self.store.committed(&self.round, self.first_open()).await?);
+            self.listed_at = Some(now);
         }
         match self.see_progress(history, now).await? {
             Ok(holders) => {
@@ -198,8 +200,7 @@ impl<'a> Pump<'a> {
                         tracing::warn!(%error, "the progress service is away: the markers say what is committed");
                     }
                     self.markers_at = Some(now);
-                    let from = (0..self.round.shards).find(|index| !self.committed.contains(*index)).unwrap_or(0);
-                    self.committed.extend(&self.store.committed(&self.round, from).await?);
+                    self.committed.extend(&self.store.committed(&self.round, self.first_open()).await?);
                 }
                 Ok(None)
             }
@@ -243,6 +244,11 @@ impl<'a> Pump<'a> {
         });
         let of_this_round = holders.into_iter().filter(|(shard, _)| shard.round == self.round.round);
         Ok(Ok(of_this_round.map(|(shard, holder)| (shard.index, holder.attempt)).collect()))
+    }
+
+    /// The first shard that is not known to be committed.
+    fn first_open(&self) -> u32 {
+        (0..self.round.shards).find(|index| !self.committed.contains(*index)).unwrap_or(0)
     }
 
     fn has_forgotten(&self, committed: &ShardSet, counted: &Counted) -> bool {

@@ -111,8 +111,16 @@ impl Share {
         }
         let equals = || rivals().filter(|(_, rival)| rival.priority == own.priority);
         let weights: u64 = equals().map(|(_, rival)| u64::from(rival.weight)).sum();
-        let share = (window as u64 * u64::from(own.weight)).div_ceil(weights.max(1)) as usize;
-        Turn { room: share.saturating_sub(out).min(free), gives_way: false, behind: None }
+        let share = ((window as u64 * u64::from(own.weight) / weights.max(1)) as usize).max(1);
+        // What is free goes first to those that have nothing out, in the order in which they came to have nothing.
+        let before = |rival: &&Demand| {
+            rival.out == 0 && rival.idle_since.is_some() && {
+                own.idle_since.is_none_or(|own| rival.idle_since.is_some_and(|other| other < own))
+            }
+        };
+        let ahead = equals().map(|(_, rival)| rival).filter(before).count();
+        let room = share.saturating_sub(out).min(free.saturating_sub(ahead));
+        Turn { room, gives_way: false, behind: None }
     }
 
     /// Says when the latest of the run's shards that were taken up had been published; the same of the whole pool.
@@ -167,10 +175,10 @@ mod tests {
                 queue.extend(std::iter::repeat_n(run, room));
                 share.turn(true, out[run], out[run], now);
             }
-            assert_eq!(queue.len(), 256, "after {made} shards");
+            assert!((250..=256).contains(&queue.len()), "{} after {made} shards", queue.len());
             queue.pop_front().into_iter().for_each(|run| out[run] -= 1);
         }
-        assert!(out.iter().all(|out| (4..=6).contains(out)), "{out:?}");
+        assert!(out.iter().all(|out| (4..=5).contains(out)), "{out:?}");
     }
 
     #[tokio::test]

@@ -23,6 +23,8 @@ pub struct History {
     voids: Vec<AttemptId>,
     ending: Option<Ending>,
     ended: Option<Ended>,
+    /// The files of every ending, the last one's too.
+    files: Vec<[String; 2]>,
     reopening: Option<Reopening>,
     deleted: bool,
     /// Why workers paused it so far.
@@ -195,6 +197,12 @@ impl History {
         self.ended.as_ref()
     }
 
+    /// The final files of every ending, relative to the run: results and errors. Those of an ending that a retry took back
+    /// stay, so that its entry can be checked.
+    pub fn final_files(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().flatten().map(String::as_str)
+    }
+
     /// A reopening whose round is still to be made.
     pub fn reopening(&self) -> Option<&Reopening> {
         self.reopening.as_ref()
@@ -291,7 +299,10 @@ impl History {
                 self.reopening = None;
                 self.ending = Some(Ending { state, void });
             }
-            Act::Ended(ended) => self.ended = Some(ended),
+            Act::Ended(ended) => {
+                self.files.push([ended.results.path.clone(), ended.errors.path.clone()]);
+                self.ended = Some(ended);
+            }
             Act::Reopened { which } => {
                 self.wish = Wish::Run;
                 (self.ending, self.ended) = (None, None);

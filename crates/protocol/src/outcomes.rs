@@ -51,7 +51,7 @@ type Shards = BoxStream<'static, (ShardId, Result<Shard, ObjectError>)>;
 
 /// What is known of a shard.
 enum Shard {
-    Committed(CommitMarker),
+    Committed(Box<CommitMarker>),
     /// Its marker is not there.
     Open,
     /// An ending left it out. In round 0, with its tasks.
@@ -182,7 +182,7 @@ async fn read_shard(
     writer: &diorama_core::id::AttemptId,
 ) -> Result<Shard, ObjectError> {
     if !is_void {
-        return Ok(store.marker(shard).await?.map_or(Shard::Open, Shard::Committed));
+        return Ok(store.marker(shard).await?.map_or(Shard::Open, |marker| Shard::Committed(Box::new(marker))));
     }
     // In a round of retries its tasks keep the failure that they had.
     if shard.round.0 > 0 {

@@ -1,5 +1,7 @@
 //! The files in config/ say of every key of their program its name, its default and its range.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::path::PathBuf;
 
 use diorama_core::settings::{Key, Kind, Settings};

@@ -2,9 +2,12 @@
 //! around them, and each run ends whole. `faults.rs` does the same to the program that is all in one.
 
 use super::{Fleet, Member, points};
-use crate::case::{start, wait};
+use crate::case::{start, until, wait};
 
 const ROWS: usize = 24;
+
+/// Only a worker that hands its shard back passes it.
+const AFTER_PART: &str = "worker.after-part";
 
 /// Waits for the death that was asked for.
 fn until_dead(member: &mut Member, point: &str) {
@@ -17,7 +20,7 @@ fn until_dead(member: &mut Member, point: &str) {
 fn a_worker_killed_at_any_step_loses_no_task_and_doubles_none() {
     let fleet = Fleet::new();
     let _coordinator = fleet.serve();
-    for point in points(&["worker."]) {
+    for point in points(&["worker."]).into_iter().filter(|point| *point != AFTER_PART) {
         // The second time, too: then something of the run is done already.
         for nth in [1, 2] {
             let fault = format!("{point}:{nth}");
@@ -32,6 +35,21 @@ fn a_worker_killed_at_any_step_loses_no_task_and_doubles_none() {
             fleet.proves_whole(&run, ROWS as u64);
         }
     }
+}
+
+#[test]
+fn a_worker_killed_when_it_has_kept_what_it_made_of_its_shard_loses_nothing_of_it() {
+    let fleet = Fleet::new();
+    let _coordinator = fleet.serve();
+    let mut command = fleet.working("dying", "300");
+    command.env("DIORAMA_FAULT", AFTER_PART);
+    let mut dying = fleet.start(command);
+    let run = fleet.submit(ROWS);
+    until("some of the shard is made", || fleet.status(&run)["in_work"].as_u64().unwrap_or_default() > 0);
+    dying.drain();
+    until_dead(&mut dying, AFTER_PART);
+    let _next = fleet.worker("next");
+    fleet.proves_whole(&run, ROWS as u64);
 }
 
 #[test]

@@ -30,6 +30,9 @@ async fn retry_to_the_end(bench: &Bench, spec: &RunSpec) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         commit_round(bench, spec).await;
+        for shard in bench.history().await.last_round().unwrap().shard_ids() {
+            bench.count(spec, shard).await;
+        }
     };
     let (end, ()) = tokio::join!(end(bench, spec), work);
     assert!(matches!(end, RunEnd::Finished(summary) if summary.done == 8));

@@ -218,11 +218,7 @@ const IN_EITHER_FORMAT: &[Damage] = &[
         |all| drop(all.remove("commits/r0-000001.json")),
         "shard r0-000001: the run has ended and its commit marker is gone",
     ),
-    (
-        "a marker is cut off",
-        |all| cut_off(all, "commits/r0-000001.json"),
-        "shard r0-000001: commits/r0-000001.json cannot be read",
-    ),
+    ("a marker is cut off", |all| cut_off(all, "commits/r0-000001.json"), "commits/r0-000001.json cannot be read"),
     (
         "a marker names another task",
         |all| edit_json(all, "commits/r0-000001.json", |marker| marker["outcomes"][1]["custom_id"] = "t7".into()),

@@ -186,7 +186,8 @@ async fn counters(
     let said = counted.counts;
     // What was lost and is not rebuilt claims nothing. Of a run that goes on, more may be counted than was read.
     let excused = !counted.complete || (!found.ended && said.shards > counts.shards);
-    if said == counts || (excused && !repair) {
+    let forgotten = found.ended && said == Counts::default();
+    if said == counts || forgotten || (excused && !repair) {
         return Ok(());
     }
     if repair {

@@ -317,7 +317,8 @@ async fn a_line_about_a_fault_in_a_worker_names_run_shard_and_worker() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = logging::subscriber(LogFormat::Json, None, move || writer.clone()).unwrap();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    // For the whole process: what other tests log at the same time has other names.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let bench = Bench::new(OutputFormat::Webdataset);
     // The store knows nothing of runs and shards.
     let mut failed = false;
@@ -328,7 +329,8 @@ async fn a_line_about_a_fault_in_a_worker_names_run_shard_and_worker() {
     assert!(bench.run(Box::new(rule)).await);
     let lines = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let mut lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let fault = lines.find(|line| line["message"] == "the object store failed; trying again").unwrap();
+    let said = |line: &Value| line["message"] == "the object store failed; trying again" && line["worker"].is_string();
+    let fault = lines.find(said).unwrap();
     assert_eq!((&fault["run"], &fault["shard"]), (&"run".into(), &"r0-000001".into()), "{fault}");
     assert!(fault["worker"].as_str().unwrap().starts_with("embedded-"), "{fault}");
 }
