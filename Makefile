@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet soak test bench bench-fleet lint docs deny client setup setup-chromium setup-services
+.PHONY: help demo fleet soak simulate test bench bench-fleet lint docs deny client setup setup-chromium setup-services
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
@@ -33,6 +33,9 @@ fleet: setup setup-services ## A whole fleet on this machine: services, a coordi
 soak: setup-services ## Synthetic tasks by a fleet whose parts are killed every few seconds (TASKS SEED KILL_EVERY WORKERS SHARD_SIZE RELEASE=0)
 	cargo build --locked $(if $(filter 0,$(RELEASE)),,--release) -p diorama-tests --no-default-features --bins
 	BIN=target/$(if $(filter 0,$(RELEASE)),debug,release) scripts/soak
+
+simulate: setup ## Stories of a simulated fleet, each told by its seed, in release mode (SEEDS=1000, or SEED=7 for one)
+	SEEDS=$(or $(SEEDS),1000) cargo test --locked --release -p diorama-coordinator --test simulation -- --nocapture whatever_happens
 
 test: setup setup-chromium setup-services ## Runs every test
 	cargo test --workspace --locked

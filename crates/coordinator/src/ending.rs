@@ -15,7 +15,6 @@ use diorama_core::outcome::{FileRef, Outcome, TaskOutcome};
 use diorama_core::run::{RunSpec, RunState, RunSummary};
 use diorama_protocol::decision::{Ended, Void};
 use diorama_protocol::history::History;
-use diorama_protocol::mutant::{self, Mutant};
 use diorama_protocol::outcomes::{Outcomes, Totals};
 use diorama_protocol::results::{add_invalid, add_task, invalid_rows};
 use diorama_protocol::{Backends, RunStore, fault};
@@ -197,8 +196,7 @@ pub(crate) async fn left_behind(
     for folder in SHARD_FOLDERS {
         each_listed(store.objects(), &store.relative(folder), |object| {
             let relative = store.within(&object.key);
-            let later = mutant::is_back(Mutant::LaterRoundsAreGarbage);
-            let decided = shard_of(relative).is_some_and(|shard| shard.round.0 <= last_round || later);
+            let decided = shard_of(relative).is_some_and(|shard| shard.round.0 <= last_round);
             if decided && !named.has(relative) && goes(&object) {
                 keys.push(object.key);
             }

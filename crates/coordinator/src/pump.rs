@@ -165,7 +165,7 @@ impl<'a> Pump<'a> {
         if is_news || now.duration_since(self.decisions_at) >= RECHECK {
             self.decisions_at = now;
             let changed = self.store.refresh(history).await?;
-            if changed && !mutant::is_back(Mutant::PauseIsMissed) {
+            if changed {
                 self.window.reset();
                 // What is announced anew gives no way.
                 self.gives_way = false;

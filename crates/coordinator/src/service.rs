@@ -11,7 +11,6 @@ use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::RunState;
 use diorama_protocol::history::History;
-use diorama_protocol::mutant::{self, Mutant};
 use diorama_protocol::{Backends, RunStore};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -156,7 +155,7 @@ impl Service {
         }
         (last.rung, last.listed) = (rung, Some(Instant::now()));
         let mut found: BTreeSet<RunId> = runs_below(objects, SharedKey::ACTIVE).await?;
-        if is_due(last.swept, SWEEP) && !mutant::is_back(Mutant::NobodySweeps) {
+        if is_due(last.swept, SWEEP) {
             found.extend(self.sweep(driving).await?);
             last.swept = Some(Instant::now());
         }

@@ -6,31 +6,18 @@
 pub enum Mutant {
     /// A shard that was published and is lost is never published again.
     LostStaysLost,
-    /// A pause that is over when the coordinator hears of it changes nothing.
-    PauseIsMissed,
     /// Entries of the log are written without the condition that there is none.
     LogIsRewritten,
-    /// What belongs to rounds that a retry has begun meanwhile is removed as left behind.
-    LaterRoundsAreGarbage,
     /// A cancelled run may end as finished.
     CancelIsForgotten,
-    /// A run that is reopened is found only where it is on the list.
-    NobodySweeps,
     /// A marker is written without the condition that there is none.
     MarkersAreRewritten,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::LostStaysLost,
-        Self::PauseIsMissed,
-        Self::LogIsRewritten,
-        Self::LaterRoundsAreGarbage,
-        Self::CancelIsForgotten,
-        Self::NobodySweeps,
-        Self::MarkersAreRewritten,
-    ];
+    pub const ALL: [Self; 4] =
+        [Self::LostStaysLost, Self::LogIsRewritten, Self::CancelIsForgotten, Self::MarkersAreRewritten];
 }
 
 #[cfg(feature = "mutants")]
