@@ -1,6 +1,6 @@
 //! A run's log, folded: the state that follows from what was decided, and what may be decided next.
 //!
-//! Pure: reads and writes nothing. [`crate::run_store::RunStore`] reads the entries, [`crate::Services::decide`] adds one.
+//! Pure: reads and writes nothing. [`crate::run_store::RunStore`] reads the entries, [`crate::Backends::decide`] adds one.
 
 use std::collections::BTreeSet;
 
