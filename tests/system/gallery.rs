@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use diorama_tests::children;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::case::{Case, end};
 
@@ -151,7 +151,15 @@ fn ten_thousand_rows_cost_no_more_than_those_in_sight() {
     end(&mut case.run("out", &[])).expect(0);
     let task = |n: usize| json!({"index": n, "custom_id": format!("row-{n:05}"), "reference": null, "prompt": format!("seagull {n}"), "seed": n});
     let tasks: Vec<String> = (1..10_000).map(|n| task(n).to_string()).collect();
-    fs::write(case.path("out/input/r0-000001.jsonl"), tasks.join("\n")).unwrap();
+    // A run of ten thousand rows that goes on: its log says so, and has no further entry.
+    let log = case.path("out/decisions");
+    let mut submitted: Value = serde_json::from_slice(&fs::read(log.join("000000.json")).unwrap()).unwrap();
+    let writer = submitted["round"]["inputs"].as_str().unwrap().to_owned();
+    (submitted["round"]["shards"], submitted["round"]["tasks"]) = (2.into(), 10_000.into());
+    fs::remove_dir_all(&log).unwrap();
+    fs::create_dir(&log).unwrap();
+    fs::write(log.join("000000.json"), submitted.to_string()).unwrap();
+    fs::write(case.path(&format!("out/input/r0-000001.{writer}.jsonl")), tasks.join("\n")).unwrap();
     end(&mut case.diorama(&["report", "out"])).expect(0);
     let page = case.path("out/index.html");
     let html = rendered(&page, "");

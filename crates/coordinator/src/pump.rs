@@ -227,7 +227,9 @@ impl<'a> Pump<'a> {
         };
         self.committed.extend(&committed);
         if self.has_forgotten(&committed, &counted) {
-            tracing::warn!("the progress service has forgotten; it is told again");
+            if self.earlier > 0 || !self.committed.is_empty() {
+                tracing::warn!("the progress service has forgotten; it is told again");
+            }
             if let Err(error) = catch_up(self.backends, self.store, self.spec, history).await {
                 match error {
                     CoordinatorError::Progress(error) => return Ok(Err(error)),

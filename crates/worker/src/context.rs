@@ -213,9 +213,9 @@ impl Context {
         }
     }
 
-    /// Until when what is finished of a shard may be stored; `outage`: something is broken, and waiting hardly helps.
-    pub(crate) fn keep_until(&self, outage: bool) -> Instant {
-        let pause = if outage || self.stopping.is_cancelled() { KEEPING } else { KEEPING_AT_EASE };
+    /// Until when what is finished of a shard may be stored.
+    pub(crate) fn keep_until(&self) -> Instant {
+        let pause = if self.stopping.is_cancelled() { KEEPING } else { KEEPING_AT_EASE };
         self.keep_until.get().copied().unwrap_or_else(|| Instant::now() + pause)
     }
 

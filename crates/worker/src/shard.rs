@@ -313,8 +313,9 @@ impl Shard {
             // Nobody asks the journal of a shard that is decided.
             Ok(_) | Err(Interrupt::Ended(Ending::Committed | Ending::AlreadyCommitted | Ending::Decided)) => None,
             Err(Interrupt::Ended(Ending::DeadLettered | Ending::HeldElsewhere)) => Some(false),
-            Err(Interrupt::Ended(Ending::HandedBack | Ending::LetGo)) => Some(self.keep_part(false).await),
-            Err(Interrupt::Broken(_)) => Some(self.keep_part(true).await),
+            Err(Interrupt::Ended(Ending::HandedBack | Ending::LetGo)) => Some(self.keep_part().await),
+            // What was broken off may have been stored without our knowing: none of it is kept.
+            Err(Interrupt::Broken(_)) => Some(false),
         };
         let Self { context, work, journal, .. } = &mut self;
         if let (Some(part), Some(journal)) = (part, journal) {
@@ -331,7 +332,7 @@ impl Shard {
     }
 
     /// Stores what this attempt has finished, for whoever goes on; whether there is a part. Given up rather than held up.
-    async fn keep_part(&self, outage: bool) -> bool {
+    async fn keep_part(&self) -> bool {
         if !self.made.has_own() {
             return false;
         }
@@ -346,7 +347,7 @@ impl Shard {
             work.store.write_json(&key, &made.part(work, &context.model, archive)).await?;
             Ok::<_, WorkerError>(true)
         };
-        match tokio::time::timeout_at(context.keep_until(outage), keep).await {
+        match tokio::time::timeout_at(context.keep_until(), keep).await {
             Ok(Ok(kept)) => {
                 fault::point("worker.after-part");
                 kept

@@ -58,8 +58,11 @@ impl Sink {
             let mut archive = locked(&archive);
             for (position, files) in tasks {
                 at_half(position, half);
-                if let Some(archive) = archive.as_mut() {
-                    archive.add(position, files)?;
+                let added = archive.as_mut().map_or(Ok(()), |archive| archive.add(position, files));
+                if added.is_err() {
+                    // What of it was lost nobody knows: none of it may be kept.
+                    *archive = None;
+                    return added;
                 }
             }
             Ok(())
