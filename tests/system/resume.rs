@@ -97,7 +97,7 @@ fn another_manifest_or_other_settings_in_the_same_folder_are_refused() {
 fn a_reference_that_vanishes_fails_its_rows_and_no_others() {
     let case = Case::new();
     case.manifest(9);
-    let killed = end(case.run("out", &[]).env("DIORAMA_FAULT", "submit.after-round-complete"));
+    let killed = end(case.run("out", &[]).env("DIORAMA_FAULT", "submit.after-decision"));
     assert_eq!(killed.code, None, "{killed:?}");
     fs::remove_file(case.path("place-1.png")).unwrap();
     let over = end(&mut case.run("out", &["--json"])).expect(3);

@@ -115,6 +115,8 @@ impl History {
             return Some(RunState::Submitting);
         }
         let state = match (&self.ending, &self.wish) {
+            // It runs to its end, until that is written.
+            (Some(ending), _) if ending.state == RunState::Finished && self.ended.is_none() => RunState::Running,
             (Some(ending), _) => ending.state,
             (None, Wish::Run) => RunState::Running,
             (None, Wish::Pause(_)) => RunState::Paused,
@@ -223,6 +225,7 @@ impl History {
         let Some(state) = self.state() else {
             return if *act == Act::Deleted { Ok(Need::Nothing) } else { Err(Refused::Deleted) };
         };
+        let state = self.ending.as_ref().map_or(state, |ending| ending.state);
         let illegal = || Refused::Illegal { from: state, wanted };
         match act {
             Act::Deleted if self.next == 0 || self.ended.is_some() => return Ok(Need::Write),
