@@ -273,7 +273,7 @@ impl Fleet {
     /// What Redis counted of the run: shards, done, failed, retrying.
     pub(super) fn counters(&self, run: &str) -> [u64; 4] {
         let counts = self.of(Kind::Redis).find_map(|site| match &*site.part.lock().unwrap() {
-            Part::Redis(redis) => redis.ask(&["HGETALL", &format!("diorama:{{{run}}}:counts")]),
+            Part::Redis(redis) => redis.ask(&["HGETALL", &format!("diorama:{{{run}}}:state")]),
             _ => None,
         });
         let counts = counts.expect("Redis answers");
