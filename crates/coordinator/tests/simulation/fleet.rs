@@ -72,21 +72,9 @@ struct Fleet {
 
 /// Tells the story with this seed; what was broken in it.
 pub(crate) async fn story(seed: u64) -> Result<(), String> {
-    tell(seed, &World::new(seed)).await
-}
-
-/// What the store has at the end of a story: the names of the objects.
-pub(crate) fn retold(seed: u64) -> Vec<String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    let world = World::new(seed);
-    runtime.block_on(tell(seed, &world)).unwrap();
-    world.snapshot().into_keys().collect()
-}
-
-async fn tell(seed: u64, world: &Arc<World>) -> Result<(), String> {
     diorama_core::id::seeded::begin(seed);
     fastrand::seed(seed);
-    let world = world.clone();
+    let world = World::new(seed);
     let mut fleet = Fleet {
         scratch: tempfile::tempdir().unwrap(),
         processes: Vec::new(),

