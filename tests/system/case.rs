@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -136,20 +137,30 @@ impl fmt::Debug for Contents {
     }
 }
 
-/// Every file below `folder`, by path; none where there is no such folder.
+/// Every file below `folder`, by path; none where there is no such folder. What goes away meanwhile is left out: a
+/// program may be at work in there.
 pub(crate) fn tree(folder: &Path) -> BTreeMap<String, Contents> {
     let mut files = BTreeMap::new();
-    let Ok(entries) = fs::read_dir(folder) else { return files };
-    for entry in entries {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if path.is_dir() {
-            files.extend(tree(&path).into_iter().map(|(rest, bytes)| (format!("{name}/{rest}"), bytes)));
-        } else {
-            files.insert(name, Contents(fs::read(&path).unwrap()));
+    for entry in there(fs::read_dir(folder)).into_iter().flatten() {
+        let Some(entry) = there(entry) else { continue };
+        let name = entry.file_name().to_str().unwrap().to_owned();
+        if there(entry.file_type()).is_some_and(|kind| kind.is_dir()) {
+            files.extend(tree(&entry.path()).into_iter().map(|(rest, bytes)| (format!("{name}/{rest}"), bytes)));
+        } else if let Some(bytes) = there(fs::read(entry.path())) {
+            files.insert(name, Contents(bytes));
         }
     }
     files
+}
+
+/// `None` where it is gone.
+#[track_caller]
+fn there<T>(result: io::Result<T>) -> Option<T> {
+    match result {
+        Ok(it) => Some(it),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// The objects of a JSONL file.
