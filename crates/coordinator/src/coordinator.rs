@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use diorama_core::clock;
 use diorama_core::id::AttemptId;
 use diorama_core::round::RoundInfo;
 use diorama_core::run::{RunSpec, RunState, RunSummary};
@@ -12,7 +13,6 @@ use diorama_protocol::decision::Act;
 use diorama_protocol::history::{History, Refused};
 use diorama_protocol::mutant::{self, Mutant};
 use diorama_protocol::{Backends, DecideError, RunStore, fault};
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -200,7 +200,10 @@ impl Coordinator {
 
     /// Writes the final files of an ending that has begun, and decides that these are they.
     async fn end(&self, spec: &RunSpec, history: &mut History, state: RunState) -> Result<(), CoordinatorError> {
-        let files = AttemptId::generate();
+        let files = match mutant::is_back(Mutant::FinalFilesShareNames) {
+            true => history.rounds()[0].inputs.clone(),
+            false => AttemptId::generate(),
+        };
         let ended = ending::finalise(&self.store, spec, history, &self.config.scratch, &files).await?;
         fault::point("finalise.before-ended");
         self.decide(spec, history, Act::Ended(ended)).await?;
@@ -249,7 +252,7 @@ fn next(history: &History) -> Next {
 
 /// How long the round waits until it begins; at most the longest delay, whatever the clock that it was written by.
 fn begins_in(round: &RoundInfo) -> Option<Duration> {
-    let left = Duration::try_from(Timestamp::now().duration_until(round.not_before)).ok()?;
+    let left = Duration::try_from(clock::now().duration_until(round.not_before)).ok()?;
     Some(left.min(round.delay()))
 }
 

@@ -5,7 +5,6 @@
 //! done again by anybody: the entry [`diorama_protocol::decision::Act::Ended`] names the files that count.
 
 use std::collections::{BTreeMap, HashSet};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use diorama_backends::objects::{ObjectError, ObjectMeta, each_listed};
@@ -19,11 +18,10 @@ use diorama_protocol::outcomes::{Outcomes, Totals};
 use diorama_protocol::results::{add_invalid, add_task, invalid_rows};
 use diorama_protocol::{Backends, RunStore, fault};
 use sha2::{Digest, Sha256};
-use tempfile::TempPath;
-use tokio::io::{AsyncWriteExt, BufWriter};
 
 use crate::error::CoordinatorError;
 use crate::reconcile::rebuild;
+use crate::scratch::{Scratch, Written};
 
 /// How often the counts of an ended run are rebuilt until they are right.
 const SETTLING: u32 = 5;
@@ -53,8 +51,8 @@ pub(crate) async fn finalise(
     let state = history.ending().map_or(RunState::Finished, |ending| ending.state);
     let last_round = history.last_round().map_or(0, |round| round.round.0);
     let mut outcomes = Outcomes::new(store, spec, history).await?;
-    let mut results = LocalFile::create(scratch).await?;
-    let mut errors = LocalFile::create(scratch).await?;
+    let mut results = FinalFile::new(scratch);
+    let mut errors = FinalFile::new(scratch);
     let (mut tally, mut named, mut line) = (Tally::default(), Named::default(), Vec::new());
     while let Some(last) = outcomes.next().await? {
         tally.add(&last.outcome);
@@ -212,41 +210,30 @@ async fn sweep(store: &RunStore, last_round: u32, named: &Named) -> Result<(), C
 }
 
 /// A file that is prepared here and then becomes an object.
-struct LocalFile {
-    path: TempPath,
-    file: BufWriter<tokio::fs::File>,
+struct FinalFile {
+    scratch: Scratch,
     digest: Sha256,
     bytes: u64,
 }
 
-impl LocalFile {
-    async fn create(scratch: &Path) -> Result<Self, CoordinatorError> {
-        let (file, path) = tempfile::Builder::new()
-            .prefix("final-")
-            // As any new file; a temporary one would be readable by its owner only.
-            .permissions(std::fs::Permissions::from_mode(0o666))
-            .tempfile_in(scratch)
-            .map_err(|error| preparing(scratch, &error))?
-            .into_parts();
-        let file = BufWriter::new(tokio::fs::File::from_std(file));
-        Ok(Self { path, file, digest: Sha256::new(), bytes: 0 })
-    }
-
-    fn failed(&self, error: std::io::Error) -> CoordinatorError {
-        preparing(&self.path, &error)
+impl FinalFile {
+    fn new(scratch: &Path) -> Self {
+        Self { scratch: Scratch::new(scratch), digest: Sha256::new(), bytes: 0 }
     }
 
     async fn write(&mut self, line: &[u8]) -> Result<(), CoordinatorError> {
         self.digest.update(line);
         self.bytes += line.len() as u64;
-        let written = self.file.write_all(line).await;
-        written.map_err(|error| self.failed(error))
+        let written = self.scratch.write(line).await;
+        written.map_err(|error| preparing(self.scratch.path(), &error))
     }
 
-    async fn put(mut self, store: &RunStore, key: ObjectKey) -> Result<FileRef, CoordinatorError> {
-        let flushed = self.file.flush().await;
-        flushed.map_err(|error| self.failed(error))?;
-        store.objects().put_file(&store.path(&key), &self.path).await?;
+    async fn put(self, store: &RunStore, key: ObjectKey) -> Result<FileRef, CoordinatorError> {
+        let (path, place) = (store.path(&key), self.scratch.path().to_owned());
+        match self.scratch.finish().await.map_err(|error| preparing(&place, &error))? {
+            Written::Bytes(bytes) => store.objects().put(&path, bytes.into()).await?,
+            Written::File(file) => store.objects().put_file(&path, &file).await?,
+        }
         let sha256 = Sha256Hex::from_digest(self.digest.finalize().into());
         Ok(FileRef { path: key.relative(store.root()), sha256, bytes: self.bytes })
     }

@@ -2,6 +2,7 @@
 
 use diorama_backends::objects::{ObjectError, ObjectErrorKind};
 use diorama_backends::queue::Settlement;
+use diorama_core::clock;
 use diorama_core::id::{AttemptId, Pool, RunId, ShardId, WorkerId};
 use diorama_core::key::RunRoot;
 use diorama_core::marker::{CommitMarker, settings_digest};
@@ -12,7 +13,6 @@ use diorama_protocol::count::count_marker;
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, DecideError, RunStore};
-use jiff::Timestamp;
 
 use crate::error::CoordinatorError;
 
@@ -112,7 +112,7 @@ async fn commit_failure(
         seed: task.seed,
         outcome: Outcome::Failed(error.clone()),
     };
-    let now = Timestamp::now();
+    let now = clock::now();
     let marker = CommitMarker {
         version: 2,
         run: spec.run.clone(),

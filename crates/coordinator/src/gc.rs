@@ -6,11 +6,11 @@ use std::fmt;
 use std::time::Duration;
 
 use diorama_backends::objects::{ObjectErrorKind, ObjectMeta, each_listed, list_all};
+use diorama_core::clock;
 use diorama_core::id::{AttemptId, RunId};
 use diorama_core::key::{ENDINGS, INPUTS, ObjectKey, RUNS, SharedKey, run_of};
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
-use jiff::Timestamp;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -120,7 +120,7 @@ async fn collect_of_run(
 
 /// Whether the object has been there for as long as the grace time. One whose age is not known has not.
 fn is_old(object: &ObjectMeta, grace: Grace) -> bool {
-    let age = object.modified.map(|at| Timestamp::now().duration_since(at));
+    let age = object.modified.map(|at| clock::now().duration_since(at));
     age.and_then(|age| Duration::try_from(age).ok()).is_some_and(|age| age >= grace.0)
 }
 

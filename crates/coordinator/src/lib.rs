@@ -4,6 +4,7 @@
 //! may run for one run: nothing here is needed for safety, which the commit markers alone give.
 
 pub mod api;
+mod blocking;
 mod catalogue;
 mod coordinator;
 mod delete;
@@ -17,6 +18,7 @@ mod pump;
 mod reconcile;
 mod reopen;
 mod rounds;
+mod scratch;
 mod service;
 mod share;
 mod status;

@@ -164,8 +164,10 @@ impl<'a> Pump<'a> {
         let is_news = !matches!(&said, Ok(Some(head)) if head.decisions <= known);
         if is_news || now.duration_since(self.decisions_at) >= RECHECK {
             self.decisions_at = now;
+            let before = history.state();
             let changed = self.store.refresh(history).await?;
-            if changed {
+            let missed = mutant::is_back(Mutant::BriefPauseIsMissed) && before == history.state();
+            if changed && !missed {
                 self.window.reset();
                 // What is announced anew gives no way.
                 self.gives_way = false;
@@ -194,6 +196,7 @@ impl<'a> Pump<'a> {
                 self.markers_at = None;
                 Ok(Some(holders))
             }
+            Err(error) if mutant::is_back(Mutant::ProgressIsNeeded) => Err(error.into()),
             Err(error) => {
                 if self.markers_at.is_none_or(|at| now.duration_since(at) >= WITHOUT_PROGRESS) {
                     if self.markers_at.is_none() {

@@ -2,6 +2,7 @@
 //! own. The log's entry decides; the round is made by whichever coordinator drives the run.
 
 use diorama_backends::objects::{ObjectError, ObjectErrorKind};
+use diorama_core::clock;
 use diorama_core::id::{Round, ShardId};
 use diorama_core::outcome::{Outcome, TaskOutcome};
 use diorama_core::round::{FailedWhere, RoundInfo};
@@ -12,7 +13,6 @@ use diorama_protocol::history::{History, Refused, Reopening};
 use diorama_protocol::outcomes::Outcomes;
 use diorama_protocol::{Backends, RunStore, fault};
 use futures::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::error::CoordinatorError;
@@ -108,7 +108,7 @@ pub(crate) async fn make_round(
         shards,
         tasks,
         inputs,
-        not_before: Timestamp::now(),
+        not_before: clock::now(),
         delay_seconds: 0.0,
         budget: round,
         failed_offset: left as i64 - counted as i64,

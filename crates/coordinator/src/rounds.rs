@@ -3,6 +3,7 @@
 //! The inputs of a round carry their writer in their names, and the log says whose count: a coordinator that is late
 //! writes beside those that another one wrote, never over them.
 
+use diorama_core::clock;
 use diorama_core::id::{AttemptId, Round, ShardId};
 use diorama_core::outcome::{Outcome, TaskOutcome};
 use diorama_core::round::RoundInfo;
@@ -11,7 +12,6 @@ use diorama_core::task::Task;
 use diorama_protocol::history::History;
 use diorama_protocol::{RunStore, fault};
 use futures::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 
 use crate::error::CoordinatorError;
 
@@ -45,7 +45,7 @@ pub(crate) async fn next(
     let delay = spec.retry.delay(round.0 - last.budget.0);
     let Some(written) = writer.finish().await? else { return Ok(None) };
     fault::point("rounds.after-inputs");
-    let now = Timestamp::now();
+    let now = clock::now();
     let not_before = now.checked_add(jiff::SignedDuration::try_from(delay).unwrap_or_default()).unwrap_or(now);
     let Written { inputs, shards, tasks } = written;
     let delay_seconds = delay.as_secs_f64();

@@ -3,17 +3,18 @@
 //! Safety never depends on the lease: two that drive the same run publish some shards twice, and nothing else. What goes
 //! wrong with one run stops that run only: it is tried again where that may help, and paused with the reason where not.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use diorama_backends::objects::{ObjectErrorKind, list_all};
+use diorama_core::clock;
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::RunState;
 use diorama_protocol::history::History;
+use diorama_protocol::mutant::{self, Mutant};
 use diorama_protocol::{Backends, RunStore};
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -74,7 +75,7 @@ pub struct Service {
 /// The runs that are driven.
 #[derive(Default)]
 struct Driving {
-    tokens: HashMap<RunId, CancellationToken>,
+    tokens: BTreeMap<RunId, CancellationToken>,
     runs: JoinSet<()>,
     by_task: HashMap<tokio::task::Id, RunId>,
 }
@@ -203,6 +204,9 @@ impl Service {
 
     /// The runs that have not ended, of all that were ever submitted.
     async fn sweep(&self, driving: &Driving) -> Result<Vec<RunId>, CoordinatorError> {
+        if mutant::is_back(Mutant::NobodySweeps) {
+            return Ok(Vec::new());
+        }
         let submitted = runs_below(&*self.backends.objects, SharedKey::SUBMITTED).await?;
         let unknown = submitted.into_iter().filter(|run| !driving.tokens.contains_key(run));
         let look = |run: RunId| {
@@ -226,7 +230,7 @@ impl Service {
             // Its spec comes after its entry in the index; what never got one is the collection's.
             return Ok(());
         };
-        let age = Duration::try_from(Timestamp::now().duration_since(spec.submitted_at)).unwrap_or_default();
+        let age = Duration::try_from(clock::now().duration_since(spec.submitted_at)).unwrap_or_default();
         if age < self.config.grace.0 {
             return Ok(());
         }

@@ -2,6 +2,7 @@
 //! can say, whoever drives it.
 
 use diorama_backends::progress::{Counts, Holder, THROUGHPUT_SECONDS, Throughput};
+use diorama_core::clock;
 use diorama_core::id::{Pool, RunId, ShardId};
 use diorama_core::round::RoundInfo;
 use diorama_core::run::{Labels, RunSpec, RunState, RunSummary};
@@ -135,7 +136,7 @@ pub async fn status(
             }
             status.in_work = live.holders.iter().map(|(_, holder)| holder.done).sum();
             status.shards_running = live.holders.len() as u64;
-            status.pictures_per_second = rate(&live.throughput, Timestamp::now().as_second());
+            status.pictures_per_second = rate(&live.throughput, clock::now().as_second());
             count(&mut status, live.counts, round);
             let left = status.tasks.saturating_sub(status.done + status.failed);
             status.eta_seconds = status.pictures_per_second.map(|rate| left as f64 / rate);

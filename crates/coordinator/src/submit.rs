@@ -2,6 +2,7 @@
 //! A run without that entry is submitted again, beside what is there; a run with it is never touched.
 
 use diorama_backends::objects::ObjectError;
+use diorama_core::clock;
 use diorama_core::id::{AttemptId, Round, ShardId};
 use diorama_core::key::ObjectKey;
 use diorama_core::manifest::ManifestIssue;
@@ -11,9 +12,9 @@ use diorama_core::task::Task;
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::{History, Refused};
 use diorama_protocol::{Backends, DecideError, RunStore, fault};
-use jiff::Timestamp;
 use tokio::task::{JoinError, JoinSet};
 
+use crate::blocking;
 use crate::error::{BoxError, CoordinatorError};
 
 /// Input shards that are written at a time.
@@ -59,7 +60,7 @@ pub async fn submit(
     store.objects().put(&store.path(&key), invalid).await?;
     write_inputs(store, &spec, &inputs, submission.tasks).await?;
     fault::point("submit.after-inputs");
-    let round = RoundInfo::first(spec.shards(), spec.tasks, inputs, Timestamp::now());
+    let round = RoundInfo::first(spec.shards(), spec.tasks, inputs, clock::now());
     let decided = backends.decide(store, &spec.run, &mut history, by, Act::Submitted { round }).await;
     fault::point("submit.after-decision");
     match decided {
@@ -90,7 +91,7 @@ async fn write_inputs(
             let shard = tasks.by_ref().take(shard_size).collect::<Result<Vec<_>, _>>();
             (tasks, shard)
         };
-        let (rest, shard) = tokio::task::spawn_blocking(next_shard)
+        let (rest, shard) = blocking::run(next_shard)
             .await
             .map_err(|error| CoordinatorError::Tasks(error.to_string().into()))?;
         tasks = rest;
@@ -117,7 +118,7 @@ async fn write_inputs(
         flatten(written)?;
     }
     // One more look: the end must be where it was counted, and an iterator may say only there that its file changed.
-    let surplus = tokio::task::spawn_blocking(move || tasks.next())
+    let surplus = blocking::run(move || tasks.next())
         .await
         .map_err(|error| CoordinatorError::Tasks(error.to_string().into()))?;
     found += u64::from(surplus.transpose().map_err(CoordinatorError::Tasks)?.is_some());

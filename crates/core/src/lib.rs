@@ -4,6 +4,7 @@
 //! Never does I/O, never spawns, never touches a tensor.
 
 pub mod causes;
+pub mod clock;
 pub mod generator;
 pub mod id;
 pub mod key;

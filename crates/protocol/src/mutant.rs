@@ -1,23 +1,56 @@
 //! Faults that were once in this protocol, each behind its name, so that a test can put one back: the simulation must find
-//! it. Compiled to nothing without the feature `mutants`.
+//! it. Most are in the code of this crate and of the coordinator, where each was mended; those of workers and of the
+//! progress service are in the simulation's own. Compiled to nothing without the feature `mutants`.
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
     /// A shard that was published and is lost is never published again.
     LostStaysLost,
+    /// A pause that was over before the coordinator heard of it is taken for none, though workers have let go of shards.
+    BriefPauseIsMissed,
     /// Entries of the log are written without the condition that there is none.
     LogIsRewritten,
-    /// A cancelled run may end as finished.
-    CancelIsForgotten,
     /// A marker is written without the condition that there is none.
     MarkersAreRewritten,
+    /// Every ending writes its final files under the same names, whoever still has the lease.
+    FinalFilesShareNames,
+    /// `verify --repair` takes what attempts stored in rounds that were opened after it had looked at the log for
+    /// leftovers.
+    RepairTakesNewRounds,
+    /// Workers do not look which model a run is bound to.
+    ModelIsNotChecked,
+    /// The attempt is not in the name of a worker's files.
+    FilesShareNames,
+    /// Runs that nobody handed over are looked for by nobody.
+    NobodySweeps,
+    /// The bits of a run can be lost without its counts.
+    CountsOutliveBits,
+    /// Nothing is published while the progress service is away.
+    ProgressIsNeeded,
+    /// A cancelled run may end as finished.
+    CancelIsForgotten,
+    /// A conditional write whose answer was lost, and which finds itself, takes itself for somebody else's.
+    LostAnswerIsRefusal,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::LostStaysLost, Self::LogIsRewritten, Self::CancelIsForgotten, Self::MarkersAreRewritten];
+    pub const ALL: [Self; 13] = [
+        Self::LostStaysLost,
+        Self::BriefPauseIsMissed,
+        Self::LogIsRewritten,
+        Self::MarkersAreRewritten,
+        Self::FinalFilesShareNames,
+        Self::RepairTakesNewRounds,
+        Self::ModelIsNotChecked,
+        Self::FilesShareNames,
+        Self::NobodySweeps,
+        Self::CountsOutliveBits,
+        Self::ProgressIsNeeded,
+        Self::CancelIsForgotten,
+        Self::LostAnswerIsRefusal,
+    ];
 }
 
 #[cfg(feature = "mutants")]

@@ -7,15 +7,16 @@ use std::time::Duration;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind, Objects, Put};
 use diorama_backends::progress::{Head, Progress};
 use diorama_backends::queue::Queue;
+use diorama_core::clock;
 use diorama_core::id::{AttemptId, RunId};
 use diorama_core::key::ObjectKey;
 use diorama_core::marker::CommitMarker;
 use diorama_core::run::RunSpec;
-use jiff::Timestamp;
 
 use crate::decision::{Act, Decision};
 use crate::fault;
 use crate::history::{History, Need, Refused};
+use crate::mutant::{self, Mutant};
 use crate::run_store::RunStore;
 
 /// The services, as a coordinator or a worker holds them.
@@ -119,7 +120,7 @@ impl Backends {
             let decision = Decision {
                 version: 1,
                 nonce: nonce.clone(),
-                at: Timestamp::now(),
+                at: clock::now(),
                 by: by.to_owned(),
                 act: act.clone(),
             };
@@ -136,6 +137,7 @@ impl Backends {
             // Ours after all, where only its answer was lost; else somebody else was first.
             let written = store.decision(history.decisions()).await?;
             let ours = written.is_some_and(|written| written.nonce == nonce);
+            let ours = ours && !mutant::is_back(Mutant::LostAnswerIsRefusal);
             store.refresh(history).await?;
             if ours {
                 self.announce(run, history).await;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use diorama_backends::objects::ObjectErrorKind;
 use diorama_backends::queue::{Delivery, QueueError};
+use diorama_core::clock;
 use diorama_core::key::ObjectKey;
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{ErrorCode, TaskError};
@@ -133,7 +134,7 @@ struct Shard {
 impl Shard {
     /// Looks whether there is anything left to do, and reads the tasks. Leaves no trace in the store.
     async fn prepare(context: &Arc<Context>, hold: &Arc<Hold>) -> Result<Self, Interrupt> {
-        let (run, id, started_at) = (hold.run(), hold.shard(), Timestamp::now());
+        let (run, id, started_at) = (hold.run(), hold.shard(), clock::now());
         let (store, worker) = (context.store(run), &context.config.worker);
         // A second delivery says that the first one's worker is gone, or gave it up.
         if hold.deliveries() == 1
@@ -281,7 +282,7 @@ impl Shard {
             archives: made.archives(archive),
             outcomes: made.outcomes(work),
             started_at: self.started_at,
-            committed_at: Timestamp::now(),
+            committed_at: clock::now(),
             device_seconds: made.device_seconds(),
         };
         fault::point("worker.before-marker");

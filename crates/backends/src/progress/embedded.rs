@@ -64,7 +64,7 @@ impl Run {
         if done == 0 {
             return;
         }
-        let now = jiff::Timestamp::now().as_second();
+        let now = diorama_core::clock::now().as_second();
         *self.throughput.entry(now - now.rem_euclid(THROUGHPUT_SECONDS)).or_default() += done;
         while self.throughput.len() > THROUGHPUT_INTERVALS {
             self.throughput.pop_first();
@@ -84,6 +84,49 @@ impl EmbeddedProgress {
             *known = Run::default();
         }
         step(known)
+    }
+}
+
+/// What of a run a progress service can lose alone: a key of its own there.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Bits and counts.
+    State,
+    /// How far the log is.
+    Head,
+    /// Pictures by interval.
+    Throughput,
+    /// Recent failures.
+    Failures,
+    /// Who works on what.
+    Holders,
+    /// Claims.
+    Claims,
+    /// The bits without the counts: of a service that keeps them apart, as none should.
+    Bits,
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Part {
+    /// Those that there are.
+    pub const ALL: [Self; 6] =
+        [Self::State, Self::Head, Self::Throughput, Self::Failures, Self::Holders, Self::Claims];
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl EmbeddedProgress {
+    /// Forgets a part of what is known of the run, as an eviction does.
+    pub fn lose(&self, run: &RunId, part: Part) {
+        self.with_run(run, |run| match part {
+            Part::State => (run.committed, run.counted) = Default::default(),
+            Part::Head => run.head = None,
+            Part::Throughput => run.throughput.clear(),
+            Part::Failures => run.failures.clear(),
+            Part::Holders => run.holders.clear(),
+            Part::Claims => run.claims.clear(),
+            Part::Bits => run.committed.clear(),
+        });
     }
 }
 

@@ -6,6 +6,7 @@ use axum::extract::{Request, State};
 use axum::http::{Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use diorama_core::clock;
 use diorama_core::id::Sha256Hex;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -91,7 +92,7 @@ pub(super) async fn check(State(api): State<Shared>, mut request: Request, next:
     };
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let caller = match given.and_then(|value| value.strip_prefix("Bearer ")) {
-        Some(token) => tokens.caller(token.trim(), Timestamp::now()),
+        Some(token) => tokens.caller(token.trim(), clock::now()),
         None => Err(Problem::new(401, "missing_token", "send a token: Authorization: Bearer TOKEN")),
     };
     match caller {

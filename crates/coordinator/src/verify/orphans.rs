@@ -4,6 +4,7 @@ use diorama_backends::objects::each_listed;
 use diorama_core::key::{Folder, RunRoot};
 use diorama_protocol::RunStore;
 use diorama_protocol::history::History;
+use diorama_protocol::mutant::{self, Mutant};
 
 use super::Verification;
 use crate::ending::{Named, left_behind};
@@ -19,7 +20,8 @@ pub(super) async fn orphans(
     found: &mut Verification,
 ) -> Result<(), CoordinatorError> {
     let Some(last) = history.last_round() else { return Ok(()) };
-    let mut keys = left_behind(store, last.round.0, named, |_| true).await?;
+    let last = if mutant::is_back(Mutant::RepairTakesNewRounds) { u32::MAX } else { last.round.0 };
+    let mut keys = left_behind(store, last, named, |_| true).await?;
     if *store.root() == RunRoot::Own {
         for folder in Folder::ALL {
             each_listed(store.objects(), &format!("{}/", folder.as_str()), |object| {

@@ -10,9 +10,14 @@ use diorama_core::outcome::{FileRef, Outcome};
 use diorama_core::run::{ModelIdentity, RunSpec};
 use diorama_protocol::RunStore;
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
 use tokio_util::io::SyncIoBridge;
 
+use crate::blocking;
 use crate::error::CoordinatorError;
+
+/// What is read of a file at a time, in bytes.
+const PIECE: u64 = 1 << 20;
 
 /// What one shard came to.
 pub(super) struct Checked {
@@ -192,12 +197,18 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-async fn digest(what: &str, reader: ObjectReader) -> Result<(u64, Sha256Hex), CoordinatorError> {
-    let mut hashing = Hashing { inner: SyncIoBridge::new(reader.body), digest: Sha256::new(), bytes: 0 };
-    let read = tokio::task::spawn_blocking(move || {
-        std::io::copy(&mut hashing, &mut std::io::sink())?;
-        Ok((hashing.bytes, Sha256Hex::from_digest(hashing.digest.finalize().into())))
-    });
-    let read = read.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-    Ok(read.map_err(|error| ObjectError::broken_off(what, &error))?)
+/// A file's length and digest, with a piece of it in memory.
+async fn digest(what: &str, mut reader: ObjectReader) -> Result<(u64, Sha256Hex), CoordinatorError> {
+    let broken = |error: std::io::Error| ObjectError::broken_off(what, &error);
+    let (mut digest, mut bytes) = (Sha256::new(), 0);
+    loop {
+        let mut piece = Vec::new();
+        let read = (&mut reader.body).take(PIECE).read_to_end(&mut piece).await.map_err(broken)?;
+        if read == 0 {
+            return Ok((bytes, Sha256Hex::from_digest(digest.finalize().into())));
+        }
+        bytes += read as u64;
+        let add = blocking::run(move || digest.chain_update(piece));
+        digest = add.await.map_err(|error| broken(std::io::Error::other(error)))?;
+    }
 }

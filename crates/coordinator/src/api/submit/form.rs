@@ -4,19 +4,20 @@ use std::path::Path;
 
 use axum::extract::Multipart;
 use axum::extract::multipart::{Field, MultipartError};
+use diorama_core::clock;
 use diorama_core::id::RunId;
 use diorama_core::manifest::ManifestIssue;
 use diorama_core::run::RunSpec;
 use diorama_core::settings::Settings;
-use jiff::Timestamp;
 use tempfile::TempPath;
-use tokio::io::{AsyncWriteExt, BufWriter};
 
 use super::request::{SubmitRequest, seed};
 use super::{manifest_error, object};
 use crate::api::problem::{disk, panicked};
 use crate::api::{Problem, Shared};
+use crate::blocking;
 use crate::manifest::{Format, Manifest, ManifestReport, References, Rules};
+use crate::scratch::Scratch;
 
 /// The largest spec, in bytes.
 const MAX_SPEC_BYTES: usize = 1 << 20;
@@ -43,7 +44,7 @@ impl Upload {
                 }
                 Some("invalid") => {
                     let file = to_disk(scratch, &mut field, "list of skipped rows", MAX_INVALID_BYTES).await?;
-                    invalid = tokio::task::spawn_blocking(move || read_invalid(&file)).await.map_err(panicked)??;
+                    invalid = blocking::run(move || read_invalid(&file)).await.map_err(panicked)??;
                 }
                 other => {
                     let message = format!("the form has a part {other:?}; its parts are spec, manifest and invalid");
@@ -106,7 +107,7 @@ impl Upload {
             pool: request.pool.clone(),
             priority: request.priority,
             weight: request.weight,
-            submitted_at: Timestamp::now(),
+            submitted_at: clock::now(),
             manifest: request.manifest.clone(),
             manifest_sha256: report.sha256.clone(),
             reference_root,
@@ -135,18 +136,15 @@ async fn read_spec(field: &mut Field<'_>) -> Result<SubmitRequest, Problem> {
 }
 
 async fn to_disk(scratch: &Path, field: &mut Field<'_>, what: &str, limit: u64) -> Result<TempPath, Problem> {
-    let (file, path) = tempfile::NamedTempFile::new_in(scratch).map_err(disk)?.into_parts();
-    let mut file = BufWriter::new(tokio::fs::File::from_std(file));
-    let mut bytes = 0;
+    let (mut file, mut bytes) = (Scratch::new(scratch), 0);
     while let Some(chunk) = field.chunk().await.map_err(cut_off)? {
         bytes += chunk.len() as u64;
         if bytes > limit {
             return Err(Problem::too_large(what, limit));
         }
-        file.write_all(&chunk).await.map_err(disk)?;
+        file.write(&chunk).await.map_err(disk)?;
     }
-    file.flush().await.map_err(disk)?;
-    Ok(path)
+    file.into_file().await.map_err(disk)
 }
 
 fn read_invalid(file: &Path) -> Result<Vec<ManifestIssue>, Problem> {

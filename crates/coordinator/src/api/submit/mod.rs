@@ -17,6 +17,7 @@ pub(super) use self::request::Form;
 pub use self::request::SubmitRequest;
 use super::problem::{disk, panicked};
 use super::{Problem, Shared};
+use crate::blocking;
 use crate::manifest::{ManifestError, ManifestReport};
 use crate::service::hand_over;
 use crate::status::{RunStatus, status};
@@ -51,7 +52,7 @@ pub(super) async fn create(
     let skip = upload.request.skip_invalid;
     let checked = manifest.clone();
     let validate = move || checked.validate(&|_| Ok(()), if skip { usize::MAX } else { LISTED_ISSUES });
-    let report = tokio::task::spawn_blocking(validate).await.map_err(panicked)?.map_err(manifest_error)?;
+    let report = blocking::run(validate).await.map_err(panicked)?.map_err(manifest_error)?;
     if report.issue_count > 0 && !(skip && report.tasks > 0) {
         return Err(refused(report));
     }

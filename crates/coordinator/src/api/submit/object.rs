@@ -3,10 +3,11 @@
 
 use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectReader, bucket_and_key};
 use tempfile::TempPath;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
 use crate::api::problem::disk;
 use crate::api::{Problem, Shared};
+use crate::scratch::Scratch;
 
 /// What is read at a time, in bytes.
 const PIECE: usize = 1 << 16;
@@ -23,8 +24,7 @@ pub(super) async fn fetch(api: &Shared, address: &str) -> Result<TempPath, Probl
     if reader.bytes > limit {
         return Err(Problem::too_large("manifest", limit));
     }
-    let (file, path) = tempfile::NamedTempFile::new_in(&api.config.scratch).map_err(disk)?.into_parts();
-    let mut file = tokio::fs::File::from_std(file);
+    let mut file = Scratch::new(&api.config.scratch);
     let (mut piece, mut bytes) = (vec![0; PIECE], 0);
     loop {
         let read = reader.body.read(&mut piece).await.map_err(|error| ObjectError::broken_off(address, &error))?;
@@ -35,10 +35,9 @@ pub(super) async fn fetch(api: &Shared, address: &str) -> Result<TempPath, Probl
         if bytes > limit {
             return Err(Problem::too_large("manifest", limit));
         }
-        file.write_all(&piece[..read]).await.map_err(disk)?;
+        file.write(&piece[..read]).await.map_err(disk)?;
     }
-    file.flush().await.map_err(disk)?;
-    Ok(path)
+    file.into_file().await.map_err(disk)
 }
 
 async fn open(api: &Shared, address: &str) -> Result<ObjectReader, ObjectError> {

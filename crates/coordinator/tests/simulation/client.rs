@@ -1,0 +1,131 @@
+//! What people ask of the fleet, and what they make of the answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use diorama_core::id::RunId;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use crate::checker::{Asked, Broken, Checker};
+use crate::fleet::{Fleet, POOLS};
+use crate::world::World;
+
+/// How long somebody waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An answer, and who gave it.
+struct Answer {
+    status: StatusCode,
+    body: Value,
+    of: String,
+}
+
+/// Somebody with a list of runs.
+pub(crate) struct Client {
+    world: Arc<World>,
+    submissions: u64,
+}
+
+impl Client {
+    pub(crate) fn new(world: &Arc<World>) -> Self {
+        Self { world: world.clone(), submissions: 0 }
+    }
+
+    /// Sends the request; the answer, where one came in time.
+    async fn send(&self, fleet: &Fleet, request: Request<Body>, patience: Duration) -> Option<Answer> {
+        let (api, of) = fleet.api()?;
+        let answer = tokio::time::timeout(patience, api.oneshot(request)).await.ok()?.ok()?;
+        let status = answer.status();
+        let body = axum::body::to_bytes(answer.into_body(), 1 << 22).await.ok()?;
+        self.world.note(&(status.as_u16(), &body));
+        Some(Answer { status, body: serde_json::from_slice(&body).unwrap_or_default(), of })
+    }
+
+    /// Asks something of a run: `pause`, `resume`, `cancel`, `retry`, `delete`, `show`.
+    pub(crate) async fn ask(
+        &self,
+        fleet: &Fleet,
+        checker: &mut Checker,
+        run: &RunId,
+        what: &'static str,
+    ) -> Result<(), Broken> {
+        let (method, path) = match what {
+            "delete" => ("DELETE", String::new()),
+            "show" => ("GET", String::new()),
+            _ => ("POST", format!("/{what}")),
+        };
+        if what == "delete" {
+            checker.asks_for_deletion(run);
+        }
+        let request = Request::builder().method(method).uri(format!("/v1/runs/{run}{path}"));
+        let at = self.world.now();
+        let answer = self.send(fleet, request.body(Body::empty()).unwrap(), PATIENCE).await;
+        let Some(Answer { status, body, of }) = answer else { return Ok(()) };
+        checker.answered(&self.world, &Asked { run: run.clone(), what, at, of }, status, &body)
+    }
+
+    /// Looks at the list.
+    pub(crate) async fn list(&self, fleet: &Fleet, checker: &mut Checker) -> Result<(), Broken> {
+        let at = self.world.now();
+        let request = Request::builder().uri("/v1/runs?limit=100").body(Body::empty()).unwrap();
+        match self.send(fleet, request, PATIENCE).await {
+            Some(answer) if answer.status.is_success() => checker.listed(&self.world, at, &answer.body),
+            _ => Ok(()),
+        }
+    }
+
+    /// Submits a run, up to three times with the same key; where `cut_off`, it may hang up halfway.
+    pub(crate) async fn submit(
+        &mut self,
+        fleet: &Fleet,
+        checker: &mut Checker,
+        cut_off: bool,
+    ) -> Result<(), Broken> {
+        self.submissions += 1;
+        let (key, form) = (format!("submission-{}", self.submissions), self.form());
+        let mut first: Option<RunId> = None;
+        for _ in 0..1 + self.world.roll(3) {
+            let hangs_up = cut_off && self.world.roll(4) == 0;
+            let patience = if hangs_up { Duration::from_millis(self.world.roll(600)) } else { PATIENCE };
+            let request = Request::builder()
+                .method("POST")
+                .uri("/v1/runs")
+                .header("content-type", "multipart/form-data; boundary=edge")
+                .header("idempotency-key", &key)
+                .body(Body::from(form.clone()));
+            let Some(answer) = self.send(fleet, request.unwrap(), patience).await else { continue };
+            if !answer.status.is_success() {
+                continue;
+            }
+            let run = RunId::new(answer.body["run"].as_str().unwrap_or_default()).map_err(|error| error.to_string())?;
+            checker.accepted(&self.world, &run)?;
+            if first.as_ref().is_some_and(|first| *first != run) {
+                return Err(format!("one submission, sent again, became two runs: {first:?} and {run}"));
+            }
+            first = Some(run);
+        }
+        Ok(())
+    }
+
+    fn form(&self) -> String {
+        let world = &self.world;
+        let rows: String = (0..1 + world.roll(30))
+            .map(|row| format!("{{\"custom_id\":\"t{row}\",\"prompt\":\"a duck\"}}\n"))
+            .collect();
+        let spec = serde_json::json!({
+            "pool": format!("pool-{}", world.roll(POOLS)),
+            "format": "files",
+            "shard_size": 1 + world.roll(4),
+            "priority": world.roll(5) / 3,
+            "settings": { "method": "txt2img" },
+            "retry": { "max_rounds": world.roll(3), "delay_seconds": 2 },
+        });
+        format!(
+            "--edge\r\nContent-Disposition: form-data; name=\"spec\"\r\n\r\n{spec}\r\n--edge\r\n\
+             Content-Disposition: form-data; name=\"manifest\"; filename=\"m.jsonl\"\r\n\r\n{rows}\r\n--edge--\r\n"
+        )
+    }
+}

@@ -1,0 +1,271 @@
+//! A process, as the services see it: its calls may be late, refused, or done with their answers lost; a write may take
+//! effect long after it failed. While it is frozen, they stand still on both sides of their effect; while it is cut off
+//! from a service, none of them gets there.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use diorama_backends::objects::retrying::Retrying;
+use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put};
+use diorama_backends::progress::Progress;
+use diorama_backends::queue::Queue;
+use diorama_protocol::mutant::{Mutant, is_back};
+use diorama_protocol::{Backends, Exclusive};
+use tokio::sync::Notify;
+
+use crate::world::{Fate, Object, Store, World, locked};
+
+/// A service that a node can be cut off from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    Objects,
+    Queue,
+    Progress,
+}
+
+/// One process of the world.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) world: Arc<World>,
+    frozen: Arc<AtomicBool>,
+    /// Unlike a watch channel, it wakes whoever waits in the order in which they came.
+    thawed: Arc<Notify>,
+    /// From which it is cut off, until when.
+    cut_off: Arc<Mutex<Option<(Service, Duration)>>>,
+}
+
+impl Node {
+    pub(crate) fn new(world: &Arc<World>) -> Self {
+        Self { world: world.clone(), frozen: Arc::default(), thawed: Arc::default(), cut_off: Arc::default() }
+    }
+
+    /// What the process stands on.
+    pub(crate) fn backends(&self) -> Backends {
+        let blind = is_back(Mutant::LostAnswerIsRefusal);
+        let objects: Arc<dyn Objects> =
+            if blind { Arc::new(Blind(self.clone())) } else { Arc::new(Retrying::new(self.clone())) };
+        Backends {
+            queue: Arc::new(self.clone()) as Arc<dyn Queue>,
+            progress: Arc::new(self.clone()) as Arc<dyn Progress>,
+            objects,
+            exclusive: Exclusive::ConditionalPut,
+        }
+    }
+
+    pub(crate) fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.frozen.store(false, Ordering::Relaxed);
+        self.thawed.notify_waiters();
+    }
+
+    /// Cuts it off from `service` for this long.
+    pub(crate) fn cut_off(&self, service: Service, time: Duration) {
+        *locked(&self.cut_off) = Some((service, self.world.now() + time));
+    }
+
+    pub(crate) fn reconnect(&self) {
+        *locked(&self.cut_off) = None;
+    }
+
+    /// Whether it is cut off from something.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        locked(&self.cut_off).is_some_and(|(_, until)| self.world.now() < until)
+    }
+
+    /// Passes when the process is not frozen.
+    pub(crate) async fn gate(&self) {
+        while self.frozen.load(Ordering::Relaxed) {
+            self.thawed.notified().await;
+        }
+    }
+
+    /// Begins a call.
+    pub(crate) async fn call(&self, service: Service) -> Fate {
+        self.gate().await;
+        self.world.lag().await;
+        let fate = self.world.fate();
+        let cut = *locked(&self.cut_off);
+        match cut {
+            Some((other, until)) if other == service && self.world.now() < until => Fate::Refused,
+            _ => fate,
+        }
+    }
+
+    async fn read<T>(
+        &self,
+        doing: &'static str,
+        key: &str,
+        read: impl FnOnce(&BTreeMap<String, Object>) -> T + Send,
+    ) -> Result<T, ObjectError> {
+        let read = match self.call(Service::Objects).await {
+            Fate::Done | Fate::Late(_) => Ok(read(self.world.store().objects())),
+            Fate::Refused | Fate::AnswerLost => Err(failed(ObjectErrorKind::Transient, doing, key)),
+        };
+        self.gate().await;
+        read
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        key: &str,
+        write: impl FnOnce(&mut Store, &World) -> T + Send + 'static,
+    ) -> Result<T, ObjectError> {
+        let failed = || Err(failed(ObjectErrorKind::Transient, doing, key));
+        let written = match self.call(Service::Objects).await {
+            Fate::Done => Ok(write(&mut self.world.store(), &self.world)),
+            Fate::Refused => failed(),
+            Fate::AnswerLost => {
+                write(&mut self.world.store(), &self.world);
+                failed()
+            }
+            Fate::Late(after) => {
+                let world = self.world.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(after).await;
+                    write(&mut world.store(), &world);
+                });
+                failed()
+            }
+        };
+        self.gate().await;
+        written
+    }
+}
+
+fn failed(kind: ObjectErrorKind, doing: &'static str, key: &str) -> ObjectError {
+    ObjectError::new(kind, doing, key, "simulated")
+}
+
+fn meta(key: &str, object: &Object) -> ObjectMeta {
+    ObjectMeta { key: key.to_owned(), bytes: object.bytes.len() as u64, modified: Some(object.modified) }
+}
+
+#[async_trait]
+impl Objects for Node {
+    async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
+        self.read("reading", key, |objects| objects.get(key).map(|object| object.bytes.clone()))
+            .await?
+            .ok_or_else(|| failed(ObjectErrorKind::NotFound, "reading", key))
+    }
+
+    async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError> {
+        let bytes = self.get(key).await?;
+        Ok(ObjectReader { bytes: bytes.len() as u64, body: Box::pin(std::io::Cursor::new(bytes)) })
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {
+        self.read("looking at", key, |objects| objects.get(key).map(|object| meta(key, object))).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, ObjectError> {
+        let limit = limit.min(1 + self.world.roll(40) as usize);
+        self.read("listing", prefix, |objects| {
+            let from = match after {
+                Some(after) if after >= prefix => Bound::Excluded(after.to_owned()),
+                _ => Bound::Included(prefix.to_owned()),
+            };
+            let mut rest = objects.range((from, Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix));
+            let page: Vec<_> = rest.by_ref().take(limit).map(|(key, object)| meta(key, object)).collect();
+            let next = rest.next().and_then(|_| page.last().map(|last| last.key.clone()));
+            Page { objects: page, next }
+        })
+        .await
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes) -> Result<(), ObjectError> {
+        let name = key.to_owned();
+        self.write("writing", key, move |store, world| store.put(world, name, bytes)).await
+    }
+
+    async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<Put, ObjectError> {
+        let name = key.to_owned();
+        self.write("writing", key, move |store, world| {
+            if store.objects().contains_key(&name) {
+                return Put::Exists;
+            }
+            store.put(world, name, bytes);
+            Put::Created
+        })
+        .await
+    }
+
+    async fn put_file(&self, key: &str, file: &Path) -> Result<(), ObjectError> {
+        let bytes =
+            std::fs::read(file).map_err(|error| ObjectError::io("reading", file.display().to_string(), &error))?;
+        self.put(key, bytes.into()).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ObjectError> {
+        let name = key.to_owned();
+        self.write("removing", key, move |store, world| store.delete(world, name)).await
+    }
+}
+
+/// Tries again like [`Retrying`], and does not look whether a conditional write that finds something finds itself:
+/// [`Mutant::LostAnswerIsRefusal`].
+struct Blind(Node);
+
+impl Blind {
+    async fn try_again<T, F: Future<Output = Result<T, ObjectError>>>(
+        &self,
+        call: impl Fn() -> F,
+    ) -> Result<T, ObjectError> {
+        for wait in [50, 100, 200, 400] {
+            match call().await {
+                Err(error) if error.kind == ObjectErrorKind::Transient => {
+                    tokio::time::sleep(Duration::from_millis(wait)).await;
+                }
+                answer => return answer,
+            }
+        }
+        call().await.map_err(|error| match error.kind {
+            ObjectErrorKind::Transient => ObjectError { kind: ObjectErrorKind::Away, ..error },
+            _ => error,
+        })
+    }
+}
+
+#[async_trait]
+impl Objects for Blind {
+    async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
+        self.try_again(|| self.0.get(key)).await
+    }
+
+    async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError> {
+        self.try_again(|| self.0.open(key)).await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {
+        self.try_again(|| Objects::head(&self.0, key)).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, ObjectError> {
+        self.try_again(|| self.0.list(prefix, after, limit)).await
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes) -> Result<(), ObjectError> {
+        self.try_again(|| self.0.put(key, bytes.clone())).await
+    }
+
+    async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<Put, ObjectError> {
+        self.try_again(|| self.0.put_if_absent(key, bytes.clone())).await
+    }
+
+    async fn put_file(&self, key: &str, file: &Path) -> Result<(), ObjectError> {
+        self.try_again(|| self.0.put_file(key, file)).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ObjectError> {
+        self.try_again(|| self.0.delete(key)).await
+    }
+}

@@ -1,0 +1,221 @@
+//! The queue, as a node sees it, and what can happen to what lies in it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diorama_backends::kind::ErrorKind;
+use diorama_backends::queue::{Consumer, Delivery, Queue, QueueDepth, QueueError, Settle, Settlement};
+use diorama_core::id::{Pool, ShardId};
+use diorama_core::message::ShardMessage;
+
+use crate::node::{Node, Service};
+use crate::world::{Fate, World, locked};
+
+/// A pool's queue, as the broker has it.
+#[derive(Default)]
+pub(crate) struct PoolQueue {
+    /// With how often each was delivered.
+    ready: VecDeque<(ShardMessage, u32)>,
+    /// By tag: whose it is.
+    unsettled: BTreeMap<u64, (u64, ShardMessage, u32)>,
+    tags: u64,
+    consumers: Vec<u64>,
+    names: u64,
+}
+
+impl PoolQueue {
+    fn consumer(&mut self) -> u64 {
+        self.names += 1;
+        self.consumers.push(self.names);
+        self.names
+    }
+}
+
+/// What can happen to what waits.
+impl World {
+    /// The broker loses all of it.
+    pub(crate) fn purge(&self) {
+        locked(&self.queue).values_mut().for_each(|pool| pool.ready.clear());
+    }
+
+    /// It loses one message of each pool.
+    pub(crate) fn lose_one(&self) {
+        let dice = self.roll(1000) as usize;
+        for pool in locked(&self.queue).values_mut() {
+            pool.ready.remove(dice % pool.ready.len().max(1));
+        }
+    }
+
+    /// It delivers some message a second time.
+    pub(crate) fn duplicate(&self) {
+        let dice = self.roll(1000) as usize;
+        for pool in locked(&self.queue).values_mut() {
+            if let Some(message) = pool.ready.get(dice % pool.ready.len().max(1)).cloned() {
+                pool.ready.push_back(message);
+            }
+        }
+        self.queued.notify_waiters();
+    }
+
+    /// It gives up every consumer of the pools: what they have goes to others.
+    pub(crate) fn cut_consumers(&self) {
+        let all: Vec<(Pool, u64)> = locked(&self.queue)
+            .iter()
+            .flat_map(|(pool, known)| known.consumers.iter().map(|consumer| (pool.clone(), *consumer)))
+            .collect();
+        all.into_iter().for_each(|(pool, consumer)| self.cut(&pool, consumer));
+    }
+
+    fn cut(&self, pool: &Pool, consumer: u64) {
+        let mut queue = locked(&self.queue);
+        let pool = queue.entry(pool.clone()).or_default();
+        pool.consumers.retain(|known| *known != consumer);
+        let tags: Vec<u64> =
+            pool.unsettled.iter().filter(|(_, (held, _, _))| *held == consumer).map(|(tag, _)| *tag).collect();
+        for tag in tags {
+            if let Some((_, message, deliveries)) = pool.unsettled.remove(&tag) {
+                pool.ready.push_front((message, deliveries));
+            }
+        }
+        drop(queue);
+        self.queued.notify_waiters();
+    }
+
+    fn enqueue(&self, pool: Pool, message: ShardMessage) {
+        locked(&self.queue).entry(pool).or_default().ready.push_back((message, 0));
+        self.queued.notify_waiters();
+    }
+}
+
+fn away(doing: &'static str) -> QueueError {
+    QueueError::failed(ErrorKind::Transient, doing, "simulated")
+}
+
+#[async_trait]
+impl Queue for Node {
+    async fn publish(&self, pool: &Pool, message: &ShardMessage) -> Result<(), QueueError> {
+        let (world, to, message) = (self.world.clone(), pool.clone(), message.clone());
+        let published = match self.call(Service::Queue).await {
+            Fate::Done => {
+                world.enqueue(to, message);
+                Ok(())
+            }
+            Fate::Refused => Err(away("publishing")),
+            Fate::AnswerLost => {
+                world.enqueue(to, message);
+                Err(away("publishing"))
+            }
+            Fate::Late(after) => {
+                tokio::spawn(async move {
+                    tokio::time::sleep(after).await;
+                    world.enqueue(to, message);
+                });
+                Err(away("publishing"))
+            }
+        };
+        self.gate().await;
+        published
+    }
+
+    async fn consume(&self, pool: &Pool, prefetch: u16) -> Result<Box<dyn Consumer>, QueueError> {
+        if let Fate::Refused | Fate::AnswerLost = self.call(Service::Queue).await {
+            return Err(away("consuming"));
+        }
+        let id = locked(&self.world.queue).entry(pool.clone()).or_default().consumer();
+        Ok(Box::new(NodeConsumer { node: self.clone(), pool: pool.clone(), id, prefetch: usize::from(prefetch) }))
+    }
+
+    async fn dead_letter(&self, _: &Pool) -> Result<Option<Delivery>, QueueError> {
+        Ok(None)
+    }
+
+    async fn depth(&self, pool: &Pool) -> Result<QueueDepth, QueueError> {
+        if let Fate::Refused | Fate::AnswerLost = self.call(Service::Queue).await {
+            return Err(away("looking"));
+        }
+        let queue = locked(&self.world.queue);
+        let known = queue.get(pool);
+        let ready = known.map_or(0, |pool| pool.ready.len() as u64);
+        Ok(QueueDepth { ready, consumers: known.map_or(0, |pool| pool.consumers.len() as u64), dead: 0 })
+    }
+}
+
+struct NodeConsumer {
+    node: Node,
+    pool: Pool,
+    id: u64,
+    prefetch: usize,
+}
+
+#[async_trait]
+impl Consumer for NodeConsumer {
+    async fn next(&mut self) -> Result<Delivery, QueueError> {
+        let world = self.node.world.clone();
+        loop {
+            // Deliveries take a moment, so that whoever handed one back is not always the first to get it.
+            tokio::time::sleep(Duration::from_millis(1 + world.roll(20))).await;
+            self.node.gate().await;
+            let queued = world.queued.notified();
+            tokio::pin!(queued);
+            queued.as_mut().enable();
+            if let Some(delivery) = self.take() {
+                return Ok(delivery);
+            }
+            queued.await;
+        }
+    }
+}
+
+impl NodeConsumer {
+    fn take(&mut self) -> Option<Delivery> {
+        let mut queue = locked(&self.node.world.queue);
+        let pool = queue.entry(self.pool.clone()).or_default();
+        if !pool.consumers.contains(&self.id) {
+            // The broker had given it up; it subscribes anew.
+            self.id = pool.consumer();
+        }
+        let held = pool.unsettled.values().filter(|(consumer, _, _)| *consumer == self.id).count();
+        if held >= self.prefetch {
+            return None;
+        }
+        let (message, deliveries) = pool.ready.pop_front()?;
+        pool.tags += 1;
+        pool.unsettled.insert(pool.tags, (self.id, message.clone(), deliveries + 1));
+        let settle =
+            Tag { world: self.node.world.clone(), pool: self.pool.clone(), tag: pool.tags, shard: message.shard };
+        Some(Delivery::new(message, deliveries + 1, Box::new(settle)))
+    }
+}
+
+impl Drop for NodeConsumer {
+    fn drop(&mut self) {
+        self.node.world.cut(&self.pool, self.id);
+    }
+}
+
+struct Tag {
+    world: Arc<World>,
+    pool: Pool,
+    tag: u64,
+    shard: ShardId,
+}
+
+#[async_trait]
+impl Settle for Tag {
+    async fn settle(self: Box<Self>, how: Settlement) -> Result<(), QueueError> {
+        {
+            let mut queue = locked(&self.world.queue);
+            let pool = queue.entry(self.pool.clone()).or_default();
+            let Some((_, message, deliveries)) = pool.unsettled.remove(&self.tag) else {
+                return Err(QueueError::Stale(self.shard));
+            };
+            if how == Settlement::HandBack {
+                pool.ready.push_back((message, deliveries));
+            }
+        }
+        self.world.queued.notify_waiters();
+        Ok(())
+    }
+}
