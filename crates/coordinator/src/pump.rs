@@ -132,7 +132,7 @@ impl<'a> Pump<'a> {
             // Workers let go of what they hold; it is all published again on resume.
             RunState::Paused => {
                 self.share.turn(false, self.window.len(), 0, now);
-                self.window.reset();
+                self.window.reset(self.holders_known(), now);
             }
             RunState::Submitting | RunState::Running | RunState::Cancelled | RunState::Finished => {
                 bury_dead_letters(self.backends, self.store, &self.spec.pool, &self.config.name).await?;
@@ -168,7 +168,7 @@ impl<'a> Pump<'a> {
             let changed = self.store.refresh(history).await?;
             let missed = mutant::is_back(Mutant::BriefPauseIsMissed) && before == history.state();
             if changed && !missed {
-                self.window.reset();
+                self.window.reset(self.holders_known(), now);
                 // What is announced anew gives no way.
                 self.gives_way = false;
             }
@@ -251,6 +251,11 @@ impl<'a> Pump<'a> {
         Ok(Ok(of_this_round.map(|(shard, holder)| (shard.index, holder.attempt)).collect()))
     }
 
+    /// Whether the progress service answered last.
+    fn holders_known(&self) -> bool {
+        self.markers_at.is_none()
+    }
+
     /// The first shard that is not known to be committed.
     fn first_open(&self) -> u32 {
         (0..self.round.shards).find(|index| !self.committed.contains(*index)).unwrap_or(0)
@@ -292,7 +297,7 @@ impl<'a> Pump<'a> {
         match self.backends.progress.announce(&self.spec.run, &head).await {
             Ok(()) => {
                 self.gives_way = turn.gives_way;
-                self.window.reset();
+                self.window.reset(true, Instant::now());
                 match &turn.behind {
                     Some(first) => tracing::info!(%first, "a run of a higher priority goes first"),
                     None => tracing::info!("it is this run's turn again"),

@@ -64,10 +64,13 @@ impl Window {
     }
 
     /// Messages may have been taken out of the queue by workers that saw a pause: everything that nobody holds is looked
-    /// at again.
-    pub(crate) fn reset(&mut self) {
+    /// at again. Where nobody knows who holds what (`holders_known` is false), workers that held one may have let it go.
+    pub(crate) fn reset(&mut self, holders_known: bool, now: Instant) {
         self.cursor = 0;
         self.out.retain(|_, out| matches!(out, Out::Held(_)));
+        if !holders_known {
+            self.out.values_mut().for_each(|out| *out = Out::LetGo(now));
+        }
     }
 
     /// Takes out what is committed by now, and notes who holds what. When the latest of the shards that were taken up
@@ -194,7 +197,19 @@ mod tests {
         window.look(&committed, Some(&held(&[0, 1])), now);
         assert_eq!(window.len(), 1, "held by somebody, and committed is committed");
         window.take(1, 4, &committed, now);
-        window.reset();
+        window.reset(true, now);
         assert_eq!(window.take(9, 4, &committed, now), [2, 3]);
+    }
+
+    #[tokio::test]
+    async fn what_was_held_when_nobody_could_say_so_any_more_is_published_again_after_a_pause() {
+        let (mut window, now) = (Window::new(), Instant::now());
+        let none = ShardSet::default();
+        window.look(&none, Some(&held(&[0])), now);
+        window.look(&none, None, now);
+        window.reset(false, now);
+        assert_eq!(window.take(9, 1, &none, now), [0; 0], "its worker may be at it still");
+        assert_eq!(window.take_lost(queued(false, None), 120 * SECOND, now + 4 * SECOND), [0; 0]);
+        assert_eq!(window.take_lost(queued(false, None), 120 * SECOND, now + 5 * SECOND), [0]);
     }
 }
