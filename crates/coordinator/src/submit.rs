@@ -91,9 +91,8 @@ async fn write_inputs(
             let shard = tasks.by_ref().take(shard_size).collect::<Result<Vec<_>, _>>();
             (tasks, shard)
         };
-        let (rest, shard) = blocking::run(next_shard)
-            .await
-            .map_err(|error| CoordinatorError::Tasks(error.to_string().into()))?;
+        let (rest, shard) =
+            blocking::run(next_shard).await.map_err(|error| CoordinatorError::Tasks(error.to_string().into()))?;
         tasks = rest;
         let shard = shard.map_err(CoordinatorError::Tasks)?;
         if shard.is_empty() {
@@ -118,9 +117,8 @@ async fn write_inputs(
         flatten(written)?;
     }
     // One more look: the end must be where it was counted, and an iterator may say only there that its file changed.
-    let surplus = blocking::run(move || tasks.next())
-        .await
-        .map_err(|error| CoordinatorError::Tasks(error.to_string().into()))?;
+    let surplus =
+        blocking::run(move || tasks.next()).await.map_err(|error| CoordinatorError::Tasks(error.to_string().into()))?;
     found += u64::from(surplus.transpose().map_err(CoordinatorError::Tasks)?.is_some());
     if found != spec.tasks {
         return Err(CoordinatorError::TaskCount { counted: spec.tasks, found });

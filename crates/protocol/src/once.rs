@@ -117,13 +117,8 @@ impl Backends {
                 _ => continue,
             }
             let key = ObjectKey::Decision(history.decisions());
-            let decision = Decision {
-                version: 1,
-                nonce: nonce.clone(),
-                at: clock::now(),
-                by: by.to_owned(),
-                act: act.clone(),
-            };
+            let decision =
+                Decision { version: 1, nonce: nonce.clone(), at: clock::now(), by: by.to_owned(), act: act.clone() };
             if self.wait_for_turn::<Decision>(store, run, &key, &nonce).await?.is_none() {
                 fault::point("decide.before");
                 let put = store.write_json_once(&key, &decision).await?;

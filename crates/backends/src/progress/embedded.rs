@@ -110,8 +110,7 @@ pub enum Part {
 #[cfg(any(test, feature = "testing"))]
 impl Part {
     /// Those that there are.
-    pub const ALL: [Self; 6] =
-        [Self::State, Self::Head, Self::Throughput, Self::Failures, Self::Holders, Self::Claims];
+    pub const ALL: [Self; 6] = [Self::State, Self::Head, Self::Throughput, Self::Failures, Self::Holders, Self::Claims];
 }
 
 #[cfg(any(test, feature = "testing"))]

@@ -78,12 +78,7 @@ impl Client {
     }
 
     /// Submits a run, up to three times with the same key; where `cut_off`, it may hang up halfway.
-    pub(crate) async fn submit(
-        &mut self,
-        fleet: &Fleet,
-        checker: &mut Checker,
-        cut_off: bool,
-    ) -> Result<(), Broken> {
+    pub(crate) async fn submit(&mut self, fleet: &Fleet, checker: &mut Checker, cut_off: bool) -> Result<(), Broken> {
         self.submissions += 1;
         let (key, form) = (format!("submission-{}", self.submissions), self.form());
         let mut first: Option<RunId> = None;

@@ -19,6 +19,9 @@ use crate::world::World;
 /// How long what belongs to nobody is kept: longer than anything stands still.
 pub(crate) const GRACE: Duration = Duration::from_secs(600);
 
+/// How long a shard that nobody has is missed before it is published again.
+pub(crate) const PUBLISH_AGAIN: Duration = Duration::from_secs(90);
+
 /// Pools of a story.
 pub(crate) const POOLS: u64 = 2;
 
@@ -91,7 +94,7 @@ impl Fleet {
             shares: Shares::new(6),
             poll: Duration::from_millis(500),
             control_poll: Duration::from_secs(1),
-            publish_again_after: Duration::from_secs(45),
+            publish_again_after: PUBLISH_AGAIN,
             ..CoordinatorConfig::new(self.scratch.path().to_owned())
         };
         let lease = Duration::from_secs(10);

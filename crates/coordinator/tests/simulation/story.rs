@@ -12,13 +12,16 @@ use diorama_protocol::mutant::{Mutant, is_back};
 
 use crate::checker::{Broken, Checker};
 use crate::client::Client;
-use crate::fleet::{Fleet, GRACE};
+use crate::fleet::{Fleet, GRACE, PUBLISH_AGAIN};
 use crate::node::Node;
 use crate::world::{Chaos, World};
 
 /// Things that happen while everything does, and then while it is calm.
 const STORMY: u64 = 45;
 const BUSY: u64 = 16;
+
+/// Turns at the end in which runs may still be paused for a moment.
+const BRIEF_PAUSES: u64 = 30;
 
 /// How long the fleet may take to stand again when the weather has cleared.
 const RECOVERY: Duration = Duration::from_secs(30);
@@ -44,12 +47,13 @@ struct Story {
 /// Tells the story with this seed: its digest, or what was broken in it.
 pub(crate) async fn story(seed: u64) -> Result<u64, Broken> {
     let world = World::new(seed);
+    let two_models = world.roll(3) == 0 || is_back(Mutant::ModelIsNotChecked);
     let mut story = Story {
         fleet: Fleet::new(&world),
         client: Client::new(&world),
-        checker: Checker::default(),
+        checker: Checker::new(two_models),
         weather_until: Duration::ZERO,
-        two_models: world.roll(3) == 0 || is_back(Mutant::ModelIsNotChecked),
+        two_models,
         world: world.clone(),
     };
     story.everything_at_once().await?;
@@ -128,8 +132,11 @@ impl Story {
     async fn come_to_rest(&mut self) -> Result<(), Broken> {
         self.clear();
         let until = self.world.now() + REST;
-        loop {
+        for turn in 0u64.. {
             self.pass(Duration::from_secs(5)).await?;
+            if turn < BRIEF_PAUSES && self.world.roll(3) == 0 {
+                self.brief_pause().await?;
+            }
             let open = |(run, history): (&RunId, &diorama_protocol::history::History)| {
                 history.ended().is_none().then(|| (run.clone(), history.state()))
             };
@@ -163,7 +170,8 @@ impl Story {
     }
 
     fn something_is_lost(&mut self) {
-        match self.world.roll(6) {
+        let event = self.world.roll(6);
+        match event {
             0 => self.world.purge(),
             1 => self.world.lose_one(),
             2 => self.world.duplicate(),
@@ -175,7 +183,9 @@ impl Story {
             }
             _ => self.world.cut_consumers(),
         }
-        self.checker.lost_something(&self.world);
+        // A message that is lost is published again when it has been missed for long.
+        let made_good = if event < 2 { PUBLISH_AGAIN + RECOVERY } else { Duration::ZERO };
+        self.checker.lost_something(&self.world, made_good);
     }
 
     fn some_run(&self) -> Option<(RunId, bool)> {
@@ -206,12 +216,8 @@ impl Story {
 
     /// A pause and a resume within a second.
     async fn brief_pause(&mut self) -> Result<(), Broken> {
-        let running: Vec<RunId> = self
-            .checker
-            .living()
-            .filter(|(_, history)| history.wants_work())
-            .map(|(run, _)| run.clone())
-            .collect();
+        let running: Vec<RunId> =
+            self.checker.living().filter(|(_, history)| history.wants_work()).map(|(run, _)| run.clone()).collect();
         let Some(run) = running.get(self.world.roll(running.len() as u64) as usize) else { return Ok(()) };
         self.client.ask(&self.fleet, &mut self.checker, run, "pause").await?;
         tokio::time::sleep(Duration::from_millis(self.world.roll(1000))).await;

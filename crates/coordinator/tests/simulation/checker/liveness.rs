@@ -16,12 +16,16 @@ use super::{Broken, Checker};
 use crate::world::World;
 
 /// How long a run may wait for its turn, and what each other run of the pool adds to that.
-const PATIENCE: Duration = Duration::from_secs(100);
+const PATIENCE: Duration = Duration::from_secs(150);
 const PATIENCE_A_RUN: Duration = Duration::from_secs(15);
 
 /// How long a whole pool with work may stand still where no message was lost: shorter than it takes until a shard that
 /// nobody has is published again.
 const STANDSTILL: Duration = Duration::from_secs(25);
+
+/// How long a shard may wait behind one that comes after it, where no message was lost: what was published before a pause
+/// may lie before it in the queue. Shorter, too.
+const PASSED_OVER: Duration = Duration::from_secs(75);
 
 /// How long it takes until a run is taken up for which nobody rang.
 const LISTED: Duration = Duration::from_secs(60);
@@ -34,8 +38,10 @@ const UNCOUNTED: Duration = Duration::from_secs(120);
 pub(super) struct Calm {
     /// Of processes and services.
     since: Duration,
-    /// Of messages and of what the progress service knows.
+    /// Of messages and of what the progress service knows: since when all of it is made good.
     nothing_lost_since: Duration,
+    /// Workers of a pool hand shards to each other, because their models differ.
+    two_models: bool,
     /// Until when a run went behind one of a higher priority.
     behind_until: BTreeMap<RunId, Duration>,
 }
@@ -54,14 +60,19 @@ struct Wanted<'a> {
 }
 
 impl Checker {
+    /// A checker of a fleet whose workers serve one model, or two.
+    pub(crate) fn new(two_models: bool) -> Self {
+        Self { calm: Calm { two_models, ..Calm::default() }, ..Self::default() }
+    }
+
     /// Something got in the way, from which the fleet recovers within this time.
     pub(crate) fn disturbed(&mut self, world: &World, recovery: Duration) {
         self.calm.since = self.calm.since.max(world.now() + recovery);
     }
 
-    /// Messages were lost or moved, or parts of what the progress service knows.
-    pub(crate) fn lost_something(&mut self, world: &World) {
-        self.calm.nothing_lost_since = world.now();
+    /// Something was lost that is made good within this time.
+    pub(crate) fn lost_something(&mut self, world: &World, made_good: Duration) {
+        self.calm.nothing_lost_since = self.calm.nothing_lost_since.max(world.now() + made_good);
     }
 
     /// Since when it is calm.
@@ -109,7 +120,11 @@ impl Checker {
         }
         this.passed_over(world, since, patience)?;
         this.counted(world, since)?;
-        let since = since.max(self.pool_moved(world, this.pool)).max(self.calm.nothing_lost_since);
+        let since = since.max(self.calm.nothing_lost_since);
+        if !self.calm.two_models {
+            this.passed_over(world, since, PASSED_OVER)?;
+        }
+        let since = since.max(self.pool_moved(world, this.pool));
         if now > since + STANDSTILL {
             return Err(format!("{}: its pool stands still since {since:?}", this.run));
         }
@@ -183,7 +198,8 @@ impl Wanted<'_> {
             return Ok(());
         }
         for round in self.record.history.rounds() {
-            let bits = progress.committed(self.run, round.round).now_or_never().and_then(Result::ok).unwrap_or_default();
+            let bits =
+                progress.committed(self.run, round.round).now_or_never().and_then(Result::ok).unwrap_or_default();
             let old = |shard: &ShardId| {
                 self.record.markers.get(shard).is_some_and(|marker| marker.at + UNCOUNTED < now)
                     && !bits.contains(shard.index)

@@ -90,7 +90,8 @@ impl Record {
             }
             Some("files") => shard_of(relative).is_some_and(|shard| {
                 let counts = !self.is_void(shard);
-                counts && self.markers.get(&shard).is_some_and(|marker| marker.files.iter().any(|file| file == relative))
+                counts
+                    && self.markers.get(&shard).is_some_and(|marker| marker.files.iter().any(|file| file == relative))
             }),
             _ => false,
         };
@@ -163,7 +164,10 @@ impl Record {
                 self.cancelled = false;
             }
             Act::Deleted => {
-                ensure(self.may_be_deleted || !self.history.is_submitted(), "it was deleted, and nobody asked for that")?;
+                ensure(
+                    self.may_be_deleted || !self.history.is_submitted(),
+                    "it was deleted, and nobody asked for that",
+                )?;
             }
             Act::Bound { .. } | Act::Paused { .. } | Act::Resumed => {}
         }
