@@ -37,10 +37,7 @@ fn found_within(mutant: Mutant) -> u64 {
         | Mutant::FinalFilesShareNames
         | Mutant::FilesShareNames
         | Mutant::ModelIsNotChecked => 40,
-        Mutant::LostStaysLost
-        | Mutant::CountsOutliveBits
-        | Mutant::ProgressIsNeeded
-        | Mutant::CancelIsForgotten => 150,
+        Mutant::LostStaysLost | Mutant::CountsOutliveBits | Mutant::ProgressIsNeeded | Mutant::CancelIsForgotten => 150,
         Mutant::BriefPauseIsMissed
         | Mutant::RepairTakesNewRounds
         | Mutant::NobodySweeps

@@ -40,7 +40,7 @@ pub(super) struct Calm {
     since: Duration,
     /// Of messages and of what the progress service knows: since when all of it is made good.
     nothing_lost_since: Duration,
-    /// Workers of a pool hand shards to each other, because their models differ.
+    /// Workers of a pool hand shards to each other, because their models differ: only the longest bounds hold.
     two_models: bool,
     /// Until when a run went behind one of a higher priority.
     behind_until: BTreeMap<RunId, Duration>,
@@ -121,9 +121,10 @@ impl Checker {
         this.passed_over(world, since, patience)?;
         this.counted(world, since)?;
         let since = since.max(self.calm.nothing_lost_since);
-        if !self.calm.two_models {
-            this.passed_over(world, since, PASSED_OVER)?;
+        if self.calm.two_models {
+            return Ok(());
         }
+        this.passed_over(world, since, PASSED_OVER)?;
         let since = since.max(self.pool_moved(world, this.pool));
         if now > since + STANDSTILL {
             return Err(format!("{}: its pool stands still since {since:?}", this.run));
