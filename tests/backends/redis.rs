@@ -133,7 +133,7 @@ async fn the_throughput_keeps_the_newest_intervals_and_no_more_than_the_cap() {
     redis.ask(&old.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
     progress.commit(&run, shard(0, 0), ONE, &[]).await.unwrap();
 
-    let throughput = progress.throughput(&run).await.unwrap();
+    let throughput = progress.throughput(&run).await.unwrap().intervals;
     assert_eq!(throughput.len(), 360);
     assert_eq!(throughput[0].at, 420, "the oldest 41 are gone");
     assert_eq!(throughput[359].done, 60);

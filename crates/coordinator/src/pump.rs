@@ -174,6 +174,12 @@ impl<'a> Pump<'a> {
                 self.backends.announce(&self.spec.run, history).await;
             }
         }
+        if let Ok(Some(head)) = said
+            && head.decisions == history.decisions()
+        {
+            // Somebody may have announced the same state anew, and nothing of giving way.
+            self.gives_way = head.gives_way;
+        }
         Ok(())
     }
 

@@ -10,10 +10,8 @@ use diorama_backends::objects::{ObjectErrorKind, list_all};
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::RunState;
-use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -169,36 +167,21 @@ impl Service {
             if driving.tokens.contains_key(&run) {
                 continue;
             }
-            match self.take_up_one(driving, &run, stop).await {
-                Ok(()) => {}
-                Err(CoordinatorError::Objects(error)) if error.kind == ObjectErrorKind::Damaged => {
-                    tracing::error!(%run, %error, "the run is damaged, and stands still");
-                }
-                Err(error) => {
+            let store = RunStore::shared(self.backends.objects.clone(), &run);
+            match store.history().await {
+                // Half a submission is the collection's.
+                Ok(history) if history.decisions() == 0 => {}
+                // Also one that has ended: its counts may not be settled yet.
+                Ok(_) => driving.begin(&self.backends, &self.config.runs, store, run, stop),
+                // What is wrong with one run keeps no other one from being driven.
+                Err(error) if error.kind == ObjectErrorKind::Transient => {
+                    tracing::warn!(%run, %error, "the run's log cannot be read; trying again");
                     last.listed = None;
-                    return Err(error);
                 }
+                Err(error) => tracing::error!(%run, %error, "the run's log cannot be read; the run stands still"),
             }
         }
         Ok(())
-    }
-
-    /// Begins to drive the run, where there is anything to drive.
-    async fn take_up_one(
-        &self,
-        driving: &mut Driving,
-        run: &RunId,
-        stop: &CancellationToken,
-    ) -> Result<(), CoordinatorError> {
-        let store = RunStore::shared(self.backends.objects.clone(), run);
-        let history = store.history().await?;
-        if history.decisions() == 0 {
-            self.expire(&store, run, history).await
-        } else {
-            // Also one that has ended: its counts may not be settled yet.
-            driving.begin(&self.backends, &self.config.runs, store, run.clone(), stop);
-            Ok(())
-        }
     }
 
     /// The runs that have not ended, of all that were ever submitted.
@@ -218,21 +201,6 @@ impl Service {
             }
         };
         Ok(stream::iter(unknown).map(look).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await)
-    }
-
-    /// A submission that was cut off long ago is its sender's no more.
-    async fn expire(&self, store: &RunStore, run: &RunId, mut history: History) -> Result<(), CoordinatorError> {
-        let Some(spec) = store.spec().await? else {
-            // Its spec comes after its entry in the index; what never got one is the collection's.
-            return Ok(());
-        };
-        let age = Duration::try_from(Timestamp::now().duration_since(spec.submitted_at)).unwrap_or_default();
-        if age < self.config.grace.0 {
-            return Ok(());
-        }
-        tracing::warn!(%run, "a submission that was never completed is removed");
-        delete::delete(&self.backends, store, run, &mut history, &self.config.owner).await?;
-        delete::carry_out(&self.backends, store, run).await
     }
 }
 

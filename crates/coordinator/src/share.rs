@@ -28,6 +28,8 @@ struct Demand {
     waiting: usize,
     /// Since when it has waited with nothing out.
     idle_since: Option<Instant>,
+    /// It had starved, and has its one shard out.
+    has_its_one: bool,
 }
 
 /// The shares of all runs that one coordinator drives. Clones share them.
@@ -77,8 +79,16 @@ impl Shares {
     /// A run joins, wanting nothing yet.
     pub(crate) fn join(&self, run: &RunId, pool: &Pool, priority: i32, weight: u32) -> Share {
         let (pool, weight) = (pool.clone(), weight.max(1));
-        let demand =
-            Demand { pool: pool.clone(), priority, weight, wants: false, out: 0, waiting: 0, idle_since: None };
+        let demand = Demand {
+            pool: pool.clone(),
+            priority,
+            weight,
+            wants: false,
+            out: 0,
+            waiting: 0,
+            idle_since: None,
+            has_its_one: false,
+        };
         self.known().demands.insert(run.clone(), demand);
         Share { shares: self.clone(), run: run.clone(), pool }
     }
@@ -93,6 +103,7 @@ impl Share {
         let Some(own) = known.demands.get_mut(&self.run) else { return nothing };
         (own.wants, own.out, own.waiting) = (wants, out, waiting);
         own.idle_since = if wants && out == 0 { own.idle_since.or(Some(now)) } else { None };
+        let has_its_one = std::mem::take(&mut own.has_its_one);
         let own = own.clone();
         let in_pool = || known.demands.iter().filter(|(_, demand)| demand.pool == own.pool);
         let rivals = || in_pool().filter(|(_, demand)| demand.wants);
@@ -103,8 +114,13 @@ impl Share {
         if first > own.priority {
             let behind = rivals().filter(|(_, rival)| rival.priority == first).map(|(run, _)| run.clone()).min();
             let starved = own.idle_since.is_some_and(|since| now.duration_since(since) >= STARVED);
-            // Its one shard does not give way, or it would never be begun.
-            return Turn { room: usize::from(wants && starved), gives_way: out > 1, behind };
+            // Its one shard does not give way, or it would never be begun. What else it has in the queue, known to us or
+            // not, does so for as long as a run goes first.
+            let has_its_one = starved || (has_its_one && out > 0);
+            if let Some(own) = known.demands.get_mut(&self.run) {
+                own.has_its_one = has_its_one;
+            }
+            return Turn { room: usize::from(wants && starved), gives_way: !has_its_one, behind };
         }
         if !wants {
             return nothing;
@@ -204,12 +220,16 @@ mod tests {
         let turn = low.turn(true, 8, 6, now);
         assert_eq!((turn.room, turn.gives_way), (0, true));
         assert_eq!(turn.behind, Some(RunId::new("high").unwrap()));
-        assert_eq!(low.turn(true, 0, 0, now).room, 0);
+        for out in [1, 0] {
+            let turn = low.turn(true, out, 0, now);
+            assert_eq!((turn.room, turn.gives_way), (0, true), "what lies in the queue gives way, {out} of it known");
+        }
         assert_eq!(high.turn(true, 0, 0, now).room, 8);
         let later = now + STARVED;
         let turn = low.turn(true, 0, 0, later);
         assert_eq!((turn.room, turn.gives_way), (1, false));
         assert!(!low.turn(true, 1, 1, later).gives_way, "its one shard may be begun");
+        assert!(low.turn(true, 0, 0, later).gives_way, "and it was the only one");
         high.turn(false, 8, 8, now);
         assert_eq!(low.turn(true, 0, 0, now).room, 0, "the window is full");
     }

@@ -107,7 +107,7 @@ struct Live {
     counts: Counts,
     complete: bool,
     holders: Vec<(ShardId, Holder)>,
-    throughput: Vec<Throughput>,
+    throughput: Throughput,
 }
 
 /// Reads how the run in `store` stands, whose log is `history`.
@@ -135,7 +135,7 @@ pub async fn status(
             }
             status.in_work = live.holders.iter().map(|(_, holder)| holder.done).sum();
             status.shards_running = live.holders.len() as u64;
-            status.pictures_per_second = rate(&live.throughput, Timestamp::now().as_second());
+            status.pictures_per_second = rate(&live.throughput);
             count(&mut status, live.counts, round);
             let left = status.tasks.saturating_sub(status.done + status.failed);
             status.eta_seconds = status.pictures_per_second.map(|rate| left as f64 / rate);
@@ -174,8 +174,10 @@ fn count(status: &mut RunStatus, counts: Counts, round: &RoundInfo) {
 }
 
 /// Pictures a second over the last minute; `None` where there are none.
-fn rate(throughput: &[Throughput], now: i64) -> Option<f64> {
-    let recent = || throughput.iter().filter(|interval| interval.at + THROUGHPUT_SECONDS > now - RATE_SECONDS);
+fn rate(throughput: &Throughput) -> Option<f64> {
+    let now = throughput.now;
+    let recent =
+        || throughput.intervals.iter().filter(|interval| interval.at + THROUGHPUT_SECONDS > now - RATE_SECONDS);
     let since = recent().next()?.at.max(now - RATE_SECONDS);
     let done: u64 = recent().map(|interval| interval.done).sum();
     (done > 0).then(|| done as f64 / (now - since).max(1) as f64)
@@ -183,15 +185,20 @@ fn rate(throughput: &[Throughput], now: i64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use diorama_backends::progress::Interval;
+
     use super::*;
 
     #[test]
     fn the_rate_is_that_of_the_last_minute() {
-        let interval = |at, done| Throughput { at, done };
+        let rate = |intervals: &[(i64, u64)], now| {
+            let intervals = intervals.iter().map(|(at, done)| Interval { at: *at, done: *done }).collect();
+            rate(&Throughput { now, intervals })
+        };
         assert_eq!(rate(&[], 1000), None);
-        assert_eq!(rate(&[interval(100, 50)], 1000), None, "long ago");
-        assert_eq!(rate(&[interval(980, 50), interval(990, 50)], 1000), Some(5.0));
-        let hour: Vec<_> = (0..360).map(|index| interval(index * 10, 20)).collect();
+        assert_eq!(rate(&[(100, 50)], 1000), None, "long ago");
+        assert_eq!(rate(&[(980, 50), (990, 50)], 1000), Some(5.0));
+        let hour: Vec<_> = (0..360).map(|index| (index * 10, 20)).collect();
         assert_eq!(rate(&hour, 3600), Some(2.0));
     }
 }

@@ -151,10 +151,20 @@ pub enum WorkerState {
     Draining,
 }
 
-/// Pictures made in one interval of [`THROUGHPUT_SECONDS`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Pictures made lately. All times are the service's, in seconds since 1970: whose clock differs compares none of them
+/// with its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Throughput {
-    /// When the interval began, in seconds since 1970; a multiple of [`THROUGHPUT_SECONDS`].
+    /// When this was read.
+    pub now: i64,
+    /// Oldest first; intervals without any picture are left out.
+    pub intervals: Vec<Interval>,
+}
+
+/// Pictures made in one interval of [`THROUGHPUT_SECONDS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval {
+    /// When it began; a multiple of [`THROUGHPUT_SECONDS`].
     pub at: i64,
     /// Pictures committed in it.
     pub done: u64,
@@ -217,8 +227,8 @@ pub trait Progress: Send + Sync {
     /// The latest failures, newest first, at most [`RECENT_FAILURES`].
     async fn recent_failures(&self, run: &RunId) -> Result<Vec<TaskOutcome>, ProgressError>;
 
-    /// Pictures by interval, oldest first, at most [`THROUGHPUT_INTERVALS`]; intervals without any are left out.
-    async fn throughput(&self, run: &RunId) -> Result<Vec<Throughput>, ProgressError>;
+    /// Pictures by interval, at most [`THROUGHPUT_INTERVALS`].
+    async fn throughput(&self, run: &RunId) -> Result<Throughput, ProgressError>;
 
     /// Says how far the run's log is. What is behind that which was said before changes nothing.
     async fn announce(&self, run: &RunId, head: &Head) -> Result<(), ProgressError>;

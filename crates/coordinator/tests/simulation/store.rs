@@ -369,7 +369,7 @@ impl Progress for Node {
         self.asks(self.world.progress().recent_failures(run)).await
     }
 
-    async fn throughput(&self, run: &RunId) -> Result<Vec<Throughput>, ProgressError> {
+    async fn throughput(&self, run: &RunId) -> Result<Throughput, ProgressError> {
         self.asks(self.world.progress().throughput(run)).await
     }
 
