@@ -94,6 +94,13 @@ impl RunStatus {
         }
     }
 
+    /// A run that was submitted a moment ago, where nothing more can be read of it.
+    pub(crate) fn just_submitted(spec: &RunSpec, error: &CoordinatorError) -> Self {
+        let mut status = Self::of_spec(spec, RunState::Running);
+        status.degrade(format!("it is submitted, and how it stands cannot be read now ({error})"));
+        status
+    }
+
     fn degrade(&mut self, why: String) {
         self.degraded = Some(match self.degraded.take() {
             Some(before) => format!("{before}; {why}"),

@@ -69,8 +69,9 @@ pub(super) async fn create(
         tracing::warn!(%run, %error, "the run is taken up later than usual");
     }
     tracing::info!(%run, tasks = spec.tasks, pool = %spec.pool, "a run was submitted");
-    let history = store.history().await?;
-    Ok((StatusCode::CREATED, Json(status(api.backends(), &store, &spec, &history).await?)))
+    // It is submitted, whether or not anything can be said of it now: an error would have it submitted again.
+    let told = async { status(api.backends(), &store, &spec, &store.history().await?).await };
+    Ok((StatusCode::CREATED, Json(told.await.unwrap_or_else(|error| RunStatus::just_submitted(&spec, &error)))))
 }
 
 /// What is sent is read as it is: nothing that is small here and large there.
