@@ -215,7 +215,15 @@ pub(crate) async fn change(action: &str, command: &OneRun, cli: &Cli) -> Result<
 pub(crate) async fn delete(command: &OneRun, cli: &Cli) -> Result<u8, Failure> {
     let client = client(cli)?;
     let path = format!("/v1/runs/{}", command.run);
-    client.send_again(|| client.request(Method::DELETE, &path)).await?;
+    let request = || client.request(Method::DELETE, &path);
+    match client.send(request()).await {
+        Err(error) if error.is_retryable() => match client.send_again(request).await {
+            // The answer was lost, and the run is gone: it was our own request.
+            Err(ClientError::Refused(problem)) if problem.status == 404 => {}
+            answer => drop(answer?),
+        },
+        answer => drop(answer?),
+    }
     if cli.json() {
         output::line(&serde_json::json!({ "run": command.run, "state": "deleted" }).to_string());
     } else {
