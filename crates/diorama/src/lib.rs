@@ -11,6 +11,7 @@ mod engine;
 mod exit;
 mod fleet;
 mod gallery;
+mod identity;
 mod issues;
 mod maker;
 mod output;

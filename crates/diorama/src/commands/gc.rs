@@ -5,18 +5,17 @@
 
 use diorama_coordinator::{Collected, Grace, collect};
 
-use super::serve::host;
 use super::verify::failed;
 use crate::cli::{Cli, Gc};
 use crate::exit::{self, Failure};
 use crate::fleet::connect::{connect, seconds};
-use crate::output;
+use crate::{identity, output};
 
 pub(crate) async fn run(command: &Gc, cli: &Cli) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
     let grace = Grace(seconds(config.coordinator.gc_grace));
     let backends = connect(&config.services, "diorama gc").await?;
-    let by = format!("gc-{}-{}", host(), std::process::id());
+    let by = format!("gc-{}", identity::unique());
     let collected = collect(&backends, &by, grace, !command.yes).await.map_err(failed)?;
     if cli.json() {
         let mut json = serde_json::to_value(&collected).map_err(Failure::permanent)?;

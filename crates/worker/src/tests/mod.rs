@@ -196,7 +196,8 @@ impl Bench {
     async fn start(&self, generator: Watched, config: WorkerConfig) -> Running {
         let (device, _) = Device::start(Box::new(move || Ok(Box::new(generator)))).await.unwrap();
         let (drain, registry) = (CancellationToken::new(), Registry::new());
-        let metrics = Metrics::register(&registry, "w", "p", "m", "cpu").unwrap();
+        let loaded_in = Duration::from_secs(1);
+        let metrics = Metrics::register(&registry, &config.worker, &config.pool, device.info(), loaded_in).unwrap();
         let worker = Worker::new(self.backends.clone(), device, WorkerConfig { metrics: Some(metrics), ..config });
         Running { task: tokio::spawn(worker.run(drain.clone())), drain, registry }
     }
