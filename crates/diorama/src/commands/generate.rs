@@ -58,7 +58,7 @@ fn task(command: &Generate, config: &Config) -> Result<Task, Failure> {
     if command.prompt.trim().is_empty() {
         return Err(usage("--prompt is empty; say what should appear".to_owned()));
     }
-    let limit = diorama_coordinator::manifest::MAX_PROMPT_BYTES;
+    let limit = diorama_manifest::MAX_PROMPT_BYTES;
     if command.prompt.len() > limit {
         return Err(usage(format!("--prompt has {} bytes; at most {limit} are allowed", command.prompt.len())));
     }

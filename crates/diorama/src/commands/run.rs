@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use diorama_coordinator::manifest::{Format, Manifest, ManifestError, ManifestReport, References, Rules};
 use diorama_coordinator::{RunEnd, RunProgress, Tasks};
 use diorama_core::generator::Generator;
 use diorama_core::id::{Pool, RunId, Sha256Hex};
@@ -12,6 +11,7 @@ use diorama_core::outcome::TaskError;
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{Labels, ModelIdentity, RunSpec, RunSummary};
 use diorama_core::task::Task;
+use diorama_manifest::{Format, Manifest, ManifestError, ManifestReport, References, Rules};
 use diorama_runtime::config::Config;
 use diorama_runtime::options::{OnInvalid, RunOptions};
 use diorama_worker::device::MakeGenerator;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
-use diorama_backends::objects::{ObjectError, RemoteObjects, bucket_and_key};
+use diorama_backends::objects::{ObjectError, RemoteObjects};
+use diorama_core::address::bucket_and_key;
 use diorama_core::id::Sha256Hex;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use futures::FutureExt;

@@ -3,16 +3,18 @@
 use std::fs;
 use std::sync::Arc;
 
-use ::parquet::column::writer::ColumnWriter;
-use ::parquet::data_type::ByteArray;
-use ::parquet::file::properties::WriterProperties;
-use ::parquet::file::writer::SerializedFileWriter;
-use ::parquet::schema::parser::parse_message_type;
-use diorama_core::id::Seed;
+use diorama_core::id::{Seed, Sha256Hex, TaskIndex};
+use diorama_core::manifest::ManifestIssue;
+use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::settings::{Method, Settings};
+use diorama_core::task::Task;
+use diorama_manifest::{MAX_LINE_BYTES, MAX_PROMPT_BYTES, Manifest, ManifestError, ManifestReport, References, Rules};
+use parquet::column::writer::ColumnWriter;
+use parquet::data_type::ByteArray;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use tempfile::TempDir;
-
-use super::*;
 
 const GOOD: &str = r#"{"custom_id":"a","reference":"sea.png","prompt":"a seagull"}"#;
 

@@ -1,18 +1,4 @@
-//! Manifests: validated as a whole before anything starts, then streamed as tasks.
-//!
-//! Two passes over the file. The first, [`Manifest::validate`], finds everything that is wrong with every row; the
-//! second, [`Manifest::tasks`], yields the tasks. Both hold one row at a time, and the first what finds ids that occur
-//! twice, in bounded memory. Never fetches anything.
-
-mod csv;
-mod format;
-mod ids;
-mod jsonl;
-mod parquet;
-mod reference;
-mod row;
-#[cfg(test)]
-mod tests;
+//! A manifest's file: the check of all its rows, and the tasks that they are.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -24,40 +10,13 @@ use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::{Reference, Task};
 use sha2::{Digest, Sha256};
 
-pub use self::format::{Format, MAX_LINE_BYTES};
-use self::format::{Raw, Rows, issue};
-use self::ids::{Duplicate, Ids};
-use self::reference::Files;
-pub use self::row::{MAX_PROMPT_BYTES, References, Rules};
-
-/// A manifest that cannot be read at all. What is wrong inside one is a [`ManifestIssue`].
-#[derive(Debug, thiserror::Error)]
-pub enum ManifestError {
-    /// The file cannot be opened or read.
-    #[error("reading the manifest {path}: {source}")]
-    Read {
-        /// The manifest.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The system's temporary folder does not take what a long manifest needs: 24 bytes a row.
-    #[error(
-        "checking the manifest {path} for ids that occur twice, in a temporary file: {source}; free some space, or set TMPDIR to a folder with more"
-    )]
-    Scratch {
-        /// The manifest.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The extension names no format.
-    #[error("{0} names no format of a manifest: end it in .jsonl, .csv or .parquet, or say --manifest-format")]
-    UnknownFormat(PathBuf),
-    /// The file is not the one that was validated.
-    #[error("the manifest {0} changed while it was read; start again")]
-    Changed(PathBuf),
-}
+use crate::duplicates::{Duplicate, Ids};
+use crate::error::ManifestError;
+use crate::format::Format;
+use crate::raw::{Raw, Rows, issue};
+use crate::reference::Files;
+use crate::row;
+use crate::rules::Rules;
 
 /// A manifest's file and the rules that its rows are read by.
 #[derive(Debug, Clone)]

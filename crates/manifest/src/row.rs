@@ -6,54 +6,15 @@ use diorama_core::settings::{Method, Settings};
 use diorama_core::task::{Reference, Task};
 use serde_json::{Map, Value};
 
-use super::format::{issue, unknown_key};
-use super::reference;
+use crate::raw::{issue, unknown_key};
+use crate::reference;
+use crate::rules::Rules;
 
 /// The longest prompt, in bytes.
 pub const MAX_PROMPT_BYTES: usize = 10_000;
 
-/// What a row is read by, besides its own cells.
-#[derive(Debug, Clone)]
-pub struct Rules {
-    /// The settings of every row that does not set its own.
-    pub settings: Settings,
-    /// From which rows without a seed derive theirs.
-    pub seed: Seed,
-    /// Methods made beside the row's own: a reference is needed where any of them needs one.
-    pub compare: Vec<Method>,
-    /// Which references can be read.
-    pub references: References,
-    /// Whether `http://` is fetched as `https://` is.
-    pub plain_http: bool,
-}
-
-/// Which references whoever makes the pictures can read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum References {
-    /// A run on this machine: files, and URLs.
-    FilesAndUrls,
-    /// A submission from this machine: files, which are uploaded, and what workers fetch.
-    FilesAndRemote,
-    /// A fleet: what workers fetch, and what was uploaded.
-    Remote,
-    /// A fleet whose workers share the coordinator's folder of references: all of them.
-    All,
-}
-
-impl References {
-    /// Whether a path means a file here.
-    pub(super) fn files(self) -> bool {
-        self != Self::Remote
-    }
-
-    /// Whether objects of the fleet's store can be read.
-    pub(super) fn objects(self) -> bool {
-        self != Self::FilesAndUrls
-    }
-}
-
 /// The task of a row. Its index is for the caller to set.
-pub(super) fn task(line: u64, cells: Map<String, Value>, rules: &Rules) -> Result<Task, Vec<ManifestIssue>> {
+pub(crate) fn task(line: u64, cells: Map<String, Value>, rules: &Rules) -> Result<Task, Vec<ManifestIssue>> {
     let mut row = Reading { line, issues: Vec::new() };
     let mut settings = Settings::default();
     let (mut custom_id, mut prompt, mut reference, mut subjects, mut seed) = (None, None, None, None, None);

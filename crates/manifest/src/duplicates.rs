@@ -19,7 +19,7 @@ const PARTS: usize = 64;
 type Entry = ([u8; 16], u64);
 
 /// Every id of a manifest.
-pub(super) struct Ids {
+pub(crate) struct Ids {
     held: Vec<Entry>,
     limit: usize,
     spilled: Vec<BufWriter<File>>,
@@ -27,13 +27,13 @@ pub(super) struct Ids {
 
 /// A line whose id was used before, and the first line that used it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Duplicate {
-    pub(super) line: u64,
-    pub(super) first: u64,
+pub(crate) struct Duplicate {
+    pub(crate) line: u64,
+    pub(crate) first: u64,
 }
 
 impl Ids {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::holding(HELD)
     }
 
@@ -42,7 +42,7 @@ impl Ids {
     }
 
     /// Adds the id of a line. Fails where the system's temporary folder takes no more.
-    pub(super) fn add(&mut self, id: &CustomId, line: u64) -> io::Result<()> {
+    pub(crate) fn add(&mut self, id: &CustomId, line: u64) -> io::Result<()> {
         let mut digest = [0; 16];
         digest.copy_from_slice(&Sha256::digest(id.as_str())[..16]);
         self.held.push((digest, line));
@@ -62,7 +62,7 @@ impl Ids {
     }
 
     /// The lines whose id occurs on an earlier one, in order.
-    pub(super) fn duplicates(mut self) -> io::Result<Vec<Duplicate>> {
+    pub(crate) fn duplicates(mut self) -> io::Result<Vec<Duplicate>> {
         let mut found = Vec::new();
         if self.spilled.is_empty() {
             find(&mut self.held, &mut found);

@@ -7,9 +7,9 @@ use std::io::{self, BufRead, BufReader};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::format::{MAX_LINE_BYTES, Raw, issue};
+use crate::raw::{MAX_LINE_BYTES, Raw, issue};
 
-pub(super) fn rows(file: File) -> impl Iterator<Item = io::Result<Raw>> {
+pub(crate) fn rows(file: File) -> impl Iterator<Item = io::Result<Raw>> {
     rows_of(BufReader::with_capacity(1 << 16, file))
 }
 

@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use diorama_backends::objects::bucket_and_key;
+use diorama_core::address::bucket_and_key;
 use diorama_core::id::Sha256Hex;
 use diorama_core::task::Reference;
 
-use super::row::Rules;
+use crate::rules::Rules;
 
 /// A stable code and a message.
-pub(super) type Refusal = (&'static str, String);
+pub(crate) type Refusal = (&'static str, String);
 
 /// Reads a reference. Looks at nothing but the text.
-pub(super) fn parse(text: &str, rules: &Rules) -> Result<Reference, Refusal> {
+pub(crate) fn parse(text: &str, rules: &Rules) -> Result<Reference, Refusal> {
     let bad_url = |want: &str| Err(("bad_reference", format!("reference {text:?} is not of the form {want}")));
     let object = |reference: Reference| {
         if rules.references.objects() {
@@ -72,7 +72,7 @@ pub(super) fn parse(text: &str, rules: &Rules) -> Result<Reference, Refusal> {
 }
 
 /// Checks files once each: data sets use one place with many prompts.
-pub(super) struct Files {
+pub(crate) struct Files {
     root: PathBuf,
     checked: HashMap<String, Result<(), Refusal>>,
 }
@@ -82,11 +82,11 @@ impl Files {
     const REMEMBERED: usize = 1 << 16;
 
     /// `root` is canonical.
-    pub(super) fn new(root: PathBuf) -> Self {
+    pub(crate) fn new(root: PathBuf) -> Self {
         Self { root, checked: HashMap::new() }
     }
 
-    pub(super) fn check(&mut self, path: &str) -> Result<(), Refusal> {
+    pub(crate) fn check(&mut self, path: &str) -> Result<(), Refusal> {
         if let Some(result) = self.checked.get(path) {
             return result.clone();
         }

@@ -13,9 +13,9 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 use serde_json::{Map, Number, Value};
 
-use super::format::{Raw, Rows, column_issues, issue, known_keys};
+use crate::raw::{Raw, Rows, column_issues, issue, known_keys};
 
-pub(super) fn rows(file: File) -> Rows {
+pub(crate) fn rows(file: File) -> Rows {
     match caught(|| open(file)) {
         Ok((issues, rows)) => {
             let header = (!issues.is_empty()).then_some(Ok(Raw::File(issues)));

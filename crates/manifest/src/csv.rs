@@ -11,9 +11,9 @@ use diorama_core::manifest::ManifestIssue;
 use diorama_core::settings::{self, Settings};
 use serde_json::{Map, Value};
 
-use super::format::{MAX_LINE_BYTES, Raw, column_issues, issue, known_keys};
+use crate::raw::{MAX_LINE_BYTES, Raw, column_issues, issue, known_keys};
 
-pub(super) fn rows(file: File, path: PathBuf) -> impl Iterator<Item = io::Result<Raw>> {
+pub(crate) fn rows(file: File, path: PathBuf) -> impl Iterator<Item = io::Result<Raw>> {
     let record_start = Arc::new(AtomicU64::new(0));
     let limited = Limited { inner: file, served: 0, record_start: Arc::clone(&record_start) };
     // The header is read as a record, because it may be wrong too.
