@@ -274,9 +274,9 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 mod tests {
     use diorama_core::id::{CustomId, Seed, TaskIndex};
     use diorama_core::settings::{Method, Settings};
+    use diorama_engine::{SyntheticGenerator, SyntheticOptions};
 
     use super::*;
-    use crate::synthetic::{SyntheticGenerator, SyntheticOptions};
 
     /// What happens to a batch before it is made, if anything.
     type Harm = Box<dyn Fn(&mut GeneratorInfo, &[Job]) -> Option<GeneratorError> + Send>;

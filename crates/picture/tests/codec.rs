@@ -1,9 +1,14 @@
 //! Pictures as people have them: each becomes upright 8-bit RGB, or an error that says why not.
 
-use image::codecs::jpeg::JpegEncoder;
-use image::{ImageBuffer, Luma, Rgb, Rgba};
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
 
-use super::*;
+use diorama_core::outcome::{ErrorCode, TaskError};
+use diorama_core::picture::{Gray8, Rgb8};
+use diorama_picture::{PictureLimits, decode, encode_gray, encode_rgb, read_reference};
+use image::codecs::jpeg::JpegEncoder;
+use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, Rgb, Rgba};
 
 fn bytes(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());

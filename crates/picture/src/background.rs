@@ -8,7 +8,7 @@ use image::imageops::{FilterType, resize};
 const MOST: f64 = 100.0;
 
 /// The reference at the pictures' size, and where to look.
-pub(crate) struct Background {
+pub struct Background {
     reference: Vec<u8>,
     width: u32,
     height: u32,
@@ -19,7 +19,7 @@ pub(crate) struct Background {
 impl Background {
     /// `None` where the mask leaves nothing to look at. The reference is resized with a Lanczos filter, as before
     /// generation.
-    pub(crate) fn new(reference: &Rgb8, mask: &Gray8) -> Option<Self> {
+    pub fn new(reference: &Rgb8, mask: &Gray8) -> Option<Self> {
         let (width, height) = (mask.width, mask.height);
         let outside: Vec<usize> = (0..mask.data.len()).filter(|at| mask.data[*at] == 0).collect();
         if outside.is_empty() {
@@ -37,7 +37,7 @@ impl Background {
 
     /// Peak signal-to-noise ratio in dB, `10·log10(255² / MSE)` with the mean over the pixels outside the mask and the
     /// three channels: 0 to 100. `None` for a picture of another size.
-    pub(crate) fn psnr(&self, picture: &Rgb8) -> Option<f64> {
+    pub fn psnr(&self, picture: &Rgb8) -> Option<f64> {
         if (picture.width, picture.height) != (self.width, self.height) {
             return None;
         }

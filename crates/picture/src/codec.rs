@@ -194,6 +194,3 @@ fn encode(data: &[u8], width: u32, height: u32, colour: ExtendedColorType) -> Re
         .write_image(data, width, height, colour)?;
     Ok(bytes)
 }
-
-#[cfg(test)]
-mod tests;
