@@ -1,12 +1,13 @@
+//! What a run's log allows, and the state that follows from it.
+
 use diorama_core::id::{AttemptId, Round, RunId, Sha256Hex, ShardId};
 use diorama_core::outcome::FileRef;
 use diorama_core::round::{FailedWhere, RoundInfo};
 use diorama_core::run::{ModelIdentity, RunState, RunSummary};
+use diorama_protocol::decision::{Act, Decision, Ended};
+use diorama_protocol::history::{History, Need, Refused};
 use jiff::Timestamp;
 use proptest::prelude::*;
-
-use super::{History, Need, Refused};
-use crate::decision::{Act, Decision, Ended};
 
 fn round(number: u32, reopened: bool) -> RoundInfo {
     RoundInfo {
