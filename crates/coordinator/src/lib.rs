@@ -1,4 +1,4 @@
-//! The coordinator: validation of manifests, submission, the pump, rounds of retries, reconciliation, finalisation.
+//! The coordinator: submission, the pump, rounds of retries, reconciliation, finalisation.
 //!
 //! Knows no model and no worker, and no particular backend. Never prints: progress goes into a watch channel. Several
 //! may run for one run: nothing here is needed for safety, which the commit markers alone give.
@@ -12,7 +12,6 @@ mod error;
 mod failures;
 mod gc;
 mod lease;
-pub mod manifest;
 mod pump;
 mod reconcile;
 mod reopen;

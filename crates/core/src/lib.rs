@@ -3,6 +3,7 @@
 //!
 //! Never does I/O, never spawns, never touches a tensor.
 
+pub mod address;
 pub mod causes;
 pub mod generator;
 pub mod id;

@@ -316,6 +316,3 @@ impl History {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

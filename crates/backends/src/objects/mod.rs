@@ -26,7 +26,7 @@ pub mod retrying;
 pub mod s3;
 
 pub use error::{ObjectError, ObjectErrorKind};
-pub use remote::{RemoteObjects, bucket_and_key};
+pub use remote::RemoteObjects;
 
 /// Objects that are removed at a time, where each wants its own request.
 const DELETIONS: usize = 16;

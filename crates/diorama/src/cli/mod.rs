@@ -6,8 +6,8 @@ mod flags;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use diorama_coordinator::manifest;
 use diorama_core::range::{PRIORITY, WEIGHT};
+use diorama_manifest as manifest;
 use diorama_runtime::config::{Config, ConfigError, Sources, load};
 use diorama_runtime::logging::LogFormat;
 

@@ -21,11 +21,11 @@ use diorama_core::id::Sha256Hex;
 use diorama_core::key::ObjectKey;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::Reference;
+use diorama_picture::{PictureLimits, read_reference, reference_from_bytes};
 use diorama_protocol::RunStore;
 
 pub use self::cache::CacheConfig;
 pub use self::remote::{Remote, RemoteConfig, RemoteError};
-use crate::picture::{PictureLimits, read_reference, reference_from_bytes};
 
 /// Where a run's references come from.
 #[derive(Clone)]

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
-use diorama_backends::objects::{ObjectError, RemoteObjects, bucket_and_key};
+use diorama_backends::objects::{ObjectError, RemoteObjects};
+use diorama_core::address::bucket_and_key;
 use diorama_core::id::Sha256Hex;
 use diorama_core::outcome::{ErrorCode, TaskError};
+use diorama_picture::PictureLimits;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::io::AsyncReadExt;
@@ -20,7 +22,6 @@ use url::Url;
 
 use super::cache::{Cache, CacheConfig, Found};
 use super::http::{Answer, Fault, Http, shown};
-use crate::picture::PictureLimits;
 
 /// The longest that a server's wish to be left alone is honoured in place; beyond it the task fails, and may be tried
 /// again in a later round.

@@ -28,6 +28,7 @@ use diorama_core::round::RoundInfo;
 use diorama_core::run::{OutputFormat, RunSpec};
 use diorama_core::settings::{Method, Settings};
 use diorama_core::task::Task;
+use diorama_engine::{SyntheticGenerator, SyntheticOptions};
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, Exclusive, RunStore};
@@ -37,7 +38,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::synthetic::{SyntheticGenerator, SyntheticOptions};
 use crate::{Device, Layout, Metrics, Worker, WorkerConfig, WorkerError, WorkerReport};
 
 /// Whatever a test waits for comes sooner.

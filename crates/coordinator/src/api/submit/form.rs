@@ -8,6 +8,7 @@ use diorama_core::id::RunId;
 use diorama_core::manifest::ManifestIssue;
 use diorama_core::run::RunSpec;
 use diorama_core::settings::Settings;
+use diorama_manifest::{Format, Manifest, ManifestReport, References, Rules};
 use jiff::Timestamp;
 use tempfile::TempPath;
 use tokio::io::{AsyncWriteExt, BufWriter};
@@ -16,7 +17,6 @@ use super::request::{SubmitRequest, seed};
 use super::{manifest_error, object};
 use crate::api::problem::{disk, panicked};
 use crate::api::{Problem, Shared};
-use crate::manifest::{Format, Manifest, ManifestReport, References, Rules};
 
 /// The largest spec, in bytes.
 const MAX_SPEC_BYTES: usize = 1 << 20;

@@ -11,13 +11,13 @@ use axum::http::{HeaderMap, StatusCode, header};
 use diorama_backends::objects::{Put, list_all};
 use diorama_core::id::{RunId, Sha256Hex};
 use diorama_core::key::SharedKey;
+use diorama_manifest::{ManifestError, ManifestReport};
 
 use self::form::Upload;
 pub(super) use self::request::Form;
 pub use self::request::SubmitRequest;
 use super::problem::{disk, panicked};
 use super::{Problem, Shared};
-use crate::manifest::{ManifestError, ManifestReport};
 use crate::service::hand_over;
 use crate::status::{RunStatus, status};
 use crate::submit::{Submission, submit};

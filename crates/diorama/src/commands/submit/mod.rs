@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use diorama_coordinator::RunStatus;
 use diorama_coordinator::api::SubmitRequest;
-use diorama_coordinator::manifest::{Format, ManifestError, References, Rules};
 use diorama_core::id::Sha256Hex;
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::Labels;
+use diorama_manifest::{Format, ManifestError, References, Rules};
 use diorama_runtime::config::Config;
 use diorama_runtime::options::OnInvalid;
 use reqwest::multipart::{Form, Part};
