@@ -96,7 +96,6 @@ impl Process {
         Self { child, watchdog: watchdog.spawn().unwrap(), name }
     }
 
-    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }

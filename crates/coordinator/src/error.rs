@@ -18,10 +18,8 @@ pub enum CoordinatorError {
     /// The object store, or the local disk on which the final files are prepared.
     #[error(transparent)]
     Objects(#[from] ObjectError),
-    /// The queue.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// The progress service.
     #[error(transparent)]
     Progress(#[from] ProgressError),
     /// The place holds another run, or this one with other settings.
@@ -60,7 +58,6 @@ pub enum CoordinatorError {
              again"
     )]
     Unusable {
-        /// Which.
         shard: ShardId,
         /// What is wrong with it.
         problem: String,

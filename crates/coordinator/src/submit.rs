@@ -22,7 +22,6 @@ const WRITING: usize = 16;
 /// The tasks of a manifest, in its order, their indices rising from 0 without a gap.
 pub type Tasks = Box<dyn Iterator<Item = Result<Task, BoxError>> + Send>;
 
-/// What is submitted.
 pub struct Submission {
     /// The spec; where a run is there already, it must agree with it.
     pub spec: RunSpec,

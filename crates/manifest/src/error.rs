@@ -3,27 +3,18 @@
 use std::io;
 use std::path::PathBuf;
 
-/// A manifest that cannot be read at all. What is wrong inside one is a [`ManifestIssue`].
+/// A manifest that cannot be read at all. What is wrong inside one is a
+/// [`ManifestIssue`](diorama_core::manifest::ManifestIssue).
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// The file cannot be opened or read.
     #[error("reading the manifest {path}: {source}")]
-    Read {
-        /// The manifest.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// The system's temporary folder does not take what a long manifest needs: 24 bytes a row.
     #[error(
         "checking the manifest {path} for ids that occur twice, in a temporary file: {source}; free some space, or set TMPDIR to a folder with more"
     )]
-    Scratch {
-        /// The manifest.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    Scratch { path: PathBuf, source: io::Error },
     /// The extension names no format.
     #[error("{0} names no format of a manifest: end it in .jsonl, .csv or .parquet, or say --manifest-format")]
     UnknownFormat(PathBuf),

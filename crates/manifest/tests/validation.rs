@@ -1,5 +1,7 @@
 //! What validation promises, on real files in each format.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where a guarantee is broken")]
+
 use std::fs;
 use std::sync::Arc;
 

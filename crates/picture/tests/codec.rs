@@ -1,5 +1,7 @@
 //! Pictures as people have them: each becomes upright 8-bit RGB, or an error that says why not.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where a guarantee is broken")]
+
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;

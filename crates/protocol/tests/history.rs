@@ -1,5 +1,7 @@
 //! What a run's log allows, and the state that follows from it.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where a guarantee is broken")]
+
 use diorama_core::id::{AttemptId, Round, RunId, Sha256Hex, ShardId};
 use diorama_core::outcome::FileRef;
 use diorama_core::round::{FailedWhere, RoundInfo};

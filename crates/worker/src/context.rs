@@ -43,7 +43,6 @@ pub enum Layout {
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// Its name.
     pub worker: WorkerId,
     /// The pool that it serves.
     pub pool: Pool,

@@ -21,7 +21,6 @@ const INSTALL: &str =
 /// The user of every broker here; also the name of its vhost.
 pub const USER: &str = "diorama";
 
-/// The user's password.
 pub const PASSWORD: &str = "not-so-secret-password-of-the-tests";
 
 /// A broker.
@@ -179,7 +178,6 @@ impl RabbitMq {
         format!("amqps://{USER}:{PASSWORD}@localhost:{port}/{USER}")
     }
 
-    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -22,15 +22,10 @@ use crate::services::{free_port, wait_until};
 /// What a part is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// A worker.
     Worker,
-    /// A coordinator.
     Coordinator,
-    /// The broker.
     RabbitMq,
-    /// The progress service.
     Redis,
-    /// The object store.
     S3,
 }
 

@@ -39,9 +39,7 @@ const LOOK: Duration = Duration::from_millis(300);
 /// The built programs.
 #[derive(Debug, Clone)]
 pub struct Programs {
-    /// Diorama.
     pub diorama: PathBuf,
-    /// The S3 server.
     pub s3: PathBuf,
 }
 
@@ -52,7 +50,6 @@ pub struct Options {
     pub tasks: u64,
     /// Tasks a shard.
     pub shard_size: u32,
-    /// Workers.
     pub workers: usize,
     /// How long a batch of 32 tasks takes on a worker's device.
     pub latency: Duration,

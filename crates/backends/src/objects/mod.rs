@@ -34,9 +34,7 @@ const DELETIONS: usize = 16;
 /// What a listing says about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
-    /// Its key.
     pub key: String,
-    /// Its length.
     pub bytes: u64,
     /// When it was written last, by the store's clock; `None` where the store does not say.
     pub modified: Option<Timestamp>,
@@ -45,7 +43,6 @@ pub struct ObjectMeta {
 /// One page of a listing, in the order of the keys' bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// The objects.
     pub objects: Vec<ObjectMeta>,
     /// What to give as `after` for the next page; `None` at the end.
     pub next: Option<String>,
@@ -53,9 +50,7 @@ pub struct Page {
 
 /// An object that is read piece by piece.
 pub struct ObjectReader {
-    /// Its length.
     pub bytes: u64,
-    /// Its content.
     pub body: Pin<Box<dyn AsyncRead + Send>>,
 }
 

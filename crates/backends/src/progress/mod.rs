@@ -74,7 +74,6 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Both together.
     pub fn plus(self, other: Self) -> Self {
         Self {
             shards: self.shards + other.shards,
@@ -88,7 +87,6 @@ impl Counts {
 /// The counts of a run, and whether they are all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counted {
-    /// What was counted.
     pub counts: Counts,
     /// Every marker that there was has been added since the counts began; false where they were lost and are being
     /// rebuilt.
@@ -110,9 +108,7 @@ pub struct Head {
 /// A worker at work on a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// The worker.
     pub worker: WorkerId,
-    /// Its attempt.
     pub attempt: AttemptId,
     /// Pictures it has made of this shard so far, not committed.
     pub done: u64,
@@ -123,17 +119,14 @@ pub struct Holder {
 /// A sign of life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// The worker.
     pub worker: WorkerId,
     /// The pool that it serves.
     pub pool: Pool,
-    /// What it does.
     pub state: WorkerState,
     /// The model it serves, by its folder's name.
     pub model: String,
     /// The same, as runs are bound to it.
     pub identity: ModelIdentity,
-    /// Its device.
     pub device: String,
     /// Pictures that it committed since it started.
     pub done: u64,

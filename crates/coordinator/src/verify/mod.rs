@@ -55,7 +55,6 @@ pub struct Verification {
     pub problems: Vec<String>,
     /// All of them.
     pub problem_count: u64,
-    /// What was repaired.
     pub repaired: Vec<String>,
     /// What could not be checked, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]

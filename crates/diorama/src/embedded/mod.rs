@@ -36,26 +36,17 @@ pub enum EmbeddedError {
     /// Another process runs here.
     #[error("{} is in use by another run ({holder}); wait for it, stop it, or choose another folder", .folder.display())]
     InUse {
-        /// The folder.
         folder: PathBuf,
         /// `process 123`, where it is known.
         holder: String,
     },
     /// The folder cannot be locked.
     #[error("{} cannot be locked: {error}; choose a folder on a local file system that you may write to", .folder.display())]
-    Lock {
-        /// The folder.
-        folder: PathBuf,
-        /// The system's words.
-        error: std::io::Error,
-    },
-    /// The folder's objects.
+    Lock { folder: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Objects(#[from] ObjectError),
-    /// The coordinator.
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
-    /// The worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),
     /// The run in the folder was begun with another model.
@@ -131,7 +122,6 @@ impl RunFolder {
         Ok(Self { path: path.to_owned(), objects, _lock: lock })
     }
 
-    /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -70,7 +70,6 @@ impl Config {
 /// One key of the configuration.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Entry {
-    /// The key.
     pub key: &'static str,
     /// Its value; `None` where the preset, the model or the method decides.
     pub value: Option<Value>,
@@ -83,12 +82,7 @@ pub struct Entry {
 pub enum ConfigError {
     /// The file that was named does not exist or is not TOML.
     #[error("the configuration file {path}: {message}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        message: String,
-    },
+    File { path: PathBuf, message: String },
     /// Values that were refused: all of them, a line each.
     #[error("{}", .0.join("\n"))]
     Values(Vec<String>),

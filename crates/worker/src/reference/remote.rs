@@ -63,7 +63,6 @@ pub enum RemoteError {
     /// The trusted certificates cannot be used.
     #[error("the certificates in {path} (ca_file) cannot be used: {problem}")]
     Certificates {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,

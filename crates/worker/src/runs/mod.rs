@@ -40,7 +40,6 @@ pub(crate) struct Known {
     pub(crate) spec: Arc<RunSpec>,
     /// The digest of the spec's settings, as markers carry it.
     pub(crate) settings: Sha256Hex,
-    /// The log.
     pub(crate) history: Arc<History>,
     /// Shards that were not begun make room for another run.
     gives_way: bool,

@@ -94,7 +94,6 @@ impl Scratch {
         Ok(swept)
     }
 
-    /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
     }

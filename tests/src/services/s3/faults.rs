@@ -52,18 +52,11 @@ pub struct Rule {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Lie {
     /// Nothing is done, and the answer is this code of S3.
-    Refuse {
-        /// The code.
-        code: String,
-    },
+    Refuse { code: String },
     /// It is done, and the answer is this code of S3 all the same.
-    LoseAnswer {
-        /// The code.
-        code: String,
-    },
+    LoseAnswer { code: String },
     /// The answer is this code of S3, at once, and it is done later.
     Late {
-        /// The code.
         code: String,
         /// How much later, in milliseconds; where it is not said, when the rule is no longer in force.
         after_ms: Option<u64>,

@@ -21,7 +21,6 @@ pub const BUCKET: &str = "diorama";
 /// The key's id.
 pub const ACCESS_KEY: &str = "AKDIORAMATEST";
 
-/// The secret key.
 pub const SECRET_KEY: &str = "not-so-secret-key-of-the-tests";
 
 /// A server.
@@ -139,7 +138,6 @@ impl S3Server {
         files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().contains(".part-")).count()
     }
 
-    /// The bucket's folder.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().join("objects").join(BUCKET)
     }
