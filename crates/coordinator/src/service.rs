@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use diorama_backends::objects::{ObjectErrorKind, list_all};
+use diorama_backends::objects::list_all;
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::RunState;
@@ -171,7 +171,7 @@ impl Service {
             }
             match self.take_up_one(driving, &run, stop).await {
                 Ok(()) => {}
-                Err(CoordinatorError::Objects(error)) if error.kind == ObjectErrorKind::Damaged => {
+                Err(error) if error.is_of_the_run() => {
                     tracing::error!(%run, %error, "the run is damaged, and stands still");
                 }
                 Err(error) => {

@@ -62,7 +62,7 @@ impl Store {
 
     async fn is_whole(&self) {
         let bench = &self.bench;
-        let found = verify(&bench.backends, &bench.store, &self.spec, &bench.history().await, false).await.unwrap();
+        let found = verify(&bench.backends, &bench.store, &self.spec, &bench.history().await, None).await.unwrap();
         assert_eq!((found.problems, found.ended), (vec![], true));
     }
 }

@@ -9,9 +9,12 @@ use serde_json::json;
 
 use super::unkind::MemoryObjects;
 use super::*;
-use crate::{Verification, rounds, verify};
+use crate::{Grace, Verification, rounds, verify};
 
 type Stored = BTreeMap<String, Bytes>;
+
+/// A repair that leaves nothing for its age.
+const ANY_AGE: Grace = Grace(Duration::ZERO);
 
 /// What is done to the objects of an ended run, and words of the problem that must be found.
 type Damage = (&'static str, fn(&mut Stored), &'static str);
@@ -52,7 +55,7 @@ impl Ended {
     /// What `verify` finds; an error where the run's log cannot be read.
     async fn verify(&self, repair: bool) -> Result<Verification, CoordinatorError> {
         let history = self.bench.store.history().await?;
-        verify(&self.bench.backends, &self.bench.store, &self.spec, &history, repair).await
+        verify(&self.bench.backends, &self.bench.store, &self.spec, &history, repair.then_some(ANY_AGE)).await
     }
 }
 
