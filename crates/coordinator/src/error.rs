@@ -55,8 +55,10 @@ pub enum CoordinatorError {
         first: Vec<Sha256Hex>,
     },
     /// The manifest names uploaded references that are just being removed.
-    #[error("references that the manifest names were uploaded long ago and are just being removed, because no run named \
-             them")]
+    #[error(
+        "references that the manifest names were uploaded long ago and are just being removed, because no run named \
+             them"
+    )]
     BlobsGoing,
     /// What is decided about the run already does not allow it.
     #[error(transparent)]
@@ -84,10 +86,9 @@ impl CoordinatorError {
     /// Whether one run is at fault, or what was asked of it, and no service.
     pub(crate) fn is_of_the_run(&self) -> bool {
         match self {
-            Self::Objects(error) => matches!(
-                error.kind,
-                ObjectErrorKind::Damaged | ObjectErrorKind::NotFound | ObjectErrorKind::InvalidKey
-            ),
+            Self::Objects(error) => {
+                matches!(error.kind, ObjectErrorKind::Damaged | ObjectErrorKind::NotFound | ObjectErrorKind::InvalidKey)
+            }
             Self::Queue(_) | Self::Progress(_) => false,
             Self::Differs { .. }
             | Self::UnknownBlobs { .. }

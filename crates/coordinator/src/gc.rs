@@ -5,13 +5,15 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use diorama_backends::objects::{ObjectErrorKind, ObjectMeta, each_listed, list_all};
-use diorama_core::id::{AttemptId, RunId};
+use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectMeta, each_listed, list_all};
+use diorama_core::id::{AttemptId, RunId, Sha256Hex};
 use diorama_core::key::{ENDINGS, INPUTS, ObjectKey, RUNS, SharedKey, run_of};
+use diorama_protocol::decision::Ended;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
 use jiff::Timestamp;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::blobs;
@@ -123,27 +125,58 @@ pub(crate) fn is_old(object: &ObjectMeta, grace: Grace) -> bool {
 }
 
 impl Collection<'_> {
-    /// Removes what is left under the names of runs that are not in the index.
+    /// Removes what is left under the names of runs that are not in the index. One whose log says that it is there has
+    /// only lost its entry, and gets it back.
     async fn gone(&mut self) -> Result<(), CoordinatorError> {
         let notes = list_all(&*self.backends.objects, SharedKey::DELETED).await?;
         let deleted = |object: &ObjectMeta| SharedKey::run(&object.key);
         // One that is in the index still is the leading coordinator's to remove; or the decision failed behind the note,
         // and the run is as it was.
-        let old = notes.iter().filter(|note| is_old(note, self.grace)).filter_map(deleted);
-        let mut gone: Vec<RunId> = old.filter(|run| !self.submitted.contains(run)).collect();
+        let noted = notes.iter().filter_map(|note| Some((deleted(note)?, is_old(note, self.grace))));
+        let mut gone: Vec<(RunId, bool)> = noted.filter(|(run, _)| !self.submitted.contains(run)).collect();
         gone.extend(self.strays(&notes.iter().filter_map(deleted).collect()).await?);
-        for run in gone {
-            self.collected.runs += 1;
-            self.collected.note(format!("{RUNS}{run}/"));
-            if !self.dry {
-                delete::forget(self.backends, &run).await?;
+        for (run, is_old) in gone {
+            let store = RunStore::shared(self.backends.objects.clone(), &run);
+            let history = async {
+                let history = store.history().await?;
+                if history.decisions() == 0 {
+                    delete::had_no_log(&store).await?;
+                }
+                Ok(history)
+            };
+            match history.await {
+                Ok(history) if history.is_submitted() => self.list_again(run).await?,
+                Ok(_) if is_old => {
+                    self.collected.runs += 1;
+                    self.collected.note(format!("{RUNS}{run}/"));
+                    if !self.dry {
+                        delete::forget(self.backends, &run).await?;
+                    }
+                }
+                Ok(_) => {}
+                Err(error) if CoordinatorError::is_of_the_run(&error) => {
+                    self.collected.damaged(&format!("run {run}"), &error);
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// Names under which there are old objects, and no run in the index or among the `deleted` ones.
-    async fn strays(&self, deleted: &BTreeSet<RunId>) -> Result<Vec<RunId>, CoordinatorError> {
+    async fn list_again(&mut self, run: RunId) -> Result<(), CoordinatorError> {
+        let entry = SharedKey::Submitted(run.clone()).to_string();
+        tracing::warn!(%run, "{entry} was gone, and the run is there");
+        self.collected.damaged.push(format!("{entry} was gone, and the run is there: it is written again"));
+        if !self.dry {
+            self.backends.objects.put(&entry, bytes::Bytes::new()).await?;
+        }
+        self.submitted.insert(run);
+        Ok(())
+    }
+
+    /// Names under which there are objects, and no run in the index or among the `deleted` ones; and whether all of the
+    /// objects are old.
+    async fn strays(&self, deleted: &BTreeSet<RunId>) -> Result<Vec<(RunId, bool)>, CoordinatorError> {
         let objects = &*self.backends.objects;
         let (mut strays, mut after): (_, Option<String>) = (Vec::new(), None);
         loop {
@@ -161,9 +194,7 @@ impl Collection<'_> {
             }
             let (mut old, prefix) = (true, format!("{RUNS}{run}/"));
             each_listed(objects, &prefix, |object| old &= is_old(&object, self.grace)).await?;
-            if old {
-                strays.push(run);
-            }
+            strays.push((run, old));
         }
     }
 
@@ -197,6 +228,7 @@ impl Collection<'_> {
         if !old || !note.iter().all(|object| is_old(object, self.grace)) {
             return Ok(());
         }
+        delete::had_no_log(store).await?;
         self.collected.runs += 1;
         self.collected.note(store.relative(""));
         if !self.dry {
@@ -251,20 +283,27 @@ async fn leftovers(store: &RunStore, history: &History, grace: Grace) -> Result<
         })
         .await?;
     }
-    let mut named = Named::default();
-    let reader = store.objects().open(&store.relative(&ended.results.path)).await?;
-    let mut lines = BufReader::new(reader.body).lines();
-    let broken =
-        |error: std::io::Error| diorama_backends::objects::ObjectError::broken_off(&ended.results.path, &error);
-    while let Some(line) = lines.next_line().await.map_err(broken)? {
-        let outcome = serde_json::from_str(&line).map_err(|error| {
-            diorama_backends::objects::ObjectError::damaged(store.relative(&ended.results.path), error.to_string())
-        })?;
-        named.add(&outcome);
-    }
+    let named = named_by_results(store, ended).await?;
     left_behind(store, ended.summary.rounds, &named, |object| {
         keys.extend(Some(object).filter(|object| is_old(object, grace)).map(|object| object.key));
     })
     .await?;
     Ok(keys)
+}
+
+/// What the results of an ended run name. What a damaged file no longer names is no garbage.
+async fn named_by_results(store: &RunStore, ended: &Ended) -> Result<Named, ObjectError> {
+    let key = store.relative(&ended.results.path);
+    let mut lines = BufReader::new(store.objects().open(&key).await?.body).split(b'\n');
+    let (mut named, mut digest) = (Named::default(), Sha256::new());
+    while let Some(line) = lines.next_segment().await.map_err(|error| ObjectError::broken_off(&key, &error))? {
+        digest.update(&line);
+        digest.update(b"\n");
+        let outcome = serde_json::from_slice(&line);
+        named.add(&outcome.map_err(|error| ObjectError::damaged(&key, error.to_string()))?);
+    }
+    if Sha256Hex::from_digest(digest.finalize().into()) != ended.results.sha256 {
+        return Err(ObjectError::damaged(key, "it is not what the log says"));
+    }
+    Ok(named)
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use diorama_backends::objects::list_all;
+use diorama_backends::objects::{ObjectErrorKind, list_all};
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::RunState;
@@ -230,6 +230,7 @@ impl Service {
         if age < self.config.grace.0 {
             return Ok(());
         }
+        delete::had_no_log(store).await?;
         tracing::warn!(%run, "a submission that was never completed is removed");
         delete::delete(&self.backends, store, run, &mut history, &self.config.owner).await?;
         delete::carry_out(&self.backends, store, run).await
@@ -354,7 +355,15 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
 
 /// A paused run whose fault was not mended would only fail again.
 async fn wait_for_another_wish(backends: &Backends, store: &RunStore, run: &RunId, stop: &CancellationToken) {
-    let Ok(before) = store.history().await else { return };
+    let before = match store.history().await {
+        Ok(before) => before,
+        Err(error) if error.kind == ObjectErrorKind::Damaged => {
+            // The run is damaged where nobody can pause it.
+            stop.run_until_cancelled(tokio::time::sleep(LIST)).await;
+            return;
+        }
+        Err(_) => return,
+    };
     if matches!(before.state(), None | Some(RunState::Running)) {
         // It was deleted, resumed or reopened since it failed.
         return;

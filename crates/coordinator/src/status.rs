@@ -161,8 +161,10 @@ pub async fn status(
             status.eta_seconds = status.pictures_per_second.map(|rate| left as f64 / rate);
         }
         Err(error) => {
-            status.degrade(format!("Redis is away, so nobody knows what workers hold just now, nor behind what the run waits \
-                                    ({error})"));
+            status.degrade(format!(
+                "Redis is away, so nobody knows what workers hold just now, nor behind what the run waits \
+                                    ({error})"
+            ));
             if shards <= COUNTED_BY_HAND {
                 match by_hand(store, spec, history).await {
                     Ok(counts) => count(&mut status, counts, round),

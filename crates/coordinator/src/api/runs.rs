@@ -166,8 +166,8 @@ pub(super) async fn change(
     Ok(Json(run.status(&api).await?))
 }
 
-/// Deletes a run that has ended, with everything that it made, or one that was never completely submitted; uploaded
-/// references stay. For the role admin.
+/// Deletes a run that has ended, with everything that it made, or one that was never completely submitted. Its uploaded
+/// references go later, unless another run names them. For the role admin.
 #[utoipa::path(delete, path = "/v1/runs/{run}", tag = "runs", params(("run" = String, Path)),
     responses((status = 202, description = "it is gone for everybody, and its objects are being removed"),
               (status = 403, body = Problem), (status = 404, body = Problem),

@@ -27,9 +27,9 @@ async fn verify_holds_the_counters_of_an_ended_run_against_its_markers() {
     let (bench, spec) = ended().await;
     let (progress, history) = (&bench.backends.progress, bench.history().await);
     let problems = async |repair: bool| {
-            let repair = repair.then(Grace::default);
-            verify(&bench.backends, &bench.store, &spec, &history, repair).await.unwrap().problems
-        };
+        let repair = repair.then(Grace::default);
+        verify(&bench.backends, &bench.store, &spec, &history, repair).await.unwrap().problems
+    };
     assert_eq!(problems(false).await, [] as [&str; 0]);
     progress.forget(&spec.run).await.unwrap();
     assert_eq!(problems(false).await, [] as [&str; 0], "a run that was forgotten after its end");

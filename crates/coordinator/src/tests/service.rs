@@ -22,7 +22,7 @@ fn service(bench: &Bench) -> Service {
 }
 
 /// The service works until `done` says so.
-async fn until(bench: &Bench, what: &str, done: impl AsyncFn() -> bool) {
+pub(super) async fn until(bench: &Bench, what: &str, done: impl AsyncFn() -> bool) {
     let drain = CancellationToken::new();
     let wait = async {
         while !done().await {
