@@ -64,7 +64,11 @@ impl Catalogue {
             self.runs().remove(run);
             return Ok(None);
         }
-        self.remember(run, known.clone());
+        let mut runs = self.runs();
+        if runs.len() >= MOST && !runs.contains_key(run) {
+            runs.clear();
+        }
+        runs.insert(run.clone(), known.clone());
         Ok(Some((store, known)))
     }
 
@@ -82,14 +86,5 @@ impl Catalogue {
             }
             _ => self.open(backends, run).await,
         }
-    }
-
-    /// Keeps what somebody has read or decided.
-    pub(crate) fn remember(&self, run: &RunId, known: Known) {
-        let mut runs = self.runs();
-        if runs.len() >= MOST && !runs.contains_key(run) {
-            runs.clear();
-        }
-        runs.insert(run.clone(), known);
     }
 }

@@ -248,7 +248,7 @@ fn next(history: &History) -> Next {
 }
 
 /// How long the round waits until it begins; at most the longest delay, whatever the clock that it was written by.
-fn begins_in(round: &RoundInfo) -> Option<Duration> {
+pub(crate) fn begins_in(round: &RoundInfo) -> Option<Duration> {
     let left = Duration::try_from(Timestamp::now().duration_until(round.not_before)).ok()?;
     Some(left.min(round.delay()))
 }

@@ -184,30 +184,30 @@ fn attempts_folder(relative: &str) -> &str {
     }
 }
 
-/// The objects that attempts left behind in rounds up to `last_round`, which are decided: whatever happens to the run
-/// later, none of them will ever count. Of those, the ones that `goes` says.
+/// Visits the objects that attempts left behind in rounds up to `last_round`, which are decided: whatever happens to the
+/// run later, none of them will ever count.
 pub(crate) async fn left_behind(
     store: &RunStore,
     last_round: u32,
     named: &Named,
-    goes: impl Fn(&ObjectMeta) -> bool,
-) -> Result<Vec<String>, ObjectError> {
-    let mut keys = Vec::new();
+    mut visit: impl FnMut(ObjectMeta),
+) -> Result<(), ObjectError> {
     for folder in SHARD_FOLDERS {
         each_listed(store.objects(), &store.relative(folder), |object| {
             let relative = store.within(&object.key);
             let decided = shard_of(relative).is_some_and(|shard| shard.round.0 <= last_round);
-            if decided && !named.has(relative) && goes(&object) {
-                keys.push(object.key);
+            if decided && !named.has(relative) {
+                visit(object);
             }
         })
         .await?;
     }
-    Ok(keys)
+    Ok(())
 }
 
 async fn sweep(store: &RunStore, last_round: u32, named: &Named) -> Result<(), CoordinatorError> {
-    let keys = left_behind(store, last_round, named, |_| true).await?;
+    let mut keys = Vec::new();
+    left_behind(store, last_round, named, |object| keys.push(object.key)).await?;
     Ok(store.objects().delete_all(&keys).await?)
 }
 

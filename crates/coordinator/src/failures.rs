@@ -54,7 +54,14 @@ pub(crate) async fn bury_dead_letters(
 async fn give_up_or_pause(backends: &Backends, run: &RunId, shard: ShardId, by: &str) -> Result<(), CoordinatorError> {
     let store = RunStore::shared(backends.objects.clone(), run);
     match give_up(backends, &store, run, shard).await {
-        Err(error) if is_lasting(&error) => pause(backends, &store, run, by, &error.to_string()).await,
+        Err(error) if is_lasting(&error) => match pause(backends, &store, run, by, &error.to_string()).await {
+            // Its log is damaged, too: nobody drives it, and its shards have no markers, should it be mended.
+            Err(error) if is_lasting(&error) => {
+                tracing::error!(%run, %shard, %error, "a dead letter of a damaged run was thrown away");
+                Ok(())
+            }
+            paused => paused,
+        },
         result => result,
     }
 }

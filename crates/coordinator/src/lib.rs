@@ -4,6 +4,7 @@
 //! may run for one run: nothing here is needed for safety, which the commit markers alone give.
 
 pub mod api;
+mod blobs;
 mod catalogue;
 mod coordinator;
 mod delete;
@@ -23,6 +24,7 @@ mod submit;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod waiting;
 mod watch;
 mod window;
 
@@ -35,4 +37,5 @@ pub use share::Shares;
 pub use status::{RunStatus, status};
 pub use submit::{Submission, Tasks, is_submitted, submit};
 pub use verify::{Verification, verify};
+pub use waiting::Waiting;
 pub use watch::RunProgress;

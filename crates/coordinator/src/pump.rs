@@ -162,16 +162,20 @@ impl<'a> Pump<'a> {
         let known = history.decisions();
         let said = self.backends.progress.head(&self.spec.run).await;
         let is_news = !matches!(&said, Ok(Some(head)) if head.decisions <= known);
+        if let Ok(Some(head)) = &said {
+            // Whoever led before us, or announced the log since, said it last, and workers do as it says.
+            self.gives_way = head.gives_way;
+        }
         if is_news || now.duration_since(self.decisions_at) >= RECHECK {
             self.decisions_at = now;
             let changed = self.store.refresh(history).await?;
             if changed {
                 self.window.reset();
-                // What is announced anew gives no way.
-                self.gives_way = false;
             }
             if changed || matches!(said, Ok(None)) {
                 self.backends.announce(&self.spec.run, history).await;
+                // What is announced anew gives no way.
+                self.gives_way = false;
             }
         }
         if let Ok(Some(head)) = said

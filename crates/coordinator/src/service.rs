@@ -322,7 +322,15 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
 
 /// A paused run whose fault was not mended would only fail again.
 async fn wait_for_another_wish(backends: &Backends, store: &RunStore, run: &RunId, stop: &CancellationToken) {
-    let Ok(before) = store.history().await else { return };
+    let before = match store.history().await {
+        Ok(before) => before,
+        Err(error) if error.kind == ObjectErrorKind::Damaged => {
+            // The run is damaged where nobody can pause it.
+            stop.run_until_cancelled(tokio::time::sleep(LIST)).await;
+            return;
+        }
+        Err(_) => return,
+    };
     if matches!(before.state(), None | Some(RunState::Running)) {
         // It was deleted, resumed or reopened since it failed.
         return;

@@ -14,6 +14,7 @@ use diorama_protocol::{Backends, DecideError, RunStore, fault};
 use jiff::Timestamp;
 use tokio::task::{JoinError, JoinSet};
 
+use crate::blobs::BlobLists;
 use crate::error::{BoxError, CoordinatorError};
 
 /// Input shards that are written at a time.
@@ -82,6 +83,7 @@ async fn write_inputs(
 ) -> Result<(), CoordinatorError> {
     let shard_size = spec.shard_size.max(1) as usize;
     let mut found = 0;
+    let mut blobs = BlobLists::new(store, inputs);
     let mut writing: JoinSet<Result<(), ObjectError>> = JoinSet::new();
     for index in 0..spec.shards() {
         // The iterator reads files: off the async threads with it, a shard at a time.
@@ -98,6 +100,7 @@ async fn write_inputs(
             break;
         }
         found += shard.len() as u64;
+        blobs.add(&shard).await?;
         if writing.len() >= WRITING
             && let Some(written) = writing.join_next().await
         {
@@ -123,7 +126,7 @@ async fn write_inputs(
     if found != spec.tasks {
         return Err(CoordinatorError::TaskCount { counted: spec.tasks, found });
     }
-    Ok(())
+    blobs.complete().await
 }
 
 fn flatten(written: Result<Result<(), ObjectError>, JoinError>) -> Result<(), CoordinatorError> {

@@ -94,10 +94,8 @@ pub fn run(programs: &Programs, options: &Options, stop: &AtomicBool) -> Option<
     fleet.until_let_go(&run);
     let counters = counters(&fleet, &run, struck.redis_at.is_some_and(|at| at + LOOK * 10 >= last_running));
     let tally = tally(&fleet, &run, options.tasks);
-    let verified = ["", "--repair", ""].map(|how| {
-        let arguments = ["verify", &run, how];
-        fleet.run(&arguments[..if how.is_empty() { 2 } else { 3 }])
-    });
+    let repair: &[&str] = &["--repair", "--grace", "0"];
+    let verified = [&[], repair, &[]].map(|how| fleet.run(&[&["verify", &run], how].concat()));
     Some(Report { options: options.clone(), submission, took, struck, bad_drains, counters, tally, verified })
 }
 

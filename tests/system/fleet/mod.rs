@@ -263,7 +263,7 @@ impl Fleet {
         let verified = verify(&[]);
         let outcomes = ["tasks", "done", "failed", "problem_count"];
         assert_eq!(found(&verified, outcomes), [rows, done, failed, 0], "{verified}");
-        verify(&["--repair"]);
+        verify(&["--repair", "--grace", "0"]);
         let verified = verify(&[]);
         assert_eq!(found(&verified, outcomes), [rows, done, failed, 0], "{verified}");
         assert_eq!(verified["orphans"], 0, "{verified}");

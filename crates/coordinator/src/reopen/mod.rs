@@ -62,10 +62,10 @@ async fn any_failed(store: &RunStore, ended: &Ended, which: &FailedWhere) -> Res
         }
         Err(error) => return Err(error),
     };
-    let mut lines = BufReader::new(reader.body).lines();
-    while let Some(line) = lines.next_line().await.map_err(|error| ObjectError::broken_off(&key, &error))? {
+    let mut lines = BufReader::new(reader.body).split(b'\n');
+    while let Some(line) = lines.next_segment().await.map_err(|error| ObjectError::broken_off(&key, &error))? {
         // Rows that never became a task stand there, too.
-        let outcome = serde_json::from_str::<TaskOutcome>(&line).map(|line| line.outcome);
+        let outcome = serde_json::from_slice::<TaskOutcome>(&line).map(|line| line.outcome);
         if matches!(outcome, Ok(Outcome::Failed(error)) if which.fits(&error)) {
             return Ok(true);
         }

@@ -40,7 +40,7 @@ async fn retry_to_the_end(bench: &Bench, spec: &RunSpec) {
 
 /// Whatever the run ended with the last time is there, whole.
 async fn is_whole(bench: &Bench, spec: &RunSpec, place: &str) {
-    let found = verify(&bench.backends, &bench.store, spec, &bench.history().await, false).await.unwrap();
+    let found = verify(&bench.backends, &bench.store, spec, &bench.history().await, None).await.unwrap();
     assert_eq!((found.problems, found.done, found.ended), (vec![], 8, true), "{place}");
 }
 
@@ -113,7 +113,7 @@ async fn a_coordinator_that_stood_still_anywhere_rewrites_nothing_of_a_run_that_
 async fn a_repair_that_stood_still_anywhere_removes_nothing_of_a_round_that_a_retry_made() {
     frozen_anywhere(true, false, |bench, spec| async move {
         let history = bench.history().await;
-        verify(&bench.backends, &bench.store, &spec, &history, true).await.unwrap();
+        verify(&bench.backends, &bench.store, &spec, &history, Some(Grace(Duration::ZERO))).await.unwrap();
     })
     .await;
 }
@@ -156,7 +156,7 @@ async fn a_cancelled_run_ends_as_cancelled_wherever_another_coordinator_takes_ov
             let RunEnd::Cancelled(summary) = end(&bench, &spec).await else { panic!("cancelled, {place}") };
             assert_eq!(summary.done + summary.failed, 8, "{place}");
             assert_eq!(bench.history().await.ending().map(|Ending { state, .. }| *state), Some(RunState::Cancelled));
-            let found = verify(&bench.backends, &bench.store, &spec, &bench.history().await, false).await.unwrap();
+            let found = verify(&bench.backends, &bench.store, &spec, &bench.history().await, None).await.unwrap();
             assert_eq!(found.problems, [] as [&str; 0], "{place}");
             if let Some(first) = first {
                 assert_eq!(first, RunEnd::Cancelled(summary));

@@ -1,5 +1,7 @@
 //! The coordinator against a worker that commits whatever a test wants, without a model.
 
+mod blobs;
+mod damage;
 mod ended;
 mod forgetful;
 mod frozen;

@@ -23,7 +23,7 @@ fn service(bench: &Bench, grace: Grace) -> Service {
 }
 
 /// The service works until `done` says so.
-async fn until(bench: &Bench, grace: Grace, what: &str, done: impl AsyncFn() -> bool) {
+pub(super) async fn until(bench: &Bench, grace: Grace, what: &str, done: impl AsyncFn() -> bool) {
     let drain = CancellationToken::new();
     let wait = async {
         while !done().await {

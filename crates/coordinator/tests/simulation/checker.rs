@@ -117,7 +117,7 @@ impl Checker {
             if cancelled_last(world, run) != (ended.summary.state == RunState::Cancelled) {
                 return wrong(run, format!("it ended as {}", ended.summary.state));
             }
-            let verified = diorama_coordinator::verify(backends, &store, &spec, &history, false).await;
+            let verified = diorama_coordinator::verify(backends, &store, &spec, &history, None).await;
             let verified = verified.map_err(|error| error.to_string())?;
             if !verified.is_clean() {
                 return wrong(run, format!("verify: {}", verified.problems.join("; ")));

@@ -286,7 +286,8 @@ impl Fleet {
             let store = RunStore::shared(backends.objects.clone(), &run);
             let (Ok(Some(spec)), Ok(history)) = (store.spec().await, store.history().await) else { return };
             // Whatever it finds in a storm: what matters is what it leaves.
-            let _ = diorama_coordinator::verify(&backends, &store, &spec, &history, true).await;
+            let grace = Some(diorama_coordinator::Grace(Duration::ZERO));
+            let _ = diorama_coordinator::verify(&backends, &store, &spec, &history, grace).await;
         });
     }
 

@@ -63,6 +63,11 @@ impl ClientError {
             Self::NoCoordinator { .. } => false,
         }
     }
+
+    /// Whether the coordinator refused with this code.
+    pub(crate) fn is_refused_as(&self, code: &str) -> bool {
+        matches!(self, Self::Refused(problem) if problem.code == code)
+    }
 }
 
 impl From<ClientError> for Failure {

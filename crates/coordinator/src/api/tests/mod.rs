@@ -25,6 +25,8 @@ mod fleet;
 mod lists;
 mod object_manifest;
 mod outcomes;
+mod references;
+mod waiting;
 
 struct Bench {
     folder: tempfile::TempDir,
