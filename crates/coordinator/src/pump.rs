@@ -31,9 +31,12 @@ use crate::window::{Queued, Window};
 /// Messages whose confirmation is awaited at a time.
 const PUBLISHING: usize = 64;
 
-/// Between two looks at the store itself, for what was decided and what is committed: whoever decides or commits says so
-/// through the progress service, unless he dies before.
-const RECHECK: Duration = Duration::from_secs(50);
+/// Between two looks at the log itself: whoever decides says so through the progress service, unless he dies before.
+const READ_LOG: Duration = Duration::from_secs(60);
+
+/// Between two looks at the markers of what is out: whoever commits says so through the progress service, unless he dies
+/// before.
+const LIST_MARKERS: Duration = Duration::from_secs(120);
 
 /// Between two looks at the markers while the progress service is away.
 const WITHOUT_PROGRESS: Duration = Duration::from_secs(2);
@@ -162,7 +165,7 @@ impl<'a> Pump<'a> {
         let known = history.decisions();
         let said = self.backends.progress.head(&self.spec.run).await;
         let is_news = !matches!(&said, Ok(Some(head)) if head.decisions <= known);
-        if is_news || now.duration_since(self.decisions_at) >= RECHECK {
+        if is_news || now.duration_since(self.decisions_at) >= READ_LOG {
             self.decisions_at = now;
             let changed = self.store.refresh(history).await?;
             if changed {
@@ -183,11 +186,18 @@ impl<'a> Pump<'a> {
         history: &History,
         now: Instant,
     ) -> Result<Option<HashMap<u32, AttemptId>>, CoordinatorError> {
-        let is_out = self.window.len() > 0;
-        if self.listed_at.is_none_or(|at| is_out && now.duration_since(at) >= RECHECK) {
-            // Who led before us, or a worker, may have told nobody of a marker.
-            self.committed.extend(&self.store.committed(&self.round, self.first_open()).await?);
-            self.listed_at = Some(now);
+        match self.listed_at {
+            // Who led before us may have told nobody of a marker.
+            None => {
+                self.committed.extend(&self.store.committed(&self.round, 0..self.round.shards).await?);
+                self.listed_at = Some(now);
+            }
+            // Nor may a worker have.
+            Some(at) if now.duration_since(at) >= LIST_MARKERS => {
+                self.list_markers().await?;
+                self.listed_at = Some(now);
+            }
+            Some(_) => {}
         }
         match self.see_progress(history, now).await? {
             Ok(holders) => {
@@ -200,7 +210,7 @@ impl<'a> Pump<'a> {
                         tracing::warn!(%error, "the progress service is away: the markers say what is committed");
                     }
                     self.markers_at = Some(now);
-                    self.committed.extend(&self.store.committed(&self.round, self.first_open()).await?);
+                    self.list_markers().await?;
                 }
                 Ok(None)
             }
@@ -248,9 +258,13 @@ impl<'a> Pump<'a> {
         Ok(Ok(of_this_round.map(|(shard, holder)| (shard.index, holder.attempt)).collect()))
     }
 
-    /// The first shard that is not known to be committed.
-    fn first_open(&self) -> u32 {
-        (0..self.round.shards).find(|index| !self.committed.contains(*index)).unwrap_or(0)
+    /// Learns from the markers what of the shards that are out is committed. Every other one either is known to be
+    /// committed or is published before it counts.
+    async fn list_markers(&mut self) -> Result<(), CoordinatorError> {
+        if let Some(out) = self.window.range() {
+            self.committed.extend(&self.store.committed(&self.round, out).await?);
+        }
+        Ok(())
     }
 
     fn has_forgotten(&self, committed: &ShardSet, counted: &Counted) -> bool {
