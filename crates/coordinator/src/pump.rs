@@ -24,7 +24,7 @@ use crate::coordinator::CoordinatorConfig;
 use crate::error::CoordinatorError;
 use crate::failures::bury_dead_letters;
 use crate::reconcile::catch_up;
-use crate::share::{Share, Turn};
+use crate::share::{Share, Standing, Turn};
 use crate::watch::{Gauge, RunProgress};
 use crate::window::{Queued, Window};
 
@@ -134,21 +134,22 @@ impl<'a> Pump<'a> {
         match wanted {
             // Workers let go of what they hold; it is all published again on resume.
             RunState::Paused => {
-                self.share.turn(false, self.window.len(), 0, now);
+                self.share.turn(Standing { wants: false, waiting: 0, ..self.stands() }, now);
                 self.window.reset();
             }
             RunState::Submitting | RunState::Running | RunState::Cancelled | RunState::Finished => {
                 bury_dead_letters(self.backends, self.store, &self.spec.pool, &self.config.name).await?;
                 let taken_up = self.window.look(&self.committed, holders.as_ref(), now);
                 let taken_up = self.share.taken_up(taken_up);
-                let wants = self.window.has_more(self.round.shards);
-                let turn = self.share.turn(wants, self.window.len(), self.window.waiting(), now);
+                self.share.turn(self.stands(), now);
+                let misses_some = self.misses_some().await?;
+                let turn = self.share.turn(self.stands(), now);
                 self.give_way(history, &turn).await;
-                let mut publish = self.lost(taken_up, now).await?;
+                let mut publish = self.lost(Queued { misses_some, taken_up }, now);
                 if !self.gives_way || turn.room > 0 {
                     publish.extend(self.window.take(turn.room, self.round.shards, &self.committed, now));
                 }
-                self.share.turn(wants, self.window.len(), self.window.waiting(), now);
+                self.share.turn(self.stands(), now);
                 self.publish_all(&publish).await?;
             }
         }
@@ -273,24 +274,37 @@ impl<'a> Pump<'a> {
             || counted.counts.shards < self.earlier + committed.len()
     }
 
-    /// What was published and is lost.
-    async fn lost(&mut self, taken_up: Option<Instant>, now: Instant) -> Result<Vec<u32>, CoordinatorError> {
-        let waiting = self.share.waiting_in_pool() as u64;
-        let misses_some = if self.window.waiting() > 0 {
-            let depth = self.backends.queue.depth(&self.spec.pool).await?;
-            depth.ready == 0 || depth.ready + PREFETCHED * depth.consumers < waiting
-        } else {
-            false
-        };
-        if mutant::is_back(Mutant::LostStaysLost) {
-            return Ok(Vec::new());
+    fn stands(&self) -> Standing {
+        Standing {
+            wants: self.window.has_more(self.round.shards),
+            out: self.window.len(),
+            waiting: self.window.waiting(),
+            made: self.committed.len(),
         }
-        let lost = self.window.take_lost(Queued { misses_some, taken_up }, self.config.publish_again_after, now);
+    }
+
+    /// Looks into the pool's queue: whether fewer messages wait there than were published, and who takes them.
+    async fn misses_some(&self) -> Result<bool, CoordinatorError> {
+        let (stands, waiting) = (self.stands(), self.share.waiting_in_pool() as u64);
+        if stands.waiting == 0 && !stands.wants {
+            return Ok(false);
+        }
+        let depth = self.backends.queue.depth(&self.spec.pool).await?;
+        self.share.served_by(depth.consumers);
+        Ok(stands.waiting > 0 && (depth.ready == 0 || depth.ready + PREFETCHED * depth.consumers < waiting))
+    }
+
+    /// What was published and is lost.
+    fn lost(&mut self, queued: Queued, now: Instant) -> Vec<u32> {
+        if mutant::is_back(Mutant::LostStaysLost) {
+            return Vec::new();
+        }
+        let lost = self.window.take_lost(queued, self.config.publish_again_after, now);
         for index in &lost {
             let shard = ShardId { round: self.round.round, index: *index };
             tracing::warn!(%shard, "published before, and nobody has it: publishing it again");
         }
-        Ok(lost)
+        lost
     }
 
     /// Tells workers whether shards of this run that they have not begun make room for another run.

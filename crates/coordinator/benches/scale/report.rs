@@ -7,29 +7,29 @@ use tokio::time::Instant;
 
 /// A row of the table.
 #[derive(Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     /// What was measured, and of what.
-    pub what: String,
+    pub(crate) what: String,
     /// What came out.
-    pub measured: String,
+    pub(crate) measured: String,
     /// What it should be.
-    pub target: String,
-    pub met: bool,
+    pub(crate) target: String,
+    pub(crate) met: bool,
 }
 
 /// Rows so far.
 #[derive(Default)]
-pub struct Report(Vec<Row>);
+pub(crate) struct Report(Vec<Row>);
 
 impl Report {
-    pub fn add(&mut self, what: impl Into<String>, measured: impl Into<String>, target: &str, met: bool) {
+    pub(crate) fn add(&mut self, what: impl Into<String>, measured: impl Into<String>, target: &str, met: bool) {
         let row = Row { what: what.into(), measured: measured.into(), target: target.to_owned(), met };
         eprintln!("{} | {} | {} | {}", row.what, row.measured, row.target, if row.met { "met" } else { "MISSED" });
         self.0.push(row);
     }
 
     /// Whether every target was met.
-    pub fn print(&self) -> bool {
+    pub(crate) fn print(&self) -> bool {
         println!("{}", serde_json::to_string(&self.0).unwrap());
         self.0.iter().all(|row| row.met)
     }
@@ -37,29 +37,29 @@ impl Report {
 
 /// How long something takes: the waiting for a store, which tokio's clock counts and which costs no time here, and the CPU
 /// that all of it takes. On one core that does nothing else the sum is never less than what would pass.
-pub struct Watch {
+pub(crate) struct Watch {
     begun: Instant,
     cpu: Duration,
 }
 
 #[derive(Clone, Copy)]
-pub struct Taken {
-    pub waiting: Duration,
-    pub cpu: Duration,
+pub(crate) struct Taken {
+    pub(crate) waiting: Duration,
+    pub(crate) cpu: Duration,
 }
 
 impl Watch {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { begun: Instant::now(), cpu: cpu() }
     }
 
-    pub fn taken(&self) -> Taken {
+    pub(crate) fn taken(&self) -> Taken {
         Taken { waiting: self.begun.elapsed(), cpu: cpu().saturating_sub(self.cpu) }
     }
 }
 
 impl Taken {
-    pub fn sum(&self) -> Duration {
+    pub(crate) fn sum(&self) -> Duration {
         self.waiting + self.cpu
     }
 }

@@ -23,7 +23,7 @@ enum Piece {
 }
 
 /// Renders the shards of one run.
-pub struct Template {
+pub(crate) struct Template {
     tasks: u64,
     shard_size: u64,
     head: Vec<Piece>,
@@ -34,7 +34,7 @@ pub struct Template {
 
 impl Template {
     /// Of a run whose tasks all become a picture and a record in an archive, as the synthetic engine makes them.
-    pub fn new(spec: &RunSpec) -> Self {
+    pub(crate) fn new(spec: &RunSpec) -> Self {
         let shard = ShardId { round: Round(0), index: SHARD };
         let archive = format!("shards/{shard}.0123456789ab.tar");
         let custom_id = CustomId::new(format!("row-{TASK}")).unwrap();
@@ -100,7 +100,7 @@ impl Template {
         }
     }
 
-    pub fn marker(&self, index: u32) -> Bytes {
+    pub(crate) fn marker(&self, index: u32) -> Bytes {
         let mut text = Vec::with_capacity(64 << 10);
         render(&mut text, &self.head, index, 0);
         for (number, task) in self.tasks_of(index).enumerate() {
@@ -113,7 +113,7 @@ impl Template {
         text.into()
     }
 
-    pub fn input(&self, index: u32) -> Bytes {
+    pub(crate) fn input(&self, index: u32) -> Bytes {
         let mut text = Vec::with_capacity(16 << 10);
         self.tasks_of(index).for_each(|task| render(&mut text, &self.input, index, task));
         text.into()

@@ -16,7 +16,7 @@ use crate::shards::Template;
 
 /// What an object holds.
 #[derive(Clone)]
-pub enum Content {
+pub(crate) enum Content {
     Bytes(Bytes),
     /// The marker of the shard of round 0 with this index, all of whose tasks have a picture.
     Marker(u32),
@@ -28,7 +28,7 @@ pub enum Content {
 const DELETED_AT_ONCE: usize = 1000;
 
 #[derive(Default)]
-pub struct Store {
+pub(crate) struct Store {
     all: Mutex<BTreeMap<String, Content>>,
     template: Option<Template>,
     delay: Duration,
@@ -37,16 +37,16 @@ pub struct Store {
 
 impl Store {
     /// One that answers after `delay`, with the shards of `template`.
-    pub fn new(delay: Duration, template: Option<Template>) -> Self {
+    pub(crate) fn new(delay: Duration, template: Option<Template>) -> Self {
         Self { delay, template, ..Self::default() }
     }
 
-    pub fn all(&self) -> MutexGuard<'_, BTreeMap<String, Content>> {
+    pub(crate) fn all(&self) -> MutexGuard<'_, BTreeMap<String, Content>> {
         self.all.lock().unwrap()
     }
 
     /// Requests so far.
-    pub fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
