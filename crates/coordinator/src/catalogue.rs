@@ -37,6 +37,11 @@ impl Catalogue {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The spec of a run that was looked at and has not been found deleted since.
+    pub(crate) fn spec(&self, run: &RunId) -> Option<Arc<RunSpec>> {
+        self.runs().get(run).map(|known| known.spec.clone())
+    }
+
     /// The run as it is now; `None` where there is none, or none any more. One that is not completely submitted has an
     /// empty history.
     pub(crate) async fn open(

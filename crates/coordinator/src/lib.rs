@@ -13,6 +13,7 @@ mod error;
 mod failures;
 mod gc;
 mod lease;
+mod pace;
 mod pump;
 mod reconcile;
 mod reopen;

@@ -24,16 +24,19 @@ use crate::coordinator::CoordinatorConfig;
 use crate::error::CoordinatorError;
 use crate::failures::bury_dead_letters;
 use crate::reconcile::catch_up;
-use crate::share::{Share, Turn};
+use crate::share::{Share, Standing, Turn};
 use crate::watch::{Gauge, RunProgress};
 use crate::window::{Queued, Window};
 
 /// Messages whose confirmation is awaited at a time.
 const PUBLISHING: usize = 64;
 
-/// Between two looks at the store itself, for what was decided and what is committed: whoever decides or commits says so
-/// through the progress service, unless he dies before.
-const RECHECK: Duration = Duration::from_secs(50);
+/// Between two looks at the log itself: whoever decides says so through the progress service, unless he dies before.
+const READ_LOG: Duration = Duration::from_secs(60);
+
+/// Between two looks at the markers of what is out: whoever commits says so through the progress service, unless he dies
+/// before.
+const LIST_MARKERS: Duration = Duration::from_secs(120);
 
 /// Between two looks at the markers while the progress service is away.
 const WITHOUT_PROGRESS: Duration = Duration::from_secs(2);
@@ -131,21 +134,22 @@ impl<'a> Pump<'a> {
         match wanted {
             // Workers let go of what they hold; it is all published again on resume.
             RunState::Paused => {
-                self.share.turn(false, self.window.len(), 0, now);
+                self.share.turn(Standing { wants: false, waiting: 0, ..self.stands() }, now);
                 self.window.reset();
             }
             RunState::Submitting | RunState::Running | RunState::Cancelled | RunState::Finished => {
                 bury_dead_letters(self.backends, self.store, &self.spec.pool, &self.config.name).await?;
                 let taken_up = self.window.look(&self.committed, holders.as_ref(), now);
                 let taken_up = self.share.taken_up(taken_up);
-                let wants = self.window.has_more(self.round.shards);
-                let turn = self.share.turn(wants, self.window.len(), self.window.waiting(), now);
+                self.share.turn(self.stands(), now);
+                let misses_some = self.misses_some().await?;
+                let turn = self.share.turn(self.stands(), now);
                 self.give_way(history, &turn).await;
-                let mut publish = self.lost(taken_up, now).await?;
+                let mut publish = self.lost(Queued { misses_some, taken_up }, now);
                 if !self.gives_way || turn.room > 0 {
                     publish.extend(self.window.take(turn.room, self.round.shards, &self.committed, now));
                 }
-                self.share.turn(wants, self.window.len(), self.window.waiting(), now);
+                self.share.turn(self.stands(), now);
                 self.publish_all(&publish).await?;
             }
         }
@@ -162,11 +166,7 @@ impl<'a> Pump<'a> {
         let known = history.decisions();
         let said = self.backends.progress.head(&self.spec.run).await;
         let is_news = !matches!(&said, Ok(Some(head)) if head.decisions <= known);
-        if let Ok(Some(head)) = &said {
-            // Whoever led before us, or announced the log since, said it last, and workers do as it says.
-            self.gives_way = head.gives_way;
-        }
-        if is_news || now.duration_since(self.decisions_at) >= RECHECK {
+        if is_news || now.duration_since(self.decisions_at) >= READ_LOG {
             self.decisions_at = now;
             let changed = self.store.refresh(history).await?;
             if changed {
@@ -193,11 +193,18 @@ impl<'a> Pump<'a> {
         history: &History,
         now: Instant,
     ) -> Result<Option<HashMap<u32, AttemptId>>, CoordinatorError> {
-        let is_out = self.window.len() > 0;
-        if self.listed_at.is_none_or(|at| is_out && now.duration_since(at) >= RECHECK) {
-            // Who led before us, or a worker, may have told nobody of a marker.
-            self.committed.extend(&self.store.committed(&self.round, self.first_open()).await?);
-            self.listed_at = Some(now);
+        match self.listed_at {
+            // Who led before us may have told nobody of a marker.
+            None => {
+                self.committed.extend(&self.store.committed(&self.round, 0..self.round.shards).await?);
+                self.listed_at = Some(now);
+            }
+            // Nor may a worker have.
+            Some(at) if now.duration_since(at) >= LIST_MARKERS => {
+                self.list_markers().await?;
+                self.listed_at = Some(now);
+            }
+            Some(_) => {}
         }
         match self.see_progress(history, now).await? {
             Ok(holders) => {
@@ -210,7 +217,7 @@ impl<'a> Pump<'a> {
                         tracing::warn!(%error, "the progress service is away: the markers say what is committed");
                     }
                     self.markers_at = Some(now);
-                    self.committed.extend(&self.store.committed(&self.round, self.first_open()).await?);
+                    self.list_markers().await?;
                 }
                 Ok(None)
             }
@@ -258,9 +265,13 @@ impl<'a> Pump<'a> {
         Ok(Ok(of_this_round.map(|(shard, holder)| (shard.index, holder.attempt)).collect()))
     }
 
-    /// The first shard that is not known to be committed.
-    fn first_open(&self) -> u32 {
-        (0..self.round.shards).find(|index| !self.committed.contains(*index)).unwrap_or(0)
+    /// Learns from the markers what of the shards that are out is committed. Every other one either is known to be
+    /// committed or is published before it counts.
+    async fn list_markers(&mut self) -> Result<(), CoordinatorError> {
+        if let Some(out) = self.window.range() {
+            self.committed.extend(&self.store.committed(&self.round, out).await?);
+        }
+        Ok(())
     }
 
     fn has_forgotten(&self, committed: &ShardSet, counted: &Counted) -> bool {
@@ -269,24 +280,37 @@ impl<'a> Pump<'a> {
             || counted.counts.shards < self.earlier + committed.len()
     }
 
-    /// What was published and is lost.
-    async fn lost(&mut self, taken_up: Option<Instant>, now: Instant) -> Result<Vec<u32>, CoordinatorError> {
-        let waiting = self.share.waiting_in_pool() as u64;
-        let misses_some = if self.window.waiting() > 0 {
-            let depth = self.backends.queue.depth(&self.spec.pool).await?;
-            depth.ready == 0 || depth.ready + PREFETCHED * depth.consumers < waiting
-        } else {
-            false
-        };
-        if mutant::is_back(Mutant::LostStaysLost) {
-            return Ok(Vec::new());
+    fn stands(&self) -> Standing {
+        Standing {
+            wants: self.window.has_more(self.round.shards),
+            out: self.window.len(),
+            waiting: self.window.waiting(),
+            made: self.committed.len(),
         }
-        let lost = self.window.take_lost(Queued { misses_some, taken_up }, self.config.publish_again_after, now);
+    }
+
+    /// Looks into the pool's queue: whether fewer messages wait there than were published, and who takes them.
+    async fn misses_some(&self) -> Result<bool, CoordinatorError> {
+        let (stands, waiting) = (self.stands(), self.share.waiting_in_pool() as u64);
+        if stands.waiting == 0 && !stands.wants {
+            return Ok(false);
+        }
+        let depth = self.backends.queue.depth(&self.spec.pool).await?;
+        self.share.served_by(depth.consumers);
+        Ok(stands.waiting > 0 && (depth.ready == 0 || depth.ready + PREFETCHED * depth.consumers < waiting))
+    }
+
+    /// What was published and is lost.
+    fn lost(&mut self, queued: Queued, now: Instant) -> Vec<u32> {
+        if mutant::is_back(Mutant::LostStaysLost) {
+            return Vec::new();
+        }
+        let lost = self.window.take_lost(queued, self.config.publish_again_after, now);
         for index in &lost {
             let shard = ShardId { round: self.round.round, index: *index };
             tracing::warn!(%shard, "published before, and nobody has it: publishing it again");
         }
-        Ok(lost)
+        lost
     }
 
     /// Tells workers whether shards of this run that they have not begun make room for another run.

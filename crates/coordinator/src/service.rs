@@ -10,6 +10,7 @@ use diorama_backends::objects::{ObjectErrorKind, list_all};
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::RunState;
+use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
@@ -31,7 +32,7 @@ use crate::watch::RunProgress;
 const REMEMBER_ENDED: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Between two listings of the active runs, where nobody rang and the progress service answers.
-const LIST: Duration = Duration::from_secs(60);
+const LIST: Duration = Duration::from_secs(120);
 
 /// The same while the progress service is away, so that nobody can ring.
 const LIST_WITHOUT_BELL: Duration = Duration::from_secs(2);
@@ -84,6 +85,8 @@ struct Last {
     listed: Option<Instant>,
     swept: Option<Instant>,
     collected: Option<Instant>,
+    /// The logs of the runs that had ended at the last sweep.
+    ended: HashMap<RunId, History>,
     /// How often somebody had rung.
     rung: Option<u64>,
 }
@@ -154,21 +157,18 @@ impl Service {
         (last.rung, last.listed) = (rung, Some(Instant::now()));
         let mut found: BTreeSet<RunId> = runs_below(objects, SharedKey::ACTIVE).await?;
         if is_due(last.swept, SWEEP) {
-            found.extend(self.sweep(driving).await?);
+            found.extend(self.sweep(driving, &mut last.ended).await?);
             last.swept = Some(Instant::now());
         }
-        // Deleted runs whose objects are not all gone are on the list of the submitted ones still.
-        for run in runs_below(objects, SharedKey::DELETED).await? {
-            if objects.head(&SharedKey::Submitted(run.clone()).to_string()).await?.is_some() {
-                found.insert(run);
-            }
-        }
-        for run in found {
-            if driving.tokens.contains_key(&run) {
-                continue;
-            }
+        let unknown = found.into_iter().filter(|run| !driving.tokens.contains_key(run)).collect::<Vec<_>>();
+        let read = |run: RunId| async move {
             let store = RunStore::shared(self.backends.objects.clone(), &run);
-            match store.history().await {
+            let history = store.history().await;
+            (run, store, history)
+        };
+        let mut logs = stream::iter(unknown).map(read).buffered(AT_ONCE);
+        while let Some((run, store, history)) = logs.next().await {
+            match history {
                 // Half a submission is the collection's.
                 Ok(history) if history.decisions() == 0 => {}
                 // Also one that has ended: its counts may not be settled yet.
@@ -184,23 +184,39 @@ impl Service {
         Ok(())
     }
 
-    /// The runs that have not ended, of all that were ever submitted.
-    async fn sweep(&self, driving: &Driving) -> Result<Vec<RunId>, CoordinatorError> {
+    /// The runs that have not ended, of all that were ever submitted, and those that were deleted and are still there. Of
+    /// one that had `ended` at the last sweep, only what was decided since is read.
+    async fn sweep(
+        &self,
+        driving: &Driving,
+        ended: &mut HashMap<RunId, History>,
+    ) -> Result<Vec<RunId>, CoordinatorError> {
         let submitted = runs_below(&*self.backends.objects, SharedKey::SUBMITTED).await?;
         let unknown = submitted.into_iter().filter(|run| !driving.tokens.contains_key(run));
-        let look = |run: RunId| {
+        let look = |(run, known): (RunId, Option<History>)| {
             let store = RunStore::shared(self.backends.objects.clone(), &run);
             async move {
-                match store.history().await {
-                    Ok(history) => (history.ended().is_none() || history.is_deleted()).then_some(run),
-                    Err(error) => {
-                        tracing::warn!(%run, %error, "the run's log cannot be read");
-                        None
-                    }
-                }
+                let history = match known {
+                    Some(mut history) => store.refresh(&mut history).await.map(|_| history),
+                    None => store.history().await,
+                };
+                (run, history)
             }
         };
-        Ok(stream::iter(unknown).map(look).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await)
+        let with_history = unknown.map(|run| (run.clone(), ended.remove(&run))).collect::<Vec<_>>();
+        ended.clear();
+        let mut looked = stream::iter(with_history).map(look).buffer_unordered(AT_ONCE);
+        let mut found = Vec::new();
+        while let Some((run, history)) = looked.next().await {
+            match history {
+                Ok(history) if history.ended().is_some() && !history.is_deleted() => {
+                    ended.insert(run, history);
+                }
+                Ok(_) => found.push(run),
+                Err(error) => tracing::warn!(%run, %error, "the run's log cannot be read"),
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -270,7 +286,7 @@ pub(crate) async fn hand_over(backends: &Backends, run: &RunId) -> Result<(), Co
 async fn strike_off(backends: &Backends, store: &RunStore, run: &RunId) -> Result<(), CoordinatorError> {
     backends.objects.delete(&SharedKey::Active(run.clone()).to_string()).await?;
     let history = store.history().await?;
-    if history.ended().is_none() && history.decisions() > 0 {
+    if history.decisions() > 0 && (history.ended().is_none() || history.is_deleted()) {
         hand_over(backends, run).await?;
     }
     Ok(())

@@ -1,8 +1,12 @@
 //! How runs share a pool's window: those of the highest priority first, among them by weight.
 //!
-//! A run that has nothing to publish (paused, waiting for a round, everything published) takes no share. The shares of
-//! all runs together keep the window, and a run that has waited for long behind others gets one shard at a time, so that
-//! none starves.
+//! Among runs of a priority, the next shard is that of the run that has had the least for its weight since it came
+//! (start-time fair queueing). A run that has nothing to publish (paused, waiting for a round, everything published) takes
+//! no part. All runs together keep the window, and one that has waited for long behind others gets one shard at a time,
+//! so that none starves.
+//!
+//! What is published is taken in order, so a deep queue would be deaf to all of that: no more of the window is used than
+//! keeps the pool's workers busy until the next look ([`crate::pace`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,25 +15,49 @@ use std::time::Duration;
 use diorama_core::id::{Pool, RunId};
 use tokio::time::Instant;
 
+use crate::pace::Pace;
+
 /// A run that has published nothing for this long, because others come first, gets one shard at a time.
 const STARVED: Duration = Duration::from_secs(300);
 
+/// How a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Standing {
+    /// Whether it has anything to publish.
+    pub(crate) wants: bool,
+    /// Shards that are out.
+    pub(crate) out: usize,
+    /// Of those, shards that nobody has taken up.
+    pub(crate) waiting: usize,
+    /// Shards of the round that are committed.
+    pub(crate) made: u64,
+}
+
 /// What a run asks of its pool, and has of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Demand {
     pool: Pool,
     priority: i32,
     weight: u32,
-    /// Whether it has anything to publish.
-    wants: bool,
-    /// Shards that are out.
-    out: usize,
-    /// Of those, shards that nobody has taken up.
-    waiting: usize,
+    stands: Standing,
+    /// What it counts as having had when it came, for its weight: as much as the others.
+    came_with: f64,
     /// Since when it has waited with nothing out.
     idle_since: Option<Instant>,
     /// It had starved, and has its one shard out.
     has_its_one: bool,
+}
+
+impl Demand {
+    /// Shards that it has had for its weight.
+    fn had(&self, shards: u64) -> f64 {
+        self.came_with + shards as f64 / f64::from(self.weight)
+    }
+
+    /// The same with what is out.
+    fn gets(&self) -> f64 {
+        self.had(self.stands.made + self.stands.out as u64)
+    }
 }
 
 /// The shares of all runs that one coordinator drives. Clones share them.
@@ -45,6 +73,7 @@ struct Known {
     demands: HashMap<RunId, Demand>,
     /// Everything of the pool that was published before this was taken up, or is lost.
     taken_up: HashMap<Pool, Instant>,
+    paces: HashMap<Pool, Pace>,
 }
 
 /// A run's part in the shares; leaves them on drop.
@@ -78,14 +107,13 @@ impl Shares {
 
     /// A run joins, wanting nothing yet.
     pub(crate) fn join(&self, run: &RunId, pool: &Pool, priority: i32, weight: u32) -> Share {
-        let (pool, weight) = (pool.clone(), weight.max(1));
+        let (pool, weight, stands) = (pool.clone(), weight.max(1), Standing::default());
         let demand = Demand {
             pool: pool.clone(),
             priority,
             weight,
-            wants: false,
-            out: 0,
-            waiting: 0,
+            stands,
+            came_with: 0.0,
             idle_since: None,
             has_its_one: false,
         };
@@ -95,21 +123,28 @@ impl Shares {
 }
 
 impl Share {
-    /// Says whether the run has anything to publish, how many of its shards are out and how many of those wait; gives
-    /// what it may do.
-    pub(crate) fn turn(&self, wants: bool, out: usize, waiting: usize, now: Instant) -> Turn {
+    /// Says how the run stands; gives what it may do.
+    pub(crate) fn turn(&self, stands: Standing, now: Instant) -> Turn {
         let mut known = self.shares.known();
         let nothing = Turn { room: 0, gives_way: false, behind: None };
+        let Some(before) = known.demands.get(&self.run).cloned() else { return nothing };
+        let Standing { wants, out, .. } = stands;
+        let came_with = if wants && !before.stands.wants { known.had(&self.run, &before, stands) } else { None };
+        // What it had made before it came was made by nobody now.
+        let made =
+            if before.stands == Standing::default() { 0 } else { stands.made.saturating_sub(before.stands.made) };
+        known.paces.entry(self.pool.clone()).or_default().made(made, now);
         let Some(own) = known.demands.get_mut(&self.run) else { return nothing };
-        (own.wants, own.out, own.waiting) = (wants, out, waiting);
+        own.stands = stands;
+        own.came_with = came_with.unwrap_or(own.came_with);
         own.idle_since = if wants && out == 0 { own.idle_since.or(Some(now)) } else { None };
         let has_its_one = std::mem::take(&mut own.has_its_one);
         let own = own.clone();
         let in_pool = || known.demands.iter().filter(|(_, demand)| demand.pool == own.pool);
-        let rivals = || in_pool().filter(|(_, demand)| demand.wants);
+        let rivals = || in_pool().filter(|(_, demand)| demand.stands.wants);
         let first = rivals().map(|(_, rival)| rival.priority).max().unwrap_or(own.priority);
-        let window = self.shares.window;
-        let published: usize = in_pool().map(|(_, demand)| demand.out).sum();
+        let window = known.paces.get(&self.pool).map_or(self.shares.window, |pace| pace.window(self.shares.window));
+        let published: usize = in_pool().map(|(_, demand)| demand.stands.out).sum();
         let free = window.saturating_sub(published);
         if first > own.priority {
             let behind = rivals().filter(|(_, rival)| rival.priority == first).map(|(run, _)| run.clone()).min();
@@ -125,18 +160,23 @@ impl Share {
         if !wants {
             return nothing;
         }
-        let equals = || rivals().filter(|(_, rival)| rival.priority == own.priority);
-        let weights: u64 = equals().map(|(_, rival)| u64::from(rival.weight)).sum();
-        let share = ((window as u64 * u64::from(own.weight) / weights.max(1)) as usize).max(1);
-        // What is free goes first to those that have nothing out, in the order in which they came to have nothing.
-        let before = |rival: &&Demand| {
-            rival.out == 0 && rival.idle_since.is_some() && {
-                own.idle_since.is_none_or(|own| rival.idle_since.is_some_and(|other| other < own))
-            }
-        };
-        let ahead = equals().map(|(_, rival)| rival).filter(before).count();
-        let room = share.saturating_sub(out).min(free.saturating_sub(ahead));
+        let equals = rivals().filter(|(_, rival)| rival.priority == own.priority);
+        let mut next: Vec<_> = equals.map(|(run, rival)| (rival.gets(), rival.weight, run)).collect();
+        // What is free goes, shard by shard, to whoever would have had the least with it; the others fetch theirs.
+        let with = |(gets, weight, _): &(f64, u32, &RunId)| gets + 1.0 / f64::from(*weight);
+        let mut room = 0;
+        for _ in 0..free {
+            let least = next.iter_mut().min_by(|one, other| with(one).total_cmp(&with(other)).then(one.2.cmp(other.2)));
+            let Some(least) = least else { break };
+            room += usize::from(*least.2 == self.run);
+            least.0 = with(least);
+        }
         Turn { room, gives_way: false, behind: None }
+    }
+
+    /// Says how many workers take what is published.
+    pub(crate) fn served_by(&self, workers: u64) {
+        self.shares.known().paces.entry(self.pool.clone()).or_default().served_by(workers);
     }
 
     /// Says when the latest of the run's shards that were taken up had been published; the same of the whole pool.
@@ -157,8 +197,19 @@ impl Share {
             .demands
             .values()
             .filter(|demand| demand.pool == self.pool)
-            .map(|demand| demand.waiting)
+            .map(|demand| demand.stands.waiting)
             .sum()
+    }
+}
+
+impl Known {
+    /// What a run that begins to want counts as having had without what it made until now: as much as whoever had the
+    /// least of those that it competes with; `None` where there is nobody.
+    fn had(&self, run: &RunId, own: &Demand, stands: Standing) -> Option<f64> {
+        let competes = |rival: &Demand| rival.stands.wants && rival.pool == own.pool && rival.priority == own.priority;
+        let rivals = self.demands.iter().filter(|(other, rival)| *other != run && competes(rival));
+        let least = rivals.map(|(_, rival)| rival.had(rival.stands.made)).min_by(f64::total_cmp)?;
+        Some(least - stands.made as f64 / f64::from(own.weight))
     }
 }
 
@@ -174,6 +225,10 @@ mod tests {
 
     use super::*;
 
+    fn stands(wants: bool, out: usize, waiting: usize) -> Standing {
+        Standing { wants, out, waiting, made: 0 }
+    }
+
     fn share(shares: &Shares, run: &str, priority: i32, weight: u32) -> Share {
         shares.join(&RunId::new(run).unwrap(), &Pool::new("p").unwrap(), priority, weight)
     }
@@ -182,55 +237,82 @@ mod tests {
     async fn many_runs_together_keep_the_window_and_each_gets_its_part() {
         let (shares, now) = (Shares::new(256), Instant::now());
         let runs: Vec<Share> = (0..50).map(|run| share(&shares, &format!("r{run}"), 0, 1)).collect();
+        for share in &runs {
+            share.turn(stands(true, 0, 0), now);
+        }
         // The queue: what was published first is made first.
-        let (mut out, mut queue) = (vec![0; runs.len()], VecDeque::new());
-        for made in 0..600 {
+        let (mut out, mut made, mut queue) = (vec![0; runs.len()], vec![0; runs.len()], VecDeque::new());
+        for all in 0..600 {
             for (run, share) in runs.iter().enumerate() {
-                let room = share.turn(true, out[run], out[run], now).room;
+                let stands = |out| Standing { made: made[run], ..stands(true, out, out) };
+                let room = share.turn(stands(out[run]), now).room;
                 out[run] += room;
                 queue.extend(std::iter::repeat_n(run, room));
-                share.turn(true, out[run], out[run], now);
+                share.turn(stands(out[run]), now);
             }
-            assert!((250..=256).contains(&queue.len()), "{} after {made} shards", queue.len());
-            queue.pop_front().into_iter().for_each(|run| out[run] -= 1);
+            assert_eq!(queue.len(), 256, "after {all} shards");
+            queue.pop_front().into_iter().for_each(|run| (out[run], made[run]) = (out[run] - 1, made[run] + 1));
         }
-        assert!(out.iter().all(|out| (4..=5).contains(out)), "{out:?}");
+        assert!(made.iter().all(|made| (11..=13).contains(made)), "{made:?}");
+        assert!(out.iter().all(|out| (4..=6).contains(out)), "{out:?}");
+    }
+
+    #[tokio::test]
+    async fn who_comes_later_is_neither_behind_nor_ahead_and_an_odd_weight_gets_its_exact_part() {
+        let (shares, now) = (Shares::new(48), Instant::now());
+        let (first, second) = (share(&shares, "first", 0, 1), share(&shares, "second", 0, 6));
+        let (mut out, mut made, mut queue) = ([0; 2], [1000, 0], VecDeque::new());
+        let mut begun = [0; 2];
+        for all in 0..2000 {
+            for (run, share) in [&first, &second].into_iter().enumerate().take(if all < 500 { 1 } else { 2 }) {
+                let stands = |out| Standing { made: made[run], ..stands(true, out, out) };
+                let room = share.turn(stands(out[run]), now).room;
+                out[run] += room;
+                queue.extend(std::iter::repeat_n(run, room));
+                share.turn(stands(out[run]), now);
+            }
+            let run = queue.pop_front().unwrap();
+            (out[run], made[run]) = (out[run] - 1, made[run] + 1);
+            begun[run] += usize::from(all >= 600);
+        }
+        // Of 1,400 shards a seventh, to a window's rounding.
+        assert!((195..=205).contains(&begun[0]), "{begun:?}");
     }
 
     #[tokio::test]
     async fn weights_share_the_window_and_who_wants_nothing_takes_no_part() {
         let (shares, now) = (Shares::new(12), Instant::now());
         let (light, heavy) = (share(&shares, "light", 0, 1), share(&shares, "heavy", 0, 3));
-        assert_eq!(light.turn(true, 0, 0, now).room, 12, "nobody else wants");
-        assert_eq!(heavy.turn(true, 0, 0, now).room, 9);
-        assert_eq!(light.turn(true, 0, 0, now).room, 3);
-        heavy.turn(false, 9, 9, now);
-        assert_eq!(light.turn(true, 0, 0, now).room, 3, "what is out still fills the window");
+        assert_eq!(light.turn(stands(true, 0, 0), now).room, 12, "nobody else wants");
+        assert_eq!(heavy.turn(stands(true, 0, 0), now).room, 9);
+        assert_eq!(light.turn(stands(true, 0, 0), now).room, 3);
+        heavy.turn(stands(false, 9, 9), now);
+        assert_eq!(light.turn(stands(true, 0, 0), now).room, 3, "what is out still fills the window");
         drop(heavy);
-        assert_eq!(light.turn(true, 0, 0, now).room, 12);
+        assert_eq!(light.turn(stands(true, 0, 0), now).room, 12);
     }
 
     #[tokio::test]
     async fn a_lower_priority_gives_way_and_says_behind_whom_it_waits_but_does_not_starve() {
         let (shares, now) = (Shares::new(8), Instant::now());
         let (low, high) = (share(&shares, "low", -5, 1), share(&shares, "high", 10, 1));
-        assert_eq!(low.turn(true, 0, 0, now).room, 8);
-        low.turn(true, 8, 8, now);
-        high.turn(true, 0, 0, now);
-        let turn = low.turn(true, 8, 6, now);
+        assert_eq!(low.turn(stands(true, 0, 0), now).room, 8);
+        low.turn(stands(true, 8, 8), now);
+        high.turn(stands(true, 0, 0), now);
+        let turn = low.turn(stands(true, 8, 6), now);
         assert_eq!((turn.room, turn.gives_way), (0, true));
         assert_eq!(turn.behind, Some(RunId::new("high").unwrap()));
         for out in [1, 0] {
-            let turn = low.turn(true, out, 0, now);
+            let turn = low.turn(stands(true, out, 0), now);
             assert_eq!((turn.room, turn.gives_way), (0, true), "what lies in the queue gives way, {out} of it known");
         }
-        assert_eq!(high.turn(true, 0, 0, now).room, 8);
+        assert_eq!(high.turn(stands(true, 0, 0), now).room, 8);
         let later = now + STARVED;
-        let turn = low.turn(true, 0, 0, later);
+        let turn = low.turn(stands(true, 0, 0), later);
         assert_eq!((turn.room, turn.gives_way), (1, false));
-        assert!(!low.turn(true, 1, 1, later).gives_way, "its one shard may be begun");
-        assert!(low.turn(true, 0, 0, later).gives_way, "and it was the only one");
-        high.turn(false, 8, 8, now);
-        assert_eq!(low.turn(true, 0, 0, now).room, 0, "the window is full");
+        assert!(!low.turn(stands(true, 1, 1), later).gives_way, "its one shard may be begun");
+        assert!(low.turn(stands(true, 0, 0), later).gives_way, "and it was the only one");
+        high.turn(stands(false, 8, 8), now);
+        assert_eq!(low.turn(stands(true, 0, 0), now).room, 0, "the window is full");
     }
 }

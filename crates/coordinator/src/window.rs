@@ -4,6 +4,7 @@
 //! again; publishing twice is harmless.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::time::Duration;
 
 use diorama_core::id::AttemptId;
@@ -51,6 +52,12 @@ impl Window {
     /// Shards that are out.
     pub(crate) fn len(&self) -> usize {
         self.out.len()
+    }
+
+    /// From the first shard that is out to behind the last; `None` where nothing is out.
+    pub(crate) fn range(&self) -> Option<Range<u32>> {
+        let (first, last) = (self.out.first_key_value()?.0, self.out.last_key_value()?.0);
+        Some(*first..*last + 1)
     }
 
     /// Shards that were published and that nobody has taken up.

@@ -21,7 +21,7 @@ use super::{Api, Problem, Shared};
 pub(super) const REFRESH: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 5 });
 
 /// Between two listings of the active runs, where nobody rang.
-pub(super) const LIST: Duration = Duration::from_secs(60);
+pub(super) const LIST: Duration = Duration::from_secs(120);
 
 /// Runs that are looked at, at a time.
 const AT_ONCE: usize = 32;
@@ -105,21 +105,16 @@ pub(super) async fn pools(State(api): State<Shared>) -> Result<Json<Vec<PoolStat
 /// Runs that have not ended, by pool.
 async fn active_runs(api: &Api) -> Result<BTreeMap<Pool, u64>, Problem> {
     let listed = list_all(&*api.backends().objects, SharedKey::ACTIVE).await?;
-    let ids = listed.iter().filter_map(|object| SharedKey::run(&object.key));
-    let looks: Vec<_> = ids.map(|run| pool_of(api, run)).collect();
-    let mut pools = stream::iter(looks).buffer_unordered(AT_ONCE);
+    let ids: Vec<RunId> = listed.iter().filter_map(|object| SharedKey::run(&object.key)).collect();
+    let mut pools = stream::iter(ids).map(|run| async move { api.pool(&run).await }).buffer_unordered(AT_ONCE);
     let mut runs = BTreeMap::new();
     while let Some(pool) = pools.next().await {
-        if let Some(pool) = pool {
+        // What cannot be read counts for no pool.
+        if let Ok(Some(pool)) = pool {
             *runs.entry(pool).or_default() += 1;
         }
     }
     Ok(runs)
-}
-
-/// The pool of a run that can be read.
-async fn pool_of(api: &Api, run: RunId) -> Option<Pool> {
-    Some(api.hear(&run).await.ok()??.spec.pool.clone())
 }
 
 async fn all(api: &Api, runs: BTreeMap<Pool, u64>) -> Result<Vec<PoolStatus>, Problem> {

@@ -24,7 +24,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use diorama_backends::objects::{ObjectError, RemoteObjects};
-use diorama_core::id::RunId;
+use diorama_core::id::{Pool, RunId};
 use diorama_core::run::RunSpec;
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::History;
@@ -129,6 +129,14 @@ impl Api {
     pub(crate) async fn hear(&self, run: &RunId) -> Result<Option<Opened>, ObjectError> {
         let opened = self.catalogue.hear(self.backends(), run).await?;
         Ok(opened.map(|(store, known)| Opened { store, spec: known.spec, history: known.history }))
+    }
+
+    /// The pool of a run that is listed as active. A spec never changes, so the store is asked once.
+    pub(crate) async fn pool(&self, run: &RunId) -> Result<Option<Pool>, ObjectError> {
+        match self.catalogue.spec(run) {
+            Some(spec) => Ok(Some(spec.pool.clone())),
+            None => Ok(self.open(run).await?.map(|opened| opened.spec.pool.clone())),
+        }
     }
 
     /// The run, or that there is none.

@@ -26,8 +26,8 @@ use crate::status::RunStatus;
 /// Between two looks for the stream of events.
 const EVENT_POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 1000 });
 
-/// Runs that are looked at, at a time.
-const AT_ONCE: usize = 32;
+/// Runs that are looked at, at a time, where filters choose among all of them.
+const AT_ONCE: usize = 128;
 
 /// Which part of the list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -50,6 +50,12 @@ pub(super) struct Paging {
 }
 
 impl Paging {
+    /// Runs that are looked at, at a time: without a filter, no more than the page shows.
+    fn at_once(&self, limit: usize) -> usize {
+        let chooses = self.state.is_some() || self.name.is_some() || self.label.is_some();
+        if chooses { AT_ONCE } else { limit + 1 }
+    }
+
     fn fits(&self, run: &RunStatus) -> bool {
         let state = self.state.is_none_or(|state| state == run.state);
         let part = self.name.as_deref().unwrap_or_default();
@@ -116,7 +122,7 @@ pub(super) async fn list(
         }
     };
     let mut page = RunPage { runs: Vec::new(), next: None, damaged: Vec::new() };
-    let mut looked = stream::iter(ids).map(look).buffered(AT_ONCE);
+    let mut looked = stream::iter(ids).map(look).buffered(paging.at_once(limit));
     while let Some((run, status)) = looked.next().await {
         if page.runs.len() == limit {
             page.next = page.runs.last().map(|last| last.run.to_string());

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::unkind::MemoryObjects;
 use super::*;
+use crate::share::Standing;
 
 #[tokio::test(start_paused = true)]
 async fn a_run_gives_way_until_its_turn_comes_whoever_announces_its_state_anew() {
@@ -27,7 +28,7 @@ async fn a_run_gives_way_until_its_turn_comes_whoever_announces_its_state_anew()
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let rival = shares.join(&RunId::new("rival").unwrap(), &spec.pool, 10, 1);
-        rival.turn(true, 0, 0, Instant::now());
+        rival.turn(Standing { wants: true, ..Standing::default() }, Instant::now());
         gives_way().await;
         // As the API does it where somebody resumes a run that is running.
         bench.backends.announce(&spec.run, &bench.history().await).await;

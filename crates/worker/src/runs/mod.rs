@@ -22,7 +22,7 @@ use crate::lock::locked;
 pub(crate) const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Between two looks at the log where the progress service is away, or does not know the run.
-const UNHEARD: Duration = Duration::from_secs(2);
+const UNHEARD: Duration = HEARD_WITHIN;
 
 /// Between two looks at the log all the same: whoever decided may have told nobody.
 const SELDOM: Duration = Duration::from_secs(60);

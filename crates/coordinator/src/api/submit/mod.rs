@@ -89,7 +89,10 @@ pub(super) async fn create(
         let opened = Opened { history: store.history().await?, store, spec: spec.clone() };
         Ok::<_, Problem>(opened.status(&api).await?)
     };
-    Ok((StatusCode::CREATED, Json(told.await.unwrap_or_else(|problem| RunStatus::just_submitted(&spec, &problem.detail)))))
+    Ok((
+        StatusCode::CREATED,
+        Json(told.await.unwrap_or_else(|problem| RunStatus::just_submitted(&spec, &problem.detail))),
+    ))
 }
 
 /// A refused manifest leaves no run, so that the next one under its key is free to be another.
