@@ -3,6 +3,7 @@
 
 mod address;
 mod cache;
+mod error;
 mod http;
 mod remote;
 #[cfg(test)]
@@ -25,7 +26,8 @@ use diorama_picture::{PictureLimits, read_reference, reference_from_bytes};
 use diorama_protocol::RunStore;
 
 pub use self::cache::CacheConfig;
-pub use self::remote::{Remote, RemoteConfig, RemoteError};
+pub use self::error::RemoteError;
+pub use self::remote::{Remote, RemoteConfig};
 
 /// Where a run's references come from.
 #[derive(Clone)]

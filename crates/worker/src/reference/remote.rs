@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::cache::{Cache, CacheConfig, Found};
+use super::error::RemoteError;
 use super::http::{Answer, Fault, Http, shown};
 
 /// The longest that a server's wish to be left alone is honoured in place; beyond it the task fails, and may be tried
@@ -55,21 +56,6 @@ impl Default for RemoteConfig {
             realm: String::new(),
         }
     }
-}
-
-/// Why references cannot be fetched at all.
-#[derive(Debug, thiserror::Error)]
-pub enum RemoteError {
-    /// The trusted certificates cannot be used.
-    #[error("the certificates in {path} (ca_file) cannot be used: {problem}")]
-    Certificates {
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The HTTP client cannot be made.
-    #[error("nothing can be fetched over https: {0}")]
-    Client(String),
 }
 
 /// Fetches references that lie elsewhere. Nothing is opened before it is needed: most runs on one machine read files.
