@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectMeta, each_listed, list_all};
+use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectMeta, PROBES, each_listed, list_all};
 use diorama_core::id::{AttemptId, RunId, Sha256Hex};
 use diorama_core::key::{ENDINGS, INPUTS, ObjectKey, RUNS, SharedKey, run_of};
 use diorama_protocol::decision::Ended;
@@ -42,6 +42,8 @@ pub struct Collected {
     pub blobs: u64,
     /// Entries that lead from an Idempotency-Key to a run that is gone.
     pub idempotency: u64,
+    /// Uploads in parts that were never finished; a dry run does not look for them.
+    pub uploads: u64,
     /// Everything, one key a line, at most a thousand.
     pub keys: Vec<String>,
     /// What is damaged, so that something was left alone, and what that is.
@@ -55,7 +57,7 @@ const NAMED: usize = 1000;
 impl Collected {
     /// Everything that was found.
     pub fn count(&self) -> u64 {
-        self.runs + self.leftovers + self.blobs + self.idempotency
+        self.runs + self.leftovers + self.blobs + self.idempotency + self.uploads
     }
 
     /// Whether there was nothing.
@@ -77,11 +79,11 @@ impl Collected {
 
 impl fmt::Display for Collected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runs, leftovers, blobs, idempotency, .. } = self;
+        let Self { runs, leftovers, blobs, idempotency, uploads, .. } = self;
         write!(
             f,
             "{runs} deleted or unfinished runs, {leftovers} leftovers, {blobs} uploaded references, {idempotency} \
-             idempotency entries"
+             idempotency entries, {uploads} unfinished uploads"
         )
     }
 }
@@ -103,6 +105,8 @@ pub async fn collect(backends: &Backends, by: &str, grace: Grace, dry: bool) -> 
         done => done?,
     }
     collection.idempotency().await?;
+    collection.probes().await?;
+    collection.uploads().await?;
     Ok(collection.collected)
 }
 
@@ -249,14 +253,46 @@ impl Collection<'_> {
                 Err(error) if error.kind == ObjectErrorKind::NotFound => continue,
                 Err(error) => return Err(error.into()),
             };
-            if run.is_some_and(|run| self.submitted.contains(&run)) {
-                continue;
+            if let Some(run) = run {
+                // Half a submission may be sent again meanwhile.
+                let there = self.submitted.contains(&run)
+                    || objects.head(&SharedKey::Submitted(run).to_string()).await?.is_some();
+                if there {
+                    continue;
+                }
             }
             self.collected.idempotency += 1;
             self.collected.note(&entry.key);
             if !self.dry {
                 objects.delete(&entry.key).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// What a process tried the store with that died before it removed it.
+    async fn probes(&mut self) -> Result<(), CoordinatorError> {
+        let probes = list_all(&*self.backends.objects, PROBES).await?;
+        let old: Vec<String> =
+            probes.into_iter().filter(|probe| is_old(probe, self.grace)).map(|probe| probe.key).collect();
+        self.collected.leftovers += old.len() as u64;
+        old.iter().for_each(|key| self.collected.note(key));
+        if !self.dry {
+            self.backends.objects.delete_all(&old).await?;
+        }
+        Ok(())
+    }
+
+    /// Uploads in parts whose sender died: their parts are paid for, and no listing shows them.
+    async fn uploads(&mut self) -> Result<(), CoordinatorError> {
+        if self.dry {
+            return Ok(());
+        }
+        match self.backends.objects.abort_stale_uploads(RUNS, self.grace.0).await {
+            Ok(ended) => self.collected.uploads = ended,
+            Err(error) if error.may_pass_later() => return Err(error.into()),
+            // A store may know no such thing, or not allow it.
+            Err(error) => tracing::warn!(%error, "unfinished uploads are left as they are"),
         }
         Ok(())
     }

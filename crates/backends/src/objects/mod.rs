@@ -128,9 +128,12 @@ pub fn check_key(key: &str) -> Result<(), ObjectError> {
     if key.len() <= 1024 && key.split('/').all(component_is_fine) { Ok(()) } else { Err(ObjectError::invalid_key(key)) }
 }
 
-/// Whether the store honours the condition of [`Objects::put_if_absent`]: tries it below `probe/`.
+/// What the keys of all objects begin with that a store is tried with.
+pub const PROBES: &str = "probe/";
+
+/// Whether the store honours the condition of [`Objects::put_if_absent`]: tries it below [`PROBES`].
 pub async fn probe_conditional_put(objects: &dyn Objects) -> Result<bool, ObjectError> {
-    let key = format!("probe/{}", diorama_core::id::AttemptId::generate());
+    let key = format!("{PROBES}{}", diorama_core::id::AttemptId::generate());
     let first = objects.put_if_absent(&key, Bytes::from_static(b"first")).await?;
     let second = objects.put_if_absent(&key, Bytes::from_static(b"second")).await;
     objects.delete(&key).await?;

@@ -190,6 +190,24 @@ async fn a_damaged_run_stays_as_it_is_and_does_not_keep_garbage_from_being_colle
 }
 
 #[tokio::test]
+async fn what_a_process_tried_the_store_with_before_it_died_is_collected_when_it_is_old() {
+    let store = Store::new(OutputFormat::Webdataset).await;
+    let before = store.keys();
+    store.put("probe/0a", "first").await;
+    let said = store.collects(&before, "a probe").await;
+    assert_eq!((said.leftovers, said.keys), (1, vec!["probe/0a".to_owned()]));
+}
+
+#[tokio::test]
+async fn unfinished_uploads_end_by_a_collection_and_not_by_a_dry_run() {
+    let store = Store::new(OutputFormat::Webdataset).await;
+    store.objects.unfinished.store(3, Ordering::SeqCst);
+    assert_eq!(store.collect(true).await.uploads, 0);
+    assert_eq!(store.collect(false).await.uploads, 3);
+    assert!(store.collect(false).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_run_that_lost_its_entry_in_the_index_is_no_garbage_and_is_listed_again() {
     for noted in [false, true] {
         let store = Store::new(OutputFormat::Webdataset).await;
