@@ -5,6 +5,7 @@ mod forgetful;
 mod frozen;
 mod garbage;
 mod pump;
+mod scale;
 mod service;
 pub(crate) mod unkind;
 mod verify;

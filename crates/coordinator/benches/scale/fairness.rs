@@ -208,5 +208,10 @@ async fn many(report: &mut Report) {
     let (fewest, largest) = ((0..50).map(of).min().unwrap_or(0), (0..50).map(of).max().unwrap_or(0));
     let measured = format!("at most {most} shards out; {fewest} to {largest} shards of each run in ten minutes");
     let met = most <= WINDOW && fewest > 0 && largest - fewest <= 2;
-    report.add("fifty runs of one weight in a window of 256", measured, "the window is kept, nobody is left behind", met);
+    report.add(
+        "fifty runs of one weight in a window of 256",
+        measured,
+        "the window is kept, nobody is left behind",
+        met,
+    );
 }

@@ -43,10 +43,8 @@ impl Template {
             sha256: Sha256Hex::of(name.as_bytes()),
             bytes,
         };
-        let files = BTreeMap::from([
-            ("image".to_owned(), file("png", 1_234)),
-            ("record".to_owned(), file("json", 567)),
-        ]);
+        let files =
+            BTreeMap::from([("image".to_owned(), file("png", 1_234)), ("record".to_owned(), file("json", 567))]);
         let outcome = TaskOutcome {
             task: TaskIndex(TASK),
             custom_id: custom_id.clone(),

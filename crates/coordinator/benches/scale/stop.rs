@@ -62,7 +62,8 @@ pub(crate) async fn measure(report: &mut Report) {
         };
         whole &= (summary.state, summary.done, summary.failed) == wanted;
     }
-    let measured = format!("{:.2} s at most, of {stops} stops; every run whole afterwards: {whole}", slowest.as_secs_f64());
+    let measured =
+        format!("{:.2} s at most, of {stops} stops; every run whole afterwards: {whole}", slowest.as_secs_f64());
     let what = "a coordinator told to stop in a takeover, a cancellation, an ending of 10⁵ shards at 50 ms a request";
     report.add(what, measured, "within 10 s, losing nothing", whole && slowest <= BOUND);
 }

@@ -78,7 +78,8 @@ impl Objects for Store {
     async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
         self.request().await;
         let found = self.all().get(key).cloned();
-        let absent = || ObjectError::new(ObjectErrorKind::NotFound, "reading", key.to_owned(), "there is none".to_owned());
+        let absent =
+            || ObjectError::new(ObjectErrorKind::NotFound, "reading", key.to_owned(), "there is none".to_owned());
         found.map(|content| self.render(&content)).ok_or_else(absent)
     }
 
