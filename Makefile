@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet soak simulate test bench bench-fleet lint docs deny client setup setup-chromium setup-services
+.PHONY: help demo fleet soak simulate test bench bench-fleet bench-scale lint docs deny client setup setup-chromium setup-services
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
@@ -61,6 +61,9 @@ bench: setup ## Measures against diffusers, writes docs/benchmarks.md (long; wan
 bench-fleet: setup setup-services ## Measures a whole fleet, Celery and Dramatiq beside it, writes docs/benchmarks-fleet.md (long; wants an idle machine; BENCH="--help")
 	.libtorch/venv/bin/pip install --quiet --disable-pip-version-check -r scripts/bench/fleet/requirements.txt
 	.libtorch/venv/bin/python -B scripts/bench/fleet/fleet.py $(BENCH)
+
+bench-scale: ## Measures what large and many runs cost the object store, writes its section of docs/benchmarks-fleet.md
+	python3 -B scripts/bench/fleet/fleet.py --parts scale $(BENCH)
 
 setup:
 	@scripts/setup-system

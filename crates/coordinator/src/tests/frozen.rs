@@ -218,7 +218,7 @@ async fn a_coordinator_that_is_told_to_stop_does_at_once_wherever_it_is() {
             RunEnd::Finished(summary) => break assert_eq!(summary.done, 10_000),
             end => panic!("{end:?}"),
         }
-        (drained, after) = (drained + 1, after + Duration::from_millis(1700));
+        (drained, after) = (drained + 1, after + Duration::from_millis(800));
     }
     assert!(drained >= 4, "it ended after {drained} drains: nothing was in the middle of anything");
 }

@@ -8,6 +8,7 @@ mod frozen;
 mod garbage;
 mod pool;
 mod pump;
+mod scale;
 mod service;
 pub(crate) mod unkind;
 mod verify;

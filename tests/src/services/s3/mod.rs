@@ -97,7 +97,8 @@ impl S3Server {
         self.process.as_ref().expect("the S3 server runs").signal(signal);
     }
 
-    fn requests_file(&self) -> PathBuf {
+    /// The file in which each request has a line.
+    pub fn requests_file(&self) -> PathBuf {
         self.folder.path().join("requests")
     }
 
