@@ -13,6 +13,7 @@ mod failures;
 mod gc;
 mod lease;
 pub mod manifest;
+mod plan;
 mod pump;
 mod reconcile;
 mod reopen;

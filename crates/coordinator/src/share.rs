@@ -30,6 +30,13 @@ struct Demand {
     idle_since: Option<Instant>,
 }
 
+impl Demand {
+    fn tell(&mut self, wants: bool, out: usize, waiting: usize, now: Instant) {
+        (self.wants, self.out, self.waiting) = (wants, out, waiting);
+        self.idle_since = if wants && out == 0 { self.idle_since.or(Some(now)) } else { None };
+    }
+}
+
 /// The shares of all runs that one coordinator drives. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Shares {
@@ -85,14 +92,19 @@ impl Shares {
 }
 
 impl Share {
-    /// Says whether the run has anything to publish, how many of its shards are out and how many of those wait; gives
-    /// what it may do.
+    /// Says whether the run has anything to publish, how many of its shards are out and how many of those wait.
+    pub(crate) fn tell(&self, wants: bool, out: usize, waiting: usize, now: Instant) {
+        if let Some(own) = self.shares.known().demands.get_mut(&self.run) {
+            own.tell(wants, out, waiting, now);
+        }
+    }
+
+    /// The same, and gives what the run may do.
     pub(crate) fn turn(&self, wants: bool, out: usize, waiting: usize, now: Instant) -> Turn {
         let mut known = self.shares.known();
         let nothing = Turn { room: 0, gives_way: false, behind: None };
         let Some(own) = known.demands.get_mut(&self.run) else { return nothing };
-        (own.wants, own.out, own.waiting) = (wants, out, waiting);
-        own.idle_since = if wants && out == 0 { own.idle_since.or(Some(now)) } else { None };
+        own.tell(wants, out, waiting, now);
         let own = own.clone();
         let in_pool = || known.demands.iter().filter(|(_, demand)| demand.pool == own.pool);
         let rivals = || in_pool().filter(|(_, demand)| demand.wants);
@@ -149,6 +161,40 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.shares.known().demands.remove(&self.run);
+    }
+}
+
+/// For the model, which goes several ways from where it is.
+#[cfg(test)]
+impl Shares {
+    /// The same, apart from these.
+    pub(crate) fn apart(&self) -> Self {
+        let known = self.known();
+        let known = Known { demands: known.demands.clone(), taken_up: known.taken_up.clone() };
+        Self { window: self.window, pools: Arc::new(Mutex::new(known)) }
+    }
+
+    /// All that tells these from others, whatever the time; `oldest`: nothing that waits was published before.
+    pub(crate) fn hash(&self, now: Instant, oldest: Instant, hasher: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        let known = self.known();
+        let demands: std::collections::BTreeMap<_, _> = known.demands.iter().collect();
+        for (run, demand) in demands {
+            let idle = demand.idle_since.map(|since| now.duration_since(since));
+            (run, demand.wants, demand.out, demand.waiting, idle).hash(hasher);
+        }
+        let taken_up: std::collections::BTreeMap<_, _> = known.taken_up.iter().collect();
+        // It is only asked whether what waits was published before.
+        let later = taken_up.into_iter().filter(|(_, at)| **at > oldest);
+        later.for_each(|(pool, at)| (pool, now.duration_since(*at)).hash(hasher));
+    }
+}
+
+#[cfg(test)]
+impl Share {
+    /// The same among a copy of its shares.
+    pub(crate) fn among(&self, shares: &Shares) -> Self {
+        Self { shares: shares.clone(), run: self.run.clone(), pool: self.pool.clone() }
     }
 }
 
