@@ -4,6 +4,7 @@ mod ended;
 mod forgetful;
 mod frozen;
 mod garbage;
+mod model;
 mod pump;
 mod service;
 pub(crate) mod unkind;
