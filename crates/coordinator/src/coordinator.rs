@@ -71,7 +71,7 @@ pub enum RunEnd {
 
 /// What is to be done next with a run.
 #[derive(Debug, Clone, PartialEq)]
-enum Next {
+pub(crate) enum Next {
     /// Nothing: it has ended.
     Nothing(RunSummary),
     /// It is to be removed.
@@ -228,7 +228,7 @@ impl Coordinator {
 }
 
 /// What follows from what was decided.
-fn next(history: &History) -> Next {
+pub(crate) fn next(history: &History) -> Next {
     if history.is_deleted() {
         return Next::Remove;
     }

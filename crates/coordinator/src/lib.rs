@@ -14,6 +14,7 @@ mod failures;
 mod gc;
 mod lease;
 mod pace;
+mod plan;
 mod pump;
 mod reconcile;
 mod reopen;

@@ -22,7 +22,7 @@ const INTERVALS: usize = 5;
 const RESERVE: Duration = Duration::from_secs(1);
 
 /// The pace of one pool.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Pace {
     workers: Option<u64>,
     /// Shards that were committed since then.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use diorama_backends::progress::{Counted, Head, ProgressError};
+use diorama_backends::queue::QueueDepth;
 use diorama_core::id::{AttemptId, ShardId};
 use diorama_core::message::ShardMessage;
 use diorama_core::round::RoundInfo;
@@ -23,10 +24,10 @@ use tokio::time::Instant;
 use crate::coordinator::CoordinatorConfig;
 use crate::error::CoordinatorError;
 use crate::failures::bury_dead_letters;
+use crate::plan::{Plan, Publish};
 use crate::reconcile::catch_up;
-use crate::share::{Share, Standing, Turn};
+use crate::share::Turn;
 use crate::watch::{Gauge, RunProgress};
-use crate::window::{Queued, Window};
 
 /// Messages whose confirmation is awaited at a time.
 const PUBLISHING: usize = 64;
@@ -40,9 +41,6 @@ const LIST_MARKERS: Duration = Duration::from_secs(120);
 
 /// Between two looks at the markers while the progress service is away.
 const WITHOUT_PROGRESS: Duration = Duration::from_secs(2);
-
-/// A worker has this many messages that it has not begun.
-const PREFETCHED: u64 = 2;
 
 /// What a look at the round led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +61,7 @@ pub(crate) struct Pump<'a> {
     watchers: &'a watch::Sender<RunProgress>,
     spec: &'a RunSpec,
     round: RoundInfo,
-    share: Share,
-    window: Window,
+    plan: Plan,
     /// Shards of the rounds before, all of them committed or void.
     earlier: u64,
     /// What is known to be committed, by whatever said so. Only grows.
@@ -76,7 +73,6 @@ pub(crate) struct Pump<'a> {
     decisions_at: Instant,
     markers_at: Option<Instant>,
     heard_at: Option<Instant>,
-    gives_way: bool,
 }
 
 impl<'a> Pump<'a> {
@@ -91,6 +87,7 @@ impl<'a> Pump<'a> {
         gauge: Gauge,
     ) -> Option<Self> {
         let round = history.last_round()?.clone();
+        let share = config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight);
         let earlier = history.rounds().iter().filter(|other| other.round < round.round);
         Some(Self {
             backends,
@@ -99,16 +96,14 @@ impl<'a> Pump<'a> {
             watchers,
             spec,
             earlier: earlier.map(|round| u64::from(round.shards)).sum(),
+            plan: Plan::new(share, round.shards),
             round,
-            share: config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight),
-            window: Window::new(),
             committed: ShardSet::default(),
             listed_at: None,
             gauge,
             decisions_at: Instant::now(),
             markers_at: None,
             heard_at: None,
-            gives_way: false,
         })
     }
 
@@ -132,24 +127,17 @@ impl<'a> Pump<'a> {
             return Ok(Looked::Committed);
         }
         match wanted {
-            // Workers let go of what they hold; it is all published again on resume.
-            RunState::Paused => {
-                self.share.turn(Standing { wants: false, waiting: 0, ..self.stands() }, now);
-                self.window.reset();
-            }
+            RunState::Paused => self.plan.pause(now),
             RunState::Submitting | RunState::Running | RunState::Cancelled | RunState::Finished => {
                 bury_dead_letters(self.backends, self.store, &self.spec.pool, &self.config.name).await?;
-                let taken_up = self.window.look(&self.committed, holders.as_ref(), now);
-                let taken_up = self.share.taken_up(taken_up);
-                self.share.turn(self.stands(), now);
-                let misses_some = self.misses_some().await?;
-                let turn = self.share.turn(self.stands(), now);
+                self.plan.see(&self.committed, holders.as_ref(), now);
+                let depth = match self.plan.needs_depth() {
+                    true => Some(self.backends.queue.depth(&self.spec.pool).await?),
+                    false => None,
+                };
+                let turn = self.plan.turn(depth.as_ref(), now);
                 self.give_way(history, &turn).await;
-                let mut publish = self.lost(Queued { misses_some, taken_up }, now);
-                if !self.gives_way || turn.room > 0 {
-                    publish.extend(self.window.take(turn.room, self.round.shards, &self.committed, now));
-                }
-                self.share.turn(self.stands(), now);
+                let publish = self.planned(&turn, depth.as_ref(), now);
                 self.publish_all(&publish).await?;
             }
         }
@@ -166,23 +154,21 @@ impl<'a> Pump<'a> {
         let known = history.decisions();
         let said = self.backends.progress.head(&self.spec.run).await;
         let is_news = !matches!(&said, Ok(Some(head)) if head.decisions <= known);
+        let mut changed = false;
         if is_news || now.duration_since(self.decisions_at) >= READ_LOG {
             self.decisions_at = now;
-            let changed = self.store.refresh(history).await?;
+            changed = self.store.refresh(history).await?;
             if changed {
-                self.window.reset();
-            }
-            if changed || matches!(said, Ok(None)) {
-                self.backends.announce(&self.spec.run, history).await;
-                // What is announced anew gives no way.
-                self.gives_way = false;
+                self.plan.decided();
             }
         }
-        if let Ok(Some(head)) = said
-            && head.decisions == history.decisions()
-        {
-            // Somebody may have announced the same state anew, and nothing of giving way.
-            self.gives_way = head.gives_way;
+        let heard = said.ok().map(|head| head.map_or((0, false), |head| (head.decisions, head.gives_way)));
+        // Whoever decided may have died before he told anybody.
+        if changed || heard.is_some_and(|(decisions, _)| decisions < history.decisions()) {
+            self.backends.announce(&self.spec.run, history).await;
+            self.plan.heard_to_give_way(false);
+        } else if let Some((_, gives_way)) = heard {
+            self.plan.heard_to_give_way(gives_way);
         }
         Ok(())
     }
@@ -268,7 +254,7 @@ impl<'a> Pump<'a> {
     /// Learns from the markers what of the shards that are out is committed. Every other one either is known to be
     /// committed or is published before it counts.
     async fn list_markers(&mut self) -> Result<(), CoordinatorError> {
-        if let Some(out) = self.window.range() {
+        if let Some(out) = self.plan.out() {
             self.committed.extend(&self.store.committed(&self.round, out).await?);
         }
         Ok(())
@@ -280,50 +266,16 @@ impl<'a> Pump<'a> {
             || counted.counts.shards < self.earlier + committed.len()
     }
 
-    fn stands(&self) -> Standing {
-        Standing {
-            wants: self.window.has_more(self.round.shards),
-            out: self.window.len(),
-            waiting: self.window.waiting(),
-            made: self.committed.len(),
-        }
-    }
-
-    /// Looks into the pool's queue: whether fewer messages wait there than were published, and who takes them.
-    async fn misses_some(&self) -> Result<bool, CoordinatorError> {
-        let (stands, waiting) = (self.stands(), self.share.waiting_in_pool() as u64);
-        if stands.waiting == 0 && !stands.wants {
-            return Ok(false);
-        }
-        let depth = self.backends.queue.depth(&self.spec.pool).await?;
-        self.share.served_by(depth.consumers);
-        Ok(stands.waiting > 0 && (depth.ready == 0 || depth.ready + PREFETCHED * depth.consumers < waiting))
-    }
-
-    /// What was published and is lost.
-    fn lost(&mut self, queued: Queued, now: Instant) -> Vec<u32> {
-        if mutant::is_back(Mutant::LostStaysLost) {
-            return Vec::new();
-        }
-        let lost = self.window.take_lost(queued, self.config.publish_again_after, now);
-        for index in &lost {
-            let shard = ShardId { round: self.round.round, index: *index };
-            tracing::warn!(%shard, "published before, and nobody has it: publishing it again");
-        }
-        lost
-    }
-
     /// Tells workers whether shards of this run that they have not begun make room for another run.
     async fn give_way(&mut self, history: &History, turn: &Turn) {
-        if turn.gives_way == self.gives_way {
+        if turn.gives_way == self.plan.gives_way() {
             return;
         }
         let Some(state) = history.state() else { return };
         let head = Head { decisions: history.decisions(), state, gives_way: turn.gives_way };
         match self.backends.progress.announce(&self.spec.run, &head).await {
             Ok(()) => {
-                self.gives_way = turn.gives_way;
-                self.window.reset();
+                self.plan.told_to_give_way(turn.gives_way);
                 match &turn.behind {
                     Some(first) => tracing::info!(%first, "a run of a higher priority goes first"),
                     None => tracing::info!("it is this run's turn again"),
@@ -331,6 +283,21 @@ impl<'a> Pump<'a> {
             }
             Err(error) => tracing::debug!(%error, "workers do not hear that the run gives way"),
         }
+    }
+
+    /// What is lost, and what there is room for.
+    fn planned(&mut self, turn: &Turn, depth: Option<&QueueDepth>, now: Instant) -> Vec<u32> {
+        let patience = self.config.publish_again_after;
+        let Publish { mut lost, new } = self.plan.publish(turn, depth, &self.committed, patience, now);
+        if mutant::is_back(Mutant::LostStaysLost) {
+            lost.clear();
+        }
+        for index in &lost {
+            let shard = ShardId { round: self.round.round, index: *index };
+            tracing::warn!(%shard, "published before, and nobody has it: publishing it again");
+        }
+        lost.extend(new);
+        lost
     }
 
     /// Publishes shards of the round, several at a time.

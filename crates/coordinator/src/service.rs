@@ -81,7 +81,6 @@ struct Driving {
 /// When what was done last.
 #[derive(Default)]
 struct Last {
-    renewed: Option<Instant>,
     listed: Option<Instant>,
     swept: Option<Instant>,
     collected: Option<Instant>,
@@ -107,23 +106,25 @@ impl Service {
         let mut driving = Driving::default();
         let stop = drain.child_token();
         let mut last = Last::default();
+        let mut renewed = None;
         let mut lease = Lease::new(self.config.owner.clone(), self.config.lease);
         let mut collecting = JoinSet::new();
         while !drain.is_cancelled() {
             // Who waits for the lease asks at every turn, so that it is taken up soon after its end.
             let leads = *self.leading.borrow();
-            if !leads || is_due(last.renewed, self.config.lease / 3) {
-                last.renewed = Some(Instant::now());
-                self.leading.send_replace(lease.seek(&self.backends).await);
+            if !leads || is_due(renewed, self.config.lease / 3) {
+                self.renew(&mut lease, &mut renewed).await;
             }
             if *self.leading.borrow() {
                 if !leads {
-                    last = Last { renewed: last.renewed, ..Last::default() };
+                    last = Last::default();
                 }
-                let taken_up = drain.run_until_cancelled(self.take_up(&mut driving, &mut last, &stop)).await;
-                if let Some(Err(error)) = taken_up {
+                let taken_up = drain.run_until_cancelled(self.take_up(&mut driving, &mut last, &stop));
+                if let Some(Some(Err(error))) = self.while_leading(&mut lease, &mut renewed, taken_up).await {
                     tracing::warn!(%error, "the runs cannot be listed; trying again");
                 }
+            }
+            if *self.leading.borrow() {
                 if is_due(last.collected, COLLECT) && collecting.is_empty() {
                     last.collected = Some(Instant::now());
                     collecting.spawn(collect(self.backends.clone(), self.config.clone(), stop.clone()));
@@ -138,6 +139,32 @@ impl Service {
         while driving.runs.join_next().await.is_some() {}
         collecting.shutdown().await;
         lease.release(&self.backends).await;
+    }
+
+    async fn renew(&self, lease: &mut Lease, renewed: &mut Option<Instant>) {
+        *renewed = Some(Instant::now());
+        self.leading.send_replace(lease.seek(&self.backends).await);
+    }
+
+    /// Keeps the lease while something is done that may take longer; `None` where it was lost before that was done.
+    async fn while_leading<T>(
+        &self,
+        lease: &mut Lease,
+        renewed: &mut Option<Instant>,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let due = renewed.unwrap_or_else(Instant::now) + self.config.lease / 3;
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                () = tokio::time::sleep_until(due) => self.renew(lease, renewed).await,
+            }
+            if !*self.leading.borrow() {
+                return None;
+            }
+        }
     }
 
     /// Begins to drive every run that is to be driven and is not.

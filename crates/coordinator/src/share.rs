@@ -78,7 +78,7 @@ pub struct Shares {
     pools: Arc<Mutex<Known>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Known {
     demands: HashMap<RunId, Demand>,
     /// Everything of the pool that was published before this was taken up, or is lost.
@@ -134,21 +134,17 @@ impl Shares {
 }
 
 impl Share {
-    /// Says how the run stands; gives what it may do.
+    /// Says how the run stands.
+    pub(crate) fn tell(&self, stands: Standing, now: Instant) {
+        self.shares.known().tell(&self.run, stands, now);
+    }
+
+    /// The same, and gives what the run may do.
     pub(crate) fn turn(&self, stands: Standing, now: Instant) -> Turn {
         let mut known = self.shares.known();
         let nothing = Turn { room: 0, gives_way: false, behind: None };
-        let Some(before) = known.demands.get(&self.run).cloned() else { return nothing };
         let Standing { wants, out, .. } = stands;
-        let comes = wants && !before.competes(now);
-        let came_with = if comes { known.had(&self.run, &before, stands, now) } else { None };
-        // What it had made before it said anything was made by nobody now.
-        let made = before.said.map_or(0, |_| stands.made.saturating_sub(before.stands.made));
-        known.paces.entry(self.pool.clone()).or_default().made(made, now);
-        let Some(own) = known.demands.get_mut(&self.run) else { return nothing };
-        (own.stands, own.said) = (stands, Some(now));
-        own.came_with = came_with.unwrap_or(own.came_with);
-        own.idle_since = if wants && out == 0 { own.idle_since.or(Some(now)) } else { None };
+        let Some(own) = known.tell(&self.run, stands, now) else { return nothing };
         let has_its_one = std::mem::take(&mut own.has_its_one);
         let own = own.clone();
         let in_pool = || known.demands.iter().filter(|(_, demand)| demand.pool == own.pool);
@@ -214,6 +210,20 @@ impl Share {
 }
 
 impl Known {
+    fn tell(&mut self, run: &RunId, stands: Standing, now: Instant) -> Option<&mut Demand> {
+        let before = self.demands.get(run)?.clone();
+        let comes = stands.wants && !before.competes(now);
+        let came_with = if comes { self.had(run, &before, stands, now) } else { None };
+        // What it had made before it said anything was made by nobody now.
+        let made = before.said.map_or(0, |_| stands.made.saturating_sub(before.stands.made));
+        self.paces.entry(before.pool.clone()).or_default().made(made, now);
+        let own = self.demands.get_mut(run)?;
+        (own.stands, own.said) = (stands, Some(now));
+        own.came_with = came_with.unwrap_or(own.came_with);
+        own.idle_since = if stands.wants && stands.out == 0 { own.idle_since.or(Some(now)) } else { None };
+        Some(own)
+    }
+
     /// What a run that begins to want counts as having had without what it made until now: as much as whoever had the
     /// least of those that it competes with; `None` where there is nobody.
     fn had(&self, run: &RunId, own: &Demand, stands: Standing, now: Instant) -> Option<f64> {
@@ -228,6 +238,43 @@ impl Known {
 impl Drop for Share {
     fn drop(&mut self) {
         self.shares.known().demands.remove(&self.run);
+    }
+}
+
+/// For the model, which goes several ways from where it is.
+#[cfg(test)]
+impl Shares {
+    /// The same, apart from these.
+    pub(crate) fn apart(&self) -> Self {
+        let known = self.known();
+        let known = known.clone();
+        Self { window: self.window, pools: Arc::new(Mutex::new(known)) }
+    }
+
+    /// All that tells these from others, whatever the time; but for the pace of the pools, which matters to windows larger
+    /// than a model's. `oldest`: nothing that waits was published before.
+    pub(crate) fn hash(&self, now: Instant, oldest: Instant, hasher: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        let known = self.known();
+        let demands: std::collections::BTreeMap<_, _> = known.demands.iter().collect();
+        for (run, demand) in demands {
+            let Standing { wants, out, waiting, made } = demand.stands;
+            let [idle, said] = [demand.idle_since, demand.said].map(|at| at.map(|at| now.duration_since(at)));
+            let said = said.map(|said| said.min(SILENT));
+            (run, wants, out, waiting, made, said, demand.came_with.to_bits(), idle, demand.has_its_one).hash(hasher);
+        }
+        let taken_up: std::collections::BTreeMap<_, _> = known.taken_up.iter().collect();
+        // It is only asked whether what waits was published before.
+        let later = taken_up.into_iter().filter(|(_, at)| **at > oldest);
+        later.for_each(|(pool, at)| (pool, now.duration_since(*at)).hash(hasher));
+    }
+}
+
+#[cfg(test)]
+impl Share {
+    /// The same among a copy of its shares.
+    pub(crate) fn among(&self, shares: &Shares) -> Self {
+        Self { shares: shares.clone(), run: self.run.clone(), pool: self.pool.clone() }
     }
 }
 

@@ -96,6 +96,21 @@ impl Act {
             Self::Deleted => "deleted",
         }
     }
+
+    /// Whether it is what followed from the log and the markers as its writer knew them, and not what somebody wants: on
+    /// top of anything that was decided since, it would say what is not so.
+    pub fn is_derived(&self) -> bool {
+        match self {
+            Self::RoundOpened { .. } | Self::EndingBegun { .. } | Self::Ended(_) => true,
+            Self::Submitted { .. }
+            | Self::Bound { .. }
+            | Self::Paused { .. }
+            | Self::Resumed
+            | Self::Cancelled
+            | Self::Reopened { .. }
+            | Self::Deleted => false,
+        }
+    }
 }
 
 /// The shards of a round that had no marker when the run was cancelled. Their tasks count as cancelled; in a round of

@@ -58,6 +58,10 @@ pub enum DecideError {
     Objects(#[from] ObjectError),
 }
 
+fn late(history: &History, act: &Act) -> Refused {
+    Refused::Late { wanted: act.name(), decisions: history.decisions() }
+}
+
 impl Backends {
     /// Commits: writes the marker unless there is one. Gives the marker that counts, ours or the other's; its attempt
     /// tells.
@@ -92,7 +96,8 @@ impl Backends {
     }
 
     /// Adds `act` to the run's log, where it may be decided: whether it was so already. `history` may be out of date, and
-    /// is up to date afterwards.
+    /// is up to date afterwards. A wish is decided on top of whatever was decided since; what follows from the log
+    /// ([`Act::is_derived`]) only as the very next entry.
     ///
     /// # Errors
     /// [`Refused`] says what was decided instead.
@@ -113,6 +118,7 @@ impl Backends {
                     self.announce(run, history).await;
                     return Ok(settled?);
                 }
+                _ if act.is_derived() => return Err(late(history, &act).into()),
                 _ => continue,
             }
             let key = ObjectKey::Decision(history.decisions());
@@ -140,6 +146,9 @@ impl Backends {
             if ours {
                 self.announce(run, history).await;
                 return Ok(Need::Write);
+            }
+            if act.is_derived() {
+                return Err(late(history, &act).into());
             }
         }
     }

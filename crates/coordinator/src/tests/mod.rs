@@ -6,6 +6,7 @@ mod ended;
 mod forgetful;
 mod frozen;
 mod garbage;
+mod model;
 mod pool;
 mod pump;
 mod scale;

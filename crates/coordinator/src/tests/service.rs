@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::unkind::{Hook, Hooked, MemoryObjects};
 use super::*;
+use crate::lease::LEASE;
 use crate::reopen::reopen;
 use crate::service::hand_over;
 use crate::{Grace, Service, ServiceConfig, delete};
@@ -89,6 +90,25 @@ async fn what_is_on_no_list_of_active_runs_is_found_submitted_reopened_and_delet
     })
     .await;
     assert!(list_all(&*bench.backends.objects, "runs/").await.unwrap().iter().all(|o| o.key.contains("/decisions/")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_keeps_its_lease_through_listings_that_take_longer() {
+    let (mut bench, spec) = submitted().await;
+    let _worker = bench.worker(&spec, Arc::new(|_, _| done()));
+    let slow: Hook = Box::new(|operation, key| {
+        let takes = if operation == "list" && key.starts_with("index/") { 40 } else { 0 };
+        Box::pin(tokio::time::sleep(Duration::from_secs(takes)))
+    });
+    bench.backends.objects = Arc::new(Hooked::before(bench.backends.objects.clone(), slow));
+    let begun = Instant::now();
+    until(&bench, Grace::default(), "the run ends", async || {
+        let taken = bench.backends.progress.lease(LEASE, "another", Duration::from_secs(10)).await.unwrap();
+        assert!(!taken, "after {:?}", begun.elapsed());
+        bench.history().await.ended().is_some()
+    })
+    .await;
+    assert!(begun.elapsed() > Duration::from_secs(40), "it took {:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
