@@ -1,15 +1,15 @@
 use diorama_core::id::{CustomId, Seed, TaskIndex};
 use diorama_core::settings::{Method, Settings};
-use diorama_engine::{SyntheticGenerator, SyntheticOptions};
 
 use super::*;
+use crate::tests::flat::FlatGenerator;
 
 /// What happens to a batch before it is made, if anything.
 type Harm = Box<dyn Fn(&mut GeneratorInfo, &[Job]) -> Option<GeneratorError> + Send>;
 
-/// Makes synthetic pictures of what its harm spares.
+/// Makes flat pictures of what its harm spares.
 struct Harmed {
-    inner: SyntheticGenerator,
+    inner: FlatGenerator,
     info: GeneratorInfo,
     harm: Harm,
 }
@@ -37,7 +37,7 @@ impl Generator for Harmed {
 }
 
 fn owner(batch_size: usize, harm: Harm) -> Owner {
-    let inner = SyntheticGenerator::new(SyntheticOptions { batch_size, ..SyntheticOptions::default() });
+    let inner = FlatGenerator::new(batch_size);
     let info = inner.info().clone();
     Owner { generator: Box::new(Harmed { inner, info, harm }), stop: Arc::default() }
 }

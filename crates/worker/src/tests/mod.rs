@@ -2,6 +2,7 @@
 
 mod decisions;
 mod deliveries;
+pub(crate) mod flat;
 mod handing_back;
 mod poisoning;
 mod spans;
@@ -28,7 +29,6 @@ use diorama_core::round::RoundInfo;
 use diorama_core::run::{OutputFormat, RunSpec};
 use diorama_core::settings::{Method, Settings};
 use diorama_core::task::Task;
-use diorama_engine::{SyntheticGenerator, SyntheticOptions};
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, Exclusive, RunStore};
@@ -38,6 +38,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::flat::FlatGenerator;
 use crate::{Device, Layout, Metrics, Worker, WorkerConfig, WorkerError, WorkerReport};
 
 /// Whatever a test waits for comes sooner.
@@ -176,8 +177,7 @@ impl Bench {
     }
 
     fn generator(&self, model: &str) -> Watched {
-        let options = SyntheticOptions { batch_size: 2, ..SyntheticOptions::default() };
-        let inner = SyntheticGenerator::new(options);
+        let inner = FlatGenerator::new(2);
         let info = GeneratorInfo { model_sha256: model.to_owned(), ..inner.info().clone() };
         let (made, allowed, begun) = (self.made.clone(), self.allowed.subscribe(), self.begun.clone());
         Watched { inner, info, made, allowed, begun, misfit: false, fails: false }
@@ -272,9 +272,9 @@ impl Running {
     }
 }
 
-/// Makes synthetic pictures, says which, and begins no more batches than it may.
+/// Makes flat pictures, says which, and begins no more batches than it may.
 struct Watched {
-    inner: SyntheticGenerator,
+    inner: FlatGenerator,
     info: GeneratorInfo,
     made: Arc<Mutex<Vec<String>>>,
     allowed: watch::Receiver<usize>,
