@@ -64,7 +64,7 @@ fn scenes() -> Vec<Scene> {
         Scene { shards: vec![1], workers: 2, hands: 2, adrift: 0, ..scene("connections", &[CutOff, HandBack], 3) },
         Scene { shards: vec![1], workers: 2, adrift: 6, ..scene("deaths", &[Die, DieUntold, StandStill, Lose], 2) },
         Scene { adrift: 2, ..scene("an owner", &[Pause, Resume, Cancel, Retry, Fail], 3) },
-        Scene { coordinators: 2, shards: vec![1], ..scene("a lost lease", &[Freeze, Cancel, Retry], 4) },
+        Scene { coordinators: 2, shards: vec![1], ..scene("a lost lease", &[Freeze, Cancel, Retry], 3) },
         Scene { coordinators: 2, shards: vec![1], ..scene("rounds and a lost lease", &[Freeze, Fail, Retry], 4) },
         Scene {
             coordinators: 2,
