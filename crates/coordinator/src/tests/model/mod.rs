@@ -19,7 +19,7 @@
 //!
 //! **What is not shown.** More runs, shards, workers, coordinators and adversities than the scenes have; delays beyond the
 //! steps of time; priorities and weights; a store that ignores conditions; bindings to a model; poison, parts and dead
-//! letters; deletion and garbage; how long anything takes in seconds.
+//! letters; deletion and garbage; how long anything takes in seconds. `SCENE="two runs"` checks that one alone.
 
 mod coordinator;
 mod log;
