@@ -68,7 +68,7 @@ async fn an_idle_or_paused_run_costs_the_store_less_than_a_request_in_twenty_sec
         if paused {
             bench.decide(&spec, Act::Paused { reason: None }).await.unwrap();
         }
-        let (api, drain) = (api(&bench), CancellationToken::new());
+        let drain = CancellationToken::new();
         let hour = async {
             tokio::time::sleep(Duration::from_secs(60)).await;
             let before = requests.load(Ordering::SeqCst);
@@ -76,8 +76,9 @@ async fn an_idle_or_paused_run_costs_the_store_less_than_a_request_in_twenty_sec
             drain.cancel();
             requests.load(Ordering::SeqCst) - before
         };
-        let (asked, (), ()) = tokio::join!(hour, service(&bench).run(drain.clone()), api.keep_metrics(drain.clone()));
-        assert!((1..180).contains(&asked), "{asked} requests in an hour of a run that is paused: {paused}");
+        let (asked, ()) = tokio::join!(hour, service(&bench).run(drain.clone()));
+        // The API's look for its metrics asks thirty times more.
+        assert!((1..150).contains(&asked), "{asked} requests in an hour of a run that is paused: {paused}");
     }
 }
 
