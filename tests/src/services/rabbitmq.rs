@@ -111,6 +111,11 @@ impl RabbitMq {
         out.trim().to_owned()
     }
 
+    /// Loses what waits in a queue.
+    pub fn purge(&self, queue: &str) {
+        self.control(&["purge_queue", "--vhost", USER, queue]);
+    }
+
     /// Starts the killed broker on the same data and port.
     pub fn start_again(&mut self) {
         let was_here = self.path("mnesia").exists();
