@@ -36,9 +36,10 @@ impl Faults {
             Rule::new("put_object", lost("InternalError")).every(5),
             Rule::new("put_object", lost("ConditionalRequestConflict")).every(6),
             Rule::new("put_object", late.clone()).every(7),
-            Rule::new("create_multipart_upload", lost("InternalError")).every(2),
-            Rule::new("upload_part", lost("RequestTimeout")).every(3),
-            Rule::new("complete_multipart_upload", lost("InternalError")).every(2),
+            // Large files are few: the first of them meets these.
+            Rule::new("create_multipart_upload", lost("InternalError")).times(1),
+            Rule::new("upload_part", lost("RequestTimeout")).times(1),
+            Rule::new("complete_multipart_upload", lost("InternalError")).times(1),
             Rule::new("delete_object", lost("InternalError")).every(2),
             Rule::new("delete_object", late).every(3),
             Rule::new("delete_objects", lost("SlowDown")).every(2),

@@ -43,6 +43,10 @@ pub(super) async fn create(
         && let Some(there) = api.open(&run).await?
         && there.history.is_submitted()
     {
+        // Whoever decided it may have died, or stand still, before it was handed over.
+        if there.history.ended().is_none() {
+            hand_over_or_later(&api, &run).await;
+        }
         return Ok((StatusCode::OK, Json(there.status(&api).await?)));
     }
     let upload = Upload::receive(&api, form).await?;
@@ -64,13 +68,17 @@ pub(super) async fn create(
     api.backends().objects.put(&SharedKey::Submitted(run.clone()).to_string(), bytes::Bytes::new()).await?;
     let submission = Submission { spec, tasks: Box::new(tasks.map(|task| task.map_err(Into::into))), invalid };
     let spec = submit(api.backends(), &store, &api.config.name, submission).await?;
-    // Where this fails, or we die before, the leading coordinator finds the run when it looks at all of them.
-    if let Err(error) = hand_over(api.backends(), &run).await {
-        tracing::warn!(%run, %error, "the run is taken up later than usual");
-    }
+    hand_over_or_later(&api, &run).await;
     tracing::info!(%run, tasks = spec.tasks, pool = %spec.pool, "a run was submitted");
     let history = store.history().await?;
     Ok((StatusCode::CREATED, Json(status(api.backends(), &store, &spec, &history).await?)))
+}
+
+/// Hands a run over. Where this fails, or we die before, the leading coordinator finds it when it looks at all runs.
+async fn hand_over_or_later(api: &Shared, run: &RunId) {
+    if let Err(error) = hand_over(api.backends(), run).await {
+        tracing::warn!(%run, %error, "the run is taken up later than usual");
+    }
 }
 
 /// What is sent is read as it is: nothing that is small here and large there.
