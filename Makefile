@@ -9,7 +9,7 @@ OUT ?= out
 MODEL ?= models/demo
 
 # What `make soak` does: a million tasks unless told otherwise, and the parts that it strikes follow from SEED.
-export TASKS SEED KILL_EVERY WORKERS SHARD_SIZE SOAK_LOGS
+export TASKS RUNS SEED KILL_EVERY WORKERS SHARD_SIZE SOAK_LOGS
 
 # libtorch's threads wait by sleeping: spinning ones are several times slower wherever cores are shared.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -30,7 +30,7 @@ fleet: setup setup-services ## A whole fleet on this machine: services, a coordi
 	cargo build --locked -p diorama-tests --bin diorama-services --bin diorama-s3
 	scripts/fleet
 
-soak: setup-services ## Synthetic tasks by a fleet whose parts are killed every few seconds (TASKS SEED KILL_EVERY WORKERS SHARD_SIZE RELEASE=0)
+soak: setup-services ## Synthetic tasks by a fleet whose parts are killed every few seconds (TASKS RUNS SEED KILL_EVERY WORKERS SHARD_SIZE RELEASE=0)
 	cargo build --locked $(if $(filter 0,$(RELEASE)),,--release) -p diorama-tests --no-default-features --bins
 	BIN=target/$(if $(filter 0,$(RELEASE)),debug,release) scripts/soak
 

@@ -185,6 +185,13 @@ impl Process {
         self.signal(Signal::STOP);
     }
 
+    /// Whether it stands still, stopped by whomever.
+    pub fn is_frozen(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        // Behind the name, which may hold anything: the state.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    }
+
     /// Lets a frozen one go on.
     pub fn go_on(&self) {
         self.signal(Signal::CONT);

@@ -110,8 +110,13 @@ impl Backends {
         act: Act,
     ) -> Result<Need, DecideError> {
         let nonce = AttemptId::generate();
+        let judged = history.decisions();
         loop {
             match history.check(&act) {
+                // That there is something to try again was judged by the ending that we know, which is not the last one.
+                Ok(Need::Write) if matches!(act, Act::Reopened { .. }) && history.decisions() != judged => {
+                    return Err(Refused::Late { wanted: "tried again", decisions: history.decisions() }.into());
+                }
                 Ok(Need::Write) => {}
                 // What we know may be old: then what follows from it says nothing.
                 settled if !store.refresh(history).await? => {

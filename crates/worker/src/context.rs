@@ -58,6 +58,8 @@ pub struct WorkerConfig {
     pub drain_grace: Duration,
     /// Between two signs of life; after three missed ones the worker counts as gone.
     pub heartbeat: Duration,
+    /// How long a decision about a run may be unknown to the worker where the progress service works.
+    pub heard_within: Duration,
     /// What happens when the queue or the object store is away for longer than they try again by themselves.
     pub on_outage: OnOutage,
     /// The worker ends in good order after this long without a shard.
@@ -87,6 +89,7 @@ impl WorkerConfig {
             remote: None,
             drain_grace: Duration::from_secs(17),
             heartbeat: Duration::from_secs(5),
+            heard_within: HEARD_WITHIN,
             on_outage: OnOutage::End,
             max_idle: None,
             metrics: None,
@@ -171,7 +174,7 @@ impl Context {
         if self.stopping.is_cancelled() {
             return Err(Interrupt::Ended(Ending::HandedBack));
         }
-        let Some(known) = self.runs.look(&self.backends, store, run, shard, HEARD_WITHIN).await? else {
+        let Some(known) = self.runs.look(&self.backends, store, run, shard, self.config.heard_within).await? else {
             tracing::error!("the run of this shard does not exist");
             return Err(Interrupt::Ended(Ending::DeadLettered));
         };

@@ -18,7 +18,8 @@ use diorama_protocol::{Backends, RunStore};
 
 use crate::lock::locked;
 
-/// How long a decision may be unknown to us where the progress service works, and how long it may take to answer.
+/// How long a decision may be unknown to us where the progress service works and nobody chose otherwise, and how long it
+/// may take to answer.
 pub(crate) const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Between two looks at the log where the progress service is away, or does not know the run.

@@ -186,7 +186,19 @@ impl Bench {
     fn config(&self, name: &str) -> WorkerConfig {
         let scratch = self.folder.path().join("scratch");
         std::fs::create_dir_all(&scratch).unwrap();
-        WorkerConfig::new(WorkerId::new(name).unwrap(), pool(), Layout::Shared, scratch)
+        let config = WorkerConfig::new(WorkerId::new(name).unwrap(), pool(), Layout::Shared, scratch);
+        // What is decided counts from the next batch on.
+        WorkerConfig { heard_within: Duration::ZERO, ..config }
+    }
+
+    /// Submits a run of one shard of six batches, of which a worker has made one and begun the next, that it may not end
+    /// before [`Self::allow`].
+    async fn in_the_middle(&self, format: OutputFormat, name: &str) -> (RunId, Running) {
+        let run = self.submit("r", format, 12).await;
+        self.allow(1);
+        let worker = self.worker(name).await;
+        self.has_begun(2).await;
+        (run, worker)
     }
 
     async fn worker(&self, name: &str) -> Running {

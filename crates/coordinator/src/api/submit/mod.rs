@@ -49,6 +49,10 @@ pub(super) async fn create(
         && let Some(there) = api.open(&run).await?
         && there.history.is_submitted()
     {
+        // Whoever decided it may have died, or stand still, before it was handed over.
+        if there.history.ended().is_none() {
+            hand_over_or_later(&api, &run).await;
+        }
         return Ok((StatusCode::OK, Json(there.status(&api).await?)));
     }
     let upload = Upload::receive(&api, form).await?;
@@ -78,10 +82,7 @@ pub(super) async fn create(
             return Err(error.into());
         }
     };
-    // Where this fails, or we die before, the leading coordinator finds the run when it looks at all of them.
-    if let Err(error) = hand_over(api.backends(), &run).await {
-        tracing::warn!(%run, %error, "the run is taken up later than usual");
-    }
+    hand_over_or_later(&api, &run).await;
     tracing::info!(%run, tasks = spec.tasks, pool = %spec.pool, "a run was submitted");
     // It is submitted, whether or not anything can be said of it now: an error would have it submitted again.
     let spec = Arc::new(spec);
@@ -104,6 +105,13 @@ async fn take_back(api: &Shared, store: &RunStore, run: &RunId) {
     };
     if let Err(error) = taken_back.await {
         tracing::warn!(%run, %error, "half a submission goes later than usual");
+    }
+}
+
+/// Hands a run over. Where this fails, or we die before, the leading coordinator finds it when it looks at all runs.
+async fn hand_over_or_later(api: &Shared, run: &RunId) {
+    if let Err(error) = hand_over(api.backends(), run).await {
+        tracing::warn!(%run, %error, "the run is taken up later than usual");
     }
 }
 

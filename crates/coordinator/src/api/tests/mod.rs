@@ -10,6 +10,7 @@ use diorama_backends::objects::embedded::FolderObjects;
 use diorama_backends::progress::embedded::EmbeddedProgress;
 use diorama_backends::queue::embedded::EmbeddedQueue;
 use diorama_core::id::{RunId, Sha256Hex};
+use diorama_core::key::SharedKey;
 use diorama_protocol::{Backends, Exclusive, RunStore};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -124,8 +125,12 @@ async fn a_submitted_run_is_listed_steered_and_never_submitted_twice_by_one_key(
         (status, &run["tasks"], &run["state"], &run["name"]),
         (StatusCode::CREATED, &10.into(), &"running".into(), &"ducks".into())
     );
+    // As if the first one had stopped before the run was handed to the leading coordinator.
+    let active = SharedKey::Active(RunId::new(run["run"].as_str().unwrap()).unwrap()).to_string();
+    bench.backends.objects.delete(&active).await.unwrap();
     let (status, again) = bench.submit(&spec(), &rows(10), Some("k")).await;
     assert_eq!((status, &again["run"]), (StatusCode::OK, &run["run"]));
+    assert!(bench.backends.objects.head(&active).await.unwrap().is_some(), "nobody drives it");
     let (_, other) = bench.submit(&spec(), &rows(10), None).await;
     assert_ne!(other["run"], run["run"]);
 
