@@ -82,10 +82,7 @@ fn check(fleet: &Fleet, owner: &Owner, run: &str, life: Life, struck: &Struck) -
         counters,
         counted,
         tally: tally(fleet, run, owner.tasks, life.wanted == super::Wanted::Cancelled),
-        verified: ["", "--repair", ""].map(|how| {
-            let arguments = ["verify", run, how];
-            fleet.run(&arguments[..if how.is_empty() { 2 } else { 3 }])
-        }),
+        verified: [&[][..], &["--repair", "--grace", "0"], &[]].map(|how| fleet.run(&[&["verify", run], how].concat())),
     }
 }
 
