@@ -2,14 +2,14 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet soak simulate test bench bench-fleet lint docs deny client setup setup-chromium setup-services
+.PHONY: help demo fleet soak simulate test bench bench-fleet bench-scale lint docs deny client setup setup-chromium setup-services
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
 MODEL ?= models/demo
 
 # What `make soak` does: a million tasks unless told otherwise, and the parts that it strikes follow from SEED.
-export TASKS SEED KILL_EVERY WORKERS SHARD_SIZE SOAK_LOGS
+export TASKS RUNS SEED KILL_EVERY WORKERS SHARD_SIZE SOAK_LOGS
 
 # libtorch's threads wait by sleeping: spinning ones are several times slower wherever cores are shared.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -30,7 +30,7 @@ fleet: setup setup-services ## A whole fleet on this machine: services, a coordi
 	cargo build --locked -p diorama-tests --bin diorama-services --bin diorama-s3
 	scripts/fleet
 
-soak: setup-services ## Synthetic tasks by a fleet whose parts are killed every few seconds (TASKS SEED KILL_EVERY WORKERS SHARD_SIZE RELEASE=0)
+soak: setup-services ## Synthetic tasks by a fleet whose parts are killed every few seconds (TASKS RUNS SEED KILL_EVERY WORKERS SHARD_SIZE RELEASE=0)
 	cargo build --locked $(if $(filter 0,$(RELEASE)),,--release) -p diorama-tests --no-default-features --bins
 	BIN=target/$(if $(filter 0,$(RELEASE)),debug,release) scripts/soak
 
@@ -61,6 +61,9 @@ bench: setup ## Measures against diffusers, writes docs/benchmarks.md (long; wan
 bench-fleet: setup setup-services ## Measures a whole fleet, Celery and Dramatiq beside it, writes docs/benchmarks-fleet.md (long; wants an idle machine; BENCH="--help")
 	.libtorch/venv/bin/pip install --quiet --disable-pip-version-check -r scripts/bench/fleet/requirements.txt
 	.libtorch/venv/bin/python -B scripts/bench/fleet/fleet.py $(BENCH)
+
+bench-scale: ## Measures what large and many runs cost the object store, writes its section of docs/benchmarks-fleet.md
+	python3 -B scripts/bench/fleet/fleet.py --parts scale $(BENCH)
 
 setup:
 	@scripts/setup-system

@@ -208,7 +208,7 @@ async fn seen(progress: &dyn Progress, run: &RunId) -> String {
     let holders = progress.holders(run).await.unwrap();
     let holders: Vec<_> = holders.iter().map(|(shard, holder)| (shard, holder)).collect();
     let failures = progress.recent_failures(run).await.unwrap();
-    let made: u64 = progress.throughput(run).await.unwrap().iter().map(|interval| interval.done).sum();
+    let made: u64 = progress.throughput(run).await.unwrap().intervals.iter().map(|interval| interval.done).sum();
     format!("{counts:?} {committed:?} {holders:?} {failures:?} {made}")
 }
 

@@ -96,7 +96,6 @@ impl Process {
         Self { child, watchdog: watchdog.spawn().unwrap(), name }
     }
 
-    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -184,6 +183,13 @@ impl Process {
     /// Stops it where it stands; it does nothing until [`Self::go_on`].
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+    }
+
+    /// Whether it stands still, stopped by whomever.
+    pub fn is_frozen(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        // Behind the name, which may hold anything: the state.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
     }
 
     /// Lets a frozen one go on.

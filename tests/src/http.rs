@@ -7,6 +7,12 @@ use std::time::Duration;
 
 /// Sends `request`, a method and a path; what follows the head of the answer, `None` where there is no good answer.
 pub fn ask(address: SocketAddr, request: &str, patience: Duration) -> Option<impl BufRead + use<>> {
+    let (status, answer) = send(address, request, patience)?;
+    (status == 200).then_some(answer)
+}
+
+/// Sends `request`; the status of the answer and what follows its head, `None` where none came.
+pub fn send(address: SocketAddr, request: &str, patience: Duration) -> Option<(u16, impl BufRead + use<>)> {
     let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
     stream.set_read_timeout(Some(patience)).ok()?;
     // HTTP/1.0: the answer ends with the connection, and has no chunks.
@@ -14,14 +20,12 @@ pub fn ask(address: SocketAddr, request: &str, patience: Duration) -> Option<imp
     let mut answer = BufReader::new(stream);
     let mut line = String::new();
     answer.read_line(&mut line).ok()?;
-    if line.split(' ').nth(1) != Some("200") {
-        return None;
-    }
+    let status = line.split(' ').nth(1)?.parse().ok()?;
     while line != "\r\n" {
         line.clear();
         if answer.read_line(&mut line).ok()? == 0 {
             return None;
         }
     }
-    Some(answer)
+    Some((status, answer))
 }

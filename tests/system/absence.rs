@@ -33,6 +33,14 @@ fn only_the_model_and_its_evaluation_know_tensors() {
 }
 
 #[test]
+fn only_the_engine_and_evaluation_know_the_model() {
+    let allowed = ["diorama-engine", "diorama-evaluation"];
+    let users = users("diorama-diffusion");
+    assert!(users.iter().all(|user| allowed.contains(&user.as_str())), "{users:?}");
+    assert!(!users.is_empty(), "nobody uses the model: this test looks at nothing");
+}
+
+#[test]
 fn only_the_backends_know_the_services() {
     for service in ["lapin", "redis", "aws-sdk-s3"] {
         assert!(users(service).iter().all(|user| user == "diorama-backends"), "{service}: {:?}", users(service));
@@ -40,10 +48,11 @@ fn only_the_backends_know_the_services() {
 }
 
 #[test]
-fn the_core_and_the_model_are_synchronous() {
-    let users = users("tokio");
-    assert!(!users.contains(&"diorama-core".to_owned()) && !users.contains(&"diorama-diffusion".to_owned()));
-    assert!(users.contains(&"diorama-worker".to_owned()), "nobody uses tokio: this test looks at nothing");
+fn what_waits_for_nothing_is_synchronous_through_and_through() {
+    for package in ["core", "diffusion", "picture", "manifest", "engine"].map(|name| format!("diorama-{name}")) {
+        assert!(!tree(&package, &[]).contains("tokio"), "tokio is below {package}");
+    }
+    assert!(tree("diorama-worker", &[]).contains("tokio"), "nobody uses tokio: this test looks at nothing");
 }
 
 #[test]
@@ -54,17 +63,31 @@ fn worker_and_coordinator_do_not_know_each_other() {
 }
 
 #[test]
-fn the_model_knows_no_crate_of_ours() {
-    let ours: Vec<_> =
-        dependencies()["diorama-diffusion"].iter().filter(|name| name.starts_with("diorama")).cloned().collect();
-    assert_eq!(ours, [] as [&str; 0]);
+fn the_lower_rooms_know_only_what_lies_below_them() {
+    let all = dependencies();
+    let ours = |package: &str| -> Vec<_> {
+        all[&format!("diorama-{package}")].iter().filter_map(|name| name.strip_prefix("diorama-")).collect()
+    };
+    for (package, below) in [
+        ("core", &[][..]),
+        ("diffusion", &[]),
+        ("picture", &["core"]),
+        ("manifest", &["core"]),
+        ("engine", &["core", "diffusion"]),
+        ("runtime", &["core"]),
+        ("backends", &["core"]),
+        ("protocol", &["backends", "core"]),
+    ] {
+        assert_eq!(ours(package), below, "{package}");
+    }
 }
 
-/// Every package that ends in the program, built without default features.
-fn client() -> Vec<String> {
+/// Every package that ends in `package`, built with these features of cargo's.
+fn tree(package: &str, features: &[&str]) -> BTreeSet<String> {
     let mut cargo = children::command(env!("CARGO"));
     cargo
-        .args(["tree", "--package", "diorama", "--no-default-features", "--edges", "normal", "--prefix", "none"])
+        .args(["tree", "--package", package, "--edges", "normal", "--prefix", "none"])
+        .args(features)
         .args(["--format", "{p}", "--offline"])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     let output = children::output(&mut cargo, "install Rust");
@@ -75,9 +98,11 @@ fn client() -> Vec<String> {
 
 #[test]
 fn the_client_and_coordinator_are_built_without_libtorch() {
-    let packages = client();
-    assert!(packages.contains(&"diorama-coordinator".to_owned()), "{packages:?}");
+    let packages = tree("diorama", &["--no-default-features"]);
+    for present in ["diorama-coordinator", "diorama-engine"] {
+        assert!(packages.contains(present), "{packages:?}");
+    }
     for absent in ["tch", "torch-sys", "diorama-diffusion", "tokenizers"] {
-        assert!(!packages.contains(&absent.to_owned()), "{absent} is in the client");
+        assert!(!packages.contains(absent), "{absent} is in the client");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::case::{Case, end, lines};
 
-const CMYK: &[u8] = include_bytes!("../../crates/worker/src/picture/cmyk.jpg");
+const CMYK: &[u8] = include_bytes!("../../crates/picture/tests/cmyk.jpg");
 
 fn plain() -> RgbImage {
     RgbImage::from_fn(32, 16, |x, y| Rgb([(x * 8) as u8, (y * 16) as u8, 90]))

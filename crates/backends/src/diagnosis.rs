@@ -20,9 +20,7 @@ pub enum Verdict {
 pub struct Finding {
     /// What was checked.
     pub name: &'static str,
-    /// How it is.
     pub verdict: Verdict,
-    /// What was found.
     pub found: String,
     /// What to do, where something is to be done.
     #[serde(skip_serializing_if = "Option::is_none")]

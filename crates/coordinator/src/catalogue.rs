@@ -37,6 +37,11 @@ impl Catalogue {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The spec of a run that was looked at and has not been found deleted since.
+    pub(crate) fn spec(&self, run: &RunId) -> Option<Arc<RunSpec>> {
+        self.runs().get(run).map(|known| known.spec.clone())
+    }
+
     /// The run as it is now; `None` where there is none, or none any more. One that is not completely submitted has an
     /// empty history.
     pub(crate) async fn open(
@@ -64,7 +69,11 @@ impl Catalogue {
             self.runs().remove(run);
             return Ok(None);
         }
-        self.remember(run, known.clone());
+        let mut runs = self.runs();
+        if runs.len() >= MOST && !runs.contains_key(run) {
+            runs.clear();
+        }
+        runs.insert(run.clone(), known.clone());
         Ok(Some((store, known)))
     }
 
@@ -82,14 +91,5 @@ impl Catalogue {
             }
             _ => self.open(backends, run).await,
         }
-    }
-
-    /// Keeps what somebody has read or decided.
-    pub(crate) fn remember(&self, run: &RunId, known: Known) {
-        let mut runs = self.runs();
-        if runs.len() >= MOST && !runs.contains_key(run) {
-            runs.clear();
-        }
-        runs.insert(run.clone(), known);
     }
 }

@@ -71,7 +71,7 @@ pub enum RunEnd {
 
 /// What is to be done next with a run.
 #[derive(Debug, Clone, PartialEq)]
-enum Next {
+pub(crate) enum Next {
     /// Nothing: it has ended.
     Nothing(RunSummary),
     /// It is to be removed.
@@ -231,7 +231,7 @@ impl Coordinator {
 }
 
 /// What follows from what was decided.
-fn next(history: &History) -> Next {
+pub(crate) fn next(history: &History) -> Next {
     if history.is_deleted() {
         return Next::Remove;
     }
@@ -251,7 +251,7 @@ fn next(history: &History) -> Next {
 }
 
 /// How long the round waits until it begins; at most the longest delay, whatever the clock that it was written by.
-fn begins_in(round: &RoundInfo) -> Option<Duration> {
+pub(crate) fn begins_in(round: &RoundInfo) -> Option<Duration> {
     let left = Duration::try_from(clock::now().duration_until(round.not_before)).ok()?;
     Some(left.min(round.delay()))
 }

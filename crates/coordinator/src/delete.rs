@@ -4,8 +4,9 @@
 //! nobody then; the log itself goes last, and a note that the run was there stays for a while, because a worker that was
 //! cut off may still write something under its name.
 
+use diorama_backends::objects::ObjectError;
 use diorama_core::id::RunId;
-use diorama_core::key::{DECISIONS, ObjectKey, SharedKey};
+use diorama_core::key::{COMMITS, DECISIONS, ObjectKey, SharedKey};
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore, fault};
@@ -14,6 +15,16 @@ use crate::error::CoordinatorError;
 
 /// Objects that are listed at a time.
 const PAGE: usize = 1000;
+
+/// Refuses where a run without a log is no half submission: what is committed shows that it had one.
+pub(crate) async fn had_no_log(store: &RunStore) -> Result<(), ObjectError> {
+    let is_committed = !store.objects().list(&store.relative(COMMITS), None, 1).await?.objects.is_empty();
+    if is_committed && store.exists(&ObjectKey::Spec).await? {
+        let log = store.path(&ObjectKey::Decision(0));
+        return Err(ObjectError::damaged(log, "it is gone, and shards of the run are committed"));
+    }
+    Ok(())
+}
 
 /// Decides that there is no such run any more.
 pub(crate) async fn delete(

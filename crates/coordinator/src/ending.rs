@@ -17,6 +17,7 @@ use diorama_protocol::history::History;
 use diorama_protocol::outcomes::{Outcomes, Totals};
 use diorama_protocol::results::{add_invalid, add_task, invalid_rows};
 use diorama_protocol::{Backends, RunStore, fault};
+use futures::future;
 use sha2::{Digest, Sha256};
 
 use crate::error::CoordinatorError;
@@ -30,7 +31,7 @@ const SETTLING: u32 = 5;
 pub(crate) async fn write_void(store: &RunStore, history: &History) -> Result<Option<AttemptId>, CoordinatorError> {
     // Without its round, a reopened run has nothing to leave out.
     let Some(round) = history.last_round().filter(|_| history.reopening().is_none()) else { return Ok(None) };
-    let shards = store.committed(round, 0).await?.missing(round.shards);
+    let shards = store.committed(round, 0..round.shards).await?.missing(round.shards);
     if shards.is_empty() {
         return Ok(None);
     }
@@ -182,30 +183,36 @@ fn attempts_folder(relative: &str) -> &str {
     }
 }
 
-/// The objects that attempts left behind in rounds up to `last_round`, which are decided: whatever happens to the run
-/// later, none of them will ever count. Of those, the ones that `goes` says.
+/// Visits the objects that attempts left behind in rounds up to `last_round`, which are decided: whatever happens to the
+/// run later, none of them will ever count.
 pub(crate) async fn left_behind(
     store: &RunStore,
     last_round: u32,
     named: &Named,
-    goes: impl Fn(&ObjectMeta) -> bool,
-) -> Result<Vec<String>, ObjectError> {
-    let mut keys = Vec::new();
-    for folder in SHARD_FOLDERS {
-        each_listed(store.objects(), &store.relative(folder), |object| {
-            let relative = store.within(&object.key);
-            let decided = shard_of(relative).is_some_and(|shard| shard.round.0 <= last_round);
-            if decided && !named.has(relative) && goes(&object) {
-                keys.push(object.key);
-            }
-        })
-        .await?;
-    }
-    Ok(keys)
+    mut visit: impl FnMut(ObjectMeta),
+) -> Result<(), ObjectError> {
+    let is_left = |object: &ObjectMeta| {
+        let relative = store.within(&object.key);
+        let decided = shard_of(relative).is_some_and(|shard| shard.round.0 <= last_round);
+        decided && !named.has(relative)
+    };
+    let list = |folder: &'static str| {
+        let is_left = &is_left;
+        async move {
+            let mut left = Vec::new();
+            each_listed(store.objects(), &store.relative(folder), |object| left.extend(Some(object).filter(is_left)))
+                .await?;
+            Ok::<_, ObjectError>(left)
+        }
+    };
+    let left = future::try_join_all(SHARD_FOLDERS.map(list)).await?;
+    left.into_iter().flatten().for_each(&mut visit);
+    Ok(())
 }
 
 async fn sweep(store: &RunStore, last_round: u32, named: &Named) -> Result<(), CoordinatorError> {
-    let keys = left_behind(store, last_round, named, |_| true).await?;
+    let mut keys = Vec::new();
+    left_behind(store, last_round, named, |object| keys.push(object.key)).await?;
     Ok(store.objects().delete_all(&keys).await?)
 }
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use diorama_backends::objects::ObjectError;
+use diorama_backends::objects::{ObjectError, ObjectErrorKind};
 use diorama_backends::progress::ProgressError;
 use diorama_backends::queue::QueueError;
-use diorama_core::id::ShardId;
+use diorama_core::id::{Sha256Hex, ShardId};
 use diorama_protocol::history::Refused;
 use diorama_protocol::{DecideError, ProtocolError};
 
@@ -18,10 +18,8 @@ pub enum CoordinatorError {
     /// The object store, or the local disk on which the final files are prepared.
     #[error(transparent)]
     Objects(#[from] ObjectError),
-    /// The queue.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// The progress service.
     #[error(transparent)]
     Progress(#[from] ProgressError),
     /// The place holds another run, or this one with other settings.
@@ -45,6 +43,21 @@ pub enum CoordinatorError {
         /// Tasks that came.
         found: u64,
     },
+    /// The manifest names uploaded references that are not there.
+    #[error("{count} references that the manifest names are not uploaded, or not any more ({}); upload them and send the \
+             manifest again", listed(*.count, .first))]
+    UnknownBlobs {
+        /// How many.
+        count: u64,
+        /// The first of them.
+        first: Vec<Sha256Hex>,
+    },
+    /// The manifest names uploaded references that are just being removed.
+    #[error(
+        "references that the manifest names were uploaded long ago and are just being removed, because no run named \
+             them"
+    )]
+    BlobsGoing,
     /// What is decided about the run already does not allow it.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -60,7 +73,6 @@ pub enum CoordinatorError {
              again"
     )]
     Unusable {
-        /// Which.
         shard: ShardId,
         /// What is wrong with it.
         problem: String,
@@ -68,13 +80,33 @@ pub enum CoordinatorError {
 }
 
 impl CoordinatorError {
+    /// Whether one run is at fault, or what was asked of it, and no service.
+    pub(crate) fn is_of_the_run(&self) -> bool {
+        match self {
+            Self::Objects(error) => {
+                matches!(error.kind, ObjectErrorKind::Damaged | ObjectErrorKind::NotFound | ObjectErrorKind::InvalidKey)
+            }
+            Self::Queue(_) | Self::Progress(_) => false,
+            Self::Differs { .. }
+            | Self::UnknownBlobs { .. }
+            | Self::BlobsGoing
+            | Self::Tasks(_)
+            | Self::TaskCount { .. }
+            | Self::Refused(_)
+            | Self::NothingFailed { .. }
+            | Self::Unusable { .. } => true,
+        }
+    }
+
     /// Whether the same run may go on later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Objects(error) => error.may_pass_later(),
             Self::Queue(error) => error.is_retryable(),
             Self::Progress(error) => error.is_retryable(),
+            Self::BlobsGoing => true,
             Self::Differs { .. }
+            | Self::UnknownBlobs { .. }
             | Self::Tasks(_)
             | Self::TaskCount { .. }
             | Self::Refused(_)
@@ -105,4 +137,12 @@ impl From<ProtocolError> for CoordinatorError {
 fn failed_like(failures: &BTreeMap<String, u64>) -> String {
     let failures: Vec<_> = failures.iter().map(|(code, count)| format!("{count} failed as {code}")).collect();
     if failures.is_empty() { "none failed".to_owned() } else { failures.join(", ") }
+}
+
+fn listed(count: u64, first: &[Sha256Hex]) -> String {
+    let mut text = first.iter().take(3).map(|sha256| format!("blob:{sha256}")).collect::<Vec<_>>().join(", ");
+    if count > 3 {
+        text.push_str(" …");
+    }
+    text
 }

@@ -24,23 +24,44 @@ pub(crate) async fn bury_dead_letters(
     pool: &Pool,
     by: &str,
 ) -> Result<(), CoordinatorError> {
+    let mut put_off = Vec::new();
+    let mut wrong = Ok(());
     while let Some(dead) = backends.queue.dead_letter(pool).await? {
         let (run, shard) = (dead.message.run.clone(), dead.message.shard);
-        let given_up = match store.root() {
-            RunRoot::Own => give_up(backends, store, &run, shard).await,
-            RunRoot::Shared(_) => give_up_or_pause(backends, &run, shard, by).await,
+        let (given_up, is_ours) = match store.root() {
+            RunRoot::Own => (give_up(backends, store, &run, shard).await, true),
+            RunRoot::Shared(ours) => (give_up_or_pause(backends, &run, shard, by).await, run == *ours),
         };
-        // What could not be given up is looked at again.
-        dead.settle(if given_up.is_ok() { Settlement::Ack } else { Settlement::HandBack }).await?;
-        given_up?;
+        match given_up {
+            Ok(()) => dead.settle(Settlement::Ack).await?,
+            Err(error) => {
+                put_off.push(dead);
+                if is_ours || error.is_retryable() {
+                    wrong = Err(error);
+                    break;
+                }
+                tracing::warn!(%run, %shard, %error, "a dead letter of another run is left to that run");
+            }
+        }
     }
-    Ok(())
+    // What could not be given up is looked at again.
+    for dead in put_off {
+        dead.settle(Settlement::HandBack).await?;
+    }
+    wrong
 }
 
 async fn give_up_or_pause(backends: &Backends, run: &RunId, shard: ShardId, by: &str) -> Result<(), CoordinatorError> {
     let store = RunStore::shared(backends.objects.clone(), run);
     match give_up(backends, &store, run, shard).await {
-        Err(error) if is_lasting(&error) => pause(backends, &store, run, by, &error.to_string()).await,
+        Err(error) if is_lasting(&error) => match pause(backends, &store, run, by, &error.to_string()).await {
+            // Its log is damaged, too: nobody drives it, and its shards have no markers, should it be mended.
+            Err(error) if is_lasting(&error) => {
+                tracing::error!(%run, %shard, %error, "a dead letter of a damaged run was thrown away");
+                Ok(())
+            }
+            paused => paused,
+        },
         result => result,
     }
 }

@@ -5,15 +5,18 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use diorama_backends::objects::{ObjectErrorKind, ObjectMeta, each_listed, list_all};
+use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectMeta, PROBES, each_listed, list_all};
 use diorama_core::clock;
-use diorama_core::id::{AttemptId, RunId};
+use diorama_core::id::{AttemptId, RunId, Sha256Hex};
 use diorama_core::key::{ENDINGS, INPUTS, ObjectKey, RUNS, SharedKey, run_of};
+use diorama_protocol::decision::Ended;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+use crate::blobs;
 use crate::delete;
 use crate::ending::{Named, left_behind};
 use crate::error::CoordinatorError;
@@ -35,158 +38,264 @@ pub struct Collected {
     pub runs: u64,
     /// Objects of attempts, rounds and endings that count for nothing.
     pub leftovers: u64,
+    /// Uploaded references that no run names.
+    pub blobs: u64,
     /// Entries that lead from an Idempotency-Key to a run that is gone.
     pub idempotency: u64,
+    /// Uploads in parts that were never finished; a dry run does not look for them.
+    pub uploads: u64,
     /// Everything, one key a line, at most a thousand.
     pub keys: Vec<String>,
+    /// What is damaged, so that something was left alone, and what that is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<String>,
 }
 
 /// Keys that are listed by name.
 const NAMED: usize = 1000;
 
 impl Collected {
-    /// Whether there was nothing.
-    pub fn is_empty(&self) -> bool {
-        self.runs + self.leftovers + self.idempotency == 0
+    /// Everything that was found.
+    pub fn count(&self) -> u64 {
+        self.runs + self.leftovers + self.blobs + self.idempotency + self.uploads
     }
 
-    fn note(&mut self, key: impl Into<String>) {
+    /// Whether there was nothing.
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    pub(crate) fn note(&mut self, key: impl Into<String>) {
         if self.keys.len() < NAMED {
             self.keys.push(key.into());
         }
+    }
+
+    fn damaged(&mut self, left: &str, error: &CoordinatorError) {
+        tracing::error!(%error, "{left} left as it is");
+        self.damaged.push(format!("{left} left as it is: {error}"));
     }
 }
 
 impl fmt::Display for Collected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runs, leftovers, idempotency, .. } = self;
-        write!(f, "{runs} deleted or unfinished runs, {leftovers} leftovers, {idempotency} idempotency entries")
+        let Self { runs, leftovers, blobs, idempotency, uploads, .. } = self;
+        write!(
+            f,
+            "{runs} deleted or unfinished runs, {leftovers} leftovers, {blobs} uploaded references, {idempotency} \
+             idempotency entries, {uploads} unfinished uploads"
+        )
     }
 }
 
 /// Collects what is older than `grace`; with `dry`, only says what that is.
 pub async fn collect(backends: &Backends, by: &str, grace: Grace, dry: bool) -> Result<Collected, CoordinatorError> {
-    let mut collected = Collected::default();
-    let objects = &*backends.objects;
-    let submitted: BTreeSet<RunId> = list_all(objects, SharedKey::SUBMITTED)
-        .await?
-        .iter()
-        .filter_map(|object| SharedKey::run(&object.key))
-        .collect();
-    let gone = deleted_runs(backends, &submitted, grace).await?;
-    let strays = stray_runs(backends, &submitted, grace).await?;
-    for run in gone.into_iter().chain(strays) {
-        collected.runs += 1;
-        collected.note(format!("{RUNS}{run}/"));
-        if !dry {
-            delete::forget(backends, &run).await?;
+    let listed = list_all(&*backends.objects, SharedKey::SUBMITTED).await?;
+    let submitted = listed.iter().filter_map(|object| SharedKey::run(&object.key)).collect();
+    let mut collection = Collection { backends, by, grace, dry, submitted, collected: Collected::default() };
+    collection.gone().await?;
+    for run in collection.submitted.clone() {
+        match collection.of_run(&run).await {
+            Err(error) if error.is_of_the_run() => collection.collected.damaged(&format!("run {run}"), &error),
+            done => done?,
         }
     }
-    for run in &submitted {
-        match collect_of_run(backends, run, by, grace, dry, &mut collected).await {
-            Err(CoordinatorError::Objects(error)) if error.kind == ObjectErrorKind::Damaged => {
-                tracing::error!(%run, %error, "a damaged run is left as it is");
-            }
-            collected => collected?,
-        }
+    match blobs::collect(backends, grace, dry, &mut collection.collected).await {
+        Err(error) if error.is_of_the_run() => collection.collected.damaged("every uploaded reference", &error),
+        done => done?,
     }
-    idempotency(backends, &submitted, grace, dry, &mut collected).await?;
-    Ok(collected)
+    collection.idempotency().await?;
+    collection.probes().await?;
+    collection.uploads().await?;
+    Ok(collection.collected)
 }
 
-/// Collects what a run that is in the index has left behind.
-async fn collect_of_run(
-    backends: &Backends,
-    run: &RunId,
-    by: &str,
+/// A collection under way.
+struct Collection<'a> {
+    backends: &'a Backends,
+    /// What it signs decisions with.
+    by: &'a str,
     grace: Grace,
     dry: bool,
-    collected: &mut Collected,
-) -> Result<(), CoordinatorError> {
-    let store = RunStore::shared(backends.objects.clone(), run);
-    let history = store.history().await?;
-    if history.decisions() == 0 {
-        unfinished(backends, &store, run, history, by, grace, dry, collected).await?;
-    } else if history.ended().is_some() && !history.is_deleted() {
-        let keys = leftovers(&store, &history, grace).await?;
-        collected.leftovers += keys.len() as u64;
-        keys.iter().for_each(|key| collected.note(key));
-        if !dry {
-            backends.objects.delete_all(&keys).await?;
-        }
-    }
-    Ok(())
+    /// The runs of the index.
+    submitted: BTreeSet<RunId>,
+    collected: Collected,
 }
 
 /// Whether the object has been there for as long as the grace time. One whose age is not known has not.
-fn is_old(object: &ObjectMeta, grace: Grace) -> bool {
+pub(crate) fn is_old(object: &ObjectMeta, grace: Grace) -> bool {
     let age = object.modified.map(|at| clock::now().duration_since(at));
     age.and_then(|age| Duration::try_from(age).ok()).is_some_and(|age| age >= grace.0)
 }
 
-/// Runs that were deleted and removed that long ago. One that is in the index still is the leading coordinator's to
-/// remove; or the decision failed behind the note, and the run is as it was.
-async fn deleted_runs(
-    backends: &Backends,
-    submitted: &BTreeSet<RunId>,
-    grace: Grace,
-) -> Result<Vec<RunId>, CoordinatorError> {
-    let notes = list_all(&*backends.objects, SharedKey::DELETED).await?;
-    let old = notes.iter().filter(|note| is_old(note, grace)).filter_map(|note| SharedKey::run(&note.key));
-    Ok(old.filter(|run| !submitted.contains(run)).collect())
-}
-
-/// Names under which there are objects, and no run in the index.
-async fn stray_runs(
-    backends: &Backends,
-    submitted: &BTreeSet<RunId>,
-    grace: Grace,
-) -> Result<Vec<RunId>, CoordinatorError> {
-    let objects = &*backends.objects;
-    let noted: BTreeSet<RunId> =
-        list_all(objects, SharedKey::DELETED).await?.iter().filter_map(|note| SharedKey::run(&note.key)).collect();
-    let (mut strays, mut after): (_, Option<String>) = (Vec::new(), None);
-    loop {
-        let page = objects.list(RUNS, after.as_deref(), 1).await?;
-        let Some(run) = page.objects.first().and_then(|object| run_of(&object.key)) else { return Ok(strays) };
-        // Behind every key of this run: '0' comes after '/'.
-        after = Some(format!("{RUNS}{run}0"));
-        if submitted.contains(&run) || noted.contains(&run) {
-            continue;
+impl Collection<'_> {
+    /// Removes what is left under the names of runs that are not in the index. One whose log says that it is there has
+    /// only lost its entry, and gets it back.
+    async fn gone(&mut self) -> Result<(), CoordinatorError> {
+        let notes = list_all(&*self.backends.objects, SharedKey::DELETED).await?;
+        let deleted = |object: &ObjectMeta| SharedKey::run(&object.key);
+        // One that is in the index still is the leading coordinator's to remove; or the decision failed behind the note,
+        // and the run is as it was.
+        let noted = notes.iter().filter_map(|note| Some((deleted(note)?, is_old(note, self.grace))));
+        let mut gone: Vec<(RunId, bool)> = noted.filter(|(run, _)| !self.submitted.contains(run)).collect();
+        gone.extend(self.strays(&notes.iter().filter_map(deleted).collect()).await?);
+        for (run, is_old) in gone {
+            let store = RunStore::shared(self.backends.objects.clone(), &run);
+            let history = async {
+                let history = store.history().await?;
+                if history.decisions() == 0 {
+                    delete::had_no_log(&store).await?;
+                }
+                Ok(history)
+            };
+            match history.await {
+                Ok(history) if history.is_submitted() => self.list_again(run).await?,
+                Ok(_) if is_old => {
+                    self.collected.runs += 1;
+                    self.collected.note(format!("{RUNS}{run}/"));
+                    if !self.dry {
+                        delete::forget(self.backends, &run).await?;
+                    }
+                }
+                Ok(_) => {}
+                Err(error) if CoordinatorError::is_of_the_run(&error) => {
+                    self.collected.damaged(&format!("run {run}"), &error);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let (mut old, prefix) = (true, format!("{RUNS}{run}/"));
-        each_listed(objects, &prefix, |object| old &= is_old(&object, grace)).await?;
-        if old {
-            strays.push(run);
+        Ok(())
+    }
+
+    async fn list_again(&mut self, run: RunId) -> Result<(), CoordinatorError> {
+        let entry = SharedKey::Submitted(run.clone()).to_string();
+        tracing::warn!(%run, "{entry} was gone, and the run is there");
+        self.collected.damaged.push(format!("{entry} was gone, and the run is there: it is written again"));
+        if !self.dry {
+            self.backends.objects.put(&entry, bytes::Bytes::new()).await?;
+        }
+        self.submitted.insert(run);
+        Ok(())
+    }
+
+    /// Names under which there are objects, and no run in the index or among the `deleted` ones; and whether all of the
+    /// objects are old.
+    async fn strays(&self, deleted: &BTreeSet<RunId>) -> Result<Vec<(RunId, bool)>, CoordinatorError> {
+        let objects = &*self.backends.objects;
+        let (mut strays, mut after): (_, Option<String>) = (Vec::new(), None);
+        loop {
+            let page = objects.list(RUNS, after.as_deref(), 1).await?;
+            let Some(object) = page.objects.into_iter().next() else { return Ok(strays) };
+            let Some(run) = run_of(&object.key) else {
+                // No run of ours could have that name.
+                after = Some(object.key);
+                continue;
+            };
+            // Behind every key of this run: '0' comes after '/'.
+            after = Some(format!("{RUNS}{run}0"));
+            if self.submitted.contains(&run) || deleted.contains(&run) {
+                continue;
+            }
+            let (mut old, prefix) = (true, format!("{RUNS}{run}/"));
+            each_listed(objects, &prefix, |object| old &= is_old(&object, self.grace)).await?;
+            strays.push((run, old));
         }
     }
-}
 
-/// A submission that was cut off that long ago.
-#[allow(clippy::too_many_arguments, reason = "one call; a struct would only rename them")]
-async fn unfinished(
-    backends: &Backends,
-    store: &RunStore,
-    run: &RunId,
-    mut history: History,
-    by: &str,
-    grace: Grace,
-    dry: bool,
-    collected: &mut Collected,
-) -> Result<(), CoordinatorError> {
-    let mut old = true;
-    each_listed(store.objects(), &store.relative(""), |object| old &= is_old(&object, grace)).await?;
-    let note = list_all(store.objects(), &SharedKey::Submitted(run.clone()).to_string()).await?;
-    if !old || !note.iter().all(|object| is_old(object, grace)) {
-        return Ok(());
+    /// Collects what a run that is in the index has left behind.
+    async fn of_run(&mut self, run: &RunId) -> Result<(), CoordinatorError> {
+        let store = RunStore::shared(self.backends.objects.clone(), run);
+        let history = store.history().await?;
+        if history.decisions() == 0 {
+            self.unfinished(&store, run, history).await?;
+        } else if history.ended().is_some() && !history.is_deleted() {
+            let keys = leftovers(&store, &history, self.grace).await?;
+            self.collected.leftovers += keys.len() as u64;
+            keys.iter().for_each(|key| self.collected.note(key));
+            if !self.dry {
+                self.backends.objects.delete_all(&keys).await?;
+            }
+        }
+        Ok(())
     }
-    collected.runs += 1;
-    collected.note(store.relative(""));
-    if !dry {
-        delete::delete(backends, store, run, &mut history, by).await?;
-        delete::carry_out(backends, store, run).await?;
+
+    /// A submission that was cut off that long ago.
+    async fn unfinished(
+        &mut self,
+        store: &RunStore,
+        run: &RunId,
+        mut history: History,
+    ) -> Result<(), CoordinatorError> {
+        let mut old = true;
+        each_listed(store.objects(), &store.relative(""), |object| old &= is_old(&object, self.grace)).await?;
+        let note = list_all(store.objects(), &SharedKey::Submitted(run.clone()).to_string()).await?;
+        if !old || !note.iter().all(|object| is_old(object, self.grace)) {
+            return Ok(());
+        }
+        delete::had_no_log(store).await?;
+        self.collected.runs += 1;
+        self.collected.note(store.relative(""));
+        if !self.dry {
+            delete::delete(self.backends, store, run, &mut history, self.by).await?;
+            delete::carry_out(self.backends, store, run).await?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Entries whose run is gone.
+    async fn idempotency(&mut self) -> Result<(), CoordinatorError> {
+        let objects = &*self.backends.objects;
+        let entries = list_all(objects, SharedKey::IDEMPOTENCY).await?;
+        for entry in entries.into_iter().filter(|entry| is_old(entry, self.grace)) {
+            let run = match objects.get(&entry.key).await {
+                Ok(run) => RunId::new(String::from_utf8_lossy(&run)).ok(),
+                // Another collection was faster.
+                Err(error) if error.kind == ObjectErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(run) = run {
+                // Half a submission may be sent again meanwhile.
+                let there = self.submitted.contains(&run)
+                    || objects.head(&SharedKey::Submitted(run).to_string()).await?.is_some();
+                if there {
+                    continue;
+                }
+            }
+            self.collected.idempotency += 1;
+            self.collected.note(&entry.key);
+            if !self.dry {
+                objects.delete(&entry.key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a process tried the store with that died before it removed it.
+    async fn probes(&mut self) -> Result<(), CoordinatorError> {
+        let probes = list_all(&*self.backends.objects, PROBES).await?;
+        let old: Vec<String> =
+            probes.into_iter().filter(|probe| is_old(probe, self.grace)).map(|probe| probe.key).collect();
+        self.collected.leftovers += old.len() as u64;
+        old.iter().for_each(|key| self.collected.note(key));
+        if !self.dry {
+            self.backends.objects.delete_all(&old).await?;
+        }
+        Ok(())
+    }
+
+    /// Uploads in parts whose sender died: their parts are paid for, and no listing shows them.
+    async fn uploads(&mut self) -> Result<(), CoordinatorError> {
+        if self.dry {
+            return Ok(());
+        }
+        match self.backends.objects.abort_stale_uploads(RUNS, self.grace.0).await {
+            Ok(ended) => self.collected.uploads = ended,
+            Err(error) if error.may_pass_later() => return Err(error.into()),
+            // A store may know no such thing, or not allow it.
+            Err(error) => tracing::warn!(%error, "unfinished uploads are left as they are"),
+        }
+        Ok(())
+    }
 }
 
 /// What rounds, endings and attempts that do not count have left of a run that has ended.
@@ -210,41 +319,27 @@ async fn leftovers(store: &RunStore, history: &History, grace: Grace) -> Result<
         })
         .await?;
     }
-    let mut named = Named::default();
-    let reader = store.objects().open(&store.relative(&ended.results.path)).await?;
-    let mut lines = BufReader::new(reader.body).lines();
-    let broken =
-        |error: std::io::Error| diorama_backends::objects::ObjectError::broken_off(&ended.results.path, &error);
-    while let Some(line) = lines.next_line().await.map_err(broken)? {
-        let outcome = serde_json::from_str(&line).map_err(|error| {
-            diorama_backends::objects::ObjectError::damaged(store.relative(&ended.results.path), error.to_string())
-        })?;
-        named.add(&outcome);
-    }
-    keys.extend(left_behind(store, ended.summary.rounds, &named, |object| is_old(object, grace)).await?);
+    let named = named_by_results(store, ended).await?;
+    left_behind(store, ended.summary.rounds, &named, |object| {
+        keys.extend(Some(object).filter(|object| is_old(object, grace)).map(|object| object.key));
+    })
+    .await?;
     Ok(keys)
 }
 
-/// Entries whose run is gone.
-async fn idempotency(
-    backends: &Backends,
-    submitted: &BTreeSet<RunId>,
-    grace: Grace,
-    dry: bool,
-    collected: &mut Collected,
-) -> Result<(), CoordinatorError> {
-    let objects = &*backends.objects;
-    let entries = list_all(objects, SharedKey::IDEMPOTENCY).await?;
-    for entry in entries.into_iter().filter(|entry| is_old(entry, grace)) {
-        let run = RunId::new(String::from_utf8_lossy(&objects.get(&entry.key).await?)).ok();
-        if run.is_some_and(|run| submitted.contains(&run)) {
-            continue;
-        }
-        collected.idempotency += 1;
-        collected.note(&entry.key);
-        if !dry {
-            objects.delete(&entry.key).await?;
-        }
+/// What the results of an ended run name. What a damaged file no longer names is no garbage.
+async fn named_by_results(store: &RunStore, ended: &Ended) -> Result<Named, ObjectError> {
+    let key = store.relative(&ended.results.path);
+    let mut lines = BufReader::new(store.objects().open(&key).await?.body).split(b'\n');
+    let (mut named, mut digest) = (Named::default(), Sha256::new());
+    while let Some(line) = lines.next_segment().await.map_err(|error| ObjectError::broken_off(&key, &error))? {
+        digest.update(&line);
+        digest.update(b"\n");
+        let outcome = serde_json::from_slice(&line);
+        named.add(&outcome.map_err(|error| ObjectError::damaged(&key, error.to_string()))?);
     }
-    Ok(())
+    if Sha256Hex::from_digest(digest.finalize().into()) != ended.results.sha256 {
+        return Err(ObjectError::damaged(key, "it is not what the log says"));
+    }
+    Ok(named)
 }

@@ -11,8 +11,7 @@ use diorama_core::key::SharedKey;
 use diorama_protocol::Backends;
 use tokio::time::Instant;
 
-/// The lease's name.
-const LEASE: &str = "coordinator";
+pub(crate) const LEASE: &str = "coordinator";
 
 /// After so many leases without a word of the progress service, or of the one that leads without it, another one takes
 /// over.

@@ -1,9 +1,10 @@
-//! The coordinator: validation of manifests, submission, the pump, rounds of retries, reconciliation, finalisation.
+//! The coordinator: submission, the pump, rounds of retries, reconciliation, finalisation.
 //!
 //! Knows no model and no worker, and no particular backend. Never prints: progress goes into a watch channel. Several
 //! may run for one run: nothing here is needed for safety, which the commit markers alone give.
 
 pub mod api;
+mod blobs;
 mod blocking;
 mod catalogue;
 mod coordinator;
@@ -13,7 +14,8 @@ mod error;
 mod failures;
 mod gc;
 mod lease;
-pub mod manifest;
+mod pace;
+mod plan;
 mod pump;
 mod reconcile;
 mod reopen;
@@ -26,6 +28,7 @@ mod submit;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod waiting;
 mod watch;
 mod window;
 
@@ -38,4 +41,5 @@ pub use share::Shares;
 pub use status::{RunStatus, status};
 pub use submit::{Submission, Tasks, is_submitted, submit};
 pub use verify::{Verification, verify};
+pub use waiting::Waiting;
 pub use watch::RunProgress;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use diorama_backends::progress::{Counted, Head, ProgressError};
+use diorama_backends::queue::QueueDepth;
 use diorama_core::id::{AttemptId, ShardId};
 use diorama_core::message::ShardMessage;
 use diorama_core::round::RoundInfo;
@@ -23,23 +24,23 @@ use tokio::time::Instant;
 use crate::coordinator::CoordinatorConfig;
 use crate::error::CoordinatorError;
 use crate::failures::bury_dead_letters;
+use crate::plan::{Plan, Publish};
 use crate::reconcile::catch_up;
-use crate::share::{Share, Turn};
+use crate::share::Turn;
 use crate::watch::{Gauge, RunProgress};
-use crate::window::{Queued, Window};
 
 /// Messages whose confirmation is awaited at a time.
 const PUBLISHING: usize = 64;
 
-/// Between two looks at the store itself, for what was decided and what is committed: whoever decides or commits says so
-/// through the progress service, unless he dies before.
-const RECHECK: Duration = Duration::from_secs(50);
+/// Between two looks at the log itself: whoever decides says so through the progress service, unless he dies before.
+const READ_LOG: Duration = Duration::from_secs(60);
+
+/// Between two looks at the markers of what is out: whoever commits says so through the progress service, unless he dies
+/// before.
+const LIST_MARKERS: Duration = Duration::from_secs(120);
 
 /// Between two looks at the markers while the progress service is away.
 const WITHOUT_PROGRESS: Duration = Duration::from_secs(2);
-
-/// A worker has this many messages that it has not begun.
-const PREFETCHED: u64 = 2;
 
 /// What a look at the round led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +61,7 @@ pub(crate) struct Pump<'a> {
     watchers: &'a watch::Sender<RunProgress>,
     spec: &'a RunSpec,
     round: RoundInfo,
-    share: Share,
-    window: Window,
+    plan: Plan,
     /// Shards of the rounds before, all of them committed or void.
     earlier: u64,
     /// What is known to be committed, by whatever said so. Only grows.
@@ -73,7 +73,6 @@ pub(crate) struct Pump<'a> {
     decisions_at: Instant,
     markers_at: Option<Instant>,
     heard_at: Option<Instant>,
-    gives_way: bool,
 }
 
 impl<'a> Pump<'a> {
@@ -88,6 +87,7 @@ impl<'a> Pump<'a> {
         gauge: Gauge,
     ) -> Option<Self> {
         let round = history.last_round()?.clone();
+        let share = config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight);
         let earlier = history.rounds().iter().filter(|other| other.round < round.round);
         Some(Self {
             backends,
@@ -96,16 +96,14 @@ impl<'a> Pump<'a> {
             watchers,
             spec,
             earlier: earlier.map(|round| u64::from(round.shards)).sum(),
+            plan: Plan::new(share, round.shards),
             round,
-            share: config.shares.join(&spec.run, &spec.pool, spec.priority, spec.weight),
-            window: Window::new(),
             committed: ShardSet::default(),
             listed_at: None,
             gauge,
             decisions_at: Instant::now(),
             markers_at: None,
             heard_at: None,
-            gives_way: false,
         })
     }
 
@@ -129,23 +127,17 @@ impl<'a> Pump<'a> {
             return Ok(Looked::Committed);
         }
         match wanted {
-            // Workers let go of what they hold; it is all published again on resume.
-            RunState::Paused => {
-                self.share.turn(false, self.window.len(), 0, now);
-                self.window.reset(self.holders_known(), now);
-            }
+            RunState::Paused => self.plan.pause(self.holders_known(), now),
             RunState::Submitting | RunState::Running | RunState::Cancelled | RunState::Finished => {
                 bury_dead_letters(self.backends, self.store, &self.spec.pool, &self.config.name).await?;
-                let taken_up = self.window.look(&self.committed, holders.as_ref(), now);
-                let taken_up = self.share.taken_up(taken_up);
-                let wants = self.window.has_more(self.round.shards);
-                let turn = self.share.turn(wants, self.window.len(), self.window.waiting(), now);
-                self.give_way(history, &turn).await;
-                let mut publish = self.lost(taken_up, now).await?;
-                if !self.gives_way || turn.room > 0 {
-                    publish.extend(self.window.take(turn.room, self.round.shards, &self.committed, now));
-                }
-                self.share.turn(wants, self.window.len(), self.window.waiting(), now);
+                self.plan.see(&self.committed, holders.as_ref(), now);
+                let depth = match self.plan.needs_depth() {
+                    true => Some(self.backends.queue.depth(&self.spec.pool).await?),
+                    false => None,
+                };
+                let turn = self.plan.turn(depth.as_ref(), now);
+                self.give_way(history, &turn, now).await;
+                let publish = self.planned(&turn, depth.as_ref(), now);
                 self.publish_all(&publish).await?;
             }
         }
@@ -162,19 +154,23 @@ impl<'a> Pump<'a> {
         let known = history.decisions();
         let said = self.backends.progress.head(&self.spec.run).await;
         let is_news = !matches!(&said, Ok(Some(head)) if head.decisions <= known);
-        if is_news || now.duration_since(self.decisions_at) >= RECHECK {
+        let mut changed = false;
+        if is_news || now.duration_since(self.decisions_at) >= READ_LOG {
             self.decisions_at = now;
             let before = history.state();
-            let changed = self.store.refresh(history).await?;
+            changed = self.store.refresh(history).await?;
             let missed = mutant::is_back(Mutant::BriefPauseIsMissed) && before == history.state();
             if changed && !missed {
-                self.window.reset(self.holders_known(), now);
-                // What is announced anew gives no way.
-                self.gives_way = false;
+                self.plan.decided(self.holders_known(), now);
             }
-            if changed || matches!(said, Ok(None)) {
-                self.backends.announce(&self.spec.run, history).await;
-            }
+        }
+        let heard = said.ok().map(|head| head.map_or((0, false), |head| (head.decisions, head.gives_way)));
+        // Whoever decided may have died before he told anybody.
+        if changed || heard.is_some_and(|(decisions, _)| decisions < history.decisions()) {
+            self.backends.announce(&self.spec.run, history).await;
+            self.plan.heard_to_give_way(false);
+        } else if let Some((_, gives_way)) = heard {
+            self.plan.heard_to_give_way(gives_way);
         }
         Ok(())
     }
@@ -185,11 +181,18 @@ impl<'a> Pump<'a> {
         history: &History,
         now: Instant,
     ) -> Result<Option<HashMap<u32, AttemptId>>, CoordinatorError> {
-        let is_out = self.window.len() > 0;
-        if self.listed_at.is_none_or(|at| is_out && now.duration_since(at) >= RECHECK) {
-            // Who led before us, or a worker, may have told nobody of a marker.
-            self.committed.extend(&self.store.committed(&self.round, self.first_open()).await?);
-            self.listed_at = Some(now);
+        match self.listed_at {
+            // Who led before us may have told nobody of a marker.
+            None => {
+                self.committed.extend(&self.store.committed(&self.round, 0..self.round.shards).await?);
+                self.listed_at = Some(now);
+            }
+            // Nor may a worker have.
+            Some(at) if now.duration_since(at) >= LIST_MARKERS => {
+                self.list_markers().await?;
+                self.listed_at = Some(now);
+            }
+            Some(_) => {}
         }
         match self.see_progress(history, now).await? {
             Ok(holders) => {
@@ -203,7 +206,7 @@ impl<'a> Pump<'a> {
                         tracing::warn!(%error, "the progress service is away: the markers say what is committed");
                     }
                     self.markers_at = Some(now);
-                    self.committed.extend(&self.store.committed(&self.round, self.first_open()).await?);
+                    self.list_markers().await?;
                 }
                 Ok(None)
             }
@@ -256,9 +259,13 @@ impl<'a> Pump<'a> {
         self.markers_at.is_none()
     }
 
-    /// The first shard that is not known to be committed.
-    fn first_open(&self) -> u32 {
-        (0..self.round.shards).find(|index| !self.committed.contains(*index)).unwrap_or(0)
+    /// Learns from the markers what of the shards that are out is committed. Every other one either is known to be
+    /// committed or is published before it counts.
+    async fn list_markers(&mut self) -> Result<(), CoordinatorError> {
+        if let Some(out) = self.plan.out() {
+            self.committed.extend(&self.store.committed(&self.round, out).await?);
+        }
+        Ok(())
     }
 
     fn has_forgotten(&self, committed: &ShardSet, counted: &Counted) -> bool {
@@ -267,37 +274,16 @@ impl<'a> Pump<'a> {
             || counted.counts.shards < self.earlier + committed.len()
     }
 
-    /// What was published and is lost.
-    async fn lost(&mut self, taken_up: Option<Instant>, now: Instant) -> Result<Vec<u32>, CoordinatorError> {
-        let waiting = self.share.waiting_in_pool() as u64;
-        let misses_some = if self.window.waiting() > 0 {
-            let depth = self.backends.queue.depth(&self.spec.pool).await?;
-            depth.ready == 0 || depth.ready + PREFETCHED * depth.consumers < waiting
-        } else {
-            false
-        };
-        if mutant::is_back(Mutant::LostStaysLost) {
-            return Ok(Vec::new());
-        }
-        let lost = self.window.take_lost(Queued { misses_some, taken_up }, self.config.publish_again_after, now);
-        for index in &lost {
-            let shard = ShardId { round: self.round.round, index: *index };
-            tracing::warn!(%shard, "published before, and nobody has it: publishing it again");
-        }
-        Ok(lost)
-    }
-
     /// Tells workers whether shards of this run that they have not begun make room for another run.
-    async fn give_way(&mut self, history: &History, turn: &Turn) {
-        if turn.gives_way == self.gives_way {
+    async fn give_way(&mut self, history: &History, turn: &Turn, now: Instant) {
+        if turn.gives_way == self.plan.gives_way() {
             return;
         }
         let Some(state) = history.state() else { return };
         let head = Head { decisions: history.decisions(), state, gives_way: turn.gives_way };
         match self.backends.progress.announce(&self.spec.run, &head).await {
             Ok(()) => {
-                self.gives_way = turn.gives_way;
-                self.window.reset(true, Instant::now());
+                self.plan.told_to_give_way(turn.gives_way, now);
                 match &turn.behind {
                     Some(first) => tracing::info!(%first, "a run of a higher priority goes first"),
                     None => tracing::info!("it is this run's turn again"),
@@ -305,6 +291,21 @@ impl<'a> Pump<'a> {
             }
             Err(error) => tracing::debug!(%error, "workers do not hear that the run gives way"),
         }
+    }
+
+    /// What is lost, and what there is room for.
+    fn planned(&mut self, turn: &Turn, depth: Option<&QueueDepth>, now: Instant) -> Vec<u32> {
+        let patience = self.config.publish_again_after;
+        let Publish { mut lost, new } = self.plan.publish(turn, depth, &self.committed, patience, now);
+        if mutant::is_back(Mutant::LostStaysLost) {
+            lost.clear();
+        }
+        for index in &lost {
+            let shard = ShardId { round: self.round.round, index: *index };
+            tracing::warn!(%shard, "published before, and nobody has it: publishing it again");
+        }
+        lost.extend(new);
+        lost
     }
 
     /// Publishes shards of the round, several at a time.

@@ -15,7 +15,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::error::CoordinatorError;
 
 /// Markers that are read at a time.
-const AT_ONCE: usize = 128;
+const AT_ONCE: usize = 256;
 
 /// How often everything is added anew, because the progress service forgot it in between, or the run was taken further.
 const TRIES: usize = 5;
@@ -96,7 +96,7 @@ async fn add_round(
     }
     let last_round = round.last_round(&spec.retry);
     let is_void = |index: u32| void.is_some_and(|void| void.contains(index));
-    let mut committed = store.committed(round, 0).await?;
+    let mut committed = store.committed(round, 0..round.shards).await?;
     let unknown: Vec<u32> = committed.iter().filter(|index| !known.contains(*index) && !is_void(*index)).collect();
     let add = |index: u32| async move {
         let shard = ShardId { round: round.round, index };

@@ -16,7 +16,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::error::CoordinatorError;
 
 /// Shards that are looked at, at a time.
-const AT_ONCE: usize = 128;
+const AT_ONCE: usize = 256;
 
 /// Whether a task of `round` that ended like this goes into another one.
 fn is_tried_again(outcome: &TaskOutcome, spec: &RunSpec, round: &RoundInfo) -> bool {

@@ -34,7 +34,7 @@ use crate::watch::RunProgress;
 const REMEMBER_ENDED: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Between two listings of the active runs, where nobody rang and the progress service answers.
-const LIST: Duration = Duration::from_secs(60);
+const LIST: Duration = Duration::from_secs(120);
 
 /// The same while the progress service is away, so that nobody can ring.
 const LIST_WITHOUT_BELL: Duration = Duration::from_secs(2);
@@ -83,10 +83,11 @@ struct Driving {
 /// When what was done last.
 #[derive(Default)]
 struct Last {
-    renewed: Option<Instant>,
     listed: Option<Instant>,
     swept: Option<Instant>,
     collected: Option<Instant>,
+    /// The logs of the runs that had ended at the last sweep.
+    ended: HashMap<RunId, History>,
     /// How often somebody had rung.
     rung: Option<u64>,
 }
@@ -107,23 +108,25 @@ impl Service {
         let mut driving = Driving::default();
         let stop = drain.child_token();
         let mut last = Last::default();
+        let mut renewed = None;
         let mut lease = Lease::new(self.config.owner.clone(), self.config.lease);
         let mut collecting = JoinSet::new();
         while !drain.is_cancelled() {
             // Who waits for the lease asks at every turn, so that it is taken up soon after its end.
             let leads = *self.leading.borrow();
-            if !leads || is_due(last.renewed, self.config.lease / 3) {
-                last.renewed = Some(Instant::now());
-                self.leading.send_replace(lease.seek(&self.backends).await);
+            if !leads || is_due(renewed, self.config.lease / 3) {
+                self.renew(&mut lease, &mut renewed).await;
             }
             if *self.leading.borrow() {
                 if !leads {
-                    last = Last { renewed: last.renewed, ..Last::default() };
+                    last = Last::default();
                 }
-                let taken_up = drain.run_until_cancelled(self.take_up(&mut driving, &mut last, &stop)).await;
-                if let Some(Err(error)) = taken_up {
+                let taken_up = drain.run_until_cancelled(self.take_up(&mut driving, &mut last, &stop));
+                if let Some(Some(Err(error))) = self.while_leading(&mut lease, &mut renewed, taken_up).await {
                     tracing::warn!(%error, "the runs cannot be listed; trying again");
                 }
+            }
+            if *self.leading.borrow() {
                 if is_due(last.collected, COLLECT) && collecting.is_empty() {
                     last.collected = Some(Instant::now());
                     collecting.spawn(collect(self.backends.clone(), self.config.clone(), stop.clone()));
@@ -138,6 +141,32 @@ impl Service {
         while driving.runs.join_next().await.is_some() {}
         collecting.shutdown().await;
         lease.release(&self.backends).await;
+    }
+
+    async fn renew(&self, lease: &mut Lease, renewed: &mut Option<Instant>) {
+        *renewed = Some(Instant::now());
+        self.leading.send_replace(lease.seek(&self.backends).await);
+    }
+
+    /// Keeps the lease while something is done that may take longer; `None` where it was lost before that was done.
+    async fn while_leading<T>(
+        &self,
+        lease: &mut Lease,
+        renewed: &mut Option<Instant>,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let due = renewed.unwrap_or_else(Instant::now) + self.config.lease / 3;
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                () = tokio::time::sleep_until(due) => self.renew(lease, renewed).await,
+            }
+            if !*self.leading.borrow() {
+                return None;
+            }
+        }
     }
 
     /// Begins to drive every run that is to be driven and is not.
@@ -157,86 +186,69 @@ impl Service {
         (last.rung, last.listed) = (rung, Some(Instant::now()));
         let mut found: BTreeSet<RunId> = runs_below(objects, SharedKey::ACTIVE).await?;
         if is_due(last.swept, SWEEP) {
-            found.extend(self.sweep(driving).await?);
+            found.extend(self.sweep(driving, &mut last.ended).await?);
             last.swept = Some(Instant::now());
         }
-        // Deleted runs whose objects are not all gone are on the list of the submitted ones still.
-        for run in runs_below(objects, SharedKey::DELETED).await? {
-            if objects.head(&SharedKey::Submitted(run.clone()).to_string()).await?.is_some() {
-                found.insert(run);
-            }
-        }
-        for run in found {
-            if driving.tokens.contains_key(&run) {
-                continue;
-            }
-            match self.take_up_one(driving, &run, stop).await {
-                Ok(()) => {}
-                Err(CoordinatorError::Objects(error)) if error.kind == ObjectErrorKind::Damaged => {
-                    tracing::error!(%run, %error, "the run is damaged, and stands still");
-                }
-                Err(error) => {
+        let unknown = found.into_iter().filter(|run| !driving.tokens.contains_key(run)).collect::<Vec<_>>();
+        let read = |run: RunId| async move {
+            let store = RunStore::shared(self.backends.objects.clone(), &run);
+            let history = store.history().await;
+            (run, store, history)
+        };
+        let mut logs = stream::iter(unknown).map(read).buffered(AT_ONCE);
+        while let Some((run, store, history)) = logs.next().await {
+            match history {
+                // Half a submission is the collection's.
+                Ok(history) if history.decisions() == 0 => {}
+                // Also one that has ended: its counts may not be settled yet.
+                Ok(_) => driving.begin(&self.backends, &self.config.runs, store, run, stop),
+                // What is wrong with one run keeps no other one from being driven.
+                Err(error) if error.kind == ObjectErrorKind::Transient => {
+                    tracing::warn!(%run, %error, "the run's log cannot be read; trying again");
                     last.listed = None;
-                    return Err(error);
                 }
+                Err(error) => tracing::error!(%run, %error, "the run's log cannot be read; the run stands still"),
             }
         }
         Ok(())
     }
 
-    /// Begins to drive the run, where there is anything to drive.
-    async fn take_up_one(
+    /// The runs that have not ended, of all that were ever submitted, and those that were deleted and are still there. Of
+    /// one that had `ended` at the last sweep, only what was decided since is read.
+    async fn sweep(
         &self,
-        driving: &mut Driving,
-        run: &RunId,
-        stop: &CancellationToken,
-    ) -> Result<(), CoordinatorError> {
-        let store = RunStore::shared(self.backends.objects.clone(), run);
-        let history = store.history().await?;
-        if history.decisions() == 0 {
-            self.expire(&store, run, history).await
-        } else {
-            // Also one that has ended: its counts may not be settled yet.
-            driving.begin(&self.backends, &self.config.runs, store, run.clone(), stop);
-            Ok(())
-        }
-    }
-
-    /// The runs that have not ended, of all that were ever submitted.
-    async fn sweep(&self, driving: &Driving) -> Result<Vec<RunId>, CoordinatorError> {
+        driving: &Driving,
+        ended: &mut HashMap<RunId, History>,
+    ) -> Result<Vec<RunId>, CoordinatorError> {
         if mutant::is_back(Mutant::NobodySweeps) {
             return Ok(Vec::new());
         }
         let submitted = runs_below(&*self.backends.objects, SharedKey::SUBMITTED).await?;
         let unknown = submitted.into_iter().filter(|run| !driving.tokens.contains_key(run));
-        let look = |run: RunId| {
+        let look = |(run, known): (RunId, Option<History>)| {
             let store = RunStore::shared(self.backends.objects.clone(), &run);
             async move {
-                match store.history().await {
-                    Ok(history) => (history.ended().is_none() || history.is_deleted()).then_some(run),
-                    Err(error) => {
-                        tracing::warn!(%run, %error, "the run's log cannot be read");
-                        None
-                    }
-                }
+                let history = match known {
+                    Some(mut history) => store.refresh(&mut history).await.map(|_| history),
+                    None => store.history().await,
+                };
+                (run, history)
             }
         };
-        Ok(stream::iter(unknown).map(look).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await)
-    }
-
-    /// A submission that was cut off long ago is its sender's no more.
-    async fn expire(&self, store: &RunStore, run: &RunId, mut history: History) -> Result<(), CoordinatorError> {
-        let Some(spec) = store.spec().await? else {
-            // Its spec comes after its entry in the index; what never got one is the collection's.
-            return Ok(());
-        };
-        let age = Duration::try_from(clock::now().duration_since(spec.submitted_at)).unwrap_or_default();
-        if age < self.config.grace.0 {
-            return Ok(());
+        let with_history = unknown.map(|run| (run.clone(), ended.remove(&run))).collect::<Vec<_>>();
+        ended.clear();
+        let mut looked = stream::iter(with_history).map(look).buffer_unordered(AT_ONCE);
+        let mut found = Vec::new();
+        while let Some((run, history)) = looked.next().await {
+            match history {
+                Ok(history) if history.ended().is_some() && !history.is_deleted() => {
+                    ended.insert(run, history);
+                }
+                Ok(_) => found.push(run),
+                Err(error) => tracing::warn!(%run, %error, "the run's log cannot be read"),
+            }
         }
-        tracing::warn!(%run, "a submission that was never completed is removed");
-        delete::delete(&self.backends, store, run, &mut history, &self.config.owner).await?;
-        delete::carry_out(&self.backends, store, run).await
+        Ok(found)
     }
 }
 
@@ -306,7 +318,7 @@ pub(crate) async fn hand_over(backends: &Backends, run: &RunId) -> Result<(), Co
 async fn strike_off(backends: &Backends, store: &RunStore, run: &RunId) -> Result<(), CoordinatorError> {
     backends.objects.delete(&SharedKey::Active(run.clone()).to_string()).await?;
     let history = store.history().await?;
-    if history.ended().is_none() && history.decisions() > 0 {
+    if history.decisions() > 0 && (history.ended().is_none() || history.is_deleted()) {
         hand_over(backends, run).await?;
     }
     Ok(())
@@ -358,7 +370,15 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
 
 /// A paused run whose fault was not mended would only fail again.
 async fn wait_for_another_wish(backends: &Backends, store: &RunStore, run: &RunId, stop: &CancellationToken) {
-    let Ok(before) = store.history().await else { return };
+    let before = match store.history().await {
+        Ok(before) => before,
+        Err(error) if error.kind == ObjectErrorKind::Damaged => {
+            // The run is damaged where nobody can pause it.
+            stop.run_until_cancelled(tokio::time::sleep(LIST)).await;
+            return;
+        }
+        Err(_) => return,
+    };
     if matches!(before.state(), None | Some(RunState::Running)) {
         // It was deleted, resumed or reopened since it failed.
         return;

@@ -11,8 +11,10 @@ use diorama_protocol::outcomes::Outcomes;
 use diorama_protocol::{Backends, RunStore};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::error::CoordinatorError;
+use crate::waiting::Waiting;
 use crate::watch::retrying;
 
 /// The rate is taken over this many seconds.
@@ -23,19 +25,26 @@ const RATE_SECONDS: i64 = 60;
 const COUNTED_BY_HAND: u64 = 2000;
 
 /// How a run stands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RunStatus {
     /// The run.
+    #[schema(value_type = String)]
     pub run: RunId,
     /// What its owner calls it.
     pub name: Option<String>,
     /// What its owner files it under.
     #[serde(skip_serializing_if = "Labels::is_empty", default)]
+    #[schema(value_type = Object)]
     pub labels: Labels,
     /// The pool that does the work.
+    #[schema(value_type = String)]
     pub pool: Pool,
     /// Submitting, running, paused, cancelled or finished; a run is `cancelled` as soon as that was asked for.
+    #[schema(value_type = String, example = "running")]
     pub state: RunState,
+    /// What it waits for, where it has not ended and is not paused, and nobody is at work for it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub waiting: Option<Waiting>,
     /// Why it is paused, where that was not its owner's wish.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
@@ -43,6 +52,7 @@ pub struct RunStatus {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub degraded: Option<String>,
     /// When it was submitted.
+    #[schema(value_type = String, format = DateTime)]
     pub submitted_at: Timestamp,
     /// Valid rows.
     pub tasks: u64,
@@ -66,6 +76,7 @@ pub struct RunStatus {
     pub eta_seconds: Option<f64>,
     /// How it ended, once it has.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<Object>)]
     pub summary: Option<RunSummary>,
 }
 
@@ -78,6 +89,7 @@ impl RunStatus {
             labels: spec.labels.clone(),
             pool: spec.pool.clone(),
             state,
+            waiting: None,
             reason: None,
             degraded: None,
             submitted_at: spec.submitted_at,
@@ -95,7 +107,14 @@ impl RunStatus {
         }
     }
 
-    fn degrade(&mut self, why: String) {
+    /// A run that was submitted a moment ago, where nothing more can be read of it.
+    pub(crate) fn just_submitted(spec: &RunSpec, problem: &str) -> Self {
+        let mut status = Self::of_spec(spec, RunState::Running);
+        status.degrade(format!("it is submitted, and how it stands cannot be read now ({problem})"));
+        status
+    }
+
+    pub(crate) fn degrade(&mut self, why: String) {
         self.degraded = Some(match self.degraded.take() {
             Some(before) => format!("{before}; {why}"),
             None => why,
@@ -108,7 +127,7 @@ struct Live {
     counts: Counts,
     complete: bool,
     holders: Vec<(ShardId, Holder)>,
-    throughput: Vec<Throughput>,
+    throughput: Throughput,
 }
 
 /// Reads how the run in `store` stands, whose log is `history`.
@@ -129,6 +148,8 @@ pub async fn status(
     }
     let Some(round) = history.last_round() else { return Ok(status) };
     status.round = round.round.0;
+    status.waiting = Waiting::by_log(history);
+    let shards: u64 = history.rounds().iter().map(|round| u64::from(round.shards)).sum();
     match live(backends, &spec.run).await {
         Ok(live) => {
             if !live.complete {
@@ -136,15 +157,28 @@ pub async fn status(
             }
             status.in_work = live.holders.iter().map(|(_, holder)| holder.done).sum();
             status.shards_running = live.holders.len() as u64;
-            status.pictures_per_second = rate(&live.throughput, clock::now().as_second());
+            if status.shards_running > 0 {
+                status.waiting = None;
+            } else if history.wants_work() && status.waiting.is_none() {
+                let is_committed = live.counts.shards >= shards;
+                status.waiting = Some(if is_committed { Waiting::Coordinator } else { Waiting::Turn });
+            }
+            status.pictures_per_second = rate(&live.throughput);
             count(&mut status, live.counts, round);
             let left = status.tasks.saturating_sub(status.done + status.failed);
             status.eta_seconds = status.pictures_per_second.map(|rate| left as f64 / rate);
         }
         Err(error) => {
-            status.degrade(format!("Redis is away, so nobody knows what workers hold just now ({error})"));
-            if history.rounds().iter().map(|round| u64::from(round.shards)).sum::<u64>() <= COUNTED_BY_HAND {
-                count(&mut status, by_hand(store, spec, history).await?, round);
+            status.degrade(format!(
+                "Redis is away, so nobody knows what workers hold just now, nor behind what the run waits \
+                                    ({error})"
+            ));
+            if shards <= COUNTED_BY_HAND {
+                match by_hand(store, spec, history).await {
+                    Ok(counts) => count(&mut status, counts, round),
+                    Err(error) if error.is_of_the_run() => status.degrade(format!("it cannot be counted: {error}")),
+                    Err(error) => return Err(error),
+                }
             } else {
                 status.degrade("the run is too large to count its markers one by one".to_owned());
             }
@@ -175,8 +209,10 @@ fn count(status: &mut RunStatus, counts: Counts, round: &RoundInfo) {
 }
 
 /// Pictures a second over the last minute; `None` where there are none.
-fn rate(throughput: &[Throughput], now: i64) -> Option<f64> {
-    let recent = || throughput.iter().filter(|interval| interval.at + THROUGHPUT_SECONDS > now - RATE_SECONDS);
+fn rate(throughput: &Throughput) -> Option<f64> {
+    let now = throughput.now;
+    let recent =
+        || throughput.intervals.iter().filter(|interval| interval.at + THROUGHPUT_SECONDS > now - RATE_SECONDS);
     let since = recent().next()?.at.max(now - RATE_SECONDS);
     let done: u64 = recent().map(|interval| interval.done).sum();
     (done > 0).then(|| done as f64 / (now - since).max(1) as f64)
@@ -184,15 +220,20 @@ fn rate(throughput: &[Throughput], now: i64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use diorama_backends::progress::Interval;
+
     use super::*;
 
     #[test]
     fn the_rate_is_that_of_the_last_minute() {
-        let interval = |at, done| Throughput { at, done };
+        let rate = |intervals: &[(i64, u64)], now| {
+            let intervals = intervals.iter().map(|(at, done)| Interval { at: *at, done: *done }).collect();
+            rate(&Throughput { now, intervals })
+        };
         assert_eq!(rate(&[], 1000), None);
-        assert_eq!(rate(&[interval(100, 50)], 1000), None, "long ago");
-        assert_eq!(rate(&[interval(980, 50), interval(990, 50)], 1000), Some(5.0));
-        let hour: Vec<_> = (0..360).map(|index| interval(index * 10, 20)).collect();
+        assert_eq!(rate(&[(100, 50)], 1000), None, "long ago");
+        assert_eq!(rate(&[(980, 50), (990, 50)], 1000), Some(5.0));
+        let hour: Vec<_> = (0..360).map(|index| (index * 10, 20)).collect();
         assert_eq!(rate(&hour, 3600), Some(2.0));
     }
 }

@@ -14,6 +14,7 @@ use diorama_protocol::history::{History, Refused};
 use diorama_protocol::{Backends, DecideError, RunStore, fault};
 use tokio::task::{JoinError, JoinSet};
 
+use crate::blobs::BlobLists;
 use crate::blocking;
 use crate::error::{BoxError, CoordinatorError};
 
@@ -23,7 +24,6 @@ const WRITING: usize = 16;
 /// The tasks of a manifest, in its order, their indices rising from 0 without a gap.
 pub type Tasks = Box<dyn Iterator<Item = Result<Task, BoxError>> + Send>;
 
-/// What is submitted.
 pub struct Submission {
     /// The spec; where a run is there already, it must agree with it.
     pub spec: RunSpec,
@@ -84,6 +84,7 @@ async fn write_inputs(
 ) -> Result<(), CoordinatorError> {
     let shard_size = spec.shard_size.max(1) as usize;
     let mut found = 0;
+    let mut blobs = BlobLists::new(store, inputs);
     let mut writing: JoinSet<Result<(), ObjectError>> = JoinSet::new();
     for index in 0..spec.shards() {
         // The iterator reads files: off the async threads with it, a shard at a time.
@@ -99,6 +100,7 @@ async fn write_inputs(
             break;
         }
         found += shard.len() as u64;
+        blobs.add(&shard).await?;
         if writing.len() >= WRITING
             && let Some(written) = writing.join_next().await
         {
@@ -123,7 +125,7 @@ async fn write_inputs(
     if found != spec.tasks {
         return Err(CoordinatorError::TaskCount { counted: spec.tasks, found });
     }
-    Ok(())
+    blobs.complete().await
 }
 
 fn flatten(written: Result<Result<(), ObjectError>, JoinError>) -> Result<(), CoordinatorError> {

@@ -4,6 +4,7 @@
 //! again; publishing twice is harmless.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::time::Duration;
 
 use diorama_core::id::AttemptId;
@@ -35,7 +36,7 @@ pub(crate) struct Queued {
 }
 
 /// What was published of a round.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Window {
     /// The next shard to look at.
     cursor: u32,
@@ -51,6 +52,12 @@ impl Window {
     /// Shards that are out.
     pub(crate) fn len(&self) -> usize {
         self.out.len()
+    }
+
+    /// From the first shard that is out to behind the last; `None` where nothing is out.
+    pub(crate) fn range(&self) -> Option<Range<u32>> {
+        let (first, last) = (self.out.first_key_value()?.0, self.out.last_key_value()?.0);
+        Some(*first..*last + 1)
     }
 
     /// Shards that were published and that nobody has taken up.
@@ -138,6 +145,36 @@ impl Window {
             }
         }
         lost
+    }
+}
+
+/// For the model, which goes several ways from where it is.
+#[cfg(test)]
+impl Window {
+    /// Whether the shard is out.
+    pub(crate) fn has(&self, index: u32) -> bool {
+        self.out.contains_key(&index)
+    }
+
+    /// When the first of the shards that wait was published.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        let waiting = |out: &Out| if let Out::Waiting(at) = out { Some(*at) } else { None };
+        self.out.values().filter_map(waiting).min()
+    }
+
+    /// All that tells this window from another one, whatever the time.
+    pub(crate) fn hash(&self, now: Instant, hasher: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        self.cursor.hash(hasher);
+        self.out.len().hash(hasher);
+        for (index, out) in &self.out {
+            index.hash(hasher);
+            std::mem::discriminant(out).hash(hasher);
+            match out {
+                Out::Waiting(at) | Out::LetGo(at) => now.duration_since(*at).hash(hasher),
+                Out::Held(attempt) => attempt.hash(hasher),
+            }
+        }
     }
 }
 

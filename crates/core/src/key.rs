@@ -26,6 +26,9 @@ pub enum ObjectKey {
     Input(ShardId, AttemptId),
     /// The rows that were refused and skipped, one a line, as the submission wrote them.
     InvalidRows(AttemptId),
+    /// The list with this number, from 0, of the uploaded references that a submission's rows name, one a line; and
+    /// whether it is the last.
+    BlobList(AttemptId, u32, bool),
     /// One attempt's archive.
     Archive(ShardId, AttemptId),
     /// One file of a picture in files format: `folder/{custom_id}{suffix}`, below the attempt that made it.
@@ -91,7 +94,7 @@ impl ObjectKey {
     /// The key in a store whose run lies at `root`.
     pub fn path(&self, root: &RunRoot) -> String {
         match (self, root) {
-            (Self::Blob(sha256), _) => format!("blobs/{sha256}"),
+            (Self::Blob(sha256), _) => format!("{BLOBS}{sha256}"),
             (_, RunRoot::Own) => self.relative(root),
             (_, RunRoot::Shared(run)) => format!("runs/{run}/{}", self.relative(root)),
         }
@@ -106,6 +109,8 @@ impl ObjectKey {
             Self::Decision(number) => format!("decisions/{number:06}.json"),
             Self::Input(shard, writer) => format!("input/{shard}.{writer}.jsonl"),
             Self::InvalidRows(writer) => format!("input/invalid.{writer}.jsonl"),
+            Self::BlobList(writer, number, false) => format!("{BLOB_LISTS}{writer}.{number:05}"),
+            Self::BlobList(writer, number, true) => format!("{BLOB_LISTS}{writer}.{number:05}{LAST_BLOB_LIST}"),
             Self::Archive(shard, attempt) => format!("shards/{shard}.{attempt}.tar"),
             Self::File(_, _, folder, id, suffix) if own => format!("{}/{id}{suffix}", folder.as_str()),
             Self::File(shard, attempt, folder, id, suffix) => {
@@ -122,7 +127,7 @@ impl ObjectKey {
             Self::Errors(ending) => format!("endings/{ending}/errors.jsonl"),
             Self::Summary => "summary.json".to_owned(),
             Self::Gallery => "index.html".to_owned(),
-            Self::Blob(sha256) => format!("blobs/{sha256}"),
+            Self::Blob(sha256) => format!("{BLOBS}{sha256}"),
         }
     }
 }
@@ -136,8 +141,17 @@ pub const COMMITS: &str = "commits/";
 /// What every [`ObjectKey::Decision`] begins with, relative to the run.
 pub const DECISIONS: &str = "decisions/";
 
-/// What every [`ObjectKey::Input`] and [`ObjectKey::InvalidRows`] begins with, relative to the run.
+/// What every [`ObjectKey::Input`], [`ObjectKey::InvalidRows`] and [`ObjectKey::BlobList`] begins with, relative to the run.
 pub const INPUTS: &str = "input/";
+
+/// What every [`ObjectKey::BlobList`] begins with, relative to the run.
+pub const BLOB_LISTS: &str = "input/blobs.";
+
+/// What the name of a submission's last [`ObjectKey::BlobList`] ends with.
+const LAST_BLOB_LIST: &str = ".end";
+
+/// What every [`ObjectKey::Blob`] begins with.
+pub const BLOBS: &str = "blobs/";
 
 /// What the objects of every ending begin with, relative to the run.
 pub const ENDINGS: &str = "endings/";
@@ -155,6 +169,19 @@ pub fn shard_of(relative: &str) -> Option<ShardId> {
 pub fn decision_of(relative: &str) -> Option<u64> {
     let digits = relative.strip_prefix(DECISIONS)?.strip_suffix(".json")?;
     digits.parse().ok().filter(|number| format!("{number:06}") == digits)
+}
+
+/// Writer and number of a [`ObjectKey::BlobList`], and whether it is the writer's last, from its key relative to the run.
+pub fn blob_list_of(relative: &str) -> Option<(AttemptId, u32, bool)> {
+    let rest = relative.strip_prefix(BLOB_LISTS)?;
+    let (rest, is_last) = rest.strip_suffix(LAST_BLOB_LIST).map_or((rest, false), |rest| (rest, true));
+    let (writer, number) = rest.rsplit_once('.')?;
+    Some((AttemptId::new(writer).ok()?, number.parse().ok()?, is_last))
+}
+
+/// The blob that a full key names.
+pub fn blob_of(key: &str) -> Option<Sha256Hex> {
+    Sha256Hex::try_from(key.strip_prefix(BLOBS)?.to_owned()).ok()
 }
 
 /// The run that a full key of a shared store belongs to.
@@ -182,6 +209,8 @@ pub enum SharedKey {
     /// Which run a submission became, by the key that its sender chose and how often that was submitted anew, because
     /// its run was deleted: the last one counts.
     Idempotency(Sha256Hex, u32),
+    /// The blobs that a collection is about to remove, one a line, until it has.
+    Collecting(AttemptId),
 }
 
 impl SharedKey {
@@ -193,6 +222,8 @@ impl SharedKey {
     pub const DELETED: &'static str = "index/deleted/";
     /// What every [`SharedKey::Idempotency`] begins with.
     pub const IDEMPOTENCY: &'static str = "index/idempotency/";
+    /// What every [`SharedKey::Collecting`] begins with.
+    pub const COLLECTING: &'static str = "index/collecting/";
 
     /// The run that a listed key of [`SharedKey::Submitted`] or [`SharedKey::Active`] is about.
     pub fn run(key: &str) -> Option<RunId> {
@@ -209,6 +240,7 @@ impl fmt::Display for SharedKey {
             Self::Deleted(run) => write!(f, "{}{run}", Self::DELETED),
             Self::Leader => f.write_str("index/leader"),
             Self::Idempotency(key, number) => write!(f, "{}{key}.{number}", Self::IDEMPOTENCY),
+            Self::Collecting(collection) => write!(f, "{}{collection}", Self::COLLECTING),
         }
     }
 }
@@ -257,5 +289,12 @@ mod tests {
         assert_eq!(decision_of(&ObjectKey::Decision(12).relative(&root)), Some(12));
         assert_eq!(decision_of("decisions/12.json"), None);
         assert_eq!(run_of("index/active/a"), None);
+        for is_last in [false, true] {
+            let list = ObjectKey::BlobList(attempt.clone(), 3, is_last).relative(&root);
+            assert_eq!(blob_list_of(&list), Some((attempt.clone(), 3, is_last)));
+        }
+        assert_eq!(blob_list_of(&ObjectKey::InvalidRows(attempt).relative(&root)), None);
+        let blob = Sha256Hex::of(b"x");
+        assert_eq!(blob_of(&ObjectKey::Blob(blob.clone()).path(&root)), Some(blob));
     }
 }

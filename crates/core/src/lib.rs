@@ -3,6 +3,9 @@
 //!
 //! Never does I/O, never spawns, never touches a tensor.
 
+#![warn(missing_docs)]
+
+pub mod address;
 pub mod causes;
 pub mod clock;
 pub mod generator;

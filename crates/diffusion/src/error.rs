@@ -1,6 +1,6 @@
 //! Everything that can go wrong between a model folder and a picture, told apart by who can mend it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tch::TchError;
 
@@ -66,6 +66,11 @@ pub enum Error {
 
 /// Results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The error of a model folder that cannot be used as it is.
+pub(crate) fn broken(path: &Path, problem: impl Into<String>) -> Error {
+    Error::Model { path: path.to_owned(), problem: problem.into() }
+}
 
 impl From<TchError> for Error {
     fn from(error: TchError) -> Self {

@@ -5,6 +5,8 @@
 //! parts, each held to diffusers' own by golden data; [`method`] is what the paper adds. No call panics on what users
 //! give it: every call into libtorch is a fallible one.
 
+#![warn(missing_docs)]
+
 mod apart;
 pub mod device;
 pub mod error;

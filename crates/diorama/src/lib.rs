@@ -1,16 +1,14 @@
 //! The command line of Diorama: reads configuration, calls the library crates, prints, chooses the exit code.
 //!
-//! Nothing here decides about shards; about pictures, only which generator makes them, and with which of the settings that
-//! nobody gave.
+//! Nothing here decides about shards; about pictures, only which generator makes them.
 
 mod cli;
 mod commands;
 pub mod embedded;
-#[cfg(feature = "engine")]
-mod engine;
 mod exit;
 mod fleet;
 mod gallery;
+mod identity;
 mod issues;
 mod maker;
 mod output;
@@ -28,10 +26,7 @@ use crate::exit::Failure;
 /// Runs the command line and gives the exit code of `docs/cli.md`.
 pub fn main() -> ExitCode {
     #[cfg(feature = "engine")]
-    {
-        diorama_diffusion::memory::keep_freed_memory();
-        diorama_diffusion::reproducible_arithmetic();
-    }
+    diorama_engine::prepare_process();
     // One TLS for everything; it is there already where somebody calls this twice.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = Cli::parse();

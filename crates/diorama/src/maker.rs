@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use diorama_core::generator::{Generated, Generator, GeneratorError, Job};
 use diorama_core::outcome::{ErrorCode, TaskError};
-use diorama_runtime::options::{EngineKind, EngineOptions};
-use diorama_worker::synthetic::{SyntheticGenerator, SyntheticOptions};
-
 #[cfg(feature = "engine")]
-use crate::engine::{self, Engine};
+use diorama_engine::{LibtorchGenerator, LibtorchOptions};
+use diorama_engine::{SyntheticGenerator, SyntheticOptions};
+use diorama_runtime::options::{EngineKind, EngineOptions};
 
 /// A generator that was made ready.
 pub(crate) enum Maker {
     #[cfg(feature = "engine")]
-    Engine(Box<Engine>),
+    Libtorch(Box<LibtorchGenerator>),
     Synthetic(SyntheticGenerator),
 }
 
@@ -27,29 +26,29 @@ pub(crate) fn make(options: &EngineOptions) -> anyhow::Result<Maker> {
             batch_size: options.batch_size,
             ..SyntheticOptions::default()
         }))),
-        EngineKind::Libtorch => engine(options),
+        EngineKind::Libtorch => libtorch(options),
     }
 }
 
 #[cfg(feature = "engine")]
-fn engine(options: &EngineOptions) -> anyhow::Result<Maker> {
+fn libtorch(options: &EngineOptions) -> anyhow::Result<Maker> {
     let model_dir = options.model.clone().ok_or_else(|| {
         anyhow::anyhow!(
             "no model: name its folder with --model (DIORAMA_MODEL, or model in diorama.toml); models/demo is a small one"
         )
     })?;
-    let engine = Engine::load(&engine::EngineOptions {
+    let generator = LibtorchGenerator::load(&LibtorchOptions {
         model_dir,
         variant: options.variant.as_ref().map(|variant| variant.as_str().to_owned()),
         device: options.device.as_str().to_owned(),
         dtype: options.dtype.map(|dtype| dtype.to_string()),
         batch_size: options.batch_size,
     })?;
-    Ok(Maker::Engine(Box::new(engine)))
+    Ok(Maker::Libtorch(Box::new(generator)))
 }
 
 #[cfg(not(feature = "engine"))]
-fn engine(_options: &EngineOptions) -> anyhow::Result<Maker> {
+fn libtorch(_options: &EngineOptions) -> anyhow::Result<Maker> {
     anyhow::bail!(
         "this build has no engine: it was built with --no-default-features, as a client and coordinator; use a build with \
          the feature `engine`, or --engine synthetic for a load test without a model"
@@ -60,7 +59,7 @@ impl Maker {
     pub(crate) fn as_generator(&self) -> &dyn Generator {
         match self {
             #[cfg(feature = "engine")]
-            Self::Engine(engine) => engine.as_ref(),
+            Self::Libtorch(generator) => generator.as_ref(),
             Self::Synthetic(synthetic) => synthetic,
         }
     }
@@ -68,7 +67,7 @@ impl Maker {
     pub(crate) fn into_generator(self) -> Box<dyn Generator> {
         match self {
             #[cfg(feature = "engine")]
-            Self::Engine(engine) => engine,
+            Self::Libtorch(generator) => generator,
             Self::Synthetic(synthetic) => Box::new(synthetic),
         }
     }
@@ -83,7 +82,7 @@ impl Maker {
     ) -> Result<Generated, TaskError> {
         match self {
             #[cfg(feature = "engine")]
-            Self::Engine(engine) => engine.generate_one(&job, save_tensors, stop),
+            Self::Libtorch(generator) => generator.generate_one(&job, save_tensors, stop),
             Self::Synthetic(_) if save_tensors.is_some() => Err(TaskError::permanent(
                 ErrorCode::InvalidSettings,
                 "the synthetic engine has no tensors to save; leave --save-tensors out or use a model",

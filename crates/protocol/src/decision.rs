@@ -21,7 +21,6 @@ pub struct Decision {
     pub at: Timestamp,
     /// Who wrote it: a coordinator, a worker, or the API of a coordinator. For people.
     pub by: String,
-    /// What was decided.
     #[serde(flatten)]
     pub act: Act,
 }
@@ -36,10 +35,7 @@ pub enum Act {
         round: RoundInfo,
     },
     /// The run's pictures come from this model and no other one.
-    Bound {
-        /// The model.
-        model: ModelIdentity,
-    },
+    Bound { model: ModelIdentity },
     /// Nothing new is to begin.
     Paused {
         /// Why, where it was not its owner's wish.
@@ -51,10 +47,7 @@ pub enum Act {
     /// Nothing more is to run. What is committed stays.
     Cancelled,
     /// Tasks that failed are tried again, as this round.
-    RoundOpened {
-        /// The round.
-        round: RoundInfo,
-    },
+    RoundOpened { round: RoundInfo },
     /// From now on no outcome changes any more. What it leads to can be carried out by anybody, any number of times.
     EndingBegun {
         /// `finished`: every shard has its marker and nothing is tried again. `cancelled`: what has none is void.
@@ -103,6 +96,21 @@ impl Act {
             Self::Deleted => "deleted",
         }
     }
+
+    /// Whether it is what followed from the log and the markers as its writer knew them, and not what somebody wants: on
+    /// top of anything that was decided since, it would say what is not so.
+    pub fn is_derived(&self) -> bool {
+        match self {
+            Self::RoundOpened { .. } | Self::EndingBegun { .. } | Self::Ended(_) => true,
+            Self::Submitted { .. }
+            | Self::Bound { .. }
+            | Self::Paused { .. }
+            | Self::Resumed
+            | Self::Cancelled
+            | Self::Reopened { .. }
+            | Self::Deleted => false,
+        }
+    }
 }
 
 /// The shards of a round that had no marker when the run was cancelled. Their tasks count as cancelled; in a round of
@@ -113,6 +121,5 @@ pub struct Void {
     pub version: u32,
     /// The round: the last one that was opened. Every round before it is committed.
     pub round: Round,
-    /// The shards.
     pub shards: ShardSet,
 }

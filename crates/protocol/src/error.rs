@@ -6,7 +6,6 @@ use diorama_core::id::ShardId;
 /// A run's objects that cannot be read, or do not fit together.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {
-    /// The object store.
     #[error(transparent)]
     Objects(#[from] ObjectError),
     /// A shard that nobody can make sense of.
@@ -15,7 +14,6 @@ pub enum ProtocolError {
          again"
     )]
     Unusable {
-        /// Which.
         shard: ShardId,
         /// What is wrong with it.
         problem: String,

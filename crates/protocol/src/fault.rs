@@ -83,9 +83,18 @@ pub fn point(name: &'static str) {
         std::process::abort();
     }
     if strikes(&STOPS, "DIORAMA_FREEZE") {
-        // Where it cannot be sent, the test that waits for it says so.
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+        stop();
     }
+}
+
+/// Stops the process, and this thread right here. A signal to the process may reach another thread first, while this one
+/// goes on for a moment.
+#[cfg(feature = "fault-points")]
+#[expect(unsafe_code, reason = "a signal to the calling thread is a call of C")]
+fn stop() {
+    // SAFETY: it takes a number, and touches no memory of ours.
+    let sent = unsafe { libc::raise(libc::SIGSTOP) };
+    debug_assert_eq!(sent, 0, "a process may stop itself");
 }
 
 /// Takes up a task; dies here where the test asked for it.

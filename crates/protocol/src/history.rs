@@ -168,7 +168,6 @@ impl History {
         self.rounds.last()
     }
 
-    /// A round.
     pub fn round(&self, round: Round) -> Option<&RoundInfo> {
         self.rounds.get(round.0 as usize)
     }
@@ -316,6 +315,3 @@ impl History {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -59,6 +59,10 @@ pub enum DecideError {
     Objects(#[from] ObjectError),
 }
 
+fn late(history: &History, act: &Act) -> Refused {
+    Refused::Late { wanted: act.name(), decisions: history.decisions() }
+}
+
 impl Backends {
     /// Commits: writes the marker unless there is one. Gives the marker that counts, ours or the other's; its attempt
     /// tells.
@@ -93,7 +97,8 @@ impl Backends {
     }
 
     /// Adds `act` to the run's log, where it may be decided: whether it was so already. `history` may be out of date, and
-    /// is up to date afterwards.
+    /// is up to date afterwards. A wish is decided on top of whatever was decided since; what follows from the log
+    /// ([`Act::is_derived`]) only as the very next entry.
     ///
     /// # Errors
     /// [`Refused`] says what was decided instead.
@@ -106,14 +111,20 @@ impl Backends {
         act: Act,
     ) -> Result<Need, DecideError> {
         let nonce = AttemptId::generate();
+        let judged = history.decisions();
         loop {
             match history.check(&act) {
+                // That there is something to try again was judged by the ending that we know, which is not the last one.
+                Ok(Need::Write) if matches!(act, Act::Reopened { .. }) && history.decisions() != judged => {
+                    return Err(Refused::Late { wanted: "tried again", decisions: history.decisions() }.into());
+                }
                 Ok(Need::Write) => {}
                 // What we know may be old: then what follows from it says nothing.
                 settled if !store.refresh(history).await? => {
                     self.announce(run, history).await;
                     return Ok(settled?);
                 }
+                _ if act.is_derived() => return Err(late(history, &act).into()),
                 _ => continue,
             }
             let key = ObjectKey::Decision(history.decisions());
@@ -137,6 +148,9 @@ impl Backends {
             if ours {
                 self.announce(run, history).await;
                 return Ok(Need::Write);
+            }
+            if act.is_derived() {
+                return Err(late(history, &act).into());
             }
         }
     }

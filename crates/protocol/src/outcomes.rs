@@ -45,7 +45,7 @@ pub struct Totals {
 }
 
 /// Markers that are read ahead, a round.
-const AHEAD: usize = 128;
+const AHEAD: usize = 256;
 
 type Shards = BoxStream<'static, (ShardId, Result<Shard, ObjectError>)>;
 

@@ -2,6 +2,7 @@
 //!
 //! Decides nothing and conditions nothing by itself: what is written once goes through [`crate::Backends`].
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -213,15 +214,16 @@ impl RunStore {
         self.read_json(&ObjectKey::Commit(shard)).await
     }
 
-    /// The shards of `round` that have a marker, from the one with the index `from` on. Listed in parts side by side: a
-    /// large round has many pages.
-    pub async fn committed(&self, round: &RoundInfo, from: u32) -> Result<ShardSet, ObjectError> {
-        let parts = (from..round.shards).step_by(LISTED as usize);
-        let list = |first: u32| self.committed_between(round.round, first, first.saturating_add(LISTED));
+    /// The shards of `round` with these indices that have a marker. Listed in parts side by side: a large round has many
+    /// pages.
+    pub async fn committed(&self, round: &RoundInfo, within: Range<u32>) -> Result<ShardSet, ObjectError> {
+        let end = within.end.min(round.shards);
+        let parts = (within.start..end).step_by(LISTED as usize);
+        let list = |first: u32| self.committed_between(round.round, first, first.saturating_add(LISTED).min(end));
         let mut parts = stream::iter(parts).map(list).buffer_unordered(READING);
         let mut committed = ShardSet::default();
         while let Some(part) = parts.try_next().await? {
-            for index in part.into_iter().filter(|index| *index < round.shards) {
+            for index in part {
                 committed.insert(index);
             }
         }

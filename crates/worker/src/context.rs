@@ -7,6 +7,7 @@ use std::time::Duration;
 use diorama_core::id::{Pool, RunId, ShardId, WorkerId};
 use diorama_core::key::RunRoot;
 use diorama_core::run::ModelIdentity;
+use diorama_picture::PictureLimits;
 use diorama_protocol::{Backends, RunStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -17,7 +18,6 @@ use crate::ending::{Ending, Interrupt};
 use crate::hold::Holding;
 use crate::lock::locked;
 use crate::metrics::Metrics;
-use crate::picture::PictureLimits;
 use crate::reference::Remote;
 use crate::runs::{HEARD_WITHIN, Known, Runs, Wish};
 use crate::scratch::Scratch;
@@ -43,7 +43,6 @@ pub enum Layout {
 /// How a worker works.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// Its name.
     pub worker: WorkerId,
     /// The pool that it serves.
     pub pool: Pool,
@@ -59,6 +58,8 @@ pub struct WorkerConfig {
     pub drain_grace: Duration,
     /// Between two signs of life; after three missed ones the worker counts as gone.
     pub heartbeat: Duration,
+    /// How long a decision about a run may be unknown to the worker where the progress service works.
+    pub heard_within: Duration,
     /// What happens when the queue or the object store is away for longer than they try again by themselves.
     pub on_outage: OnOutage,
     /// The worker ends in good order after this long without a shard.
@@ -88,6 +89,7 @@ impl WorkerConfig {
             remote: None,
             drain_grace: Duration::from_secs(17),
             heartbeat: Duration::from_secs(5),
+            heard_within: HEARD_WITHIN,
             on_outage: OnOutage::End,
             max_idle: None,
             metrics: None,
@@ -172,7 +174,7 @@ impl Context {
         if self.stopping.is_cancelled() {
             return Err(Interrupt::Ended(Ending::HandedBack));
         }
-        let Some(known) = self.runs.look(&self.backends, store, run, shard, HEARD_WITHIN).await? else {
+        let Some(known) = self.runs.look(&self.backends, store, run, shard, self.config.heard_within).await? else {
             tracing::error!("the run of this shard does not exist");
             return Err(Interrupt::Ended(Ending::DeadLettered));
         };

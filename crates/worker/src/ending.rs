@@ -26,6 +26,17 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
+    /// Every one.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Committed,
+        Self::AlreadyCommitted,
+        Self::Decided,
+        Self::HeldElsewhere,
+        Self::HandedBack,
+        Self::LetGo,
+        Self::DeadLettered,
+    ];
+
     /// Its label in the metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

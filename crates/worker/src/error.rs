@@ -15,10 +15,8 @@ pub enum WorkerError {
     /// This machine's disk, on which archives are prepared: another worker may have room, so this one does not wait.
     #[error(transparent)]
     Scratch(ObjectError),
-    /// The queue.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// A defect of ours.

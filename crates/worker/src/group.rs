@@ -8,6 +8,7 @@ use std::sync::Arc;
 use diorama_core::generator::{Generated, ReferencePicture};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError};
 use diorama_core::settings::Method;
+use diorama_picture::Background;
 use diorama_protocol::fault;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
@@ -15,7 +16,6 @@ use tracing::{Instrument, Span};
 use crate::device::{Pending, panic_message};
 use crate::error::{WorkerError, flatten};
 use crate::output::{OutputFile, by_role, encode};
-use crate::preservation::Background;
 use crate::work::Work;
 
 /// A task with its files stored: [`Outcome::Done`]; or its error.

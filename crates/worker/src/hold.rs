@@ -119,17 +119,14 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// The run.
     pub(crate) fn run(&self) -> &RunId {
         &self.key.0
     }
 
-    /// The shard.
     pub(crate) fn shard(&self) -> ShardId {
         self.key.1
     }
 
-    /// Our attempt.
     pub(crate) fn attempt(&self) -> &AttemptId {
         &self.attempt
     }

@@ -20,17 +20,14 @@ mod lock;
 mod made;
 mod metrics;
 mod output;
-pub mod picture;
 mod plan;
 mod poison;
-mod preservation;
 mod pull;
 mod reference;
 mod runs;
 mod scratch;
 mod shard;
 mod sink;
-pub mod synthetic;
 #[cfg(test)]
 mod tests;
 mod work;

@@ -1,13 +1,23 @@
 //! What a worker counts for Prometheus: one struct, made and registered once.
 
+use std::time::Duration;
+
+use diorama_core::generator::GeneratorInfo;
+use diorama_core::id::{Pool, WorkerId};
 use diorama_core::marker::CommitMarker;
-use diorama_core::outcome::Outcome;
+use diorama_core::outcome::{ErrorCode, Outcome};
 use prometheus::{
-    Counter, Error, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Counter, Error, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
+
+use crate::ending::Ending;
 
 /// A shard takes from milliseconds (synthetic) to many minutes.
 const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
+
+/// The outcome of a task with a picture.
+const DONE: &str = "done";
 
 /// The metrics of one worker. Clones share them.
 #[derive(Debug, Clone)]
@@ -43,9 +53,17 @@ impl Step {
 }
 
 impl Metrics {
-    /// Registers the metrics, with what never changes about this worker as labels of `diorama_worker_info`.
-    pub fn register(registry: &Registry, worker: &str, pool: &str, model: &str, device: &str) -> Result<Self, Error> {
-        let counters = |name: &str, help: &str, label: &str| IntCounterVec::new(Opts::new(name, help), &[label]);
+    /// Registers the metrics of the worker `worker`; each series has its pool as a label. The model took `loaded_in`.
+    pub fn register(
+        registry: &Registry,
+        worker: &WorkerId,
+        pool: &Pool,
+        info: &GeneratorInfo,
+        loaded_in: Duration,
+    ) -> Result<Self, Error> {
+        let opts = |name: &str, help: &str| Opts::new(name, help).const_label("pool", pool.as_str());
+        let counters = |name: &str, help: &str, label: &str| IntCounterVec::new(opts(name, help), &[label]);
+        let steps = HistogramOpts::from(opts("diorama_worker_step_seconds", "Seconds of each step of a shard"));
         let made = Self {
             shards: counters("diorama_worker_shards_total", "Shards by how their delivery ended", "ending")?,
             tasks: counters(
@@ -53,24 +71,31 @@ impl Metrics {
                 "Committed tasks: done, or the code of the error",
                 "outcome",
             )?,
-            steps: HistogramVec::new(
-                HistogramOpts::new("diorama_worker_step_seconds", "Seconds of each step of a shard")
-                    .buckets(SECONDS.to_vec()),
-                &["step"],
-            )?,
-            device_seconds: Counter::new(
+            steps: HistogramVec::new(steps.buckets(SECONDS.to_vec()), &["step"])?,
+            device_seconds: Counter::with_opts(opts(
                 "diorama_worker_device_seconds_total",
                 "Seconds in which the device had a batch",
-            )?,
-            archive_bytes: IntCounter::new("diorama_worker_archive_bytes_total", "Bytes of committed archives")?,
-            held: IntGauge::new("diorama_worker_held_shards", "Shards in this worker's hands")?,
+            ))?,
+            archive_bytes: IntCounter::with_opts(opts(
+                "diorama_worker_archive_bytes_total",
+                "Bytes of committed archives",
+            ))?,
+            held: IntGauge::with_opts(opts("diorama_worker_held_shards", "Shards in this worker's hands"))?,
         };
-        let info = IntGaugeVec::new(
-            Opts::new("diorama_worker_info", "1, with who this worker is"),
-            &["worker", "pool", "model", "device"],
+        // A series that begins with its first event has no rate then.
+        made.tasks.with_label_values(&[DONE]);
+        ErrorCode::ALL.iter().for_each(|code| drop(made.tasks.with_label_values(&[code.as_str()])));
+        Ending::ALL.iter().for_each(|ending| drop(made.shards.with_label_values(&[ending.as_str()])));
+
+        let about = IntGaugeVec::new(
+            opts("diorama_worker_info", "1, with who this worker is"),
+            &["worker", "model", "device"],
         )?;
-        info.with_label_values(&[worker, pool, model, device]).set(1);
-        registry.register(Box::new(info))?;
+        about.with_label_values(&[worker.as_str(), &info.model, &info.device]).set(1);
+        let load = Gauge::with_opts(opts("diorama_worker_model_load_seconds", "Seconds that loading the model took"))?;
+        load.set(loaded_in.as_secs_f64());
+        registry.register(Box::new(about))?;
+        registry.register(Box::new(load))?;
         registry.register(Box::new(made.shards.clone()))?;
         registry.register(Box::new(made.tasks.clone()))?;
         registry.register(Box::new(made.steps.clone()))?;
@@ -87,7 +112,7 @@ impl Metrics {
     pub(crate) fn committed(&self, marker: &CommitMarker) {
         for outcome in &marker.outcomes {
             let label = match &outcome.outcome {
-                Outcome::Done { .. } => "done",
+                Outcome::Done { .. } => DONE,
                 Outcome::Failed(error) => error.code.as_str(),
             };
             self.tasks.with_label_values(&[label]).inc();
@@ -113,15 +138,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_labels_are_what_prometheus_takes() {
+    fn every_series_is_there_from_the_start_and_names_its_pool() {
         let registry = Registry::new();
-        let metrics = Metrics::register(&registry, "w", "p", "m", "cpu").unwrap();
-        metrics.step(Step::Fetch, 0.2);
-        metrics.ended("committed");
-        metrics.device(1.5);
-        let families: Vec<_> = registry.gather().iter().map(|family| family.name().to_owned()).collect();
-        for name in ["diorama_worker_info", "diorama_worker_shards_total", "diorama_worker_step_seconds"] {
-            assert!(families.iter().any(|family| family == name), "{name} is not in {families:?}");
+        let info = GeneratorInfo {
+            engine: String::new(),
+            library: String::new(),
+            model: "m".to_owned(),
+            model_sha256: "0".to_owned(),
+            device: "cpu".to_owned(),
+            dtype: "f32".to_owned(),
+            batch_size: 4,
+        };
+        let (worker, pool) = (WorkerId::new("w").unwrap(), Pool::new("p").unwrap());
+        Metrics::register(&registry, &worker, &pool, &info, Duration::from_secs(3)).unwrap();
+        let mut text = Vec::new();
+        prometheus::Encoder::encode(&prometheus::TextEncoder::new(), &registry.gather(), &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        for series in [
+            r#"diorama_worker_tasks_total{outcome="done",pool="p"} 0"#,
+            r#"diorama_worker_tasks_total{outcome="out_of_memory",pool="p"} 0"#,
+            r#"diorama_worker_shards_total{ending="handed_back",pool="p"} 0"#,
+            r#"diorama_worker_model_load_seconds{pool="p"} 3"#,
+            r#"diorama_worker_info{device="cpu",model="m",pool="p",worker="w"} 1"#,
+        ] {
+            assert!(text.lines().any(|line| line == series), "{series} is not in\n{text}");
         }
+        assert!(text.lines().filter(|line| !line.starts_with('#')).all(|line| line.contains(r#"pool="p""#)), "{text}");
     }
 }

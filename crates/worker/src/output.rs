@@ -9,8 +9,7 @@ use diorama_core::key::{Folder, ObjectKey, RunRoot};
 use diorama_core::outcome::{ErrorCode, FileRef, TaskError};
 use diorama_core::run::OutputFormat;
 use diorama_core::settings::Method;
-
-use crate::picture::{encode_gray, encode_rgb};
+use diorama_picture::{ImageError, encode_gray, encode_rgb};
 
 /// One file, encoded.
 #[derive(Debug, Clone)]
@@ -90,7 +89,7 @@ pub(crate) fn encode(
     compared: &[(Method, Generated)],
 ) -> Result<Vec<OutputFile>, TaskError> {
     let name = |folder: Folder, part: &str, end: &str| place.path(folder, id, format!("{part}{end}"));
-    let unwritable = |error: image::ImageError| {
+    let unwritable = |error: ImageError| {
         TaskError::permanent(ErrorCode::OutputUnwritable, format!("the picture cannot be encoded: {error}"))
     };
     let mut files =

@@ -168,13 +168,16 @@ def takeover(options):
             store = pathlib.Path(fleet.environment["S3_FOLDER"]) / "runs" / run / "journal"
 
             def begun(worker):
-                found = {}
-                for file in store.glob("*.jsonl"):
+                """The shards of which an attempt of this worker has noted anything."""
+                found = set()
+                for file in store.glob("*.json"):
                     try:
-                        found[file.name] = worker in file.read_text()
+                        text = file.read_text()
                     except OSError:
-                        pass    # committed meanwhile
-                return {name for name, has in found.items() if has}
+                        continue    # committed meanwhile
+                    if worker in text:
+                        found.add(file.name.partition(".")[0])
+                return found
 
             held = fleet.until("the first worker works", lambda: begun('"first"'))
             fleet.synthetic("second", latency=500, batch=4)
@@ -217,7 +220,45 @@ def ending(options):
     return result
 
 
-PARTS = {"throughput": throughput, "others": others, "submission": submission, "latency": latency, "device": device,
+def scale(options):
+    """Requests and waiting of the real service and API where runs are large or many: crates/coordinator/benches/scale."""
+    command = [options.scale_bench] if options.scale_bench else \
+        ["cargo", "bench", "--locked", "-p", "diorama-coordinator", "--bench", "scale", "--"]
+    answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if not answer.stdout.strip():
+        raise SystemExit("the benchmark of scale ended without its figures")
+    return json.loads(answer.stdout.strip().splitlines()[-1])
+
+
+def requests(options):
+    """Requests to the S3 server beside those of shards: of an idle run, a paused one, and one whose shard a worker is at."""
+    with Fleet(options.bin) as fleet:
+        fleet.serve()
+        rows = manifest(fleet.path / "rows.jsonl", 64 * 100)
+
+        def rate():
+            # What a submission or the taking of a shard leads to is over by then.
+            time.sleep(10)
+            before = fleet.requests()
+            time.sleep(options.seconds)
+            return (fleet.requests() - before) / options.seconds
+
+        result = {"seconds": options.seconds, "nothing": rate()}
+        run = fleet.client("submit", rows, *FLEET_SPEC)["json"]["run"]
+        result["idle"] = rate()
+        # One shard takes it longer than the measurement.
+        fleet.synthetic("worker", latency=min(60_000, 1000 * (options.seconds + 60) // 64), batch=1)
+        fleet.until("the worker works", lambda: fleet.status(run)["shards_running"])
+        result["working"] = rate()
+        assert fleet.status(run)["done"] == 0, "no shard was committed meanwhile"
+        fleet.client("pause", run)
+        fleet.until("the worker lets go", lambda: fleet.status(run)["shards_running"] == 0)
+        result["paused"] = rate()
+        say(", ".join(f"{name} {value:.3f}/s" for name, value in result.items() if name != "seconds"))
+        return result
+
+
+PARTS = {"scale": scale, "requests": requests, "throughput": throughput, "others": others, "submission": submission, "latency": latency, "device": device,
          "takeover": takeover, "ending": ending}
 
 
@@ -242,9 +283,12 @@ def main():
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--end-tasks", type=lambda text: [int(part) for part in text.split(",")],
                         default=[100_000, 1_000_000])
+    parser.add_argument("--seconds", type=int, default=300, help="how long requests are counted")
+    parser.add_argument("--scale-bench", help="the built benchmark of scale; built where it is not given")
     parser.add_argument("--bin", help="a folder of built programs; built in release where it is not given")
     options = parser.parse_args()
-    options.bin = pathlib.Path(options.bin or build()).absolute()
+    if set(options.parts.split(",")) != {"scale"}:
+        options.bin = pathlib.Path(options.bin or build()).absolute()
     path = ROOT / "docs/benchmarks-fleet.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.strip()

@@ -73,6 +73,7 @@ class Fleet:
             (pair,) = shlex.split(line)[1:]
             name, _, value = pair.partition("=")
             self.environment[name] = value
+        self.requests_file = pathlib.Path(self.environment["S3_REQUESTS"])
         return self
 
     def __exit__(self, *_):
@@ -149,6 +150,12 @@ class Fleet:
 
     def ended(self, run, patience=3600):
         return self.until("the run ends", lambda: self.status(run).get("summary"), patience)
+
+    def requests(self):
+        """Requests to the S3 server so far."""
+        # A rule of a test that was applied has a line of its own.
+        lines = self.requests_file.read_text().splitlines()
+        return sum(not line.startswith("rule ") for line in lines)
 
     def cpu(self):
         """CPU seconds so far: of each of our parts, of each service."""

@@ -97,7 +97,27 @@ def ending(m, results):
     return lines
 
 
-PARTS = {"throughput": ("Tasks through the whole path", throughput), "others": ("Celery and Dramatiq beside it", others),
+def scale(m, results):
+    lines = ["The real service and the real API over a store in memory that takes a while for each request, by a clock that "
+             "stands still while anybody works. So requests and waiting are exact, whatever else this machine does; the CPU "
+             "beside them is that of one core (a run's markers are rendered in it, too), and the sum is what one core that "
+             "does nothing else would need at most. Nothing here goes over a network.", "",
+             "| what | measured | target | |", "|---|---|---|---|"]
+    return lines + [f"| {row['what']} | {row['measured']} | {row['target']} | {verdict(row['met'])} |" for row in m]
+
+
+def requests(m, results):
+    lines = [f"Counted by the S3 server of the tests over {m['seconds']} s each, all processes together, with the real services. "
+             "The worker is in the middle of a shard, so that none of its requests are the shard's.", "",
+             "| | requests/s | target | |", "|---|---|---|---|"]
+    for name, what, bound in (("nothing", "a coordinator without runs", None), ("idle", "and an idle run", 0.05),
+                              ("paused", "and a paused run", 0.05), ("working", "and a working worker", 0.1 + 0.05)):
+        target = f"< {bound:.2f}" if bound else ""
+        lines.append(f"| {what} | {m[name]:.3f} | {target} | {verdict(m[name] < bound) if bound else ''} |")
+    return lines
+
+
+PARTS = {"scale": ("Scale", scale), "requests": ("Requests beside the shards'", requests), "throughput": ("Tasks through the whole path", throughput), "others": ("Celery and Dramatiq beside it", others),
          "submission": ("Submission", submission), "latency": ("Pause and cancel", latency),
          "device": ("Device time lost to job machinery", device), "takeover": ("After a kill", takeover),
          "ending": ("The end of a run", ending)}

@@ -127,7 +127,8 @@ impl Between {
     /// The connection that is open carries requests only, from now on, and ends when the server has answered one.
     async fn cut_the_next_answer(&self) {
         self.cut.notify_one();
-        self.is_cutting.notified().await;
+        let cuts = tokio::time::timeout(Duration::from_secs(60), self.is_cutting.notified());
+        cuts.await.expect("a connection is open");
     }
 }
 

@@ -27,6 +27,7 @@ fn main() {
         ("DIORAMA_S3_PATH_STYLE", "true".to_owned()),
         // For benchmarks, which look at what lies there.
         ("S3_FOLDER", s3.folder().display().to_string()),
+        ("S3_REQUESTS", s3.requests_file().display().to_string()),
     ] {
         writeln!(text, "export {name}='{value}'").expect("text takes text");
     }

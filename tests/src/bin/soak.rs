@@ -29,8 +29,9 @@ fn variable<T: FromStr>(name: &str, default: T) -> T {
 fn main() -> ExitCode {
     let options = Options {
         tasks: variable("TASKS", 1_000_000),
+        runs: variable("RUNS", 10),
         shard_size: variable("SHARD_SIZE", 64),
-        workers: variable("WORKERS", 2),
+        workers: variable("WORKERS", 4),
         latency: Duration::ZERO,
         seed: variable("SEED", fastrand::u64(..1_000_000)),
         strike_every: Duration::from_secs_f64(variable("KILL_EVERY", 3.0)),

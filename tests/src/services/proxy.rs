@@ -104,7 +104,6 @@ impl Proxy {
         Self { port: own, network, accepting: Some(accepting) }
     }
 
-    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -21,7 +21,6 @@ const INSTALL: &str =
 /// The user of every broker here; also the name of its vhost.
 pub const USER: &str = "diorama";
 
-/// The user's password.
 pub const PASSWORD: &str = "not-so-secret-password-of-the-tests";
 
 /// A broker.
@@ -104,11 +103,24 @@ impl RabbitMq {
 
     /// Runs `rabbitmqctl` on this broker and gives what it prints.
     pub fn control(&self, arguments: &[&str]) -> String {
+        let (done, said) = self.try_to(arguments);
+        assert!(done, "rabbitmqctl {arguments:?}: {said}");
+        said
+    }
+
+    /// Runs `rabbitmqctl`; whether it did what it should, and what it prints, with its complaints where it did not.
+    fn try_to(&self, arguments: &[&str]) -> (bool, String) {
         let mut command = self.command("rabbitmqctl");
         let asked = children::output(command.args(arguments), INSTALL);
         let (out, err) = (String::from_utf8_lossy(&asked.stdout), String::from_utf8_lossy(&asked.stderr));
-        assert!(asked.status.success(), "rabbitmqctl {arguments:?}: {out}{err}");
-        out.trim().to_owned()
+        let done = asked.status.success();
+        (done, if done { out.trim().to_owned() } else { format!("{out}{err}") })
+    }
+
+    /// Loses what waits in a queue, where there is one.
+    pub fn purge(&self, queue: &str) {
+        let (purged, said) = self.try_to(&["purge_queue", "--vhost", USER, queue]);
+        assert!(purged || said.contains("not_found"), "rabbitmqctl purge_queue {queue}: {said}");
     }
 
     /// Starts the killed broker on the same data and port.
@@ -179,7 +191,6 @@ impl RabbitMq {
         format!("amqps://{USER}:{PASSWORD}@localhost:{port}/{USER}")
     }
 
-    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }

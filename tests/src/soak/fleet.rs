@@ -1,123 +1,39 @@
-//! The parts of the soak's fleet: how each is started, killed, frozen and started again.
+//! The soak's fleet: its services, its members, and the commands that are run on it.
 
 use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use rustix::process::Signal;
 use serde_json::Value;
 
+use super::parts::{Kind, Member, Part, Site};
 use super::{Options, Programs, rows};
 use crate::children::{self, Process};
+use crate::services::proxy::Proxy;
 use crate::services::rabbitmq::RabbitMq;
 use crate::services::redis::Redis;
 use crate::services::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use crate::services::{free_port, wait_until};
 
-/// What a part is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// A worker.
-    Worker,
-    /// A coordinator.
-    Coordinator,
-    /// The broker.
-    RabbitMq,
-    /// The progress service.
-    Redis,
-    /// The object store.
-    S3,
-}
+/// The lease of the leading coordinator. A fleet that is struck every few seconds must notice in seconds.
+pub(super) const LEASE: Duration = Duration::from_secs(3);
 
-/// How long a member may take until it listens to signals.
-const STARTING: Duration = Duration::from_secs(10);
+/// After twice of this the broker takes the shards of a worker that is silent.
+pub(super) const AMQP_HEARTBEAT: Duration = Duration::from_secs(2);
 
-const BUILD: &str = "build it: cargo build -p diorama-tests --bins";
+/// Pools; each has runs and workers of its own.
+pub(super) const POOLS: [&str; 2] = ["gulls", "terns"];
 
-/// How long a command on the whole run may take: so long, and a millisecond a task.
+pub(super) const BUILD: &str = "build it: cargo build -p diorama-tests --bins";
+
+/// How long a command on a whole run may take: so long, and a millisecond a task.
 const COMMAND: Duration = Duration::from_secs(600);
 
 /// Coordinators, so that one can take over.
 const COORDINATORS: usize = 2;
-
-/// A coordinator or a worker.
-pub(super) struct Member {
-    command: Command,
-    process: Option<Process>,
-    started: Instant,
-}
-
-impl Member {
-    fn start(&mut self) {
-        self.started = Instant::now();
-        self.process = Some(Process::spawn(&mut self.command, BUILD));
-    }
-
-    /// How it ended by itself; `None` while it runs.
-    pub(super) fn end(&mut self) -> Option<ExitStatus> {
-        self.process.as_mut()?.end()
-    }
-}
-
-pub(super) enum Part {
-    Member(Member),
-    RabbitMq(RabbitMq),
-    Redis(Redis),
-    S3(S3Server),
-}
-
-impl Part {
-    pub(super) fn kill(&mut self) {
-        match self {
-            Self::Member(member) => member.process = None,
-            Self::RabbitMq(rabbitmq) => rabbitmq.kill(),
-            Self::Redis(redis) => redis.kill(),
-            Self::S3(s3) => s3.kill(),
-        }
-    }
-
-    pub(super) fn start_again(&mut self) {
-        match self {
-            Self::Member(member) => member.start(),
-            Self::RabbitMq(rabbitmq) => rabbitmq.start_again(),
-            Self::Redis(redis) => redis.start_again(),
-            Self::S3(s3) => s3.start_again(),
-        }
-    }
-
-    pub(super) fn signal(&self, signal: Signal) {
-        match self {
-            Self::Member(member) => member.process.iter().for_each(|process| process.signal(signal)),
-            Self::RabbitMq(rabbitmq) => rabbitmq.signal(signal),
-            Self::Redis(redis) => redis.signal(signal),
-            Self::S3(s3) => s3.signal(signal),
-        }
-    }
-}
-
-/// A part in its place. Whoever strikes it takes the lock until it is up again.
-pub(super) struct Site {
-    pub(super) kind: Kind,
-    pub(super) name: String,
-    pub(super) part: Mutex<Part>,
-    /// Set before a blow is under way, cleared after it.
-    pub(super) struck: AtomicBool,
-}
-
-impl Site {
-    fn new(kind: Kind, name: impl Into<String>, part: Part) -> Self {
-        Self { kind, name: name.into(), part: Mutex::new(part), struck: AtomicBool::new(false) }
-    }
-
-    pub(super) fn is_struck(&self) -> bool {
-        self.struck.load(Ordering::Acquire)
-    }
-}
 
 /// All of it. Whatever runs dies with this value.
 pub(super) struct Fleet {
@@ -125,8 +41,10 @@ pub(super) struct Fleet {
     pub(super) coordinators: Vec<SocketAddr>,
     program: PathBuf,
     environment: Vec<(&'static str, String)>,
-    work: PathBuf,
+    pub(super) work: PathBuf,
     logs: PathBuf,
+    /// The bucket's folder.
+    pub(super) bucket: PathBuf,
     /// How long a command may take.
     patience: Duration,
 }
@@ -147,9 +65,11 @@ impl Fleet {
             ("DIORAMA_S3_ACCESS_KEY", ACCESS_KEY.to_owned()),
             ("DIORAMA_S3_SECRET_KEY", SECRET_KEY.to_owned()),
             ("DIORAMA_S3_PATH_STYLE", "true".to_owned()),
+            ("DIORAMA_ALLOW_PRIVATE_REFERENCES", "true".to_owned()),
             ("DIORAMA_SCRATCH", work.display().to_string()),
             ("DIORAMA_COORDINATOR", format!("http://{}", coordinators[0])),
         ];
+        let ports = [rabbitmq.port(), redis.port(), s3.port()];
         let mut fleet = Self {
             sites: Vec::new(),
             coordinators,
@@ -157,39 +77,46 @@ impl Fleet {
             environment,
             work: work.to_owned(),
             logs,
+            bucket: s3.folder(),
             patience: COMMAND + Duration::from_millis(options.tasks),
         };
         fleet.sites.push(Site::new(Kind::RabbitMq, "rabbitmq", Part::RabbitMq(rabbitmq)));
         fleet.sites.push(Site::new(Kind::Redis, "redis", Part::Redis(redis)));
         fleet.sites.push(Site::new(Kind::S3, "s3", Part::S3(s3)));
+        let amqp_heartbeat = AMQP_HEARTBEAT.as_secs().to_string();
         for (number, address) in fleet.coordinators.clone().into_iter().enumerate() {
-            // A fleet that is struck every few seconds must notice in seconds.
-            let soon = ["--lease", "3", "--publish-again", "3"];
-            let address = address.to_string();
+            let (lease, address) = (LEASE.as_secs().to_string(), address.to_string());
+            let soon = ["--lease", &lease, "--publish-again", "3", "--amqp-heartbeat", &amqp_heartbeat];
             let arguments = [&["serve", "--listen", &address][..], &soon].concat();
-            fleet.add(Kind::Coordinator, &format!("coordinator-{number}"), &arguments);
+            fleet.add(Kind::Coordinator, &format!("coordinator-{number}"), &arguments, ports);
         }
         let (latency, fail_rate) = (options.latency.as_millis().to_string(), rows::FAIL_RATE.to_string());
-        for number in 0..options.workers {
+        for number in 0..options.workers.max(POOLS.len()) {
             let name = format!("worker-{number}");
             let engine =
                 ["--engine", "synthetic", "--synthetic-latency", &latency, "--synthetic-fail-rate", &fail_rate];
-            let more = ["--batch-size", "32", "--heartbeat", "0.5"];
-            fleet.add(Kind::Worker, &name, &[&["worker", "--worker", &name][..], &engine, &more].concat());
+            let soon = ["--batch-size", "32", "--heartbeat", "0.5", "--amqp-heartbeat", &amqp_heartbeat];
+            let who = ["worker", "--worker", &name, "--pool", POOLS[number % POOLS.len()]];
+            fleet.add(Kind::Worker, &name, &[&who[..], &engine, &soon].concat(), ports);
         }
-        wait_until("a coordinator answers", || {
+        wait_until("both coordinators answer", || {
             fleet.coordinators.iter().all(|address| super::get(*address, "/livez").is_some())
         });
         fleet
     }
 
-    fn add(&mut self, kind: Kind, name: &str, arguments: &[&str]) {
+    /// Adds a member that reaches the services (RabbitMQ, Redis, the store) through a network of its own.
+    fn add(&mut self, kind: Kind, name: &str, arguments: &[&str], ports: [u16; 3]) {
         let log = OpenOptions::new().create(true).append(true).open(self.logs.join(format!("{name}.log"))).unwrap();
         let mut command = self.command(arguments);
+        let networks = ports.map(Proxy::to);
+        let variables = ["DIORAMA_AMQP_URL", "DIORAMA_REDIS_URL", "DIORAMA_S3_ENDPOINT"];
+        for ((variable, network), port) in variables.into_iter().zip(&networks).zip(ports) {
+            let direct = self.environment.iter().find(|(name, _)| *name == variable).map(|(_, url)| url);
+            command.env(variable, network.in_place_of(port, direct.expect("it is set above")));
+        }
         command.stdout(Stdio::null()).stderr(log);
-        let mut member = Member { command, process: None, started: Instant::now() };
-        member.start();
-        self.sites.push(Site::new(kind, name, Part::Member(member)));
+        self.sites.push(Site::new(kind, name, Part::Member(Member::start(command, networks))));
     }
 
     /// The program, connected to this fleet, with nothing of the caller's configuration.
@@ -203,16 +130,18 @@ impl Fleet {
         command
     }
 
-    /// Runs a command to its end; the JSON that it prints last. Its log is in `logs`.
-    pub(super) fn run(&self, arguments: &[&str]) -> Value {
-        let log = File::create(self.logs.join(format!("{}.log", arguments[0]))).unwrap();
+    /// Runs a command to its end, whatever that is. Its log is `name` in `logs`.
+    pub(super) fn try_to(&self, name: &str, arguments: &[&str]) -> Output {
+        let log = OpenOptions::new().create(true).append(true).open(self.logs.join(format!("{name}.log"))).unwrap();
         let mut command = self.command(arguments);
         command.arg("--json").stdout(Stdio::piped()).stderr(log);
-        let ended = Process::spawn(&mut command, BUILD).output(self.patience);
-        let stdout = String::from_utf8_lossy(&ended.stdout).into_owned();
-        let last = stdout.trim_end().lines().last().unwrap_or_default();
-        serde_json::from_str(last)
-            .unwrap_or_else(|error| panic!("diorama {arguments:?} ({}): {error}: {stdout:?}", ended.status))
+        Process::spawn(&mut command, BUILD).output(self.patience)
+    }
+
+    /// Runs a command to its end; the JSON that it prints last.
+    pub(super) fn run(&self, arguments: &[&str]) -> Value {
+        let ended = self.try_to(arguments[0], arguments);
+        json(&ended).unwrap_or_else(|| panic!("diorama {arguments:?} ended with {} and said {ended:?}", ended.status))
     }
 
     /// The last lines of a member's log.
@@ -223,65 +152,91 @@ impl Fleet {
         lines[lines.len().saturating_sub(5)..].join("\n")
     }
 
-    fn of(&self, kind: Kind) -> impl Iterator<Item = &Site> {
+    /// Every line of any log that speaks of a panic.
+    pub(super) fn panics(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for file in std::fs::read_dir(&self.logs).unwrap() {
+            let path = file.unwrap().path();
+            let lines = BufReader::new(File::open(&path).unwrap()).split(b'\n');
+            let lines = lines.map(|line| String::from_utf8_lossy(&line.unwrap()).into_owned());
+            found.extend(lines.filter(|line| line.contains("panicked at")).map(|line| format!("{path:?}: {line}")));
+        }
+        found
+    }
+
+    pub(super) fn of(&self, kind: Kind) -> impl Iterator<Item = &Site> {
         self.sites.iter().filter(move |site| site.kind == kind)
+    }
+
+    /// Sends one command to Redis; `None` where it does not answer.
+    pub(super) fn redis(&self, command: &[&str]) -> Option<Vec<String>> {
+        self.of(Kind::Redis).find_map(|site| match &*site.part() {
+            Part::Redis(redis) => redis.ask(command),
+            _ => None,
+        })
     }
 
     /// Waits until no coordinator has anything left to do for an ended run; then its counters are those of its end, also
     /// where Redis lost them while the final files were written.
     pub(super) fn until_let_go(&self, run: &str) {
-        let folder = self.of(Kind::S3).find_map(|site| match &*site.part.lock().unwrap() {
-            Part::S3(s3) => Some(s3.folder()),
-            _ => None,
-        });
-        let active = folder.unwrap().join("index/active").join(run);
-        wait_until("the coordinator lets go of the run", || !active.exists());
+        let active = self.bucket.join("index/active").join(run);
+        wait_until(&format!("the coordinator lets go of the run {run}"), || !active.exists());
     }
 
-    /// Drains the workers; the names of those that did not end as drained ones should.
-    pub(super) fn drain_workers(&self) -> Vec<String> {
+    /// Drains all members; those that did not end as drained ones should.
+    pub(super) fn drain(&self, kind: Kind) -> Vec<String> {
         let mut working = Vec::new();
-        for site in self.of(Kind::Worker) {
-            let part = &mut *site.part.lock().unwrap();
+        for site in self.of(kind) {
+            let Part::Member(member) = &mut *site.part() else { continue };
             // One that the last blow made end with 75 waits to be started again, which nobody does any more.
-            let end = if let Part::Member(member) = part { member.end() } else { None };
-            let waits = end.is_some_and(|end| end.code() == Some(75));
-            if !waits {
-                part.signal(Signal::TERM);
+            if member.end().is_none_or(|end| end.code() != Some(75)) {
+                member.signal(rustix::process::Signal::TERM);
                 working.push(site);
             }
         }
-        let mut wrong = Vec::new();
-        for site in working {
-            let Part::Member(member) = &mut *site.part.lock().unwrap() else { continue };
-            let mut end = None;
-            wait_until("a drained worker ends", || {
-                end = member.end();
-                end.is_some()
-            });
-            let drained = end.is_some_and(|end| end.code() == Some(143));
-            // One that was only just started again did not listen to signals yet, and had nothing to hand back.
-            let unready = end.is_some_and(|end| end.signal() == Some(Signal::TERM.as_raw()))
-                && member.started.elapsed() < STARTING;
-            if !drained && !unready {
-                wrong.push(format!("{} was drained and ended with {end:?}", site.name));
-            }
-        }
-        wrong
+        let ended = working.into_iter().filter_map(|site| match &mut *site.part() {
+            Part::Member(member) => member.drained().map(|wrong| format!("{} {wrong}", site.name)),
+            _ => None,
+        });
+        ended.collect()
     }
 
     /// What Redis counted of the run: shards, done, failed, retrying.
     pub(super) fn counters(&self, run: &str) -> [u64; 4] {
-        let counts = self.of(Kind::Redis).find_map(|site| match &*site.part.lock().unwrap() {
-            Part::Redis(redis) => redis.ask(&["HGETALL", &format!("diorama:{{{run}}}:state")]),
-            _ => None,
-        });
-        let counts = counts.expect("Redis answers");
+        let counts = self.redis(&["HGETALL", &format!("diorama:{{{run}}}:state")]).expect("Redis answers");
         ["shards", "done", "failed", "retrying"].map(|name| {
             let of_name = |pair: &&[String]| pair[0] == name;
             counts.chunks_exact(2).find(of_name).map_or(0, |pair| pair[1].parse().unwrap())
         })
     }
+
+    /// Everything that bears the name of a run: objects, and keys of Redis.
+    pub(super) fn left_of(&self, run: &str) -> Vec<String> {
+        let mut left = named(&self.bucket, run);
+        let keys = self.redis(&["KEYS", &format!("diorama:{{{run}}}:*")]).expect("Redis answers");
+        left.extend(keys.into_iter().map(|key| format!("{key} of Redis")));
+        left
+    }
+}
+
+/// Every file below `folder` that has `name` in its path.
+fn named(folder: &Path, name: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(named(&path, name));
+        } else if path.to_string_lossy().contains(name) {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
+/// What a command printed last, where that is JSON.
+pub(super) fn json(ended: &Output) -> Option<Value> {
+    let stdout = String::from_utf8_lossy(&ended.stdout);
+    serde_json::from_str(stdout.trim_end().lines().last().unwrap_or_default()).ok()
 }
 
 impl Drop for Fleet {

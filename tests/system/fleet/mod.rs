@@ -26,6 +26,7 @@ mod commands;
 mod coordinators;
 mod crashes;
 mod doctor;
+mod freezes;
 mod messages;
 mod network;
 mod outages;
@@ -86,8 +87,26 @@ impl Member {
         self.process.freeze();
     }
 
+    /// Waits until it stands still where `DIORAMA_FREEZE` said.
+    #[track_caller]
+    pub(crate) fn until_frozen(&self, point: &str) {
+        until(&format!("{point} is passed"), || self.is_frozen());
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.process.is_frozen()
+    }
+
     pub(crate) fn go_on(&self) {
         self.process.go_on();
+    }
+
+    /// Drains it; it ends as a drained program should, and has not panicked.
+    #[track_caller]
+    pub(crate) fn ends_in_good_order(mut self, what: &str) {
+        self.drain();
+        assert_eq!(self.code(), Some(143), "{what}");
+        assert!(!self.logged().contains("panicked"), "{what}");
     }
 
     pub(crate) fn logged(&self) -> String {
@@ -263,7 +282,7 @@ impl Fleet {
         let verified = verify(&[]);
         let outcomes = ["tasks", "done", "failed", "problem_count"];
         assert_eq!(found(&verified, outcomes), [rows, done, failed, 0], "{verified}");
-        verify(&["--repair"]);
+        verify(&["--repair", "--grace", "0"]);
         let verified = verify(&[]);
         assert_eq!(found(&verified, outcomes), [rows, done, failed, 0], "{verified}");
         assert_eq!(verified["orphans"], 0, "{verified}");

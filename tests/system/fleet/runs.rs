@@ -42,7 +42,9 @@ fn a_paused_run_waits_and_a_cancelled_one_ends_with_an_outcome_for_every_task() 
     until("the workers let go", || fleet.status(&run)["shards_running"] == 0);
     assert!(asked.elapsed() < AT_ONCE, "the workers let go after {:?}", asked.elapsed());
     let paused = fleet.status(&run)["done"].clone();
-    std::thread::sleep(Duration::from_secs(2));
+    // The worker has nothing else to do than this, and does it.
+    let other = fleet.submit_as("other", 80, &[]);
+    fleet.proves_whole(&other, 80);
     assert_eq!(fleet.status(&run)["done"], paused, "a paused run went on");
     fleet.run(&["resume", &run]).expect(0);
     fleet.until_done(&run, paused.as_u64().unwrap() + 8);
@@ -86,4 +88,33 @@ fn a_run_of_lower_priority_goes_on_once_the_higher_one_has_nothing_more_to_publi
     let _quick = fleet.worker("quick");
     fleet.proves_whole(&low, 16);
     assert_eq!(fleet.status(&high)["done"], 0);
+}
+
+#[test]
+fn a_run_says_what_it_waits_for_to_whoever_asks_whichever_coordinator() {
+    let fleet = Fleet::new();
+    let mut leader = fleet.serve();
+    let high = fleet.submit_as("high", 64, &["--priority", "9"]);
+    let waits = |run: &str| fleet.status(run)["waiting"].clone();
+    until("nobody is there", || waits(&high) == serde_json::json!({ "for": "worker" }));
+    let said = fleet.run(&["status", &high]).expect(0).stdout;
+    assert!(said.contains("no workers are connected to pool"), "{said}");
+    // Holds two shards for minutes, and takes no more.
+    let _slow = fleet.start(fleet.working("slow", "60000"));
+    until("two shards are held", || fleet.status(&high)["shards_running"] == 2);
+    assert!(waits(&high).is_null(), "somebody is at work for it");
+    let low = fleet.submit_as("low", 16, &[]);
+    let behind = serde_json::json!({ "for": "run", "run": high, "priority": 9 });
+    until("the lower one waits behind it", || waits(&low) == behind);
+    for said in [fleet.run(&["status", &low]), fleet.run(&["status"])] {
+        let wanted = format!("waiting behind {high} (priority 9)");
+        assert!(said.stdout.contains(&wanted), "{}", said.stdout);
+    }
+
+    // Another one, which drives nothing yet, knows it as well.
+    leader.kill();
+    let _other = fleet.serve();
+    assert_eq!(waits(&low), behind);
+    fleet.run(&["cancel", &high]).expect(0);
+    until("nobody is before it", || waits(&low) != behind);
 }

@@ -5,7 +5,10 @@ use diorama_tests::services::s3::Faults;
 use serde_json::json;
 
 use super::Fleet;
-use crate::case::{PROGRAM, until};
+use crate::case::{PROGRAM, lines, until};
+
+/// Rows whose archive is larger than what goes up in one piece.
+const LARGE: usize = 1000;
 
 #[test]
 fn a_store_that_refuses_one_request_in_ten_costs_no_task() {
@@ -14,6 +17,37 @@ fn a_store_that_refuses_one_request_in_ten_costs_no_task() {
     let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
     let run = fleet.submit(120);
     fleet.proves_whole(&run, 120);
+}
+
+#[test]
+fn a_store_that_tells_every_lie_at_once_gets_whole_runs_all_the_same() {
+    let fleet = Fleet::new();
+    let lies = Faults::lying();
+    fleet.s3.set(lies.clone());
+    let (_coordinator, _first, _second) = (fleet.serve(), fleet.worker("first"), fleet.worker("second"));
+    // Its only archive goes up in parts: records with long prompts, together above 16 MiB.
+    let prompt = "a seagull standing on the beach ".repeat(300);
+    let row = |i: usize| json!({"custom_id": format!("t-{i}"), "prompt": prompt, "seed": i, "method": "txt2img"});
+    fleet.case.write_rows(&(0..LARGE).map(row).collect::<Vec<_>>());
+    let size = LARGE.to_string();
+    let submit = ["submit", "rows.jsonl", "--shard-size", &size, "--format", "webdataset", "--json"];
+    let large = fleet.run(&submit).expect(0).json()["run"].as_str().unwrap().to_owned();
+    let (small, cancelled) = (fleet.submit_as("small", 200, &[]), fleet.submit_as("cancelled", 200, &[]));
+    fleet.until_done(&cancelled, 8);
+    fleet.run(&["cancel", &cancelled]).expect(0);
+    fleet.proves_whole(&large, LARGE as u64);
+    fleet.proves_whole(&small, 200);
+    let left_out = fleet.proves_one_outcome_each(&cancelled, 200);
+    if left_out > 0 {
+        fleet.run(&["retry", &cancelled]).expect(0);
+        fleet.proves_whole(&cancelled, 200);
+    }
+    fleet.run(&["results", &small, "--to", "results"]).expect(0);
+    assert_eq!(lines(&fleet.case.path("results/results.jsonl")).len(), 200);
+    fleet.run(&["delete", &small]).expect(0);
+    until("the deleted run is removed", || !fleet.s3.folder().join("index/submitted").join(&small).exists());
+    let untold: Vec<_> = lies.rules.iter().filter(|rule| fleet.s3.applied(rule) == 0).collect();
+    assert!(untold.is_empty(), "lies that nobody was told: {untold:?}");
 }
 
 #[test]

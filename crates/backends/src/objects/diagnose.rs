@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use diorama_core::id::AttemptId;
 
-use super::{ObjectError, Objects, probe_conditional_put};
+use super::{ObjectError, Objects, PROBES, probe_conditional_put};
 use crate::diagnosis::Finding;
 
 const LISTING: &str = "object store: list";
@@ -17,12 +17,12 @@ const REMOVING: &str = "object store: delete";
 /// Looks at the store. `large` is a file that goes up in parts. Leaves nothing behind where it may delete.
 pub async fn diagnose(objects: &dyn Objects, large: &Path) -> Vec<Finding> {
     let mut found = Vec::new();
-    match objects.list("probe/", None, 1).await {
+    match objects.list(PROBES, None, 1).await {
         Ok(_) => found.push(Finding::ok(LISTING, "allowed")),
         // Everything else would only say the same.
         Err(error) => return vec![failed(LISTING, &error)],
     }
-    let key = format!("probe/doctor-{}", AttemptId::generate());
+    let key = format!("{PROBES}doctor-{}", AttemptId::generate());
     found.push(match written_and_read(objects, &key).await {
         Ok(true) => Finding::ok(WRITING, "what is written is read"),
         Ok(false) => Finding::problem(WRITING, "what is read is not what was written", "this store cannot be used"),

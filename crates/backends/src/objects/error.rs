@@ -41,13 +41,11 @@ pub enum ObjectErrorKind {
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} {what} failed: {problem}{}", .kind.remedy())]
 pub struct ObjectError {
-    /// Which kind.
     pub kind: ObjectErrorKind,
     /// `reading`, `writing`, `listing` …
     pub doing: &'static str,
     /// The object's place: the file's path, or the key.
     pub what: String,
-    /// What went wrong.
     pub problem: String,
     /// The error below, where there is one.
     #[source]

@@ -26,7 +26,7 @@ pub mod retrying;
 pub mod s3;
 
 pub use error::{ObjectError, ObjectErrorKind};
-pub use remote::{RemoteObjects, bucket_and_key};
+pub use remote::RemoteObjects;
 
 /// Objects that are removed at a time, where each wants its own request.
 const DELETIONS: usize = 16;
@@ -34,9 +34,7 @@ const DELETIONS: usize = 16;
 /// What a listing says about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
-    /// Its key.
     pub key: String,
-    /// Its length.
     pub bytes: u64,
     /// When it was written last, by the store's clock; `None` where the store does not say.
     pub modified: Option<Timestamp>,
@@ -45,7 +43,6 @@ pub struct ObjectMeta {
 /// One page of a listing, in the order of the keys' bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// The objects.
     pub objects: Vec<ObjectMeta>,
     /// What to give as `after` for the next page; `None` at the end.
     pub next: Option<String>,
@@ -53,9 +50,7 @@ pub struct Page {
 
 /// An object that is read piece by piece.
 pub struct ObjectReader {
-    /// Its length.
     pub bytes: u64,
-    /// Its content.
     pub body: Pin<Box<dyn AsyncRead + Send>>,
 }
 
@@ -133,9 +128,12 @@ pub fn check_key(key: &str) -> Result<(), ObjectError> {
     if key.len() <= 1024 && key.split('/').all(component_is_fine) { Ok(()) } else { Err(ObjectError::invalid_key(key)) }
 }
 
-/// Whether the store honours the condition of [`Objects::put_if_absent`]: tries it below `probe/`.
+/// What the keys of all objects begin with that a store is tried with.
+pub const PROBES: &str = "probe/";
+
+/// Whether the store honours the condition of [`Objects::put_if_absent`]: tries it below [`PROBES`].
 pub async fn probe_conditional_put(objects: &dyn Objects) -> Result<bool, ObjectError> {
-    let key = format!("probe/{}", diorama_core::id::AttemptId::generate());
+    let key = format!("{PROBES}{}", diorama_core::id::AttemptId::generate());
     let first = objects.put_if_absent(&key, Bytes::from_static(b"first")).await?;
     let second = objects.put_if_absent(&key, Bytes::from_static(b"second")).await;
     objects.delete(&key).await?;

@@ -11,7 +11,7 @@ use diorama_core::shards::ShardSet;
 use tokio::time::Instant;
 
 use super::{
-    Counted, Counts, Head, Heartbeat, Holder, Progress, ProgressError, RECENT_FAILURES, THROUGHPUT_INTERVALS,
+    Counted, Counts, Head, Heartbeat, Holder, Interval, Progress, ProgressError, RECENT_FAILURES, THROUGHPUT_INTERVALS,
     THROUGHPUT_SECONDS, Throughput,
 };
 
@@ -212,9 +212,10 @@ impl Progress for EmbeddedProgress {
         Ok(self.with_run(run, |run| run.failures.iter().cloned().collect()))
     }
 
-    async fn throughput(&self, run: &RunId) -> Result<Vec<Throughput>, ProgressError> {
-        Ok(self
-            .with_run(run, |run| run.throughput.iter().map(|(at, done)| Throughput { at: *at, done: *done }).collect()))
+    async fn throughput(&self, run: &RunId) -> Result<Throughput, ProgressError> {
+        let interval = |(at, done): (&i64, &u64)| Interval { at: *at, done: *done };
+        let intervals = self.with_run(run, |run| run.throughput.iter().map(interval).collect());
+        Ok(Throughput { now: diorama_core::clock::now().as_second(), intervals })
     }
 
     async fn announce(&self, run: &RunId, head: &Head) -> Result<(), ProgressError> {
@@ -351,7 +352,7 @@ mod tests {
         progress.with_run(&run, |run| run.throughput = (1..=400).map(|interval| (interval * 10, 5)).collect());
         let counts = Counts { shards: 1, done: 60, ..Counts::default() };
         progress.commit(&run, ShardId { round: Round(0), index: 0 }, counts, &[]).await.unwrap();
-        let throughput = progress.throughput(&run).await.unwrap();
+        let throughput = progress.throughput(&run).await.unwrap().intervals;
         assert_eq!(throughput.len(), THROUGHPUT_INTERVALS);
         assert_eq!((throughput[0].at, throughput[359].done), (420, 60), "the oldest 41 are gone");
     }

@@ -74,7 +74,6 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Both together.
     pub fn plus(self, other: Self) -> Self {
         Self {
             shards: self.shards + other.shards,
@@ -88,7 +87,6 @@ impl Counts {
 /// The counts of a run, and whether they are all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counted {
-    /// What was counted.
     pub counts: Counts,
     /// Every marker that there was has been added since the counts began; false where they were lost and are being
     /// rebuilt.
@@ -110,9 +108,7 @@ pub struct Head {
 /// A worker at work on a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// The worker.
     pub worker: WorkerId,
-    /// Its attempt.
     pub attempt: AttemptId,
     /// Pictures it has made of this shard so far, not committed.
     pub done: u64,
@@ -123,17 +119,14 @@ pub struct Holder {
 /// A sign of life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// The worker.
     pub worker: WorkerId,
     /// The pool that it serves.
     pub pool: Pool,
-    /// What it does.
     pub state: WorkerState,
     /// The model it serves, by its folder's name.
     pub model: String,
     /// The same, as runs are bound to it.
     pub identity: ModelIdentity,
-    /// Its device.
     pub device: String,
     /// Pictures that it committed since it started.
     pub done: u64,
@@ -151,10 +144,20 @@ pub enum WorkerState {
     Draining,
 }
 
-/// Pictures made in one interval of [`THROUGHPUT_SECONDS`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Pictures made lately. All times are the service's, in seconds since 1970: whose clock differs compares none of them
+/// with its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Throughput {
-    /// When the interval began, in seconds since 1970; a multiple of [`THROUGHPUT_SECONDS`].
+    /// When this was read.
+    pub now: i64,
+    /// Oldest first; intervals without any picture are left out.
+    pub intervals: Vec<Interval>,
+}
+
+/// Pictures made in one interval of [`THROUGHPUT_SECONDS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval {
+    /// When it began; a multiple of [`THROUGHPUT_SECONDS`].
     pub at: i64,
     /// Pictures committed in it.
     pub done: u64,
@@ -217,8 +220,8 @@ pub trait Progress: Send + Sync {
     /// The latest failures, newest first, at most [`RECENT_FAILURES`].
     async fn recent_failures(&self, run: &RunId) -> Result<Vec<TaskOutcome>, ProgressError>;
 
-    /// Pictures by interval, oldest first, at most [`THROUGHPUT_INTERVALS`]; intervals without any are left out.
-    async fn throughput(&self, run: &RunId) -> Result<Vec<Throughput>, ProgressError>;
+    /// Pictures by interval, at most [`THROUGHPUT_INTERVALS`].
+    async fn throughput(&self, run: &RunId) -> Result<Throughput, ProgressError>;
 
     /// Says how far the run's log is. What is behind that which was said before changes nothing.
     async fn announce(&self, run: &RunId, head: &Head) -> Result<(), ProgressError>;

@@ -78,7 +78,6 @@ pub trait Settle: Send + Sync {
 
 /// A message in this process's hands. Dropped without being settled, it is delivered again once its consumer is gone.
 pub struct Delivery {
-    /// The message.
     pub message: ShardMessage,
     /// How often the message was delivered, this time included: from 1. A hint; a queue that was rebuilt starts anew.
     pub deliveries: u32,
@@ -107,7 +106,6 @@ impl Delivery {
 pub struct QueueDepth {
     /// Messages that wait for a consumer.
     pub ready: u64,
-    /// Consumers.
     pub consumers: u64,
     /// Dead letters.
     pub dead: u64,

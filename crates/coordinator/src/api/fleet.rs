@@ -7,8 +7,9 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use diorama_backends::objects::list_all;
-use diorama_core::id::Pool;
+use diorama_core::id::{Pool, RunId};
 use diorama_core::key::SharedKey;
+use futures::{StreamExt, stream};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -19,8 +20,11 @@ use super::{Api, Problem, Shared};
 /// Between two looks at the workers and queues for `/metrics`.
 pub(super) const REFRESH: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 5 });
 
-/// Between two listings of the active runs for it, where nobody rang.
-const LIST: Duration = Duration::from_secs(60);
+/// Between two listings of the active runs, where nobody rang.
+pub(super) const LIST: Duration = Duration::from_secs(120);
+
+/// Runs that are looked at, at a time.
+const AT_ONCE: usize = 32;
 
 /// A pool.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -100,11 +104,14 @@ pub(super) async fn pools(State(api): State<Shared>) -> Result<Json<Vec<PoolStat
 
 /// Runs that have not ended, by pool.
 async fn active_runs(api: &Api) -> Result<BTreeMap<Pool, u64>, Problem> {
+    let listed = list_all(&*api.backends().objects, SharedKey::ACTIVE).await?;
+    let ids: Vec<RunId> = listed.iter().filter_map(|object| SharedKey::run(&object.key)).collect();
+    let mut pools = stream::iter(ids).map(|run| async move { api.pool(&run).await }).buffer_unordered(AT_ONCE);
     let mut runs = BTreeMap::new();
-    for object in list_all(&*api.backends().objects, SharedKey::ACTIVE).await? {
-        let Some(run) = SharedKey::run(&object.key) else { continue };
-        if let Ok(Some(opened)) = api.hear(&run).await {
-            *runs.entry(opened.spec.pool.clone()).or_default() += 1;
+    while let Some(pool) = pools.next().await {
+        // What cannot be read counts for no pool.
+        if let Ok(Some(pool)) = pool {
+            *runs.entry(pool).or_default() += 1;
         }
     }
     Ok(runs)

@@ -14,6 +14,7 @@ mod submit;
 #[cfg(test)]
 mod tests;
 mod token;
+mod turns;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use diorama_backends::objects::{ObjectError, RemoteObjects};
-use diorama_core::id::RunId;
+use diorama_core::id::{Pool, RunId};
 use diorama_core::run::RunSpec;
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::History;
@@ -38,6 +39,7 @@ use utoipa_axum::routes;
 pub use self::auth::{Role, Tokens, TokensError};
 pub use self::problem::Problem;
 pub use self::submit::SubmitRequest;
+use self::turns::Turns;
 use crate::catalogue::Catalogue;
 use crate::error::CoordinatorError;
 use crate::status::{RunStatus, status};
@@ -71,6 +73,7 @@ pub struct Api {
     pub(crate) config: ApiConfig,
     pub(crate) catalogue: Catalogue,
     pub(crate) pools: fleet::Pools,
+    pub(crate) active: turns::Active,
 }
 
 pub(crate) type Shared = Arc<Api>;
@@ -84,7 +87,14 @@ pub(crate) struct Opened {
 
 impl Opened {
     pub(crate) async fn status(&self, api: &Api) -> Result<RunStatus, CoordinatorError> {
-        status(api.backends(), &self.store, &self.spec, &self.history).await
+        self.status_among(&Turns::new(api), api).await
+    }
+
+    /// The same of one of many runs.
+    async fn status_among(&self, turns: &Turns<'_>, api: &Api) -> Result<RunStatus, CoordinatorError> {
+        let mut status = status(api.backends(), &self.store, &self.spec, &self.history).await?;
+        turns.explain(self, &mut status).await;
+        Ok(status)
     }
 
     /// Decides something of the run.
@@ -97,7 +107,8 @@ impl Opened {
 impl Api {
     /// An API that has been asked nothing yet.
     pub fn new(config: ApiConfig) -> Arc<Self> {
-        Arc::new(Self { config, catalogue: Catalogue::default(), pools: fleet::Pools::default() })
+        let (catalogue, pools, active) = Default::default();
+        Arc::new(Self { config, catalogue, pools, active })
     }
 
     pub(crate) fn backends(&self) -> &Backends {
@@ -118,6 +129,14 @@ impl Api {
     pub(crate) async fn hear(&self, run: &RunId) -> Result<Option<Opened>, ObjectError> {
         let opened = self.catalogue.hear(self.backends(), run).await?;
         Ok(opened.map(|(store, known)| Opened { store, spec: known.spec, history: known.history }))
+    }
+
+    /// The pool of a run that is listed as active. A spec never changes, so the store is asked once.
+    pub(crate) async fn pool(&self, run: &RunId) -> Result<Option<Pool>, ObjectError> {
+        match self.catalogue.spec(run) {
+            Some(spec) => Ok(Some(spec.pool.clone())),
+            None => Ok(self.open(run).await?.map(|opened| opened.spec.pool.clone())),
+        }
     }
 
     /// The run, or that there is none.

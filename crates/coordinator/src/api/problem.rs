@@ -154,6 +154,8 @@ impl From<CoordinatorError> for Problem {
             CoordinatorError::Queue(error) => error.into(),
             CoordinatorError::Progress(error) => error.into(),
             CoordinatorError::Differs { .. } => Self::conflict("other_run", error.to_string()),
+            CoordinatorError::UnknownBlobs { .. } => Self::conflict("unknown_blobs", error.to_string()),
+            CoordinatorError::BlobsGoing => unavailable("blobs_going", &error),
             CoordinatorError::Tasks(_) | CoordinatorError::TaskCount { .. } => {
                 Self::bad_request("manifest_changed", error.to_string())
             }

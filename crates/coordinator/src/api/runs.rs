@@ -17,6 +17,7 @@ use futures::stream::{self, Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::turns::Turns;
 use super::{Problem, Shared};
 use crate::delete;
 use crate::service::hand_over;
@@ -25,8 +26,8 @@ use crate::status::RunStatus;
 /// Between two looks for the stream of events.
 const EVENT_POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 1000 });
 
-/// Runs that are looked at, at a time.
-const AT_ONCE: usize = 32;
+/// Runs that are looked at, at a time, where filters choose among all of them.
+const AT_ONCE: usize = 128;
 
 /// Which part of the list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -49,6 +50,12 @@ pub(super) struct Paging {
 }
 
 impl Paging {
+    /// Runs that are looked at, at a time: without a filter, no more than the page shows.
+    fn at_once(&self, limit: usize) -> usize {
+        let chooses = self.state.is_some() || self.name.is_some() || self.label.is_some();
+        if chooses { AT_ONCE } else { limit + 1 }
+    }
+
     fn fits(&self, run: &RunStatus) -> bool {
         let state = self.state.is_none_or(|state| state == run.state);
         let part = self.name.as_deref().unwrap_or_default();
@@ -65,7 +72,6 @@ impl Paging {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RunPage {
     /// How each of them stands.
-    #[schema(value_type = Vec<Object>)]
     runs: Vec<RunStatus>,
     /// What to give as `after` for the next page; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,12 +107,13 @@ pub(super) async fn list(
     if let Some(after) = &paging.after {
         ids.retain(|run| run.as_str() < after.as_str());
     }
+    let turns = Turns::new(&api);
     let look = |run: RunId| {
-        let api = api.clone();
+        let (api, turns) = (&api, &turns);
         async move {
             let looked = async {
                 match api.open(&run).await? {
-                    Some(opened) => Ok::<_, Problem>(Some(opened.status(&api).await?)),
+                    Some(opened) => Ok::<_, Problem>(Some(opened.status_among(turns, api).await?)),
                     None => Ok(None),
                 }
             };
@@ -115,7 +122,7 @@ pub(super) async fn list(
         }
     };
     let mut page = RunPage { runs: Vec::new(), next: None, damaged: Vec::new() };
-    let mut looked = stream::iter(ids).map(look).buffered(AT_ONCE);
+    let mut looked = stream::iter(ids).map(look).buffered(paging.at_once(limit));
     while let Some((run, status)) = looked.next().await {
         if page.runs.len() == limit {
             page.next = page.runs.last().map(|last| last.run.to_string());
@@ -125,7 +132,8 @@ pub(super) async fn list(
             Ok(Some(status)) if paging.fits(&status) => page.runs.push(status),
             // It is not meant, or it was deleted.
             Ok(_) => {}
-            Err(problem) if problem.status == 500 => {
+            // Only a service that is away says something of all of them.
+            Err(problem) if problem.status != 503 => {
                 page.damaged.push(DamagedRun { run: run.to_string(), problem: problem.detail });
             }
             Err(problem) => return Err(problem),
@@ -136,7 +144,7 @@ pub(super) async fn list(
 
 /// How a run stands.
 #[utoipa::path(get, path = "/v1/runs/{run}", tag = "runs", params(("run" = String, Path)),
-    responses((status = 200, body = Object), (status = 404, body = Problem)))]
+    responses((status = 200, body = RunStatus), (status = 404, body = Problem)))]
 pub(super) async fn show(State(api): State<Shared>, Path(run): Path<String>) -> Result<Json<RunStatus>, Problem> {
     Ok(Json(api.run(&run).await?.status(&api).await?))
 }
@@ -144,7 +152,7 @@ pub(super) async fn show(State(api): State<Shared>, Path(run): Path<String>) -> 
 /// Pauses, resumes or cancels a run: `action` is `pause`, `resume` or `cancel`. Workers stop before their next batch.
 #[utoipa::path(post, path = "/v1/runs/{run}/{action}", tag = "runs",
     params(("run" = String, Path), ("action" = String, Path, description = "pause, resume or cancel")),
-    responses((status = 200, body = Object), (status = 404, body = Problem),
+    responses((status = 200, body = RunStatus), (status = 404, body = Problem),
               (status = 409, description = "the run's state does not allow it", body = Problem)))]
 pub(super) async fn change(
     State(api): State<Shared>,
@@ -164,8 +172,8 @@ pub(super) async fn change(
     Ok(Json(run.status(&api).await?))
 }
 
-/// Deletes a run that has ended, with everything that it made, or one that was never completely submitted; uploaded
-/// references stay. For the role admin.
+/// Deletes a run that has ended, with everything that it made, or one that was never completely submitted. Its uploaded
+/// references go later, unless another run names them. For the role admin.
 #[utoipa::path(delete, path = "/v1/runs/{run}", tag = "runs", params(("run" = String, Path)),
     responses((status = 202, description = "it is gone for everybody, and its objects are being removed"),
               (status = 403, body = Problem), (status = 404, body = Problem),

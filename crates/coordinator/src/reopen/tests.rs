@@ -76,7 +76,7 @@ async fn agrees(bench: &Bench, spec: &RunSpec, summary: &RunSummary, model: &Mod
         (0..spec.tasks).filter(|task| matches!(model.last[*task as usize], Outcome::Failed(_))).collect();
     assert_eq!(indices(&bench.lines("errors.jsonl")), wanted);
     let history = bench.history().await;
-    let verified = verify(&bench.backends, &bench.store, spec, &history, false).await.unwrap();
+    let verified = verify(&bench.backends, &bench.store, spec, &history, None).await.unwrap();
     assert_eq!((verified.problems, verified.failed), (vec![], failed));
     let counts = bench.counts(spec).await;
     let rebuilt = crate::reconcile(&bench.backends, &bench.store, spec, &history).await.unwrap();
@@ -173,6 +173,6 @@ async fn a_cancelled_run_goes_on_with_its_cancelled_tasks_and_its_other_failures
     let RunEnd::Finished(summary) = bench.drive(&spec, good).await else { panic!("finished") };
     assert_eq!((summary.done, summary.failed, summary.failures["model_error"]), (10, 2, 2));
     assert_eq!(indices(&bench.lines("errors.jsonl")), [0, 2]);
-    let verified = verify(&bench.backends, &bench.store, &spec, &bench.history().await, false).await.unwrap();
+    let verified = verify(&bench.backends, &bench.store, &spec, &bench.history().await, None).await.unwrap();
     assert_eq!((verified.problems, verified.done, verified.failed), (vec![], 10, 2));
 }

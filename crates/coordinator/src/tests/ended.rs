@@ -1,7 +1,7 @@
 //! A run after its end: its counters are those of its markers for as long as anybody remembers them.
 
 use super::*;
-use crate::verify;
+use crate::{Grace, verify};
 
 /// A run all of whose shards have markers, ended.
 async fn ended() -> (Bench, RunSpec) {
@@ -26,8 +26,10 @@ async fn what_nobody_counted_while_the_run_went_on_is_counted_before_it_is_left(
 async fn verify_holds_the_counters_of_an_ended_run_against_its_markers() {
     let (bench, spec) = ended().await;
     let (progress, history) = (&bench.backends.progress, bench.history().await);
-    let problems =
-        async |repair| verify(&bench.backends, &bench.store, &spec, &history, repair).await.unwrap().problems;
+    let problems = async |repair: bool| {
+        let repair = repair.then(Grace::default);
+        verify(&bench.backends, &bench.store, &spec, &history, repair).await.unwrap().problems
+    };
     assert_eq!(problems(false).await, [] as [&str; 0]);
     progress.forget(&spec.run).await.unwrap();
     assert_eq!(problems(false).await, [] as [&str; 0], "a run that was forgotten after its end");

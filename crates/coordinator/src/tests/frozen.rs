@@ -40,7 +40,7 @@ async fn retry_to_the_end(bench: &Bench, spec: &RunSpec) {
 
 /// Whatever the run ended with the last time is there, whole.
 async fn is_whole(bench: &Bench, spec: &RunSpec, place: &str) {
-    let found = verify(&bench.backends, &bench.store, spec, &bench.history().await, false).await.unwrap();
+    let found = verify(&bench.backends, &bench.store, spec, &bench.history().await, None).await.unwrap();
     assert_eq!((found.problems, found.done, found.ended), (vec![], 8, true), "{place}");
 }
 
@@ -109,11 +109,76 @@ async fn a_coordinator_that_stood_still_anywhere_rewrites_nothing_of_a_run_that_
     }
 }
 
+/// Opens the round of a retry, and stops.
+async fn reopen_and_stop(bench: &Bench, spec: &RunSpec) {
+    let mut history = bench.history().await;
+    reopen(&bench.backends, &bench.store, spec, &mut history, "test", FailedWhere::default()).await.unwrap();
+    let (rounds, stop) = (history.rounds().len(), CancellationToken::new());
+    let opened = async {
+        while bench.history().await.rounds().len() == rounds {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        stop.cancel();
+    };
+    let (coordinator, _) = bench.coordinator(|_| ());
+    let (end, ()) = tokio::join!(within(coordinator.drive(spec, &stop)), opened);
+    assert_eq!(end.unwrap(), RunEnd::Drained);
+}
+
+/// What he was about to decide followed from the round before the retry: that it is committed, what is void, how the run
+/// ended.
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_that_stood_still_anywhere_decides_nothing_about_a_retry_that_is_under_way() {
+    for (cancelled, ending) in [(false, false), (false, true), (true, false), (true, true)] {
+        for number in 0..ENOUGH {
+            let place = format!("cancelled: {cancelled}, ending: {ending}, operation {number}");
+            let objects = Arc::new(MemoryObjects::default());
+            let (bench, spec) = (Bench::shared(objects.clone()), pictures_spec(OutputFormat::Webdataset));
+            submit_pictures(&bench, &spec).await;
+            match cancelled {
+                true => drop(bench.decide(&spec, Act::Cancelled).await.unwrap()),
+                false => commit_round(&bench, &spec).await,
+            }
+            let (frozen, gate) = Hooked::frozen_at(objects.clone(), number);
+            let (late, of) = (bench.through(Arc::new(frozen)), spec.clone());
+            let mut late = tokio::spawn(async move { end(&late, &of).await });
+            tokio::select! {
+                biased;
+                () = gate.reached() => {}
+                _ = &mut late => break,
+            }
+            end(&bench, &spec).await;
+            reopen_and_stop(&bench, &spec).await;
+            let begun = Act::EndingBegun { state: RunState::Finished, void: None };
+            if ending {
+                commit_round(&bench, &spec).await;
+                bench.decide(&spec, begun).await.unwrap();
+                gate.open();
+            } else {
+                let history = bench.history().await;
+                gate.open();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                assert_eq!(bench.history().await, history, "{place}");
+                commit_round(&bench, &spec).await;
+                for shard in history.last_round().unwrap().shard_ids() {
+                    bench.count(&spec, shard).await;
+                }
+            }
+            // He may have seen the first end, and gone home with it.
+            within(late).await.unwrap();
+            let RunEnd::Finished(summary) = end(&bench, &spec).await else { panic!("finished, {place}") };
+            assert_eq!(summary.done, 8, "{place}");
+            is_whole(&bench, &spec, &place).await;
+            assert!(number + 1 < ENOUGH, "it goes on for ever");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_repair_that_stood_still_anywhere_removes_nothing_of_a_round_that_a_retry_made() {
     frozen_anywhere(true, false, |bench, spec| async move {
         let history = bench.history().await;
-        verify(&bench.backends, &bench.store, &spec, &history, true).await.unwrap();
+        verify(&bench.backends, &bench.store, &spec, &history, Some(Grace(Duration::ZERO))).await.unwrap();
     })
     .await;
 }
@@ -156,7 +221,7 @@ async fn a_cancelled_run_ends_as_cancelled_wherever_another_coordinator_takes_ov
             let RunEnd::Cancelled(summary) = end(&bench, &spec).await else { panic!("cancelled, {place}") };
             assert_eq!(summary.done + summary.failed, 8, "{place}");
             assert_eq!(bench.history().await.ending().map(|Ending { state, .. }| *state), Some(RunState::Cancelled));
-            let found = verify(&bench.backends, &bench.store, &spec, &bench.history().await, false).await.unwrap();
+            let found = verify(&bench.backends, &bench.store, &spec, &bench.history().await, None).await.unwrap();
             assert_eq!(found.problems, [] as [&str; 0], "{place}");
             if let Some(first) = first {
                 assert_eq!(first, RunEnd::Cancelled(summary));
@@ -218,7 +283,7 @@ async fn a_coordinator_that_is_told_to_stop_does_at_once_wherever_it_is() {
             RunEnd::Finished(summary) => break assert_eq!(summary.done, 10_000),
             end => panic!("{end:?}"),
         }
-        (drained, after) = (drained + 1, after + Duration::from_millis(1700));
+        (drained, after) = (drained + 1, after + Duration::from_millis(800));
     }
     assert!(drained >= 4, "it ended after {drained} drains: nothing was in the middle of anything");
 }

@@ -62,7 +62,7 @@ impl Store {
 
     async fn is_whole(&self) {
         let bench = &self.bench;
-        let found = verify(&bench.backends, &bench.store, &self.spec, &bench.history().await, false).await.unwrap();
+        let found = verify(&bench.backends, &bench.store, &self.spec, &bench.history().await, None).await.unwrap();
         assert_eq!((found.problems, found.ended), (vec![], true));
     }
 }
@@ -174,7 +174,68 @@ async fn a_damaged_run_stays_as_it_is_and_does_not_keep_garbage_from_being_colle
     let store = Store::new(OutputFormat::Webdataset).await;
     store.put(&SharedKey::Submitted(RunId::new("damaged").unwrap()).to_string(), "").await;
     store.put("runs/damaged/decisions/000000.json", "{").await;
-    let before = store.keys();
+    let (before, blob) = (store.keys(), ObjectKey::Blob(Sha256Hex::of(b"x")).path(&RunRoot::Own));
     store.put("runs/stray/shards/r0-000000.0a.tar", "late").await;
-    store.collects(&before, "beside a damaged run").await;
+    store.objects.grow_old(25);
+    let said = store.collect(false).await;
+    assert_eq!((said.runs, said.damaged.len()), (1, 1), "{said:?}");
+    assert!(said.damaged[0].contains("runs/damaged/decisions/000000.json"), "{said:?}");
+    assert_eq!(store.keys(), before);
+    // It may name any blob.
+    store.put(&blob, "x").await;
+    store.objects.grow_old(25);
+    let said = store.collect(false).await;
+    assert_eq!((said.blobs, said.damaged.len()), (0, 2), "{said:?}");
+    assert!(store.keys().contains(&blob));
+}
+
+#[tokio::test]
+async fn what_a_process_tried_the_store_with_before_it_died_is_collected_when_it_is_old() {
+    let store = Store::new(OutputFormat::Webdataset).await;
+    let before = store.keys();
+    store.put("probe/0a", "first").await;
+    let said = store.collects(&before, "a probe").await;
+    assert_eq!((said.leftovers, said.keys), (1, vec!["probe/0a".to_owned()]));
+}
+
+#[tokio::test]
+async fn unfinished_uploads_end_by_a_collection_and_not_by_a_dry_run() {
+    let store = Store::new(OutputFormat::Webdataset).await;
+    store.objects.unfinished.store(3, Ordering::SeqCst);
+    assert_eq!(store.collect(true).await.uploads, 0);
+    assert_eq!(store.collect(false).await.uploads, 3);
+    assert!(store.collect(false).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_run_that_lost_its_entry_in_the_index_is_no_garbage_and_is_listed_again() {
+    for noted in [false, true] {
+        let store = Store::new(OutputFormat::Webdataset).await;
+        let before = store.keys();
+        let (run, all) = (&store.spec.run, &store.bench.backends.objects);
+        all.delete(&SharedKey::Submitted(run.clone()).to_string()).await.unwrap();
+        if noted {
+            // Whoever was to delete it was refused, and died.
+            store.put(&SharedKey::Deleted(run.clone()).to_string(), "").await;
+        }
+        store.objects.grow_old(25);
+        let said = store.collect(true).await;
+        assert_eq!((said.count(), said.damaged.len()), (0, 1), "{said:?}");
+        store.collect(false).await;
+        assert!(store.keys().is_superset(&before), "{:?}", before.difference(&store.keys()));
+        store.is_whole().await;
+    }
+}
+
+#[tokio::test]
+async fn archives_that_cut_off_results_no_longer_name_are_no_garbage() {
+    let store = Store::new(OutputFormat::Webdataset).await;
+    store.objects.grow_old(25);
+    let results = store.keys().into_iter().find(|key| key.ends_with("/results.jsonl")).unwrap();
+    let first = |text: &Bytes| text.slice(..text.iter().position(|byte| *byte == b'\n').unwrap() + 1);
+    store.objects.all().entry(results.clone()).and_modify(|text| *text = first(text));
+    let before = store.keys();
+    let said = store.collect(false).await;
+    assert!(said.is_empty() && said.damaged[0].contains(&results), "{said:?}");
+    assert_eq!(store.keys(), before);
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diorama_backends::progress::Holder;
+use diorama_backends::progress::{Head, Holder};
 use diorama_core::id::ShardId;
 use diorama_core::run::RunSummary;
 use proptest::prelude::*;
@@ -349,4 +349,22 @@ fn a_shard_that_takes_long_does_not_make_those_that_wait_behind_it_look_lost() {
         assert_eq!(messages.published.len(), 6);
         assert!(messages.published.values().all(|times| *times == 1), "{:?}", messages.published);
     });
+}
+
+#[tokio::test]
+async fn a_new_leader_takes_back_that_a_run_gives_way_where_the_one_before_had_said_so() {
+    let (bench, spec) = (Bench::new(), spec(4, 1));
+    bench.submit(&spec).await;
+    let head = Head { decisions: bench.history().await.decisions(), state: RunState::Running, gives_way: true };
+    bench.backends.progress.announce(&spec.run, &head).await.unwrap();
+    let (coordinator, _) = bench.coordinator(|_| ());
+    let drain = CancellationToken::new();
+    let heard = async {
+        while bench.backends.progress.head(&spec.run).await.unwrap().unwrap().gives_way {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drain.cancel();
+    };
+    let (end, ()) = within(async { tokio::join!(coordinator.drive(&spec, &drain), heard) }).await;
+    assert_eq!(end.unwrap(), RunEnd::Drained);
 }

@@ -1,11 +1,14 @@
 //! The leading coordinator finds whatever is to be driven, and stops when it is told to.
 
+use diorama_backends::objects::ObjectErrorKind;
+use diorama_backends::objects::faulty::{Fault, FaultyObjects};
 use diorama_core::key::SharedKey;
 use diorama_core::round::FailedWhere;
 use tokio::time::Instant;
 
 use super::unkind::{Hook, Hooked, MemoryObjects};
 use super::*;
+use crate::lease::LEASE;
 use crate::reopen::reopen;
 use crate::service::hand_over;
 use crate::{Grace, Service, ServiceConfig, delete};
@@ -13,16 +16,15 @@ use crate::{Grace, Service, ServiceConfig, delete};
 /// Longer than the slowest sweep.
 const LONG: Duration = Duration::from_secs(1800);
 
-fn service(bench: &Bench) -> Service {
+fn service(bench: &Bench, grace: Grace) -> Service {
     let mut runs = CoordinatorConfig::new(bench.scratch().to_owned());
     runs.poll = Duration::from_millis(100);
-    let grace = Grace(Duration::from_secs(24 * 3600));
     let config = ServiceConfig { owner: "one".to_owned(), lease: Duration::from_secs(10), grace, runs };
     Service::new(bench.backends.clone(), config).0
 }
 
 /// The service works until `done` says so.
-async fn until(bench: &Bench, what: &str, done: impl AsyncFn() -> bool) {
+pub(super) async fn until(bench: &Bench, grace: Grace, what: &str, done: impl AsyncFn() -> bool) {
     let drain = CancellationToken::new();
     let wait = async {
         while !done().await {
@@ -30,7 +32,9 @@ async fn until(bench: &Bench, what: &str, done: impl AsyncFn() -> bool) {
         }
         drain.cancel();
     };
-    tokio::time::timeout(LONG, async { tokio::join!(service(bench).run(drain.clone()), wait) }).await.expect(what);
+    tokio::time::timeout(LONG, async { tokio::join!(service(bench, grace).run(drain.clone()), wait) })
+        .await
+        .expect(what);
 }
 
 async fn has(bench: &Bench, key: SharedKey) -> bool {
@@ -39,7 +43,11 @@ async fn has(bench: &Bench, key: SharedKey) -> bool {
 
 /// A submitted run that is in the index and not on the list of active ones.
 async fn submitted() -> (Bench, RunSpec) {
-    let (bench, spec) = (Bench::shared(Arc::new(MemoryObjects::default())), spec(4, 2));
+    submitted_to(Arc::new(MemoryObjects::default())).await
+}
+
+async fn submitted_to(objects: Arc<dyn Objects>) -> (Bench, RunSpec) {
+    let (bench, spec) = (Bench::shared(objects), spec(4, 2));
     let key = SharedKey::Submitted(spec.run.clone()).to_string();
     bench.backends.objects.put(&key, Bytes::new()).await.unwrap();
     bench.submit(&spec).await;
@@ -50,7 +58,7 @@ async fn submitted() -> (Bench, RunSpec) {
 async fn what_is_on_no_list_of_active_runs_is_found_submitted_reopened_and_deleted() {
     let (bench, spec) = submitted().await;
     let worker = bench.worker(&spec, Arc::new(|_, _| failed(false)));
-    until(&bench, "a submitted run ends", async || bench.history().await.ended().is_some()).await;
+    until(&bench, Grace::default(), "a submitted run ends", async || bench.history().await.ended().is_some()).await;
     drop(worker);
 
     // Whoever asked for the retry died before the run was handed over; while the coordinator leads, and before.
@@ -61,7 +69,7 @@ async fn what_is_on_no_list_of_active_runs_is_found_submitted_reopened_and_delet
         reopen(&bench.backends, &bench.store, &spec, &mut history, "test", FailedWhere::default()).await.unwrap();
     };
     let ended = async {
-        until(&bench, "a reopened run ends", async || {
+        until(&bench, Grace::default(), "a reopened run ends", async || {
             bench.history().await.voids().is_empty() && {
                 let history = bench.history().await;
                 history.ended().is_some_and(|ended| ended.summary.done == 4)
@@ -70,13 +78,37 @@ async fn what_is_on_no_list_of_active_runs_is_found_submitted_reopened_and_delet
         .await;
     };
     tokio::join!(reopened, ended);
-    until(&bench, "it is struck off", async || !has(&bench, SharedKey::Active(spec.run.clone())).await).await;
+    until(&bench, Grace::default(), "it is struck off", async || {
+        !has(&bench, SharedKey::Active(spec.run.clone())).await
+    })
+    .await;
 
     let mut history = bench.history().await;
     delete::delete(&bench.backends, &bench.store, &spec.run, &mut history, "test").await.unwrap();
-    until(&bench, "a deleted run is removed", async || !has(&bench, SharedKey::Submitted(spec.run.clone())).await)
-        .await;
+    until(&bench, Grace::default(), "a deleted run is removed", async || {
+        !has(&bench, SharedKey::Submitted(spec.run.clone())).await
+    })
+    .await;
     assert!(list_all(&*bench.backends.objects, "runs/").await.unwrap().iter().all(|o| o.key.contains("/decisions/")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_keeps_its_lease_through_listings_that_take_longer() {
+    let (mut bench, spec) = submitted().await;
+    let _worker = bench.worker(&spec, Arc::new(|_, _| done()));
+    let slow: Hook = Box::new(|operation, key| {
+        let takes = if operation == "list" && key.starts_with("index/") { 40 } else { 0 };
+        Box::pin(tokio::time::sleep(Duration::from_secs(takes)))
+    });
+    bench.backends.objects = Arc::new(Hooked::before(bench.backends.objects.clone(), slow));
+    let begun = Instant::now();
+    until(&bench, Grace::default(), "the run ends", async || {
+        let taken = bench.backends.progress.lease(LEASE, "another", Duration::from_secs(10)).await.unwrap();
+        assert!(!taken, "after {:?}", begun.elapsed());
+        bench.history().await.ended().is_some()
+    })
+    .await;
+    assert!(begun.elapsed() > Duration::from_secs(40), "it took {:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,39 +124,42 @@ async fn a_panic_in_the_driving_of_a_run_does_not_leave_it_undriven() {
         Box::pin(std::future::ready(()))
     });
     bench.backends.objects = Arc::new(Hooked::before(bench.backends.objects.clone(), panics));
-    until(&bench, "the run ends", async || bench.history().await.ended().is_some()).await;
+    until(&bench, Grace::default(), "the run ends", async || bench.history().await.ended().is_some()).await;
     assert!(panicked.load(Ordering::SeqCst) > 1, "it was taken up again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_a_submission_expires_after_the_grace_time_and_not_before() {
-    for (hours, expires) in [(1, false), (25, true)] {
-        let bench = Bench::shared(Arc::new(MemoryObjects::default()));
-        let submitted_at = Timestamp::now() - jiff::SignedDuration::from_hours(hours);
-        let spec = RunSpec { submitted_at, ..spec(4, 2) };
+async fn half_a_submission_goes_after_the_grace_time_and_not_before() {
+    for (grace, goes) in [(Duration::from_secs(24 * 3600), false), (Duration::ZERO, true)] {
+        let (bench, spec) = (Bench::shared(Arc::new(MemoryObjects::default())), spec(4, 2));
         let key = SharedKey::Submitted(spec.run.clone());
         bench.backends.objects.put(&key.to_string(), Bytes::new()).await.unwrap();
         bench.backends.write_spec(&bench.store, spec.clone()).await.unwrap();
         let begun = Instant::now();
         let passed = async || begun.elapsed() > LONG / 2 || !has(&bench, key.clone()).await;
-        until(&bench, "the service goes on", passed).await;
-        assert_eq!(has(&bench, key.clone()).await, !expires, "of {hours} hours ago");
-        assert_eq!(bench.history().await.is_deleted(), expires);
+        until(&bench, Grace(grace), "the service goes on", passed).await;
+        assert_eq!(has(&bench, key.clone()).await, !goes, "{grace:?}");
+        assert_eq!(bench.history().await.is_deleted(), goes);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn damaged_runs_keep_no_other_one_from_being_driven() {
-    let (bench, spec) = submitted().await;
+async fn runs_that_cannot_be_read_keep_no_other_one_from_being_driven() {
+    let refuse = |operation, key: &str| match operation == "get" && key.starts_with("runs/c/") {
+        true => Fault::Fail(ObjectErrorKind::Permission),
+        false => Fault::None,
+    };
+    let objects = FaultyObjects::new(MemoryObjects::default(), Box::new(refuse));
+    let (bench, spec) = submitted_to(Arc::new(objects)).await;
     let _worker = bench.worker(&spec, Arc::new(|_, _| done()));
-    for (run, object) in [("a", "decisions/000000.json"), ("b", "run.json"), ("y", "run.json"), ("z", "run.json")] {
+    for (run, object) in [("a", "decisions/000000.json"), ("b", "run.json"), ("c", "run.json"), ("z", "run.json")] {
         for key in [format!("index/submitted/{run}"), format!("index/active/{run}")] {
             bench.backends.objects.put(&key, Bytes::new()).await.unwrap();
         }
         bench.backends.objects.put(&format!("runs/{run}/{object}"), "{".into()).await.unwrap();
     }
     hand_over(&bench.backends, &spec.run).await.unwrap();
-    until(&bench, "the run ends", async || bench.history().await.ended().is_some()).await;
+    until(&bench, Grace::default(), "the run ends", async || bench.history().await.ended().is_some()).await;
     assert!(list_all(&*bench.backends.objects, "runs/b/").await.unwrap().len() == 1, "what is damaged stays");
 }
 
@@ -152,8 +187,11 @@ async fn a_service_that_is_told_to_stop_while_it_removes_a_large_run_stops_at_on
         drain.cancel();
         Instant::now()
     };
-    let ((), told) = tokio::join!(service(&bench).run(drain.clone()), stop);
+    let ((), told) = tokio::join!(service(&bench, Grace::default()).run(drain.clone()), stop);
     assert!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
     assert!(list_all(&*before, "runs/").await.unwrap().len() > 1_000, "it was in the middle");
-    until(&bench, "it goes on", async || list_all(&*before, "index/submitted/").await.unwrap().is_empty()).await;
+    until(&bench, Grace::default(), "it goes on", async || {
+        list_all(&*before, "index/submitted/").await.unwrap().is_empty()
+    })
+    .await;
 }

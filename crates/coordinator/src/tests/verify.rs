@@ -9,9 +9,12 @@ use serde_json::json;
 
 use super::unkind::MemoryObjects;
 use super::*;
-use crate::{Verification, rounds, verify};
+use crate::{Grace, Verification, rounds, verify};
 
 type Stored = BTreeMap<String, Bytes>;
+
+/// A repair that leaves nothing for its age.
+const ANY_AGE: Grace = Grace(Duration::ZERO);
 
 /// What is done to the objects of an ended run, and words of the problem that must be found.
 type Damage = (&'static str, fn(&mut Stored), &'static str);
@@ -52,7 +55,7 @@ impl Ended {
     /// What `verify` finds; an error where the run's log cannot be read.
     async fn verify(&self, repair: bool) -> Result<Verification, CoordinatorError> {
         let history = self.bench.store.history().await?;
-        verify(&self.bench.backends, &self.bench.store, &self.spec, &history, repair).await
+        verify(&self.bench.backends, &self.bench.store, &self.spec, &history, repair.then_some(ANY_AGE)).await
     }
 }
 
@@ -452,6 +455,7 @@ async fn what_an_attempt_left_that_did_not_commit_is_counted_and_removed_by_a_re
         }
         let (orphans, said) = (left.len() as u64, format!("{} objects that no marker names were removed", left.len()));
         run.objects.all().extend(left.iter().map(|key| (key.path(&root), Bytes::new())));
+        run.objects.grow_old(1);
         let with_orphans = run.stored();
 
         let found = run.verify(false).await.unwrap();
@@ -478,4 +482,23 @@ async fn the_archives_of_attempts_at_work_are_counted_and_stay() {
     let said = "1 shards without a marker were published again";
     assert!(found.repaired.iter().any(|repaired| repaired == said), "{:?}", found.repaired);
     assert_eq!(run.bench.backends.queue.depth(&run.spec.pool).await.unwrap().ready, 1);
+}
+
+#[tokio::test]
+async fn what_is_younger_than_the_grace_time_stays_and_the_repair_says_so() {
+    let run = Ended::new(OutputFormat::Webdataset, RunRoot::Shared(spec(1, 1).run)).await;
+    let left = |attempt: &str| {
+        let attempt = AttemptId::new(attempt).unwrap();
+        run.bench.store.path(&ObjectKey::Archive(ShardId { round: Round(0), index: 0 }, attempt))
+    };
+    run.bench.backends.objects.put(&left("old"), Bytes::new()).await.unwrap();
+    run.objects.grow_old(25);
+    run.bench.backends.objects.put(&left("young"), Bytes::new()).await.unwrap();
+    let (store, history) = (&run.bench.store, run.bench.history().await);
+    let found = verify(&run.bench.backends, store, &run.spec, &history, Some(Grace::default())).await.unwrap();
+    assert_eq!((found.problems, found.orphans), (vec![], 1));
+    assert_eq!(found.repaired, ["1 objects that no marker names were removed"]);
+    assert_eq!(found.skipped, ["1 objects that no marker names are younger than 86400s, and stay"]);
+    let all = run.objects.all();
+    assert_eq!((all.contains_key(&left("old")), all.contains_key(&left("young"))), (false, true));
 }

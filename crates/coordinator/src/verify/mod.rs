@@ -21,6 +21,7 @@ use self::orphans::orphans;
 use self::shards::{Wanted, check_shard};
 use crate::ending::Named;
 use crate::error::CoordinatorError;
+use crate::gc::Grace;
 use crate::reconcile::rebuild;
 
 /// Shards that are read at a time.
@@ -55,7 +56,6 @@ pub struct Verification {
     pub problems: Vec<String>,
     /// All of them.
     pub problem_count: u64,
-    /// What was repaired.
     pub repaired: Vec<String>,
     /// What could not be checked, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -77,15 +77,15 @@ impl Verification {
 }
 
 /// Verifies the run in `store`, as its log says that it is; with `repair`, publishes what is missing again, rebuilds the
-/// counters where they are wrong, and removes what attempts left behind in rounds that are decided, where nothing else is
-/// wrong: in a damaged run, that may be all that is left. Whatever happens to the run meanwhile, nothing that counts is
-/// removed: a retry makes a round of its own.
+/// counters where they are wrong, and removes what attempts left behind in rounds that are decided and is older than that
+/// grace time, where nothing else is wrong: in a damaged run, that may be all that is left. Whatever happens to the run
+/// meanwhile, nothing that counts is removed: a retry makes a round of its own.
 pub async fn verify(
     backends: &Backends,
     store: &RunStore,
     spec: &RunSpec,
     history: &History,
-    repair: bool,
+    repair: Option<Grace>,
 ) -> Result<Verification, CoordinatorError> {
     let ended = history.ended();
     let mut found = Verification { tasks: spec.tasks, ended: ended.is_some(), ..Verification::default() };
@@ -145,9 +145,9 @@ pub async fn verify(
     }
     // Without one of the markers there is nothing to rebuild them from.
     if !unreadable {
-        counters(backends, store, spec, history, counts, repair, &mut found).await?;
+        counters(backends, store, spec, history, counts, repair.is_some(), &mut found).await?;
     }
-    if repair && history.wants_work() {
+    if repair.is_some() && history.wants_work() {
         let under_way = missing.iter().filter(|shard| history.is_under_way(**shard));
         let mut published = 0;
         for shard in under_way {
@@ -159,7 +159,7 @@ pub async fn verify(
             found.repaired.push(format!("{published} shards without a marker were published again"));
         }
     }
-    let remove = repair && ended.is_some() && found.is_clean();
+    let remove = repair.filter(|_| ended.is_some() && found.is_clean());
     orphans(store, history, &named, remove, &mut found).await?;
     Ok(found)
 }

@@ -12,8 +12,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
-use super::weights::broken;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, broken};
 
 /// safetensors allows headers of at most 100 MB.
 const MAX_HEADER_BYTES: u64 = 100_000_000;

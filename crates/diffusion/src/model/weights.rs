@@ -9,11 +9,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::tensor_files::{StoredTensor, read_tensors};
-use crate::error::{Error, Result};
-
-pub(super) fn broken(path: &Path, problem: impl Into<String>) -> Error {
-    Error::Model { path: path.to_owned(), problem: problem.into() }
-}
+use crate::error::{Result, broken};
 
 /// The tensors of one component of a model.
 pub struct Weights {

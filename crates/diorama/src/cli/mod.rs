@@ -6,8 +6,8 @@ mod flags;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use diorama_coordinator::manifest;
 use diorama_core::range::{PRIORITY, WEIGHT};
+use diorama_manifest as manifest;
 use diorama_runtime::config::{Config, ConfigError, Sources, load};
 use diorama_runtime::logging::LogFormat;
 
@@ -313,9 +313,12 @@ pub(crate) struct OneRunOnServices {
 pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) run: OneRunOnServices,
-    /// Publishes what is missing again, rebuilds wrong counters, removes what no marker names
+    /// Publishes what is missing again, rebuilds wrong counters, removes what no marker of an ended run names
     #[arg(long)]
     pub(crate) repair: bool,
+    /// Seconds for which a repair keeps what no marker names: what is younger is left alone (default: gc_grace)
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, requires = "repair")]
+    grace: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -350,6 +353,11 @@ pub(crate) struct ShowConfig {
 fn label(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write it as name=value")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// The flag `--grace`, in the place of the key.
+fn grace(seconds: &Option<String>) -> Vec<(&'static str, String)> {
+    seconds.iter().map(|seconds| ("gc_grace", seconds.clone())).collect()
 }
 
 impl Cli {
@@ -410,12 +418,9 @@ impl Cli {
             Command::Retry(command) => command.client.pairs(),
             Command::Replay(command) => [command.engine.pairs(), command.client.pairs()].concat(),
             Command::Results(command) => command.client.pairs(),
-            Command::Verify(command) => command.run.services.pairs(),
+            Command::Verify(command) => [grace(&command.grace), command.run.services.pairs()].concat(),
             Command::Reconcile(command) => command.services.pairs(),
-            Command::Gc(command) => {
-                let grace = command.grace.iter().map(|seconds| ("gc_grace", seconds.clone())).collect();
-                [grace, command.services.pairs()].concat()
-            }
+            Command::Gc(command) => [grace(&command.grace), command.services.pairs()].concat(),
         };
         // Variables whose names or values are no text are none of ours.
         let env = std::env::vars_os()

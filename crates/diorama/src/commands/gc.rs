@@ -5,18 +5,17 @@
 
 use diorama_coordinator::{Collected, Grace, collect};
 
-use super::serve::host;
 use super::verify::failed;
 use crate::cli::{Cli, Gc};
 use crate::exit::{self, Failure};
 use crate::fleet::connect::{connect, seconds};
-use crate::output;
+use crate::{identity, output};
 
 pub(crate) async fn run(command: &Gc, cli: &Cli) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
     let grace = Grace(seconds(config.coordinator.gc_grace));
     let backends = connect(&config.services, "diorama gc").await?;
-    let by = format!("gc-{}-{}", host(), std::process::id());
+    let by = format!("gc-{}", identity::unique());
     let collected = collect(&backends, &by, grace, !command.yes).await.map_err(failed)?;
     if cli.json() {
         let mut json = serde_json::to_value(&collected).map_err(Failure::permanent)?;
@@ -30,13 +29,15 @@ pub(crate) async fn run(command: &Gc, cli: &Cli) -> Result<u8, Failure> {
 
 /// What was found, or removed, a key a line.
 fn tell(collected: &Collected, removed: bool) -> Vec<String> {
+    let damaged = collected.damaged.iter().map(|damaged| format!("DAMAGED  {damaged}"));
     if collected.is_empty() {
-        return vec!["nothing is older than the grace time and belongs to no run".to_owned()];
+        let nothing = "nothing is older than the grace time and belongs to no run".to_owned();
+        return damaged.chain([nothing]).collect();
     }
-    let Collected { runs, leftovers, idempotency, keys } = collected;
+    let keys = &collected.keys;
     let before = if removed { "removed" } else { "would remove" };
-    let mut lines: Vec<String> = keys.iter().map(|key| format!("{before}  {key}")).collect();
-    let more = (runs + leftovers + idempotency).saturating_sub(keys.len() as u64);
+    let mut lines: Vec<String> = damaged.chain(keys.iter().map(|key| format!("{before}  {key}"))).collect();
+    let more = collected.count().saturating_sub(keys.len() as u64);
     if more > 0 {
         lines.push(format!("{before}  … and {more} more"));
     }
@@ -68,7 +69,7 @@ mod tests {
         let nothing = tell(&Collected::default(), false);
         assert!(nothing[0].starts_with("nothing is older"), "{nothing:?}");
         let keys = vec!["runs/a/".to_owned(), "runs/b/shards/r0-000000.0a.tar".to_owned()];
-        let collected = Collected { runs: 1, leftovers: 3, idempotency: 0, keys };
+        let mut collected = Collected { runs: 1, leftovers: 2, blobs: 1, keys, ..Collected::default() };
         let dry = tell(&collected, false);
         assert_eq!(
             dry[..3],
@@ -77,5 +78,7 @@ mod tests {
         assert!(dry[3].ends_with("nothing was removed: --yes does"), "{dry:?}");
         let wet = tell(&collected, true);
         assert!(wet[0] == "removed  runs/a/" && wet[3].ends_with(": removed"), "{wet:?}");
+        collected.damaged.push("run c left as it is: its log is gone".to_owned());
+        assert_eq!(tell(&collected, true)[0], "DAMAGED  run c left as it is: its log is gone");
     }
 }

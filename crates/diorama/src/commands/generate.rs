@@ -10,11 +10,11 @@ use diorama_core::id::{CustomId, TaskIndex};
 use diorama_core::outcome::TaskError;
 use diorama_core::settings::Method;
 use diorama_core::task::{Reference, Task};
+use diorama_picture::{PictureLimits, encode_gray, encode_rgb, read_reference};
 use diorama_runtime::Source;
 use diorama_runtime::config::Config;
 use diorama_runtime::options::EngineOptions;
 use diorama_worker::SafeNames;
-use diorama_worker::picture::{PictureLimits, encode_gray, encode_rgb, read_reference};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Generate};
@@ -58,7 +58,7 @@ fn task(command: &Generate, config: &Config) -> Result<Task, Failure> {
     if command.prompt.trim().is_empty() {
         return Err(usage("--prompt is empty; say what should appear".to_owned()));
     }
-    let limit = diorama_coordinator::manifest::MAX_PROMPT_BYTES;
+    let limit = diorama_manifest::MAX_PROMPT_BYTES;
     if command.prompt.len() > limit {
         return Err(usage(format!("--prompt has {} bytes; at most {limit} are allowed", command.prompt.len())));
     }

@@ -4,8 +4,9 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use diorama_backends::progress::{Heartbeat, WorkerState};
-use diorama_coordinator::RunStatus;
+use diorama_coordinator::{RunStatus, Waiting};
 use diorama_core::run::RunState;
+use jiff::Timestamp;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +127,10 @@ pub(crate) fn describe(run: &RunStatus) -> String {
         if let Some(eta) = run.eta_seconds {
             add(format!("{} left", progress::duration(Duration::from_secs_f64(eta.min(1e9)))));
         }
-        add(format!("{} shards in work", run.shards_running));
+        add(match &run.waiting {
+            Some(waiting) => waits(run, waiting),
+            None => format!("{} shards in work", run.shards_running),
+        });
     } else if let Some(summary) = &run.summary {
         let took = progress::duration(Duration::from_secs_f64(summary.wall_seconds));
         add(format!("in {took} ({:.1} pictures/s)", summary.pictures_per_second));
@@ -142,6 +146,21 @@ pub(crate) fn describe(run: &RunStatus) -> String {
         text.push_str(&format!("\n  not all of this is known now: {degraded}"));
     }
     text
+}
+
+/// What the run waits for, in words.
+fn waits(run: &RunStatus, waiting: &Waiting) -> String {
+    match waiting {
+        Waiting::Coordinator => "waiting for the leading coordinator to go on with it".to_owned(),
+        Waiting::Round { round, begins_at } => {
+            let left = begins_at.duration_since(Timestamp::now());
+            let left = Duration::try_from(left).unwrap_or_default();
+            format!("round {round} begins in {}", progress::duration(left))
+        }
+        Waiting::Worker => format!("no workers are connected to pool {}", run.pool),
+        Waiting::Run { run, priority } => format!("waiting behind {run} (priority {priority})"),
+        Waiting::Turn => "waiting for its turn".to_owned(),
+    }
 }
 
 /// `diorama watch RUN`: until it has ended; then the exit code says how.
@@ -215,7 +234,15 @@ pub(crate) async fn change(action: &str, command: &OneRun, cli: &Cli) -> Result<
 pub(crate) async fn delete(command: &OneRun, cli: &Cli) -> Result<u8, Failure> {
     let client = client(cli)?;
     let path = format!("/v1/runs/{}", command.run);
-    client.send_again(|| client.request(Method::DELETE, &path)).await?;
+    let request = || client.request(Method::DELETE, &path);
+    match client.send(request()).await {
+        Err(error) if error.is_retryable() => match client.send_again(request).await {
+            // The answer was lost, and the run is gone: it was our own request.
+            Err(ClientError::Refused(problem)) if problem.status == 404 => {}
+            answer => drop(answer?),
+        },
+        answer => drop(answer?),
+    }
     if cli.json() {
         output::line(&serde_json::json!({ "run": command.run, "state": "deleted" }).to_string());
     } else {

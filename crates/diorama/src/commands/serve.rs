@@ -18,7 +18,7 @@ use tracing::{Instrument, Span};
 use crate::cli::Cli;
 use crate::exit::{self, Failure};
 use crate::fleet::connect::{backends, s3_config, seconds};
-use crate::output;
+use crate::{identity, output};
 
 /// The largest manifest that is taken over HTTP, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 << 30;
@@ -32,7 +32,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let Config { services, coordinator, .. } = cli.configuration().map_err(Failure::usage)?;
     let tokens = tokens(&coordinator)?;
-    let owner = format!("{}-{}", host(), uuid::Uuid::now_v7().simple());
+    let owner = identity::unique();
     let span = tracing::info_span!("coordinator", coordinator = %owner);
     serve(services, coordinator, owner, tokens, drain).instrument(span).await
 }
@@ -119,11 +119,4 @@ fn tokens(options: &CoordinatorOptions) -> Result<Option<Tokens>, Failure> {
         "--listen {} can be reached from elsewhere, and there is no --tokens-file: give one, or listen on 127.0.0.1",
         options.listen
     )))
-}
-
-/// This machine's name, as far as it can stand in ids.
-pub(crate) fn host() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let fine: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(30).collect();
-    if fine.is_empty() || fine.starts_with('-') { "host".to_owned() } else { fine }
 }

@@ -1,6 +1,6 @@
 //! `diorama verify` and `diorama reconcile`: on the services themselves, because a proof asks nobody else.
 
-use diorama_coordinator::{CoordinatorError, Verification, reconcile, verify};
+use diorama_coordinator::{CoordinatorError, Grace, Verification, reconcile, verify};
 use diorama_core::id::RunId;
 use diorama_core::run::RunSpec;
 use diorama_protocol::history::History;
@@ -8,14 +8,15 @@ use diorama_protocol::{Backends, RunStore};
 
 use crate::cli::{Cli, OneRunOnServices, Verify};
 use crate::exit::{self, Failure};
-use crate::fleet::connect::connect;
+use crate::fleet::connect::{connect, seconds};
 use crate::output;
 
 pub(crate) async fn run(command: &Verify, cli: &Cli) -> Result<u8, Failure> {
-    let services = cli.configuration().map_err(Failure::usage)?.services;
-    let backends = connect(&services, "diorama verify").await?;
+    let config = cli.configuration().map_err(Failure::usage)?;
+    let repair = command.repair.then(|| Grace(seconds(config.coordinator.gc_grace)));
+    let backends = connect(&config.services, "diorama verify").await?;
     let Opened { store, spec, history } = open(&backends, &command.run.run).await?;
-    let found = verify(&backends, &store, &spec, &history, command.repair).await.map_err(failed)?;
+    let found = verify(&backends, &store, &spec, &history, repair).await.map_err(failed)?;
     if cli.json() {
         output::line(&serde_json::to_string(&found).map_err(Failure::permanent)?);
     } else {

@@ -1,5 +1,7 @@
 //! `diorama worker`: pulls shards of a pool and makes their pictures.
 
+use std::time::Instant;
+
 use diorama_core::id::WorkerId;
 use diorama_runtime::config::Config;
 use diorama_runtime::metrics;
@@ -7,16 +9,16 @@ use diorama_worker::device::{DeviceError, MakeGenerator};
 use diorama_worker::{Device, Layout, Metrics, OnOutage, Scratch, Worker, WorkerConfig, WorkerError};
 use prometheus::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::serve::host;
 use crate::cli::Cli;
 use crate::exit::{self, Failure};
 use crate::fleet::connect::{backends, seconds};
 use crate::fleet::references;
-use crate::{maker, output};
+use crate::{identity, maker, output};
 
 pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     match work(cli, &drain).await {
@@ -31,22 +33,34 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
 
 async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
-    let name = name(&config)?;
+    let name = match &config.worker.worker {
+        Some(name) => name.clone(),
+        None => WorkerId::new(identity::unique()).map_err(Failure::permanent)?,
+    };
     let span = tracing::info_span!("worker", worker = %name, pool = %config.worker.pool);
     pull(&config, name, drain).instrument(span).await
 }
 
 async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Result<u8, Failure> {
     let remote = references::of_fleet(config)?;
+    let registry = Registry::new();
+    let (ready, is_ready) = watch::channel(false);
+    // Before the model is loaded, which takes minutes: whoever looks after the process sees that it lives.
+    let _endpoint = match &config.worker.metrics_listen {
+        Some(address) => Some(answer_probes(address, registry.clone(), is_ready).await?),
+        None => None,
+    };
     let asked = format!("diorama worker {name}");
     let Some(backends) = backends(&config.services, &asked, drain).await? else { return Ok(exit::DRAINED) };
     let options = config.engine.clone();
+    let loading = Instant::now();
     let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
     let started = tokio::select! {
         started = Device::start(generator) => started,
         () = drain.cancelled() => return Ok(exit::DRAINED),
     };
     let (device, thread) = started.map_err(Failure::permanent)?;
+    let loaded_in = loading.elapsed();
     let how = &config.worker;
     let root = how.scratch.clone().unwrap_or_else(std::env::temp_dir);
     // Before anything is pulled: what died here may be what is delivered first.
@@ -59,12 +73,7 @@ async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Res
         .map_err(|error| Failure::permanent(anyhow::anyhow!("the scratch folder cannot be used: {error}")))?;
     let info = device.info().clone();
     tracing::info!(model = info.model, device = info.device, dtype = info.dtype, batch = info.batch_size, "ready");
-    let registry = Registry::new();
-    let metrics = Metrics::register(&registry, name.as_str(), how.pool.as_str(), &info.model, &info.device);
-    let _endpoint = match &how.metrics_listen {
-        Some(address) => Some(answer_prometheus(address, registry).await?),
-        None => None,
-    };
+    let metrics = Metrics::register(&registry, &name, &how.pool, &info, loaded_in).map_err(Failure::permanent)?;
     let worker = Worker::new(
         backends,
         device,
@@ -73,10 +82,16 @@ async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Res
             on_outage: OnOutage::Wait,
             remote: Some(remote),
             max_idle: (how.max_idle > 0.0).then(|| seconds(how.max_idle)),
-            metrics: Some(metrics.map_err(Failure::permanent)?),
+            metrics: Some(metrics),
             ..WorkerConfig::new(name, how.pool.clone(), Layout::Shared, scratch)
         },
     );
+    ready.send_replace(true);
+    let told = drain.clone();
+    let _not_ready_in_a_drain = AbortOnDropHandle::new(tokio::spawn(async move {
+        told.cancelled().await;
+        ready.send_replace(false);
+    }));
     let worked = worker.run(drain.clone()).await;
     match worked {
         Ok(report) => {
@@ -93,21 +108,18 @@ async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Res
     }
 }
 
-/// Answers at `address` as long as the value lives.
-async fn answer_prometheus(address: &str, registry: Registry) -> Result<AbortOnDropHandle<()>, Failure> {
+/// Answers Prometheus and probes at `address` as long as the value lives.
+async fn answer_probes(
+    address: &str,
+    registry: Registry,
+    ready: watch::Receiver<bool>,
+) -> Result<AbortOnDropHandle<()>, Failure> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| Failure::permanent(anyhow::anyhow!("metrics_listen: cannot listen on {address}: {error}")))?;
     Ok(AbortOnDropHandle::new(tokio::spawn(async move {
-        if let Err(error) = metrics::serve(listener, registry).await {
-            tracing::warn!(%error, "Prometheus is answered no more");
+        if let Err(error) = metrics::serve(listener, registry, ready).await {
+            tracing::warn!(%error, "the metrics endpoint has stopped");
         }
     })))
-}
-
-fn name(config: &Config) -> Result<WorkerId, Failure> {
-    match &config.worker.worker {
-        Some(name) => Ok(name.clone()),
-        None => WorkerId::new(format!("{}-{}", host(), std::process::id())).map_err(Failure::permanent),
-    }
 }

@@ -16,8 +16,8 @@ use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{Labels, OutputFormat, RunSummary};
 use diorama_core::settings::{Method, Settings};
 use diorama_core::task::Task;
+use diorama_engine::{SyntheticGenerator, SyntheticOptions};
 use diorama_runtime::logging::{self, LogFormat};
-use diorama_worker::synthetic::{SyntheticGenerator, SyntheticOptions};
 use jiff::Timestamp;
 use serde_json::Value;
 

@@ -34,7 +34,6 @@ pub(crate) enum ClientError {
     /// It cannot be reached, or broke off.
     #[error("the coordinator {address} cannot be reached: {problem}; is it running, and is --coordinator right?")]
     Unreachable {
-        /// Its address.
         address: String,
         /// What the network says.
         problem: String,
@@ -42,7 +41,6 @@ pub(crate) enum ClientError {
     /// It answered something that is not ours.
     #[error("{address} answered what no coordinator answers ({problem}); is --coordinator right?")]
     NoCoordinator {
-        /// Its address.
         address: String,
         /// What was wrong with it.
         problem: String,
@@ -64,6 +62,11 @@ impl ClientError {
             Self::Unreachable { .. } => true,
             Self::NoCoordinator { .. } => false,
         }
+    }
+
+    /// Whether the coordinator refused with this code.
+    pub(crate) fn is_refused_as(&self, code: &str) -> bool {
+        matches!(self, Self::Refused(problem) if problem.code == code)
     }
 }
 

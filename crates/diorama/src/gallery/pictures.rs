@@ -11,7 +11,7 @@ use diorama_core::id::Sha256Hex;
 use diorama_core::outcome::{Outcome, TaskOutcome};
 use diorama_core::picture::Rgb8;
 use diorama_core::task::Reference;
-use diorama_worker::picture::{PictureLimits, decode, encode_rgb, read_reference};
+use diorama_picture::{PictureLimits, decode, encode_rgb, read_reference};
 
 use super::roles::{Picture, is_shown};
 

@@ -135,7 +135,7 @@ keys! {
     pub struct WorkerOptions {
         /// The pool that a worker serves and a run is submitted to.
         pool: Pool = "default", "NAME", Kind::Text("a pool's name: letters, digits, '.', '_' and '-'");
-        /// The worker's name (unset: host and process).
+        /// The worker's name (unset: one of its own).
         worker: Option<WorkerId>, "NAME", Kind::Text("a worker's name: letters, digits, '.', '_' and '-'");
         /// Where files are prepared before they are stored (unset: the system's temporary folder).
         scratch: Option<PathBuf>, "DIR", Kind::Text("a folder");

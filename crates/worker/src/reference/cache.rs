@@ -44,7 +44,6 @@ pub(super) enum Found {
     Fresh(Bytes),
     /// What was its content some time ago, and the server's tag of it.
     Old(Bytes, Option<String>),
-    /// Nothing.
     Nothing,
 }
 

@@ -14,7 +14,7 @@ use reqwest::{Client, Response, StatusCode};
 use url::Url;
 
 use super::address::{Forbidden, Resolver, check_host};
-use super::remote::RemoteError;
+use super::error::RemoteError;
 
 /// Redirects that are followed.
 const MOST_REDIRECTS: usize = 5;

@@ -3,6 +3,7 @@
 
 mod address;
 mod cache;
+mod error;
 mod http;
 mod remote;
 #[cfg(test)]
@@ -21,11 +22,12 @@ use diorama_core::id::Sha256Hex;
 use diorama_core::key::ObjectKey;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::Reference;
+use diorama_picture::{PictureLimits, read_reference, reference_from_bytes};
 use diorama_protocol::RunStore;
 
 pub use self::cache::CacheConfig;
-pub use self::remote::{Remote, RemoteConfig, RemoteError};
-use crate::picture::{PictureLimits, read_reference, reference_from_bytes};
+pub use self::error::RemoteError;
+pub use self::remote::{Remote, RemoteConfig};
 
 /// Where a run's references come from.
 #[derive(Clone)]

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
-use diorama_backends::objects::{ObjectError, RemoteObjects, bucket_and_key};
+use diorama_backends::objects::{ObjectError, RemoteObjects};
+use diorama_core::address::bucket_and_key;
 use diorama_core::id::Sha256Hex;
 use diorama_core::outcome::{ErrorCode, TaskError};
+use diorama_picture::PictureLimits;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::io::AsyncReadExt;
@@ -19,8 +21,8 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::cache::{Cache, CacheConfig, Found};
+use super::error::RemoteError;
 use super::http::{Answer, Fault, Http, shown};
-use crate::picture::PictureLimits;
 
 /// The longest that a server's wish to be left alone is honoured in place; beyond it the task fails, and may be tried
 /// again in a later round.
@@ -54,22 +56,6 @@ impl Default for RemoteConfig {
             realm: String::new(),
         }
     }
-}
-
-/// Why references cannot be fetched at all.
-#[derive(Debug, thiserror::Error)]
-pub enum RemoteError {
-    /// The trusted certificates cannot be used.
-    #[error("the certificates in {path} (ca_file) cannot be used: {problem}")]
-    Certificates {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The HTTP client cannot be made.
-    #[error("nothing can be fetched over https: {0}")]
-    Client(String),
 }
 
 /// Fetches references that lie elsewhere. Nothing is opened before it is needed: most runs on one machine read files.

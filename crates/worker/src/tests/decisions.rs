@@ -81,7 +81,6 @@ async fn a_run_that_was_resumed_while_its_shard_was_let_go_gets_it_back() {
     let worker = bench.worker("w").await;
     bench.has_begun(2).await;
     bench.decide(&run, Act::Paused { reason: None }).await;
-    tokio::time::sleep(Duration::from_millis(1100)).await;
     bench.allow(usize::MAX);
     // Nobody publishes it again.
     bench.marker(&run).await;
@@ -156,14 +155,10 @@ async fn what_is_damaged_or_gone_dead_letters_its_own_shard_and_never_ends_the_w
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_damaged_while_its_shard_runs_never_ends_the_worker() {
     let bench = Bench::new();
-    let run = bench.submit("r", OutputFormat::Files, 12).await;
-    bench.allow(1);
-    let worker = bench.worker("w").await;
-    bench.has_begun(2).await;
+    let (run, worker) = bench.in_the_middle(OutputFormat::Files, "w").await;
     damage(&*bench.backends.objects, &bench.store(&run), &ObjectKey::Decision(2)).await;
     let head = Head { decisions: 3, state: RunState::Running, gives_way: false };
     bench.backends.progress.announce(&run, &head).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
     bench.allow(usize::MAX);
     until("it is a dead letter", async || bench.depth().await.dead == 1).await;
     let well = bench.submit("well", OutputFormat::Files, 2).await;

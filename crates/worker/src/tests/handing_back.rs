@@ -8,10 +8,7 @@ use super::*;
 async fn a_drained_worker_keeps_what_it_made_and_the_next_one_makes_only_the_rest() {
     for format in [OutputFormat::Webdataset, OutputFormat::Files] {
         let bench = Bench::new();
-        let run = bench.submit("r", format, 12).await;
-        bench.allow(1);
-        let first = bench.worker("first").await;
-        bench.has_begun(2).await;
+        let (run, first) = bench.in_the_middle(format, "first").await;
         // Its second batch is on the device, and may finish.
         first.drain.cancel();
         bench.allow(usize::MAX);
@@ -57,13 +54,8 @@ async fn a_batch_that_outlasts_the_grace_is_all_that_a_drain_loses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_keeps_what_is_made_and_lets_the_shard_go() {
     let bench = Bench::new();
-    let run = bench.submit("r", OutputFormat::Webdataset, 12).await;
-    bench.allow(1);
-    let worker = bench.worker("w").await;
-    bench.has_begun(2).await;
+    let (run, worker) = bench.in_the_middle(OutputFormat::Webdataset, "w").await;
     bench.decide(&run, Act::Paused { reason: None }).await;
-    // What the worker heard last may be a second old.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
     bench.allow(usize::MAX);
     until("a part is kept", async || bench.objects(&run, "parts/").await.len() == 1).await;
     worker.has_ended(1, "let_go").await;
@@ -82,10 +74,7 @@ async fn a_part_of_another_model_or_of_other_settings_or_a_damaged_one_is_made_a
         [|part| part.model.sha256 = "another".to_owned(), |part| part.settings = Sha256Hex::of(b"others")];
     for change in [Some(changes[0]), Some(changes[1]), None] {
         let bench = Bench::new();
-        let run = bench.submit("r", OutputFormat::Webdataset, 12).await;
-        bench.allow(1);
-        let first = bench.worker("first").await;
-        bench.has_begun(2).await;
+        let (run, first) = bench.in_the_middle(OutputFormat::Webdataset, "first").await;
         first.drain.cancel();
         bench.allow(usize::MAX);
         first.end().await;

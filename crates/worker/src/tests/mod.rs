@@ -2,6 +2,7 @@
 
 mod decisions;
 mod deliveries;
+pub(crate) mod flat;
 mod handing_back;
 mod poisoning;
 mod spans;
@@ -37,7 +38,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::synthetic::{SyntheticGenerator, SyntheticOptions};
+use self::flat::FlatGenerator;
 use crate::{Device, Layout, Metrics, Worker, WorkerConfig, WorkerError, WorkerReport};
 
 /// Whatever a test waits for comes sooner.
@@ -176,8 +177,7 @@ impl Bench {
     }
 
     fn generator(&self, model: &str) -> Watched {
-        let options = SyntheticOptions { batch_size: 2, ..SyntheticOptions::default() };
-        let inner = SyntheticGenerator::new(options);
+        let inner = FlatGenerator::new(2);
         let info = GeneratorInfo { model_sha256: model.to_owned(), ..inner.info().clone() };
         let (made, allowed, begun) = (self.made.clone(), self.allowed.subscribe(), self.begun.clone());
         Watched { inner, info, made, allowed, begun, misfit: false, fails: false }
@@ -186,7 +186,19 @@ impl Bench {
     fn config(&self, name: &str) -> WorkerConfig {
         let scratch = self.folder.path().join("scratch");
         std::fs::create_dir_all(&scratch).unwrap();
-        WorkerConfig::new(WorkerId::new(name).unwrap(), pool(), Layout::Shared, scratch)
+        let config = WorkerConfig::new(WorkerId::new(name).unwrap(), pool(), Layout::Shared, scratch);
+        // What is decided counts from the next batch on.
+        WorkerConfig { heard_within: Duration::ZERO, ..config }
+    }
+
+    /// Submits a run of one shard of six batches, of which a worker has made one and begun the next, that it may not end
+    /// before [`Self::allow`].
+    async fn in_the_middle(&self, format: OutputFormat, name: &str) -> (RunId, Running) {
+        let run = self.submit("r", format, 12).await;
+        self.allow(1);
+        let worker = self.worker(name).await;
+        self.has_begun(2).await;
+        (run, worker)
     }
 
     async fn worker(&self, name: &str) -> Running {
@@ -196,7 +208,8 @@ impl Bench {
     async fn start(&self, generator: Watched, config: WorkerConfig) -> Running {
         let (device, _) = Device::start(Box::new(move || Ok(Box::new(generator)))).await.unwrap();
         let (drain, registry) = (CancellationToken::new(), Registry::new());
-        let metrics = Metrics::register(&registry, "w", "p", "m", "cpu").unwrap();
+        let loaded_in = Duration::from_secs(1);
+        let metrics = Metrics::register(&registry, &config.worker, &config.pool, device.info(), loaded_in).unwrap();
         let worker = Worker::new(self.backends.clone(), device, WorkerConfig { metrics: Some(metrics), ..config });
         Running { task: tokio::spawn(worker.run(drain.clone())), drain, registry }
     }
@@ -271,9 +284,9 @@ impl Running {
     }
 }
 
-/// Makes synthetic pictures, says which, and begins no more batches than it may.
+/// Makes flat pictures, says which, and begins no more batches than it may.
 struct Watched {
-    inner: SyntheticGenerator,
+    inner: FlatGenerator,
     info: GeneratorInfo,
     made: Arc<Mutex<Vec<String>>>,
     allowed: watch::Receiver<usize>,

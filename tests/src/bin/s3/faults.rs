@@ -26,6 +26,8 @@ pub(crate) struct FaultFile {
     counted: AtomicU64,
     /// How often each rule was applied.
     applied: Mutex<BTreeMap<u64, u64>>,
+    /// How many requests each rule fitted, where it applies to some of them.
+    fitted: Mutex<BTreeMap<u64, u64>>,
 }
 
 /// What befalls a request that is not refused.
@@ -46,7 +48,7 @@ impl FaultFile {
         }
         let requests = OpenOptions::new().create(true).append(true).open(requests);
         let requests = requests.expect("the file of the requests can be written");
-        Self { path, requests, counted: AtomicU64::new(0), applied: Mutex::new(applied) }
+        Self { path, requests, counted: AtomicU64::new(0), applied: Mutex::new(applied), fitted: Mutex::default() }
     }
 
     /// What is in force.
@@ -83,6 +85,14 @@ impl FaultFile {
 
     /// Whether the rule applies once more; counts that.
     fn applies(&self, rule: &Rule) -> bool {
+        if rule.every > 1 {
+            let mut fitted = self.fitted.lock().unwrap_or_else(PoisonError::into_inner);
+            let times = fitted.entry(rule.id()).or_default();
+            *times += 1;
+            if !times.is_multiple_of(rule.every) {
+                return false;
+            }
+        }
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
         let times = applied.entry(rule.id()).or_default();
         if rule.times.is_some_and(|most| *times >= most) {

@@ -21,7 +21,6 @@ pub const BUCKET: &str = "diorama";
 /// The key's id.
 pub const ACCESS_KEY: &str = "AKDIORAMATEST";
 
-/// The secret key.
 pub const SECRET_KEY: &str = "not-so-secret-key-of-the-tests";
 
 /// A server.
@@ -98,7 +97,8 @@ impl S3Server {
         self.process.as_ref().expect("the S3 server runs").signal(signal);
     }
 
-    fn requests_file(&self) -> PathBuf {
+    /// The file in which each request has a line.
+    pub fn requests_file(&self) -> PathBuf {
         self.folder.path().join("requests")
     }
 
@@ -139,7 +139,6 @@ impl S3Server {
         files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().contains(".part-")).count()
     }
 
-    /// The bucket's folder.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().join("objects").join(BUCKET)
     }

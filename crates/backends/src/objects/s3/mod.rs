@@ -55,15 +55,12 @@ const SLOWEST: u64 = 128 << 10;
 pub struct S3Config {
     /// The store's address, where it is not Amazon's.
     pub endpoint: Option<String>,
-    /// The region.
     pub region: String,
-    /// The bucket.
     pub bucket: String,
     /// What every key begins with; may be empty.
     pub prefix: String,
     /// The access key's id.
     pub access_key: Option<SecretString>,
-    /// The secret key.
     pub secret_key: Option<SecretString>,
     /// `endpoint/bucket/key` rather than `bucket.endpoint/key`.
     pub path_style: bool,

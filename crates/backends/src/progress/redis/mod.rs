@@ -27,7 +27,7 @@ use self::keys::{HEARTBEATS, RunKeys, SEEN};
 use self::link::{Link, Request};
 use self::scripts::Scripts;
 use super::{
-    Counted, Counts, Head, Heartbeat, Holder, Progress, ProgressError, RECENT_FAILURES, THROUGHPUT_INTERVALS,
+    Counted, Counts, Head, Heartbeat, Holder, Interval, Progress, ProgressError, RECENT_FAILURES, THROUGHPUT_INTERVALS,
     THROUGHPUT_SECONDS, Throughput,
 };
 use crate::kind::ErrorKind;
@@ -264,12 +264,12 @@ impl Progress for RedisProgress {
         Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
     }
 
-    async fn throughput(&self, run: &RunId) -> Result<Vec<Throughput>, ProgressError> {
-        let key = RunKeys::of(run).throughput();
-        let intervals: HashMap<i64, u64> = self.command("reading a run's throughput", cmd("HGETALL").arg(key)).await?;
-        let mut intervals: Vec<_> = intervals.into_iter().map(|(at, done)| Throughput { at, done }).collect();
+    async fn throughput(&self, run: &RunId) -> Result<Throughput, ProgressError> {
+        let read = self.scripts.throughput.key(RunKeys::of(run).throughput());
+        let (now, intervals): (i64, HashMap<i64, u64>) = self.script("reading a run's throughput", &read).await?;
+        let mut intervals: Vec<_> = intervals.into_iter().map(|(at, done)| Interval { at, done }).collect();
         intervals.sort_by_key(|interval| interval.at);
-        Ok(intervals)
+        Ok(Throughput { now, intervals })
     }
 
     async fn announce(&self, run: &RunId, head: &Head) -> Result<(), ProgressError> {

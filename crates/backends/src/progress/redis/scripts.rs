@@ -23,6 +23,7 @@ pub(super) struct Scripts {
     pub(super) lease: Script,
     pub(super) release_lease: Script,
     pub(super) expire: Script,
+    pub(super) throughput: Script,
 }
 
 impl Scripts {
@@ -42,6 +43,7 @@ impl Scripts {
             lease: script!("lease.lua"),
             release_lease: script!("release_lease.lua"),
             expire: script!("expire.lua"),
+            throughput: script!("throughput.lua"),
         }
     }
 }

@@ -9,6 +9,7 @@ use diorama_core::id::RunId;
 use diorama_core::manifest::ManifestIssue;
 use diorama_core::run::RunSpec;
 use diorama_core::settings::Settings;
+use diorama_manifest::{Format, Manifest, ManifestReport, References, Rules};
 use tempfile::TempPath;
 
 use super::request::{SubmitRequest, seed};
@@ -16,7 +17,6 @@ use super::{manifest_error, object};
 use crate::api::problem::{disk, panicked};
 use crate::api::{Problem, Shared};
 use crate::blocking;
-use crate::manifest::{Format, Manifest, ManifestReport, References, Rules};
 use crate::scratch::Scratch;
 
 /// The largest spec, in bytes.

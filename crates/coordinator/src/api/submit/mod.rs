@@ -5,22 +5,27 @@ mod form;
 mod object;
 mod request;
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Multipart, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use diorama_backends::objects::{Put, list_all};
 use diorama_core::id::{RunId, Sha256Hex};
 use diorama_core::key::SharedKey;
+use diorama_manifest::{ManifestError, ManifestReport};
+use diorama_protocol::RunStore;
 
 use self::form::Upload;
 pub(super) use self::request::Form;
 pub use self::request::SubmitRequest;
 use super::problem::{disk, panicked};
-use super::{Problem, Shared};
+use super::{Opened, Problem, Shared};
 use crate::blocking;
-use crate::manifest::{ManifestError, ManifestReport};
+use crate::delete;
+use crate::error::CoordinatorError;
 use crate::service::hand_over;
-use crate::status::{RunStatus, status};
+use crate::status::RunStatus;
 use crate::submit::{Submission, submit};
 
 /// Issues that a refusal lists; all are counted.
@@ -30,8 +35,9 @@ const LISTED_ISSUES: usize = 1000;
 #[utoipa::path(post, path = "/v1/runs", tag = "runs",
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 characters of the sender's choice")),
     request_body(content = Form, content_type = "multipart/form-data"),
-    responses((status = 201, description = "submitted", body = Object), (status = 200, description = "it was there already", body = Object),
-              (status = 400, body = Problem), (status = 413, body = Problem),
+    responses((status = 201, description = "submitted", body = RunStatus), (status = 200, description = "it was there already", body = RunStatus),
+              (status = 400, body = Problem), (status = 409, description = "another run has the key, or uploaded references are not there", body = Problem),
+              (status = 413, body = Problem),
               (status = 422, description = "the manifest has issues; none of it was taken", body = Problem)))]
 pub(super) async fn create(
     State(api): State<Shared>,
@@ -44,6 +50,10 @@ pub(super) async fn create(
         && let Some(there) = api.open(&run).await?
         && there.history.is_submitted()
     {
+        // Whoever decided it may have died, or stand still, before it was handed over.
+        if there.history.ended().is_none() {
+            hand_over_or_later(&api, &run).await;
+        }
         return Ok((StatusCode::OK, Json(there.status(&api).await?)));
     }
     let upload = Upload::receive(&api, form).await?;
@@ -64,14 +74,46 @@ pub(super) async fn create(
     let store = api.store(&run);
     api.backends().objects.put(&SharedKey::Submitted(run.clone()).to_string(), bytes::Bytes::new()).await?;
     let submission = Submission { spec, tasks: Box::new(tasks.map(|task| task.map_err(Into::into))), invalid };
-    let spec = submit(api.backends(), &store, &api.config.name, submission).await?;
-    // Where this fails, or we die before, the leading coordinator finds the run when it looks at all of them.
-    if let Err(error) = hand_over(api.backends(), &run).await {
+    let spec = match submit(api.backends(), &store, &api.config.name, submission).await {
+        Ok(spec) => spec,
+        Err(error) => {
+            if matches!(error, CoordinatorError::UnknownBlobs { .. }) {
+                take_back(&api, &store, &run).await;
+            }
+            return Err(error.into());
+        }
+    };
+    hand_over_or_later(&api, &run).await;
+    tracing::info!(%run, tasks = spec.tasks, pool = %spec.pool, "a run was submitted");
+    // It is submitted, whether or not anything can be said of it now: an error would have it submitted again.
+    let spec = Arc::new(spec);
+    let told = async {
+        let opened = Opened { history: store.history().await?, store, spec: spec.clone() };
+        Ok::<_, Problem>(opened.status(&api).await?)
+    };
+    Ok((
+        StatusCode::CREATED,
+        Json(told.await.unwrap_or_else(|problem| RunStatus::just_submitted(&spec, &problem.detail))),
+    ))
+}
+
+/// A refused manifest leaves no run, so that the next one under its key is free to be another.
+async fn take_back(api: &Shared, store: &RunStore, run: &RunId) {
+    let taken_back = async {
+        let mut history = store.history().await?;
+        delete::delete(api.backends(), store, run, &mut history, &api.config.name).await?;
+        hand_over(api.backends(), run).await
+    };
+    if let Err(error) = taken_back.await {
+        tracing::warn!(%run, %error, "half a submission goes later than usual");
+    }
+}
+
+/// Hands a run over. Where this fails, or we die before, the leading coordinator finds it when it looks at all runs.
+async fn hand_over_or_later(api: &Shared, run: &RunId) {
+    if let Err(error) = hand_over(api.backends(), run).await {
         tracing::warn!(%run, %error, "the run is taken up later than usual");
     }
-    tracing::info!(%run, tasks = spec.tasks, pool = %spec.pool, "a run was submitted");
-    let history = store.history().await?;
-    Ok((StatusCode::CREATED, Json(status(api.backends(), &store, &spec, &history).await?)))
 }
 
 /// What is sent is read as it is: nothing that is small here and large there.

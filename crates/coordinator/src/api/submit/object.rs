@@ -1,7 +1,8 @@
 //! A manifest that is an object already: a key of the fleet's own store, or `s3://bucket/key` wherever the store's
 //! credentials reach. It is copied to the scratch folder, because it is read twice, and must not change in between.
 
-use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectReader, bucket_and_key};
+use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectReader};
+use diorama_core::address::bucket_and_key;
 use tempfile::TempPath;
 use tokio::io::AsyncReadExt;
 

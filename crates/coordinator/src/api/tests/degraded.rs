@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use diorama_backends::objects::ObjectErrorKind;
+use diorama_backends::objects::embedded::FolderObjects;
+use diorama_backends::objects::faulty::{Fault, FaultyObjects};
 use serde_json::Value;
 
 use super::{Bench, rows, spec};
@@ -30,4 +33,24 @@ async fn without_a_progress_service_runs_are_submitted_once_shown_paused_cancell
     assert_eq!(bench.request("GET", "/readyz").await.0, StatusCode::OK);
     let (status, problem) = bench.request("GET", "/v1/workers").await;
     assert_eq!((status.as_u16(), &problem["code"]), (503, &"progress_unavailable".into()), "nobody else knows them");
+}
+
+#[tokio::test]
+async fn a_submission_that_took_place_is_answered_so_though_the_store_is_away_by_then() {
+    let bench = Bench::new(|config| {
+        let mut away = false;
+        let rule = move |operation, key: &str| match away {
+            true => Fault::Fail(ObjectErrorKind::Transient),
+            false => {
+                away = operation == "put_if_absent" && key.ends_with("decisions/000000.json");
+                Fault::None
+            }
+        };
+        let objects = FolderObjects::open(config.scratch.parent().unwrap()).unwrap();
+        config.backends.objects = Arc::new(FaultyObjects::new(objects, Box::new(rule)));
+    });
+    let (status, run) = bench.submit(&spec(), &rows(10), None).await;
+    assert_eq!((status, &run["state"], &run["tasks"]), (StatusCode::CREATED, &"running".into(), &10.into()), "{run}");
+    assert!(run["degraded"].as_str().unwrap().starts_with("it is submitted"), "{run}");
+    assert!(bench.store(run["run"].as_str().unwrap()).history().await.unwrap().is_submitted());
 }

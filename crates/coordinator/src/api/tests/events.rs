@@ -100,8 +100,10 @@ async fn a_stream_of_events_outlives_a_store_that_is_away() {
         // Past the faults, as another process would: there is news, and the stream asks the store for it.
         end(&bench, id).await;
         // Twice, so that the stream has gone on after a failure.
-        asked.notified().await;
-        asked.notified().await;
+        for _ in 0..2 {
+            let asked = tokio::time::timeout(Duration::from_secs(60), asked.notified());
+            asked.await.expect("the stream asks the store");
+        }
         away.store(false, Ordering::SeqCst);
     };
     let (now, ()) = tokio::join!(last(&mut events), while_it_is_away);

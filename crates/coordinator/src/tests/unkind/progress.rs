@@ -125,7 +125,7 @@ impl Progress for MoodyProgress {
         self.inner.recent_failures(run).await
     }
 
-    async fn throughput(&self, run: &RunId) -> Result<Vec<Throughput>, ProgressError> {
+    async fn throughput(&self, run: &RunId) -> Result<Throughput, ProgressError> {
         self.asks()?;
         self.inner.throughput(run).await
     }

@@ -4,6 +4,7 @@
 mod attention;
 mod blocks;
 mod config;
+mod tail;
 mod tap;
 
 use std::path::Path;
@@ -13,7 +14,8 @@ use tch::{Device, Kind, Tensor};
 pub use self::attention::{CrossAttention, TransformerBlock, TransformerModel};
 use self::blocks::{DownBlock, MidBlock, UpBlock};
 use self::config::UnetConfig;
-pub use self::tap::{Captured, Perturbation, Tail, Tap};
+pub use self::tail::Tail;
+pub use self::tap::{Captured, Perturbation, Tap};
 use super::nn::{Conv2d, GroupNorm, Linear, silu};
 use super::weights::Weights;
 use crate::error::{Error, Result};

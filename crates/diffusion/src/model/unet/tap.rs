@@ -2,9 +2,7 @@
 
 use tch::Tensor;
 
-use super::attention::TransformerModel;
 use crate::error::Result;
-use crate::model::nn::{Conv2d, GroupNorm};
 
 /// What one forward pass does beside its output. The default does nothing and costs nothing.
 #[derive(Default)]
@@ -64,14 +62,4 @@ impl Tap {
         }
         Ok(())
     }
-}
-
-/// The parts of the network behind the last cross-attention.
-pub struct Tail<'a> {
-    /// The transformer whose last block holds the layer.
-    pub transformer: &'a TransformerModel,
-    /// The output's group norm.
-    pub norm_out: &'a GroupNorm,
-    /// The output's convolution.
-    pub conv_out: &'a Conv2d,
 }

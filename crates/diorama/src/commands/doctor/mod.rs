@@ -79,7 +79,7 @@ fn engine(options: &EngineOptions) -> Vec<Finding> {
 
 #[cfg(feature = "engine")]
 fn library(options: &EngineOptions) -> Vec<Finding> {
-    use diorama_diffusion::device::{CudaLibrary, Device, TORCH_LIB_VARIABLE, load_cuda};
+    use diorama_engine::device::{CudaLibrary, Device, TORCH_LIB_VARIABLE, load_cuda};
 
     let wants_gpu = options.device.as_str().starts_with("cuda");
     let bad = |name, found, advice: &str| match wants_gpu {

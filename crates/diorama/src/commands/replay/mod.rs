@@ -7,9 +7,9 @@ use diorama_core::generator::{Generated, GeneratorInfo, Job, ReferencePicture};
 use diorama_core::id::{CustomId, Sha256Hex};
 use diorama_core::record::Record;
 use diorama_core::task::Reference;
+use diorama_picture::{PictureLimits, encode_rgb, read_reference, reference_from_bytes};
 use diorama_runtime::config::Config;
 use diorama_runtime::options::{EngineKind, EngineOptions};
-use diorama_worker::picture::{PictureLimits, encode_rgb, read_reference, reference_from_bytes};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use diorama_coordinator::RunStatus;
 use diorama_coordinator::api::SubmitRequest;
-use diorama_coordinator::manifest::{Format, ManifestError, References, Rules};
 use diorama_core::id::Sha256Hex;
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::Labels;
+use diorama_manifest::{Format, ManifestError, References, Rules};
 use diorama_runtime::config::Config;
 use diorama_runtime::options::OnInvalid;
 use reqwest::multipart::{Form, Part};
@@ -25,8 +25,11 @@ use self::rows::write_rows;
 use super::run::{invalid, open};
 use crate::cli::{Cli, Submit};
 use crate::exit::{self, Failure};
-use crate::fleet::client::Client;
+use crate::fleet::client::{Client, ClientError};
 use crate::{issues, output};
+
+/// How often references are uploaded that are gone when the rows are sent.
+const UPLOADS: u32 = 3;
 
 /// What an address of an object begins with.
 const OBJECT: &str = "s3://";
@@ -42,11 +45,22 @@ pub(crate) async fn run(command: &Submit, cli: &Cli, drain: CancellationToken) -
 
 async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -> Result<u8, Failure> {
     let manifest = command.manifest.to_str().filter(|manifest| manifest.starts_with(OBJECT));
-    let submission = match manifest {
-        Some(address) => of_object(command, config, address)?,
-        None => of_file(command, config, client).await?,
+    let mut uploads = 0;
+    let (status, is_new) = loop {
+        let submission = match manifest {
+            Some(address) => of_object(command, config, address)?,
+            None => of_file(command, config, client).await?,
+        };
+        uploads += 1;
+        match send(client, &submission).await? {
+            Sent::Run(status, is_new) => break (*status, is_new),
+            // What was there when we looked was collected since.
+            Sent::Misses(error) if manifest.is_none() && uploads < UPLOADS => {
+                tracing::warn!(%error, "uploading again what is missing");
+            }
+            Sent::Misses(error) => return Err(error.into()),
+        }
     };
-    let (status, is_new) = send(client, &submission).await?;
     if !is_new {
         tracing::warn!(
             "this manifest was submitted before with these settings, as {}; --again makes another run of it",
@@ -155,8 +169,16 @@ fn idempotency_key(request: &SubmitRequest, manifest: &str, again: bool) -> Stri
     Sha256Hex::of(format!("{spec}\n{manifest}\n{nonce}").as_bytes()).to_string()
 }
 
-/// Sends the form; the run, and whether it is a new one. It may be sent twice: the key makes one run of it.
-async fn send(client: &Client, submission: &Submission) -> Result<(RunStatus, bool), Failure> {
+/// What the coordinator made of the form.
+enum Sent {
+    /// The run, and whether it is a new one.
+    Run(Box<RunStatus>, bool),
+    /// Uploaded references that the rows name are not there.
+    Misses(ClientError),
+}
+
+/// Sends the form. It may be sent twice: the key makes one run of it.
+async fn send(client: &Client, submission: &Submission) -> Result<Sent, Failure> {
     let spec = serde_json::to_string(&submission.request).map_err(Failure::permanent)?;
     let mut tries = 0u32;
     loop {
@@ -170,8 +192,9 @@ async fn send(client: &Client, submission: &Submission) -> Result<(RunStatus, bo
         match client.send(sending.multipart(form)).await {
             Ok(response) => {
                 let is_new = response.status() == StatusCode::CREATED || tries > 0;
-                return Ok((client.read(response).await?, is_new));
+                return Ok(Sent::Run(client.read(response).await?, is_new));
             }
+            Err(error) if error.is_refused_as("unknown_blobs") => return Ok(Sent::Misses(error)),
             Err(error) if error.is_retryable() && tries < 8 => {
                 let wait = std::time::Duration::from_millis(500 << tries.min(4));
                 tracing::warn!(%error, ?wait, "trying again");

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diorama_coordinator::manifest::{Manifest, ManifestReport};
 use diorama_core::id::Sha256Hex;
 use diorama_core::task::Reference;
+use diorama_manifest::{Manifest, ManifestReport};
 use reqwest::Method;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;

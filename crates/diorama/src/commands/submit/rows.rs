@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
-use diorama_coordinator::manifest::{Manifest, ManifestReport};
 use diorama_core::settings::Settings;
 use diorama_core::task::{Reference, Task};
+use diorama_manifest::{Manifest, ManifestReport};
 use tempfile::NamedTempFile;
 
 use super::references::Blobs;

@@ -1,0 +1,142 @@
+use super::*;
+
+fn found(prompt: &str) -> Vec<String> {
+    let spans = find_subjects(prompt);
+    for span in &spans {
+        assert_eq!(prompt[span.start..span.end].to_lowercase(), span.text, "{prompt}");
+    }
+    spans.into_iter().map(|span| span.text).collect()
+}
+
+#[test]
+fn the_papers_34_prompts_give_their_subjects() {
+    let prompts = [
+        ("Players running", "players"),
+        ("Scoreboard displayed", "scoreboard"),
+        ("People cheering", "people"),
+        ("Machinery operating", "machinery"),
+        ("Workers assembling", "workers"),
+        ("Smoke billowing", "smoke"),
+        ("Children playing", "children"),
+        ("Cars parked", "cars"),
+        ("Streetlights illuminating", "streetlights"),
+        ("Neighbors chatting", "neighbors"),
+        ("Traffic flowing", "traffic"),
+        ("Pedestrians bustling", "pedestrians"),
+        ("Streetlights shimmering", "streetlights"),
+        ("Picnickers relaxing", "picnickers"),
+        ("Birds chirping", "birds"),
+        ("Squirrels playing", "squirrels"),
+        ("Cacti blooming", "cacti"),
+        ("Sun glaring", "sun"),
+        ("Camel walking", "camel"),
+        ("Duck floating", "duck"),
+        ("Boats drifting", "boats"),
+        ("Water rippling", "water"),
+        ("Seagull standing", "seagull"),
+        ("Sunset reflecting", "sunset"),
+        ("Palm standing tall", "palm"),
+        ("sky setting", "sky"),
+        ("Deer roaming", "deer"),
+        ("Bear roaming", "bear"),
+        ("Tiger walking", "tiger"),
+        ("Insects harmonizing", "insects"),
+        ("Wind blowing", "wind"),
+        ("Clouds drifting", "clouds"),
+        ("Goats climbing", "goats"),
+        ("Serene view", "view"),
+    ];
+    assert_eq!(prompts.len(), 34);
+    for (prompt, subject) in prompts {
+        assert_eq!(found(prompt), [subject], "{prompt}");
+    }
+}
+
+#[test]
+fn the_demo_models_prompts_give_the_shape_and_not_the_place() {
+    let places = [
+        "on a beach",
+        "in a desert",
+        "in a forest",
+        "in a meadow",
+        "on a mountain",
+        "in a city",
+        "in space",
+        "at sunset",
+    ];
+    for colour in ["red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "cyan", "magenta"] {
+        for shape in ["circle", "square", "triangle", "star", "cross", "diamond", "heart"] {
+            for place in places {
+                assert_eq!(found(&format!("a {colour} {shape} {place}")), [shape], "{colour} {place}");
+            }
+            assert_eq!(found(&format!("a {colour} {shape}")), [shape], "{colour}");
+        }
+    }
+}
+
+#[test]
+fn the_rules_hold_on_prompts_as_people_write_them() {
+    let cases: [(&str, &[&str]); 30] = [
+        ("a dog", &["dog"]),
+        ("a photo of a dog", &["dog"]),
+        ("a close-up of a butterfly", &["butterfly"]),
+        ("Portrait of a woman", &["woman"]),
+        ("a photograph of an astronaut riding a horse on mars", &["astronaut", "horse"]),
+        ("two dogs and a cat", &["dogs", "cat"]),
+        ("a cat, a dog and a bird", &["cat", "dog", "bird"]),
+        ("a fluffy white cat sleeping on a sofa, oil painting, highly detailed, 8k", &["cat"]),
+        ("mountain goat climbing the cliff", &["goat", "cliff"]),
+        ("a sailing boat", &["boat"]),
+        ("hot air balloon above the mountains", &["balloon"]),
+        ("a vase of flowers on the table", &["vase", "flowers"]),
+        ("the beach with a red umbrella", &["beach", "umbrella"]),
+        ("In the forest, a bear", &["bear"]),
+        ("in the park", &["park"]),
+        ("a rose", &["rose"]),
+        ("a white rose", &["rose"]),
+        ("a building on a hill", &["building"]),
+        ("an old king", &["king"]),
+        ("a car next to a house", &["car"]),
+        ("a robot standing up", &["robot"]),
+        ("woman wearing a red dress", &["woman", "dress"]),
+        ("the dog's ball", &["ball"]),
+        ("A LION to the left of a tree", &["lion"]),
+        ("a red square, a blue square", &["square", "square"]),
+        ("8k wallpaper", &["wallpaper"]),
+        ("red", &[]),
+        ("running quickly", &[]),
+        ("", &[]),
+        ("🐶, 42 — !!", &[]),
+    ];
+    for (prompt, subjects) in cases {
+        assert_eq!(found(prompt), subjects, "{prompt}");
+    }
+}
+
+#[test]
+fn spans_are_bytes_of_the_prompt_whatever_its_letters() {
+    let prompt = "🐶 İstanbul: a ROSÉ café";
+    assert_eq!(found(prompt).last().map(String::as_str), Some("café"));
+    let ten_kilobytes = "a dog İ ".repeat(1280);
+    assert!(found(&ten_kilobytes).len() >= 1280);
+}
+
+fn at(prompt: &str, subject: &str) -> Vec<(usize, usize)> {
+    locate(prompt, subject).into_iter().map(|span| (span.start, span.end)).collect()
+}
+
+#[test]
+fn a_named_subject_is_found_everywhere_as_whole_words_in_any_case() {
+    assert_eq!(at("A dog, a hotdog and a Dog's bone", "dog"), [(2, 5), (22, 25)]);
+    assert_eq!(at("a red  circle and a RED circle", "Red Circle"), [(2, 13), (20, 30)]);
+    assert_eq!(at("a red, circle", "red circle"), []);
+    assert_eq!(at("a hot-air balloon", "hot-air balloon"), [(2, 17)]);
+    assert_eq!(at("a hot air balloon", "hot-air balloon"), []);
+    assert_eq!(at("ein ÄPFEL", " äpfel "), [(4, 10)]);
+    assert_eq!(at("dogs", "dog"), []);
+    assert_eq!(at("a 🐶 here", "🐶"), [(2, 6)]);
+    assert_eq!(at("🐶 🐱", "🐱"), [(5, 9)]);
+    assert_eq!(at("a dog", ""), []);
+    assert_eq!(at("", "dog"), []);
+    assert_eq!(locate("The Red Fox", "red fox")[0].text, "red fox");
+}

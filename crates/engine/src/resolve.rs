@@ -1,0 +1,166 @@
+//! Every setting of a task decided, in the model's words.
+
+use diorama_core::settings::{self as core, Layers, Preset};
+use diorama_diffusion::method::settings::PAPER_EDIT_FRACTIONS;
+use diorama_diffusion::method::{Edits, Method, Score, Settings, Start};
+use diorama_diffusion::pipeline::StableDiffusion;
+use diorama_diffusion::scheduler::SchedulerKind;
+
+/// The method's own defaults, where neither user nor preset nor the model's measured settings say otherwise.
+mod default {
+    pub(super) const STEPS: u32 = 50;
+    pub(super) const STRENGTH: f64 = 0.9;
+    /// The strength of `img2img-reduced`, as in the paper.
+    pub(super) const REDUCED_STRENGTH: f64 = 0.6;
+    pub(super) const GUIDANCE: f64 = 8.0;
+    pub(super) const THRESHOLD: f64 = 0.5;
+    pub(super) const DILATION: u32 = 1;
+    pub(super) const BLUR: f64 = 6.0;
+    pub(super) const PROBES: u32 = 64;
+}
+
+/// Every setting decided: what the task says, else the preset, else what was measured for the model, else the
+/// model's configuration and the method's defaults.
+pub(crate) fn resolve(model: &StableDiffusion, wanted: &core::Settings) -> Settings {
+    let paper = wanted.preset == Some(Preset::Paper);
+    let measured = model.measured();
+    let method = wanted.method.unwrap_or(core::Method::AbsGradSam);
+    let config = model.scheduler_config();
+    // `wanted`, then the paper's value, then the measured one, then the default.
+    fn pick<T>(wanted: Option<T>, paper: Option<T>, measured: Option<T>, default: T) -> T {
+        wanted.or(paper).or(measured).unwrap_or(default)
+    }
+    let paper_is = |value: f64| paper.then_some(value);
+    let last = || model.cross_attention_layers().last().cloned().into_iter().collect::<Vec<_>>();
+    let native = model.native_size();
+    Settings {
+        method: match method {
+            core::Method::AbsGradSam => Method::AbsGradSam,
+            core::Method::Img2img | core::Method::Img2imgReduced => Method::Img2img,
+            core::Method::Txt2img => Method::Txt2img,
+        },
+        scheduler: pick(
+            wanted.scheduler.map(scheduler_kind),
+            paper.then_some(SchedulerKind::Ddpm),
+            measured.scheduler,
+            config.kind(),
+        ),
+        published_timesteps: paper,
+        steps: pick(wanted.steps, paper.then_some(50), measured.steps, default::STEPS) as usize,
+        strength: if method == core::Method::Img2imgReduced {
+            default::REDUCED_STRENGTH
+        } else {
+            pick(wanted.strength, paper_is(0.9), measured.strength, default::STRENGTH)
+        },
+        guidance: pick(wanted.guidance, paper_is(8.0), measured.guidance, default::GUIDANCE),
+        negative_prompt: wanted.negative_prompt.clone().unwrap_or_default(),
+        edits: match &wanted.edit_steps {
+            Some(steps) => Edits::Steps(steps.iter().map(|step| *step as usize).collect()),
+            None if paper => Edits::Fractions(PAPER_EDIT_FRACTIONS.to_vec()),
+            None => Edits::Fractions(measured.edit_fractions.clone().unwrap_or_else(|| PAPER_EDIT_FRACTIONS.to_vec())),
+        },
+        threshold: pick(wanted.threshold, paper_is(0.5), measured.threshold, default::THRESHOLD),
+        dilation: pick(wanted.dilation, paper.then_some(1), measured.dilation, default::DILATION),
+        blur: pick(wanted.blur, paper_is(0.0), measured.blur, default::BLUR),
+        layers: match &wanted.layers {
+            Some(Layers::Paths(paths)) => paths.clone(),
+            Some(Layers::Last) => last(),
+            None if paper => last(),
+            Some(Layers::Auto) | None => measured.layers.clone().unwrap_or_else(last),
+        },
+        score: match wanted.score {
+            Some(core::Score::AbsGrad) => Score::AbsGrad,
+            Some(core::Score::ReluGrad) => Score::ReluGrad,
+            Some(core::Score::Attention) => Score::Attention,
+            Some(core::Score::GuidanceDifference) => Score::GuidanceDifference,
+            None if paper => Score::ReluGrad,
+            None => Score::AbsGrad,
+        },
+        probes: wanted.probes.unwrap_or(default::PROBES),
+        start: match wanted.start {
+            // The baselines start from the reference, as image-to-image does.
+            _ if method != core::Method::AbsGradSam => Start::Reference,
+            Some(core::Start::Reference) => Start::Reference,
+            Some(core::Start::Noise) => Start::Noise,
+            None if paper => Start::Noise,
+            None => Start::Reference,
+        },
+        width: wanted.size.map_or(native, |size| size.width),
+        height: wanted.size.map_or(native, |size| size.height),
+        paste_back: wanted.paste_back.map(|feather| feather.round() as u32),
+    }
+}
+
+fn scheduler_kind(scheduler: core::Scheduler) -> SchedulerKind {
+    match scheduler {
+        core::Scheduler::Ddpm => SchedulerKind::Ddpm,
+        core::Scheduler::Ddim => SchedulerKind::Ddim,
+        core::Scheduler::Euler => SchedulerKind::Euler,
+        core::Scheduler::DpmppTwoM => SchedulerKind::DpmppTwoM,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use diorama_diffusion::device::Device;
+    use diorama_diffusion::pipeline::LoadOptions;
+
+    use super::*;
+
+    fn model(folder: &str) -> StableDiffusion {
+        let device: Device = "cpu".parse().unwrap();
+        let options = LoadOptions { variant: None, device, dtype: device.best_dtype(), batch_size: 1, apart: None };
+        StableDiffusion::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &options).unwrap()
+    }
+
+    const TINY: &str = "../diffusion/tests/golden/sd1/model";
+
+    #[test]
+    fn the_paper_preset_is_what_its_author_published_whatever_was_measured() {
+        for folder in [TINY, "../../models/demo"] {
+            let model = model(folder);
+            let wanted = core::Settings { preset: Some(Preset::Paper), ..core::Settings::default() };
+            let paper = resolve(&model, &wanted);
+            assert_eq!((paper.scheduler, paper.published_timesteps, paper.steps), (SchedulerKind::Ddpm, true, 50));
+            assert_eq!((paper.strength, paper.guidance, paper.threshold), (0.9, 8.0, 0.5));
+            assert_eq!((paper.score, paper.start, paper.blur), (Score::ReluGrad, Start::Noise, 0.0));
+            assert_eq!(paper.edits.indices(45).unwrap(), [5, 18, 28]);
+            assert_eq!(paper.layers.first(), model.cross_attention_layers().last());
+            // What the user says goes before the preset.
+            let changed = resolve(&model, &core::Settings { guidance: Some(2.0), ..wanted });
+            assert_eq!((changed.guidance, changed.steps), (2.0, 50));
+        }
+    }
+
+    #[test]
+    fn measured_settings_of_a_model_go_before_the_defaults_and_behind_the_user() {
+        let measured = model("../../models/demo");
+        let file = measured.measured().clone();
+        let settings = resolve(&measured, &core::Settings::default());
+        assert_eq!(Some(settings.steps as u32), file.steps);
+        assert_eq!(Some(settings.layers), file.layers);
+        let user = core::Settings { steps: Some(7), layers: Some(Layers::Last), ..core::Settings::default() };
+        let settings = resolve(&measured, &user);
+        assert_eq!(settings.steps, 7);
+        assert_eq!(settings.layers.first(), measured.cross_attention_layers().last());
+        // Without such a file: the method's own.
+        let settings = resolve(&model(TINY), &core::Settings::default());
+        assert_eq!((settings.steps, settings.guidance, settings.strength), (50, 8.0, 0.9));
+    }
+
+    #[test]
+    fn the_baselines_start_from_the_reference_and_reduced_means_0_6() {
+        let model = model(TINY);
+        let with = |method| core::Settings {
+            method: Some(method),
+            preset: Some(Preset::Paper),
+            strength: Some(0.8),
+            ..core::Settings::default()
+        };
+        let img2img = resolve(&model, &with(core::Method::Img2img));
+        assert_eq!((img2img.start, img2img.strength), (Start::Reference, 0.8));
+        assert_eq!(resolve(&model, &with(core::Method::Img2imgReduced)).strength, 0.6);
+    }
+}

@@ -1,0 +1,24 @@
+//! What keeps a manifest from being read.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A manifest that cannot be read at all. What is wrong inside one is a
+/// [`ManifestIssue`](diorama_core::manifest::ManifestIssue).
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The file cannot be opened or read.
+    #[error("reading the manifest {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    /// The system's temporary folder does not take what a long manifest needs: 24 bytes a row.
+    #[error(
+        "checking the manifest {path} for ids that occur twice, in a temporary file: {source}; free some space, or set TMPDIR to a folder with more"
+    )]
+    Scratch { path: PathBuf, source: io::Error },
+    /// The extension names no format.
+    #[error("{0} names no format of a manifest: end it in .jsonl, .csv or .parquet, or say --manifest-format")]
+    UnknownFormat(PathBuf),
+    /// The file is not the one that was validated.
+    #[error("the manifest {0} changed while it was read; start again")]
+    Changed(PathBuf),
+}

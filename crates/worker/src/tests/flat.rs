@@ -1,0 +1,87 @@
+//! A generator without a model: each picture has one colour, that of its task's seed.
+
+use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, GeneratorInfo, Job};
+use diorama_core::outcome::TaskError;
+use diorama_core::picture::{Gray8, Rgb8};
+use diorama_core::record::{Record, ReferenceRecord};
+use diorama_core::settings::Method;
+use diorama_core::task::Task;
+
+const SIDE: u32 = 16;
+
+pub(crate) struct FlatGenerator {
+    info: GeneratorInfo,
+}
+
+impl FlatGenerator {
+    pub(crate) fn new(batch_size: usize) -> Self {
+        let info = GeneratorInfo {
+            engine: "a test".to_owned(),
+            library: "none".to_owned(),
+            model: "flat".to_owned(),
+            model_sha256: "flat".to_owned(),
+            device: "cpu".to_owned(),
+            dtype: "f32".to_owned(),
+            batch_size,
+        };
+        Self { info }
+    }
+
+    fn picture(&self, job: &Job) -> Generated {
+        let task = &job.task;
+        let [red, green, blue, ..] = task.seed.get().to_le_bytes();
+        let pixels = (SIDE * SIDE) as usize;
+        let rgb = || Rgb8 { width: SIDE, height: SIDE, data: [red, green, blue].repeat(pixels) };
+        let masked = task.settings.method.unwrap_or(Method::AbsGradSam) == Method::AbsGradSam;
+        // The upper half.
+        let mask = (0..pixels).map(|at| if at < pixels / 2 { 255 } else { 0 }).collect();
+        let reference = job.reference.as_ref().map(|reference| ReferenceRecord {
+            source: task.reference.as_ref().map(ToString::to_string).unwrap_or_default(),
+            sha256: reference.sha256.clone(),
+            width: reference.picture.width,
+            height: reference.picture.height,
+        });
+        Generated {
+            image: rgb(),
+            overlay: masked.then(rgb),
+            heatmaps: Vec::new(),
+            mask: masked.then_some(Gray8 { width: SIDE, height: SIDE, data: mask }),
+            record: Record {
+                version: 1,
+                custom_id: task.custom_id.clone(),
+                prompt: task.prompt.clone(),
+                prompt_truncated_to: None,
+                subjects: Vec::new(),
+                seed: task.seed,
+                reference,
+                settings: serde_json::json!({}),
+                generator: self.info.clone(),
+                edits: Vec::new(),
+                mask_coverage: masked.then_some(0.5),
+                warnings: Vec::new(),
+                task: task.clone(),
+            },
+        }
+    }
+}
+
+impl Generator for FlatGenerator {
+    fn info(&self) -> &GeneratorInfo {
+        &self.info
+    }
+
+    fn check(&self, task: &Task) -> Result<BatchKey, TaskError> {
+        Ok(BatchKey(format!("{:?} {:?}", task.settings.method, task.settings.size)))
+    }
+
+    fn generate(
+        &mut self,
+        batch: &[Job],
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
+        if stop() {
+            return Err(GeneratorError::Stopped);
+        }
+        Ok(batch.iter().map(|job| Ok(self.picture(job))).collect())
+    }
+}
