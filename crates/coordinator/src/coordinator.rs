@@ -147,7 +147,7 @@ impl Coordinator {
             Err(DecideError::Refused(
                 refused @ (Refused::Late { .. } | Refused::Illegal { .. } | Refused::Deleted),
             )) => {
-                tracing::info!(%refused, "somebody else decided");
+                tracing::info!(%refused, "another process decided first");
                 Ok(())
             }
             Err(error) => Err(error.into()),
@@ -209,7 +209,7 @@ impl Coordinator {
         self.decide(spec, history, Act::Ended(ended)).await?;
         fault::point("finalise.after-ended");
         if let Err(error) = ending::settle_counts(&self.backends, &self.store, spec, history).await {
-            tracing::warn!(%error, "what the progress service counts may not be settled");
+            tracing::warn!(%error, "the final counts in the progress service may be wrong; `diorama reconcile` rebuilds them");
         }
         self.show_summary(history).await?;
         if let Some(ended) = history.ended() {

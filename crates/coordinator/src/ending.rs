@@ -99,7 +99,7 @@ pub(crate) async fn settle_counts(
         // A worker that is late may tell of a shard that is void while we count.
         rebuild(backends, store, spec, history).await?;
     }
-    tracing::warn!("the progress service does not come to count what the markers say");
+    tracing::warn!("the counts in the progress service still disagree with the markers");
     Ok(())
 }
 

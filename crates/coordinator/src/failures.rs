@@ -73,7 +73,7 @@ async fn give_up(backends: &Backends, store: &RunStore, run: &RunId, shard: Shar
     };
     let history = store.history().await?;
     if !history.is_under_way(shard) || history.ending().is_some() {
-        tracing::info!(%run, %shard, "a dead letter came too late to matter");
+        tracing::info!(%run, %shard, "ignoring a dead letter: its round is over");
         return Ok(());
     }
     commit_failure(backends, store, &spec, &history, shard).await

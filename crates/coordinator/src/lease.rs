@@ -47,14 +47,14 @@ impl Lease {
                 match self.without_progress(backends).await {
                     Ok(leads) => leads,
                     Err(error) => {
-                        tracing::warn!(%error, "nor can it be said in the store who leads");
+                        tracing::warn!(%error, "leadership could not be recorded in the store either");
                         self.leads
                     }
                 }
             }
         };
         if self.leads != leads {
-            let what = if leads { "this coordinator drives the runs now" } else { "another coordinator took over" };
+            let what = if leads { "this coordinator is the leader now" } else { "another coordinator took over" };
             tracing::info!("{what}");
         }
         self.leads = leads;
@@ -92,7 +92,7 @@ impl Lease {
         if self.leads
             && let Err(error) = backends.progress.release_lease(LEASE, &self.owner).await
         {
-            tracing::warn!(%error, "the lease could not be given up; another coordinator waits for its end");
+            tracing::warn!(%error, "the lease could not be released; the next leader waits for it to expire");
         }
     }
 }

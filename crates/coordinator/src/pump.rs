@@ -203,7 +203,7 @@ impl<'a> Pump<'a> {
             Err(error) => {
                 if self.markers_at.is_none_or(|at| now.duration_since(at) >= WITHOUT_PROGRESS) {
                     if self.markers_at.is_none() {
-                        tracing::warn!(%error, "the progress service is away: the markers say what is committed");
+                        tracing::warn!(%error, "the progress service is unreachable; reading what is committed from the markers");
                     }
                     self.markers_at = Some(now);
                     self.list_markers().await?;
@@ -234,7 +234,7 @@ impl<'a> Pump<'a> {
         self.committed.extend(&committed);
         if self.has_forgotten(&committed, &counted) {
             if self.earlier > 0 || !self.committed.is_empty() {
-                tracing::warn!("the progress service has forgotten; it is told again");
+                tracing::warn!("the progress service has lost data; restoring it from the markers");
             }
             if let Err(error) = catch_up(self.backends, self.store, self.spec, history).await {
                 match error {
@@ -285,11 +285,11 @@ impl<'a> Pump<'a> {
             Ok(()) => {
                 self.plan.told_to_give_way(turn.gives_way, now);
                 match &turn.behind {
-                    Some(first) => tracing::info!(%first, "a run of a higher priority goes first"),
-                    None => tracing::info!("it is this run's turn again"),
+                    Some(first) => tracing::info!(%first, "yielding to a run of a higher priority"),
+                    None => tracing::info!("no longer yielding"),
                 }
             }
-            Err(error) => tracing::debug!(%error, "workers do not hear that the run gives way"),
+            Err(error) => tracing::debug!(%error, "workers could not be told that the run yields"),
         }
     }
 
@@ -302,7 +302,7 @@ impl<'a> Pump<'a> {
         }
         for index in &lost {
             let shard = ShardId { round: self.round.round, index: *index };
-            tracing::warn!(%shard, "published before, and nobody has it: publishing it again");
+            tracing::warn!(%shard, "published, and lost: no worker holds it; publishing it again");
         }
         lost.extend(new);
         lost

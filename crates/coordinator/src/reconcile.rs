@@ -75,7 +75,7 @@ pub(crate) async fn catch_up(
             return Ok(counted.counts);
         }
     }
-    let problem = format!("it forgets faster than it is told; tried {TRIES} times");
+    let problem = format!("it keeps losing data while it is rebuilt; tried {TRIES} times");
     Err(ProgressError::new(ErrorKind::Transient, "adding the markers to the counts", problem).into())
 }
 

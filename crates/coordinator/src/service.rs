@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use diorama_backends::objects::{ObjectErrorKind, list_all};
-use diorama_core::clock;
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::RunState;
@@ -207,7 +206,9 @@ impl Service {
                     tracing::warn!(%run, %error, "the run's log cannot be read; trying again");
                     last.listed = None;
                 }
-                Err(error) => tracing::error!(%run, %error, "the run's log cannot be read; the run stands still"),
+                Err(error) => {
+                    tracing::error!(%run, %error, "the run's log cannot be read; the run is stuck until that is fixed")
+                }
             }
         }
         Ok(())
@@ -283,7 +284,7 @@ impl Driving {
                     let id = match ended {
                         Ok((id, ())) => id,
                         Err(error) => {
-                            tracing::error!(%error, "driving a run ended badly, it is taken up again; please report this");
+                            tracing::error!(%error, "driving a run panicked; it is picked up again; please report this");
                             error.id()
                         }
                     };
@@ -309,7 +310,7 @@ async fn runs_below(
 pub(crate) async fn hand_over(backends: &Backends, run: &RunId) -> Result<(), CoordinatorError> {
     backends.objects.put(&SharedKey::Active(run.clone()).to_string(), bytes::Bytes::new()).await?;
     if let Err(error) = backends.progress.ring().await {
-        tracing::debug!(%error, "the leading coordinator looks by itself");
+        tracing::debug!(%error, "the leader could not be notified; it will find the run on its next scan");
     }
     Ok(())
 }
@@ -327,10 +328,10 @@ async fn strike_off(backends: &Backends, store: &RunStore, run: &RunId) -> Resul
 async fn collect(backends: Backends, config: ServiceConfig, stop: CancellationToken) {
     match stop.run_until_cancelled(gc::collect(&backends, &config.owner, config.grace, false)).await {
         Some(Ok(collected)) if !collected.is_empty() => {
-            tracing::info!(%collected, "what belonged to nobody was removed")
+            tracing::info!(%collected, "garbage was collected")
         }
         Some(Ok(_)) | None => {}
-        Some(Err(error)) => tracing::warn!(%error, "the collection of garbage is tried again later"),
+        Some(Err(error)) => tracing::warn!(%error, "garbage collection failed; it is retried later"),
     }
 }
 
@@ -347,11 +348,11 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
             Err(error) if error.is_retryable() => tracing::warn!(%error, ?wait, "trying again"),
             // Nothing of a run is lost with the progress, so no run is paused for it; and somebody is told.
             Err(CoordinatorError::Progress(error)) => {
-                tracing::error!(%error, ?wait, "the progress service refuses; trying again until that is mended");
+                tracing::error!(%error, ?wait, "the progress service refuses; retrying until that is fixed");
             }
             Err(error) => {
                 if let Err(error) = pause(&backends, &store, run, &config.name, &error.to_string()).await {
-                    tracing::error!(%error, "that the run is paused could not be noted");
+                    tracing::error!(%error, "the pause could not be recorded");
                 }
                 wait_for_another_wish(&backends, &store, run, &stop).await;
             }
@@ -416,7 +417,9 @@ async fn drive(
     let spec = store.spec().await?;
     let Some(spec) = spec.filter(|spec| spec.run == *run) else {
         let key = store.path(&diorama_core::key::ObjectKey::Spec);
-        return Err(diorama_backends::objects::ObjectError::damaged(key, "it is gone or speaks of another run").into());
+        return Err(
+            diorama_backends::objects::ObjectError::damaged(key, "it is missing or belongs to another run").into()
+        );
     };
     let (watchers, _) = watch::channel(RunProgress::start(spec.tasks));
     let coordinator = Coordinator::new(backends.clone(), store.clone(), config.clone(), watchers);
@@ -429,7 +432,7 @@ async fn drive(
             ending::settle_counts(backends, store, &spec, &store.history().await?).await?;
             strike_off(backends, store, run).await?;
             if let Err(error) = backends.progress.expire(run, REMEMBER_ENDED).await {
-                tracing::debug!(%error, "the progress service remembers the run for longer than usual");
+                tracing::debug!(%error, "the progress service will keep the run's keys longer than usual");
             }
             Ok(())
         }

@@ -2,7 +2,6 @@
 //! can say, whoever drives it.
 
 use diorama_backends::progress::{Counts, Holder, THROUGHPUT_SECONDS, Throughput};
-use diorama_core::clock;
 use diorama_core::id::{Pool, RunId, ShardId};
 use diorama_core::round::RoundInfo;
 use diorama_core::run::{Labels, RunSpec, RunState, RunSummary};
@@ -110,7 +109,7 @@ impl RunStatus {
     /// A run that was submitted a moment ago, where nothing more can be read of it.
     pub(crate) fn just_submitted(spec: &RunSpec, problem: &str) -> Self {
         let mut status = Self::of_spec(spec, RunState::Running);
-        status.degrade(format!("it is submitted, and how it stands cannot be read now ({problem})"));
+        status.degrade(format!("submitted; its status cannot be read right now ({problem})"));
         status
     }
 

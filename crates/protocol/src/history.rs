@@ -79,7 +79,7 @@ pub enum Refused {
         wanted: &'static str,
     },
     /// Somebody else has decided it, or it follows from nothing that was decided: whoever asked is late.
-    #[error("the run was taken further meanwhile ({wanted}, after {decisions} decisions)")]
+    #[error("the run has changed in the meantime ({wanted}, after {decisions} decisions)")]
     Late {
         /// What was asked for.
         wanted: &'static str,

@@ -76,7 +76,7 @@ impl Backends {
             Put::Created => Ok(marker),
             Put::Exists => match store.marker(marker.shard).await? {
                 Some(winner) => Ok(winner),
-                None => Err(ObjectError::damaged(store.path(&key), "the marker was there and is gone")),
+                None => Err(ObjectError::damaged(store.path(&key), "the marker existed a moment ago and is gone")),
             },
         }
     }
@@ -91,7 +91,7 @@ impl Backends {
             Put::Created => Ok(spec),
             Put::Exists => match store.spec().await? {
                 Some(first) => Ok(first),
-                None => Err(ObjectError::damaged(store.path(&key), "the spec was there and is gone")),
+                None => Err(ObjectError::damaged(store.path(&key), "the spec existed a moment ago and is gone")),
             },
         }
     }
@@ -161,7 +161,7 @@ impl Backends {
         let Some(state) = history.state() else { return };
         let head = Head { decisions: history.decisions(), state, gives_way: false };
         if let Err(error) = self.progress.announce(run, &head).await {
-            tracing::debug!(%run, %error, "workers hear of a decision later than usual");
+            tracing::debug!(%run, %error, "a decision could not be announced; workers hear of it later than usual");
         }
     }
 

@@ -32,7 +32,7 @@ impl Shutdown {
                 if token.is_cancelled() {
                     std::process::exit(i32::from(EXIT_DRAINED));
                 }
-                tracing::warn!("draining: what is running is finished and kept; once more to stop at once");
+                tracing::warn!("draining: finishing what is running; press Ctrl-C again to stop at once");
                 token.cancel();
             }
         });

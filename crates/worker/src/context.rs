@@ -191,7 +191,7 @@ impl Context {
         match self.runs.look(&self.backends, &self.store(run), run, shard, Duration::ZERO).await {
             Ok(known) => known.is_some_and(|known| known.wish(shard, false) == Wish::Work),
             Err(error) => {
-                tracing::warn!(%error, "whether the shard is wanted cannot be told");
+                tracing::warn!(%error, "could not check whether the shard is still wanted");
                 true
             }
         }

@@ -63,7 +63,7 @@ impl Holding {
         let Some(stale) = stale else {
             return Some(Hold { holding: self.clone(), key, attempt, deliveries });
         };
-        tracing::info!(run = %key.0, shard = %key.1, "delivered again while it is in our hands: the attempt goes on");
+        tracing::info!(run = %key.0, shard = %key.1, "redelivered while this worker holds it; the attempt goes on");
         match stale.settle(Settlement::Ack).await {
             // Its channel is dead, and that is why the queue delivered again.
             Ok(()) | Err(QueueError::Stale(_)) => {}

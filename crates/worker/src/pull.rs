@@ -88,7 +88,7 @@ async fn pull(
                 shards.spawn(shard::run(context.clone(), delivery));
             }),
             () = until(idle) => {
-                tracing::info!(idle = ?context.config.max_idle, "no work came for long: the worker ends");
+                tracing::info!(idle = ?context.config.max_idle, "idle for too long; exiting");
                 return Ok(());
             }
         };
@@ -114,7 +114,7 @@ async fn finish(context: &Context, shards: &mut Shards) -> Result<(), WorkerErro
     tokio::select! {
         result = ends(shards) => result,
         () = tokio::time::sleep_until(keep_until + HANDING_BACK) => {
-            tracing::warn!(shards = shards.len(), "the worker ends with shards that it could not hand back in time");
+            tracing::warn!(shards = shards.len(), "exiting with shards that could not be handed back in time");
             shards.shutdown().await;
             Ok(())
         }
@@ -150,7 +150,7 @@ async fn heartbeat(context: Arc<Context>) {
             done: context.report().pictures,
         };
         if let Err(error) = context.backends.progress.heartbeat(&heartbeat, interval * 3).await {
-            tracing::warn!(worker = %context.config.worker, %error, "the heartbeat could not be given");
+            tracing::warn!(worker = %context.config.worker, %error, "the heartbeat could not be sent");
         }
         context.holding.tell_all().await;
         tokio::time::sleep(interval).await;
@@ -183,7 +183,7 @@ impl Outage {
         }
         let wait = self.wait;
         self.wait = (wait * 2).min(Self::LONGEST_WAIT);
-        tracing::warn!(%error, ?wait, "a service is away; the worker hands back what it holds and waits");
+        tracing::warn!(%error, ?wait, "a service is unreachable; handing back what this worker holds, and waiting");
         Ok(drain.run_until_cancelled(tokio::time::sleep(wait)).await.is_none())
     }
 }

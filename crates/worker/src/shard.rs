@@ -204,7 +204,7 @@ impl Shard {
         let (unfinished, parts) = (journal.unfinished(), journal.parts());
         self.journal = Some(journal);
         if unfinished >= work.spec.retry.poison_after {
-            tracing::warn!(unfinished, "attempts on this shard died or stand still: running it task by task");
+            tracing::warn!(unfinished, "attempts on this shard died or stalled; running it task by task");
             self.suspected = true;
             // Two suspected ones that keep their own shares would wait for each other.
             self.flight = None;
@@ -308,7 +308,7 @@ impl Shard {
         if matches!(attempted, Err(Interrupt::Ended(Ending::Decided)))
             && let Err(error) = self.work.sink.discard(self.made.own_files()).await
         {
-            tracing::warn!(%error, "what was made in vain is left to be collected");
+            tracing::warn!(%error, "unneeded output could not be removed; garbage collection will");
         }
         let part = match &attempted {
             // Nobody asks the journal of a shard that is decided.
@@ -354,11 +354,11 @@ impl Shard {
                 kept
             }
             Ok(Err(error)) => {
-                tracing::warn!(%error, "what was made of the shard is not kept");
+                tracing::warn!(%error, "finished pictures of the shard could not be stored");
                 false
             }
             Err(_) => {
-                tracing::warn!("what was made of the shard could not be kept in time");
+                tracing::warn!("finished pictures of the shard could not be stored in time");
                 false
             }
         }
@@ -374,6 +374,6 @@ async fn tell_progress(context: &Context, spec: &RunSpec, history: &History, mar
 }
 
 fn poison() -> TaskError {
-    let message = "workers died again and again while this task ran alone; it is not tried again";
+    let message = "workers kept dying while this task ran alone; it is not retried";
     TaskError::permanent(ErrorCode::Poison, message)
 }

@@ -105,6 +105,6 @@ fn a_leader_that_stands_still_loses_its_lease_and_steps_back_when_it_goes_on() {
     first.go_on();
     until("the first one steps back", || leads(&fleet.coordinator) == Some(false));
     assert_eq!(leads(&second), Some(true));
-    other.until_logged("this coordinator drives the runs now");
+    other.until_logged("this coordinator is the leader now");
     fleet.proves_whole(&run, 400);
 }

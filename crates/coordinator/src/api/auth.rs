@@ -61,12 +61,12 @@ impl Tokens {
         let failed = |problem: String| TokensError { path: path.to_owned(), problem };
         let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
         let tokens: Self = toml::from_str(&text).map_err(|error| failed(error.to_string()))?;
-        if tokens.token.is_empty() { Err(failed("there is no token in it".to_owned())) } else { Ok(tokens) }
+        if tokens.token.is_empty() { Err(failed("it has no tokens".to_owned())) } else { Ok(tokens) }
     }
 
     fn caller(&self, token: &str, now: Timestamp) -> Result<Caller, Problem> {
         let digest = Sha256Hex::of(token.as_bytes());
-        let unknown = || Problem::new(401, "unknown_token", "this token is none of ours");
+        let unknown = || Problem::new(401, "unknown_token", "unknown token");
         let token = self.token.iter().find(|known| known.sha256 == digest).ok_or_else(unknown)?;
         match token.expires {
             Some(expires) if expires <= now => {

@@ -31,7 +31,7 @@ const AT_ONCE: usize = 32;
 pub(super) struct PoolStatus {
     /// Its name.
     pub(super) pool: String,
-    /// Workers that give signs of life.
+    /// Workers with a recent heartbeat.
     pub(super) workers: u64,
     /// Runs that have not ended.
     pub(super) runs: u64,
@@ -80,7 +80,7 @@ pub(super) async fn refresh(api: &Api) {
     look.pools = match all(api, look.runs.clone()).await {
         Ok(pools) => pools,
         Err(problem) => {
-            tracing::warn!(problem = problem.detail, "the metrics of the pools are left out");
+            tracing::warn!(problem = problem.detail, "the pools' metrics are unavailable");
             Vec::new()
         }
     };

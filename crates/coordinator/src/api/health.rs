@@ -34,9 +34,9 @@ pub(super) async fn metrics(State(api): State<Shared>) -> Result<(StatusCode, St
     };
     let leader = gauge("diorama_coordinator_leader", "1 where this coordinator drives the runs", &[])?;
     leader.with_label_values(&[] as &[&str]).set(i64::from(*api.config.leading.borrow()));
-    let ready = gauge("diorama_queue_ready_shards", "Shards that wait for a worker", &["pool"])?;
-    let dead = gauge("diorama_queue_dead_shards", "Shards that the queue gave up", &["pool"])?;
-    let workers = gauge("diorama_workers", "Workers that give signs of life", &["pool"])?;
+    let ready = gauge("diorama_queue_ready_shards", "Shards waiting for a worker", &["pool"])?;
+    let dead = gauge("diorama_queue_dead_shards", "Dead-lettered shards", &["pool"])?;
+    let workers = gauge("diorama_workers", "Workers with a recent heartbeat", &["pool"])?;
     let runs = gauge("diorama_active_runs", "Runs that have not ended", &["pool"])?;
     let pools = api.pools.last();
     for pool in pools {

@@ -175,7 +175,7 @@ pub(super) async fn change(
 /// Deletes a run that has ended, with everything that it made, or one that was never completely submitted. Its uploaded
 /// references go later, unless another run names them. For the role admin.
 #[utoipa::path(delete, path = "/v1/runs/{run}", tag = "runs", params(("run" = String, Path)),
-    responses((status = 202, description = "it is gone for everybody, and its objects are being removed"),
+    responses((status = 202, description = "it is deleted, and its objects are being removed"),
               (status = 403, body = Problem), (status = 404, body = Problem),
               (status = 409, description = "the run has not ended", body = Problem)))]
 pub(super) async fn delete(State(api): State<Shared>, Path(run): Path<String>) -> Result<StatusCode, Problem> {
@@ -236,10 +236,7 @@ pub(super) async fn events(
                     }
                     Ok(Some(_)) => {}
                     Err(problem) => {
-                        tracing::warn!(
-                            problem = problem.detail,
-                            "a stream of events goes on when the services are back"
-                        );
+                        tracing::warn!(problem = problem.detail, "an event stream resumes when the services are back");
                         last = None;
                         tokio::time::sleep(EVENT_POLL).await;
                     }

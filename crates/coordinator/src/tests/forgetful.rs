@@ -104,7 +104,7 @@ async fn without_a_progress_service_a_run_is_driven_to_its_end_from_its_markers(
             }
             let now = status(&bench.backends, &bench.store, &spec, &bench.history().await).await.unwrap();
             assert_eq!((now.state, now.done, now.failed, now.retrying), (RunState::Running, 7, 1, 1));
-            assert!(now.degraded.as_ref().is_some_and(|why| why.starts_with("Redis is away")), "{now:?}");
+            assert!(now.degraded.as_ref().is_some_and(|why| why.starts_with("Redis is unreachable")), "{now:?}");
             progress.be_away(!comes_back);
         };
         let (end, ()) = within(async { tokio::join!(coordinator.drive(&spec, &drain), look) }).await;

@@ -125,7 +125,7 @@ impl Progress for Node {
         self.asks(async { self.world.progress().recent_failures(run).await }).await
     }
 
-    async fn throughput(&self, run: &RunId) -> Result<Vec<Throughput>, ProgressError> {
+    async fn throughput(&self, run: &RunId) -> Result<Throughput, ProgressError> {
         self.asks(async { self.world.progress().throughput(run).await }).await
     }
 

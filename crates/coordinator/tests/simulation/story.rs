@@ -249,7 +249,8 @@ impl Story {
             if tool == 1 {
                 let _ = diorama_coordinator::reconcile(&backends, &store, &spec, &history).await;
             } else {
-                let _ = diorama_coordinator::verify(&backends, &store, &spec, &history, true).await;
+                let _ =
+                    diorama_coordinator::verify(&backends, &store, &spec, &history, Some(Grace(Duration::ZERO))).await;
             }
         });
     }

@@ -428,7 +428,7 @@ impl Cli {
             .collect();
         let config = load(&Sources { file: self.config.clone(), folder: PathBuf::from("."), env, flags })?;
         for name in &config.unknown_variables {
-            tracing::warn!("the environment variable {name} means nothing to diorama; is it misspelt?");
+            tracing::warn!("unknown environment variable {name}; is it misspelt?");
         }
         Ok(config)
     }

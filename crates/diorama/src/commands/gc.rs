@@ -43,7 +43,7 @@ fn tell(collected: &Collected, removed: bool) -> Vec<String> {
     }
     lines.push(match removed {
         true => format!("{collected}: removed"),
-        false => format!("{collected}; nothing was removed: --yes does"),
+        false => format!("{collected}; nothing was removed: run it again with --yes to remove them"),
     });
     lines
 }

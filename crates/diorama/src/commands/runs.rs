@@ -93,9 +93,9 @@ async fn workers(client: &Client) -> Result<Vec<Heartbeat>, ClientError> {
 
 fn tell_workers(workers: Result<Vec<Heartbeat>, ClientError>) {
     match workers {
-        Ok(workers) if workers.is_empty() => output::line("no worker gives a sign of life"),
+        Ok(workers) if workers.is_empty() => output::line("no workers are connected"),
         Ok(workers) => workers.iter().for_each(|worker| output::line(&describe_worker(worker))),
-        Err(error) => output::line(&format!("nobody knows which workers there are: {error}")),
+        Err(error) => output::line(&format!("the workers are unknown: {error}")),
     }
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn describe(run: &RunStatus) -> String {
         text.push_str(&format!("\n  paused because {reason}"));
     }
     if let Some(degraded) = &run.degraded {
-        text.push_str(&format!("\n  not all of this is known now: {degraded}"));
+        text.push_str(&format!("\n  degraded: {degraded}"));
     }
     text
 }
@@ -246,7 +246,7 @@ pub(crate) async fn delete(command: &OneRun, cli: &Cli) -> Result<u8, Failure> {
     if cli.json() {
         output::line(&serde_json::json!({ "run": command.run, "state": "deleted" }).to_string());
     } else {
-        output::line(&format!("{} is gone; its objects are being removed", command.run));
+        output::line(&format!("{} is deleted; its objects are being removed", command.run));
     }
     Ok(exit::DONE)
 }

@@ -24,7 +24,7 @@ pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failu
     match work(cli, &drain).await {
         // What it held goes to another worker: that is what a drain is for, whatever was away meanwhile.
         Err(failure) if failure.code == exit::TRY_AGAIN && drain.is_cancelled() => {
-            tracing::warn!(error = %failure, "the worker was drained while something was away");
+            tracing::warn!(error = %failure, "drained while a service was unreachable");
             Ok(exit::DRAINED)
         }
         ended => ended,
@@ -67,7 +67,7 @@ async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Res
     match drain.run_until_cancelled(Scratch::sweep(&root, backends.objects.clone())).await {
         None => return Ok(exit::DRAINED),
         Some(Ok(_)) => {}
-        Some(Err(error)) => tracing::warn!(%error, "what killed workers of this machine left stays for now"),
+        Some(Err(error)) => tracing::warn!(%error, "leftovers of killed workers could not be cleaned up"),
     }
     let scratch = Scratch::open(&root, &name)
         .map_err(|error| Failure::permanent(anyhow::anyhow!("the scratch folder cannot be used: {error}")))?;
@@ -99,7 +99,7 @@ async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Res
             let (committed, pictures) = (report.committed, report.pictures);
             let (handed_back, lost) = (report.handed_back, report.already_committed);
             output::line(&format!(
-                "diorama: {committed} shards with {pictures} pictures committed, {handed_back} handed back, {lost} were another's"
+                "diorama: {committed} shards with {pictures} pictures committed, {handed_back} handed back, {lost} committed by others first"
             ));
             Ok(if drain.is_cancelled() { exit::DRAINED } else { exit::DONE })
         }

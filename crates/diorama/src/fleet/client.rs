@@ -39,7 +39,7 @@ pub(crate) enum ClientError {
         problem: String,
     },
     /// It answered something that is not ours.
-    #[error("{address} answered what no coordinator answers ({problem}); is --coordinator right?")]
+    #[error("{address} is not a Diorama coordinator ({problem}); check --coordinator")]
     NoCoordinator {
         address: String,
         /// What was wrong with it.

@@ -137,7 +137,7 @@ async fn progress(config: &RedisConfig, exclusive: Exclusive) -> Result<RedisPro
     let progress = RedisProgress::open(config)?;
     match progress.check().await {
         Err(error) if error.is_retryable() && exclusive == Exclusive::ConditionalPut => {
-            tracing::warn!(%error, "Redis is away: this process starts without it, and uses it as soon as it answers");
+            tracing::warn!(%error, "Redis is unreachable: starting without it, and using it as soon as it answers");
         }
         checked => checked?,
     }

@@ -107,7 +107,7 @@ impl Scratch {
         // Plain data with string keys: this cannot fail.
         let note = serde_json::to_vec(&note).unwrap_or_default();
         if let Err(error) = tokio::fs::write(self.note_of(attempt), note).await {
-            tracing::warn!(folder = %self.path.display(), %error, "that an attempt is in flight could not be noted");
+            tracing::warn!(folder = %self.path.display(), %error, "could not record that an attempt is in flight");
         }
     }
 

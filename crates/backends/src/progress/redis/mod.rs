@@ -246,11 +246,11 @@ impl Progress for RedisProgress {
         let mut beat = self.scripts.heartbeat.prepare_invoke();
         beat.key(HEARTBEATS).key(SEEN);
         beat.arg(heartbeat.worker.as_str()).arg(text(heartbeat)).arg(millis(ttl)).arg(millis(LIFE));
-        self.script("giving a sign of life", &beat).await
+        self.script("sending a heartbeat", &beat).await
     }
 
     async fn workers(&self) -> Result<Vec<Heartbeat>, ProgressError> {
-        let living = self.living("reading which workers live", HEARTBEATS, SEEN).await?;
+        let living = self.living("listing the workers", HEARTBEATS, SEEN).await?;
         let mut workers: Vec<Heartbeat> = living.into_iter().map(|(_, heartbeat)| heartbeat).collect();
         workers.sort_by(|a, b| a.worker.cmp(&b.worker));
         Ok(workers)

@@ -154,5 +154,5 @@ fn read_invalid(file: &Path) -> Result<Vec<ManifestIssue>, Problem> {
 }
 
 fn cut_off(error: MultipartError) -> Problem {
-    Problem::bad_request("cut_off", format!("the upload ended before its end: {}; send it again", error.body_text()))
+    Problem::bad_request("cut_off", format!("the upload was cut off: {}; send it again", error.body_text()))
 }

@@ -105,14 +105,14 @@ async fn take_back(api: &Shared, store: &RunStore, run: &RunId) {
         hand_over(api.backends(), run).await
     };
     if let Err(error) = taken_back.await {
-        tracing::warn!(%run, %error, "half a submission goes later than usual");
+        tracing::warn!(%run, %error, "the incomplete submission will be collected later");
     }
 }
 
 /// Hands a run over. Where this fails, or we die before, the leading coordinator finds it when it looks at all runs.
 async fn hand_over_or_later(api: &Shared, run: &RunId) {
     if let Err(error) = hand_over(api.backends(), run).await {
-        tracing::warn!(%run, %error, "the run is taken up later than usual");
+        tracing::warn!(%run, %error, "the leader was not notified; it will pick the run up on its next scan");
     }
 }
 

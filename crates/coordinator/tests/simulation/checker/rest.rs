@@ -40,7 +40,7 @@ async fn is_whole(backends: &Backends, run: &RunId, record: &Record) -> Result<(
         return Err(format!("it has not ended: {:?}, {} decisions", history.state(), history.decisions()));
     }
     let store = RunStore::shared(backends.objects.clone(), run);
-    let verified = diorama_coordinator::verify(backends, &store, spec, history, false).await;
+    let verified = diorama_coordinator::verify(backends, &store, spec, history, None).await;
     let verified = verified.map_err(|error| error.to_string())?;
     if verified.is_clean() { Ok(()) } else { Err(format!("verify: {}", verified.problems.join("; "))) }
 }

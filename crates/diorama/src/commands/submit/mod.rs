@@ -56,7 +56,7 @@ async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -
             Sent::Run(status, is_new) => break (*status, is_new),
             // What was there when we looked was collected since.
             Sent::Misses(error) if manifest.is_none() && uploads < UPLOADS => {
-                tracing::warn!(%error, "uploading again what is missing");
+                tracing::warn!(%error, "uploading what is missing");
             }
             Sent::Misses(error) => return Err(error.into()),
         }
