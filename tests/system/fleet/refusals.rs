@@ -145,7 +145,7 @@ fn members_that_start_while_redis_is_away_use_it_as_soon_as_it_answers() {
     let coordinator = fleet.start(fleet.serving(&fleet.coordinator));
     let worker = fleet.worker("one");
     for member in [&coordinator, &worker] {
-        member.until_logged("Redis is away: this process starts without it");
+        member.until_logged("Redis is unreachable: starting without it");
     }
     fleet.redis.start_again();
     until("the coordinator answers", || fleet.run(&["status"]).code == Some(0));
