@@ -169,8 +169,7 @@ pub async fn status(
         }
         Err(error) => {
             status.degrade(format!(
-                "Redis is away, so nobody knows what workers hold just now, nor behind what the run waits \
-                                    ({error})"
+                "Redis is unreachable, so what workers hold, and what the run waits for, is unknown ({error})"
             ));
             if shards <= COUNTED_BY_HAND {
                 match by_hand(store, spec, history).await {

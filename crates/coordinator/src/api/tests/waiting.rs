@@ -144,5 +144,5 @@ async fn without_a_progress_service_a_run_says_that_nobody_knows_behind_what_it_
     progress.be_away(true);
     let (_, status) = bench.request("GET", &format!("/v1/runs/{run}")).await;
     assert_eq!(status["waiting"], Value::Null);
-    assert!(status["degraded"].as_str().unwrap().contains("nor behind what the run waits"), "{status}");
+    assert!(status["degraded"].as_str().unwrap().contains("what the run waits for, is unknown"), "{status}");
 }
