@@ -60,7 +60,7 @@ fn a_second_ctrl_c_stops_at_once() {
     until("the start", || case.path("out/input").is_dir());
     child.signal(Signal::INT);
     // Two signals at once are one to a process.
-    until("it drains", || said().contains("once more to stop at once"));
+    until("it drains", || said().contains("press Ctrl-C again to stop at once"));
     child.signal(Signal::INT);
     // Its batch takes a minute.
     assert_eq!(child.ended_within(Duration::from_secs(45), said).code(), Some(143));

@@ -6,6 +6,7 @@
 //! number how many tasks the shards of the largest run have.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark stops where anything is not as it should be")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints what it measured")]
 
 mod fairness;
 mod large;
