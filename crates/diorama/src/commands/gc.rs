@@ -75,7 +75,7 @@ mod tests {
             dry[..3],
             ["would remove  runs/a/", "would remove  runs/b/shards/r0-000000.0a.tar", "would remove  … and 2 more"]
         );
-        assert!(dry[3].ends_with("nothing was removed: --yes does"), "{dry:?}");
+        assert!(dry[3].ends_with("nothing was removed: run it again with --yes to remove them"), "{dry:?}");
         let wet = tell(&collected, true);
         assert!(wet[0] == "removed  runs/a/" && wet[3].ends_with(": removed"), "{wet:?}");
         collected.damaged.push("run c left as it is: its log is gone".to_owned());
