@@ -20,6 +20,7 @@ use crate::blobs;
 use crate::delete;
 use crate::ending::{Named, left_behind};
 use crate::error::CoordinatorError;
+use crate::index::runs_below;
 
 /// How long what belongs to nobody is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +91,7 @@ impl fmt::Display for Collected {
 
 /// Collects what is older than `grace`; with `dry`, only says what that is.
 pub async fn collect(backends: &Backends, by: &str, grace: Grace, dry: bool) -> Result<Collected, CoordinatorError> {
-    let listed = list_all(&*backends.objects, SharedKey::SUBMITTED).await?;
-    let submitted = listed.iter().filter_map(|object| SharedKey::run(&object.key)).collect();
+    let submitted = runs_below(&*backends.objects, SharedKey::SUBMITTED).await?;
     let mut collection = Collection { backends, by, grace, dry, submitted, collected: Collected::default() };
     collection.gone().await?;
     for run in collection.submitted.clone() {

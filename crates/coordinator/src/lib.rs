@@ -13,6 +13,7 @@ mod ending;
 mod error;
 mod failures;
 mod gc;
+mod index;
 mod lease;
 mod pace;
 mod plan;

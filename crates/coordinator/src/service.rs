@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use diorama_backends::objects::{ObjectErrorKind, list_all};
+use diorama_backends::objects::ObjectErrorKind;
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::RunState;
@@ -26,6 +26,7 @@ use crate::ending;
 use crate::error::CoordinatorError;
 use crate::failures::pause;
 use crate::gc::{self, Grace};
+use crate::index::runs_below;
 use crate::lease::Lease;
 use crate::watch::RunProgress;
 
@@ -56,7 +57,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 pub struct ServiceConfig {
     /// Its name, different from every other coordinator's.
     pub owner: String,
-    /// After this long without a sign of life of the one with the lease, another takes over.
+    /// After this long without a renewal by the leader, another coordinator takes over.
     pub lease: Duration,
     /// How long what belongs to nobody is kept before it is collected.
     pub grace: Grace,
@@ -202,7 +203,7 @@ impl Service {
                 // Also one that has ended: its counts may not be settled yet.
                 Ok(_) => driving.begin(&self.backends, &self.config.runs, store, run, stop),
                 // What is wrong with one run keeps no other one from being driven.
-                Err(error) if error.kind == ObjectErrorKind::Transient => {
+                Err(error) if error.may_pass_later() => {
                     tracing::warn!(%run, %error, "the run's log cannot be read; trying again");
                     last.listed = None;
                 }
@@ -296,14 +297,6 @@ impl Driving {
             }
         }
     }
-}
-
-async fn runs_below(
-    objects: &dyn diorama_backends::objects::Objects,
-    prefix: &str,
-) -> Result<BTreeSet<RunId>, CoordinatorError> {
-    let listed = list_all(objects, prefix).await?;
-    Ok(listed.iter().filter_map(|object| SharedKey::run(&object.key)).collect())
 }
 
 /// Puts the run on the list of those that the leading coordinator takes up, and rings for it.

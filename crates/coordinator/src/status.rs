@@ -148,7 +148,7 @@ pub async fn status(
     let Some(round) = history.last_round() else { return Ok(status) };
     status.round = round.round.0;
     status.waiting = Waiting::by_log(history);
-    let shards: u64 = history.rounds().iter().map(|round| u64::from(round.shards)).sum();
+    let shards = history.shards();
     match live(backends, &spec.run).await {
         Ok(live) => {
             if !live.complete {

@@ -163,6 +163,11 @@ impl History {
         &self.rounds
     }
 
+    /// Shards of all rounds.
+    pub fn shards(&self) -> u64 {
+        self.rounds.iter().map(|round| u64::from(round.shards)).sum()
+    }
+
     /// The round that was opened last.
     pub fn last_round(&self) -> Option<&RoundInfo> {
         self.rounds.last()

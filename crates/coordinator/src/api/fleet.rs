@@ -1,30 +1,21 @@
 //! Workers and pools, as they are now.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use diorama_backends::objects::list_all;
-use diorama_core::id::{Pool, RunId};
-use diorama_core::key::SharedKey;
-use futures::{StreamExt, stream};
+use diorama_core::id::Pool;
+use diorama_core::run::RunSpec;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::{Api, Problem, Shared};
+use super::{Api, Problem, Shared, active};
 
 /// Between two looks at the workers and queues for `/metrics`.
 pub(super) const REFRESH: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 5 });
-
-/// Between two listings of the active runs, where nobody rang.
-pub(super) const LIST: Duration = Duration::from_secs(120);
-
-/// Runs that are looked at, at a time.
-const AT_ONCE: usize = 32;
 
 /// A pool.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -45,49 +36,32 @@ pub(super) struct PoolStatus {
 
 /// The pools as they were at the last look, for `/metrics`.
 #[derive(Default)]
-pub(crate) struct Pools {
-    last: Mutex<Look>,
-}
-
-#[derive(Default, Clone)]
-struct Look {
-    pools: Vec<PoolStatus>,
-    runs: BTreeMap<Pool, u64>,
-    listed: Option<Instant>,
-    rung: Option<u64>,
-}
+pub(crate) struct Pools(Mutex<Vec<PoolStatus>>);
 
 impl Pools {
-    fn look(&self) -> Look {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn known(&self) -> MutexGuard<'_, Vec<PoolStatus>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn last(&self) -> Vec<PoolStatus> {
-        self.look().pools
+        self.known().clone()
     }
 }
 
 /// Looks at the pools, and remembers. While a service is away, nothing is known of them.
 pub(super) async fn refresh(api: &Api) {
-    let mut look = api.pools.look();
-    let rung = api.backends().progress.rung().await.ok();
-    if rung != look.rung || look.listed.is_none_or(|at| at.elapsed() >= LIST) {
-        match active_runs(api).await {
-            Ok(runs) => (look.runs, look.listed, look.rung) = (runs, Some(Instant::now()), rung),
-            Err(problem) => tracing::debug!(problem = problem.detail, "the active runs cannot be listed"),
-        }
-    }
-    look.pools = match all(api, look.runs.clone()).await {
-        Ok(pools) => pools,
-        Err(problem) => {
-            tracing::warn!(problem = problem.detail, "the pools' metrics are unavailable");
-            Vec::new()
-        }
-    };
-    *api.pools.last.lock().unwrap_or_else(PoisonError::into_inner) = look;
+    let runs = active::specs(api, active::LIST).await.unwrap_or_else(|problem| {
+        tracing::debug!(problem = problem.detail, "the active runs cannot be listed");
+        api.active.last()
+    });
+    let pools = all(api, &runs).await.unwrap_or_else(|problem| {
+        tracing::warn!(problem = problem.detail, "the pools' metrics are unavailable");
+        Vec::new()
+    });
+    *api.pools.known() = pools;
 }
 
-/// The workers that gave a sign of life lately.
+/// Workers with a recent heartbeat.
 #[utoipa::path(get, path = "/v1/workers", tag = "fleet",
     responses((status = 200, description = "worker, pool, state, model, identity, device, done", body = Vec<Object>)))]
 pub(super) async fn workers(State(api): State<Shared>) -> Result<Json<Value>, Problem> {
@@ -98,27 +72,17 @@ pub(super) async fn workers(State(api): State<Shared>) -> Result<Json<Value>, Pr
 /// The pools that have workers or runs.
 #[utoipa::path(get, path = "/v1/pools", tag = "fleet", responses((status = 200, body = Vec<PoolStatus>)))]
 pub(super) async fn pools(State(api): State<Shared>) -> Result<Json<Vec<PoolStatus>>, Problem> {
-    let runs = active_runs(&api).await?;
-    Ok(Json(all(&api, runs).await?))
+    // As they are now.
+    let runs = active::specs(&api, Duration::ZERO).await?;
+    Ok(Json(all(&api, &runs).await?))
 }
 
-/// Runs that have not ended, by pool.
-async fn active_runs(api: &Api) -> Result<BTreeMap<Pool, u64>, Problem> {
-    let listed = list_all(&*api.backends().objects, SharedKey::ACTIVE).await?;
-    let ids: Vec<RunId> = listed.iter().filter_map(|object| SharedKey::run(&object.key)).collect();
-    let mut pools = stream::iter(ids).map(|run| async move { api.pool(&run).await }).buffer_unordered(AT_ONCE);
-    let mut runs = BTreeMap::new();
-    while let Some(pool) = pools.next().await {
-        // What cannot be read counts for no pool.
-        if let Ok(Some(pool)) = pool {
-            *runs.entry(pool).or_default() += 1;
-        }
+async fn all(api: &Api, active: &[Arc<RunSpec>]) -> Result<Vec<PoolStatus>, Problem> {
+    // Workers, and runs that have not ended.
+    let mut counted: BTreeMap<Pool, (u64, u64)> = BTreeMap::new();
+    for run in active {
+        counted.entry(run.pool.clone()).or_default().1 += 1;
     }
-    Ok(runs)
-}
-
-async fn all(api: &Api, runs: BTreeMap<Pool, u64>) -> Result<Vec<PoolStatus>, Problem> {
-    let mut counted: BTreeMap<Pool, (u64, u64)> = runs.into_iter().map(|(pool, runs)| (pool, (0, runs))).collect();
     for worker in api.backends().progress.workers().await? {
         counted.entry(worker.pool).or_default().0 += 1;
     }

@@ -2,6 +2,7 @@
 //!
 //! Errors are `application/problem+json` with stable codes. The OpenAPI document is at `/openapi.json`.
 
+mod active;
 mod auth;
 mod blobs;
 mod fleet;
@@ -24,7 +25,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use diorama_backends::objects::{ObjectError, RemoteObjects};
-use diorama_core::id::{Pool, RunId};
+use diorama_core::id::RunId;
 use diorama_core::run::RunSpec;
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::History;
@@ -73,7 +74,7 @@ pub struct Api {
     pub(crate) config: ApiConfig,
     pub(crate) catalogue: Catalogue,
     pub(crate) pools: fleet::Pools,
-    pub(crate) active: turns::Active,
+    pub(crate) active: active::Active,
 }
 
 pub(crate) type Shared = Arc<Api>;
@@ -131,11 +132,11 @@ impl Api {
         Ok(opened.map(|(store, known)| Opened { store, spec: known.spec, history: known.history }))
     }
 
-    /// The pool of a run that is listed as active. A spec never changes, so the store is asked once.
-    pub(crate) async fn pool(&self, run: &RunId) -> Result<Option<Pool>, ObjectError> {
+    /// The spec of a run, where there is one. It never changes, so the store is asked once.
+    pub(crate) async fn spec(&self, run: &RunId) -> Result<Option<Arc<RunSpec>>, ObjectError> {
         match self.catalogue.spec(run) {
-            Some(spec) => Ok(Some(spec.pool.clone())),
-            None => Ok(self.open(run).await?.map(|opened| opened.spec.pool.clone())),
+            Some(spec) => Ok(Some(spec)),
+            None => Ok(self.open(run).await?.map(|opened| opened.spec)),
         }
     }
 

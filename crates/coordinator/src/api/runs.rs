@@ -8,7 +8,6 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
-use diorama_backends::objects::list_all;
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::RunState;
@@ -20,6 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::turns::Turns;
 use super::{Problem, Shared};
 use crate::delete;
+use crate::index::runs_below;
 use crate::service::hand_over;
 use crate::status::RunStatus;
 
@@ -100,10 +100,8 @@ pub(super) async fn list(
     let Query(paging) = paging.map_err(|error| Problem::bad_request("invalid_query", error.body_text()))?;
     let prefix = if paging.active { SharedKey::ACTIVE } else { SharedKey::SUBMITTED };
     let limit = paging.limit.unwrap_or(50).clamp(1, 100);
-    let listed = list_all(&*api.backends().objects, prefix).await?;
-    // Ids rise with time, so the keys are in the order of submission.
-    let mut ids: Vec<RunId> = listed.iter().filter_map(|object| SharedKey::run(&object.key)).collect();
-    ids.reverse();
+    // The latest first.
+    let mut ids: Vec<RunId> = runs_below(&*api.backends().objects, prefix).await?.into_iter().rev().collect();
     if let Some(after) = &paging.after {
         ids.retain(|run| run.as_str() < after.as_str());
     }

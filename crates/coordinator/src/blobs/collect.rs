@@ -11,6 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{Digest, LOOKING, digests, path, text};
 use crate::error::CoordinatorError;
 use crate::gc::{Collected, Grace, is_old};
+use crate::index::runs_below;
 
 /// Blobs that are held against the lists of all runs at a time.
 const CANDIDATES: usize = 1 << 20;
@@ -119,8 +120,7 @@ async fn spare_named(
     known: &mut HashSet<RunId>,
 ) -> Result<(), CoordinatorError> {
     let objects = &*backends.objects;
-    let listed = list_all(objects, SharedKey::SUBMITTED).await?;
-    let runs: Vec<RunId> = listed.iter().filter_map(|object| SharedKey::run(&object.key)).collect();
+    let runs = runs_below(objects, SharedKey::SUBMITTED).await?;
     let unknown = runs.into_iter().filter(|run| !known.contains(run)).collect::<Vec<_>>();
     let mut lists = stream::iter(unknown).map(|run| lists_of(backends, run)).buffer_unordered(RUNS);
     while let Some(Lists { run, keys, are_complete }) = lists.try_next().await? {

@@ -11,7 +11,7 @@ use tower::ServiceExt;
 use super::service::until;
 use super::unkind::MemoryObjects;
 use super::*;
-use crate::api::{Api, ApiConfig, router};
+use crate::api::{Api, router};
 use crate::{Grace, collect, verify};
 
 /// What is damaged or lost.
@@ -76,19 +76,7 @@ async fn get(api: &Arc<Api>, path: &str) -> (StatusCode, Value) {
 /// Everything that is not the damaged run goes its way.
 async fn the_rest_goes_on(objects: Arc<MemoryObjects>, damage: &str) {
     let (bench, spec) = (Bench::shared(objects.clone()), spec(4, 1));
-    let config = ApiConfig {
-        name: "test".to_owned(),
-        backends: bench.backends.clone(),
-        remote: None,
-        scratch: bench.scratch().to_owned(),
-        reference_root: None,
-        plain_http: false,
-        tokens: None,
-        max_manifest_bytes: 1 << 20,
-        max_blob_bytes: 1 << 10,
-        leading: watch::channel(true).1,
-    };
-    let api = Api::new(config);
+    let api = bench.api();
     let in_list = async || {
         let (status, page) = get(&api, "/v1/runs").await;
         assert_eq!(status, StatusCode::OK, "{damage}: {page}");

@@ -45,6 +45,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::{Api, ApiConfig};
 use crate::ending::finalise;
 use crate::rounds;
 use crate::{
@@ -177,6 +178,22 @@ impl Bench {
 
     pub(crate) fn scratch(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// An API of a coordinator of this store, for everybody.
+    pub(crate) fn api(&self) -> Arc<Api> {
+        Api::new(ApiConfig {
+            name: "test".to_owned(),
+            backends: self.backends.clone(),
+            remote: None,
+            scratch: self.scratch().to_owned(),
+            reference_root: None,
+            plain_http: false,
+            tokens: None,
+            max_manifest_bytes: 1 << 20,
+            max_blob_bytes: 1 << 10,
+            leading: watch::channel(true).1,
+        })
     }
 
     pub(crate) fn coordinator(

@@ -100,7 +100,7 @@ struct Scene {
     bench: Bench,
     queue: OpenQueue,
     drivers: Vec<AbortOnDropHandle<()>>,
-    /// What workers hold, with the end of their last sign of life.
+    /// What workers hold, with the end of their last heartbeat.
     holds: Vec<(Instant, ShardId, AttemptId)>,
 }
 

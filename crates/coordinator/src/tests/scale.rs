@@ -9,7 +9,7 @@ use tower::ServiceExt;
 
 use super::unkind::{Hook, Hooked, MemoryObjects};
 use super::*;
-use crate::api::{Api, ApiConfig, router};
+use crate::api::router;
 use crate::{Grace, Service, ServiceConfig};
 
 const REQUEST: Duration = Duration::from_millis(20);
@@ -30,21 +30,6 @@ fn service(bench: &Bench) -> Service {
     let grace = Grace(Duration::from_secs(24 * 3600));
     let config = ServiceConfig { owner: "one".to_owned(), lease: Duration::from_secs(10), grace, runs };
     Service::new(bench.backends.clone(), config).0
-}
-
-fn api(bench: &Bench) -> Arc<Api> {
-    Api::new(ApiConfig {
-        name: "test".to_owned(),
-        backends: bench.backends.clone(),
-        remote: None,
-        scratch: bench.scratch().to_owned(),
-        reference_root: None,
-        plain_http: false,
-        tokens: None,
-        max_manifest_bytes: 1 << 20,
-        max_blob_bytes: 1 << 10,
-        leading: watch::channel(true).1,
-    })
 }
 
 /// The run is on the lists and completely submitted, by entries alone.
@@ -122,7 +107,7 @@ async fn a_filtered_list_of_many_runs_looks_at_them_side_by_side_and_an_unfilter
     for (query, wanted, bound) in [("", 50, 51 * 5), ("?name=399", 1, 400 * 5)] {
         let (begun, before) = (tokio::time::Instant::now(), requests.load(Ordering::SeqCst));
         let request = axum::http::Request::builder().uri(format!("/v1/runs{query}"));
-        let response = router(api(&bench)).oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
+        let response = router(bench.api()).oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
         let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
         let page: Value = serde_json::from_slice(&body).unwrap();
         let runs = page["runs"].as_array().unwrap();

@@ -164,6 +164,28 @@ async fn runs_that_cannot_be_read_keep_no_other_one_from_being_driven() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_whose_log_could_not_be_read_for_a_moment_is_looked_at_again_at_once() {
+    for kind in [ObjectErrorKind::Transient, ObjectErrorKind::Away, ObjectErrorKind::UnknownHost] {
+        // To the sweep, to whoever takes it up, and to the next one.
+        let mut refusals = 3;
+        let refuse = move |operation, key: &str| {
+            let refuses = operation == "get" && key.ends_with("decisions/000001.json") && refusals > 0;
+            refusals -= u32::from(refuses);
+            if refuses { Fault::Fail(kind) } else { Fault::None }
+        };
+        let objects = FaultyObjects::new(MemoryObjects::default(), Box::new(refuse));
+        let (bench, spec) = submitted_to(Arc::new(objects)).await;
+        hand_over(&bench.backends, &spec.run).await.unwrap();
+        let _worker = bench.worker(&spec, Arc::new(|_, _| done()));
+        let begun = Instant::now();
+        let endings = bench.store.relative("endings/");
+        let ended = async || !list_all(&*bench.backends.objects, &endings).await.unwrap().is_empty();
+        until(&bench, Grace::default(), "the run ends", ended).await;
+        assert!(begun.elapsed() < Duration::from_secs(60), "{kind:?}: after {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_is_told_to_stop_while_it_removes_a_large_run_stops_at_once() {
     let (mut bench, spec) = submitted().await;
     bench.decide(&spec, Act::Cancelled).await.unwrap();

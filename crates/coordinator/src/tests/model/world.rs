@@ -18,7 +18,7 @@ use super::scenes::Scene;
 /// What a step of time stands for: within it, everybody who can does what is to be done.
 pub(super) const TICK: Duration = Duration::from_secs(5);
 
-/// Steps for which the progress service believes in a holder that gives no sign of life.
+/// Steps for which the progress service believes in a holder without a heartbeat.
 pub(super) const BELIEVED: u8 = 3;
 
 /// Steps for which a lease is held without being renewed.
