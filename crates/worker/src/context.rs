@@ -56,7 +56,7 @@ pub struct WorkerConfig {
     pub remote: Option<Arc<Remote>>,
     /// How long the batch on the device may go on after a drain was asked for.
     pub drain_grace: Duration,
-    /// Between two signs of life; after three missed ones the worker counts as gone.
+    /// Between two heartbeats; after three missed ones the worker counts as gone.
     pub heartbeat: Duration,
     /// How long a decision about a run may be unknown to the worker where the progress service works.
     pub heard_within: Duration,

@@ -21,7 +21,7 @@ type Key = (RunId, ShardId);
 /// Everything that this worker holds.
 pub(crate) struct Holding {
     progress: Arc<dyn Progress>,
-    /// After this long without a sign of life the progress service forgets a holder.
+    /// After this long without a heartbeat the progress service forgets a holder.
     ttl: Duration,
     metrics: Option<Metrics>,
     held: Mutex<HashMap<Key, Held>>,

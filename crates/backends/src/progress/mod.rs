@@ -116,7 +116,7 @@ pub struct Holder {
     pub failed: u64,
 }
 
-/// A sign of life.
+/// A worker's heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
     pub worker: WorkerId,
@@ -211,10 +211,10 @@ pub trait Progress: Send + Sync {
     /// Who works on what.
     async fn holders(&self, run: &RunId) -> Result<Vec<(ShardId, Holder)>, ProgressError>;
 
-    /// A sign of life, forgotten after `ttl`.
+    /// A heartbeat, forgotten after `ttl`.
     async fn heartbeat(&self, heartbeat: &Heartbeat, ttl: Duration) -> Result<(), ProgressError>;
 
-    /// The workers that gave a sign of life, by name.
+    /// The workers with a recent heartbeat, by name.
     async fn workers(&self) -> Result<Vec<Heartbeat>, ProgressError>;
 
     /// The latest failures, newest first, at most [`RECENT_FAILURES`].

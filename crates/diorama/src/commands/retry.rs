@@ -22,18 +22,12 @@ pub(crate) async fn run(command: &Retry, cli: &Cli) -> Result<u8, Failure> {
     if command.watch { watch(cli, &client, &command.run).await } else { Ok(exit::DONE) }
 }
 
-/// Sends the request. Where an answer was lost and the run goes on, it was our own request that made it.
 async fn retry(client: &Client, run: &str, body: &Value) -> Result<RunStatus, ClientError> {
     let path = format!("/v1/runs/{run}/retry");
     let request = || client.request(Method::POST, &path).json(body);
-    let first = client.send(request()).await;
-    let answer = match first {
-        Err(error) if error.is_retryable() => client.send_again(request).await,
-        answer => return client.read(answer?).await,
-    };
-    match answer {
-        Err(ClientError::Refused(problem)) if problem.code == "not_ended" => client.run(run).await,
-        answer => client.read(answer?).await,
+    match client.send_change(request, |problem| problem.code == "not_ended").await? {
+        Some(answer) => client.read(answer).await,
+        None => client.run(run).await,
     }
 }
 

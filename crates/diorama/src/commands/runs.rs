@@ -85,7 +85,7 @@ pub(crate) async fn status(command: &Status, cli: &Cli) -> Result<u8, Failure> {
     Ok(exit::DONE)
 }
 
-/// The workers that give signs of life. Asked once: runs are shown without them, too.
+/// The connected workers. Asked once: runs are shown without them, too.
 async fn workers(client: &Client) -> Result<Vec<Heartbeat>, ClientError> {
     let answer = client.send(client.request(Method::GET, "/v1/workers")).await?;
     client.read(answer).await
@@ -234,15 +234,7 @@ pub(crate) async fn change(action: &str, command: &OneRun, cli: &Cli) -> Result<
 pub(crate) async fn delete(command: &OneRun, cli: &Cli) -> Result<u8, Failure> {
     let client = client(cli)?;
     let path = format!("/v1/runs/{}", command.run);
-    let request = || client.request(Method::DELETE, &path);
-    match client.send(request()).await {
-        Err(error) if error.is_retryable() => match client.send_again(request).await {
-            // The answer was lost, and the run is gone: it was our own request.
-            Err(ClientError::Refused(problem)) if problem.status == 404 => {}
-            answer => drop(answer?),
-        },
-        answer => drop(answer?),
-    }
+    client.send_change(|| client.request(Method::DELETE, &path), |problem| problem.status == 404).await?;
     if cli.json() {
         output::line(&serde_json::json!({ "run": command.run, "state": "deleted" }).to_string());
     } else {

@@ -119,13 +119,27 @@ impl Bench {
         }
     }
 
+    /// Opens the folder. Of a process that died in a test, unlike one that was killed, a thread may still be writing the
+    /// file that it was at.
+    async fn open(&self) -> FolderObjects {
+        let opened = async {
+            loop {
+                match FolderObjects::open(self.folder.path()) {
+                    Err(error) if error.problem.starts_with("Directory not empty") => tokio::task::yield_now().await,
+                    opened => return opened.unwrap(),
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), opened).await.expect("the dead write no more")
+    }
+
     /// Runs to the end, or to the death that `rule` brings; says whether it was the end.
     async fn run(&self, rule: Rule) -> bool {
         self.run_plan(self.plan(), rule).await
     }
 
     async fn run_plan(&self, plan: Plan, rule: Rule) -> bool {
-        let inner = FolderObjects::open(self.folder.path()).unwrap();
+        let inner = self.open().await;
         let scratch = inner.scratch();
         let faulty = FaultyObjects::new(inner, rule);
         let mut death = faulty.death();

@@ -150,6 +150,22 @@ impl Client {
         }
     }
 
+    /// Sends what changes something. `None` where an answer was lost and the next try is refused as of something that
+    /// `took_place`: it was our own request that did it.
+    pub(crate) async fn send_change(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        took_place: impl Fn(&Problem) -> bool,
+    ) -> Result<Option<Response>, ClientError> {
+        match self.send(request()).await {
+            Err(error) if error.is_retryable() => match self.send_again(request).await {
+                Err(ClientError::Refused(problem)) if took_place(&problem) => Ok(None),
+                answer => answer.map(Some),
+            },
+            answer => answer.map(Some),
+        }
+    }
+
     /// Sends what may be sent twice, for as long as it may help (about half a minute).
     pub(crate) async fn send_again(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, ClientError> {
         let backoff = ExponentialBuilder::default()

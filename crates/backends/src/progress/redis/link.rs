@@ -170,7 +170,7 @@ impl Link {
         }
     }
 
-    /// Asks for a sign of life, and whether the server is one of a cluster: there a request of ours that names another
+    /// Pings the server, and asks whether the server is one of a cluster: there a request of ours that names another
     /// node's key would be refused much later.
     async fn greet(&self) -> Result<(), ProgressError> {
         self.send::<String>(CONNECTING, Request::Command(&cmd("PING"))).await?;

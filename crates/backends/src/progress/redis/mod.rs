@@ -77,7 +77,7 @@ impl RedisProgress {
         Ok(Self { link: Link::new(config)?, scripts: Scripts::new() })
     }
 
-    /// Reads the settings and asks the server for a sign of life.
+    /// Reads the settings and pings the server.
     ///
     /// # Errors
     /// Those of [`Self::open`] and [`Self::check`].
