@@ -7,6 +7,7 @@ pub mod api;
 mod blobs;
 mod blocking;
 mod catalogue;
+mod config;
 mod coordinator;
 mod delete;
 mod ending;
@@ -33,7 +34,8 @@ mod waiting;
 mod watch;
 mod window;
 
-pub use coordinator::{Coordinator, CoordinatorConfig, RunEnd};
+pub use config::CoordinatorConfig;
+pub use coordinator::{Coordinator, RunEnd};
 pub use error::{BoxError, CoordinatorError};
 pub use gc::{Collected, Grace, collect};
 pub use reconcile::reconcile;

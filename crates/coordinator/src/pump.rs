@@ -21,7 +21,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::coordinator::CoordinatorConfig;
+use crate::config::CoordinatorConfig;
 use crate::error::CoordinatorError;
 use crate::failures::bury_dead_letters;
 use crate::plan::{Plan, Publish};

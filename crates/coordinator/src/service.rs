@@ -20,7 +20,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::coordinator::{Coordinator, CoordinatorConfig, RunEnd};
+use crate::config::CoordinatorConfig;
+use crate::coordinator::{Coordinator, RunEnd};
 use crate::delete;
 use crate::ending;
 use crate::error::CoordinatorError;

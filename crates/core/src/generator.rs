@@ -2,31 +2,10 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::outcome::TaskError;
 use crate::picture::{Gray8, Rgb8};
-use crate::record::Record;
+use crate::record::{GeneratorInfo, Record};
 use crate::task::Task;
-
-/// What identifies a generator in records: the same info and the same task give the same bytes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GeneratorInfo {
-    /// `diorama` and its version.
-    pub engine: String,
-    /// `libtorch` and its version, where there is one.
-    pub library: String,
-    /// The model's name: its folder's last component.
-    pub model: String,
-    /// SHA-256 over the model's weights and configurations.
-    pub model_sha256: String,
-    /// `cpu`, `cuda:0` …
-    pub device: String,
-    /// `f32`, `bf16` or `f16`.
-    pub dtype: String,
-    /// Tasks in a padded batch.
-    pub batch_size: usize,
-}
 
 /// Tasks with equal keys may share a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

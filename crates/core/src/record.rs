@@ -4,7 +4,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::generator::GeneratorInfo;
 use crate::id::{CustomId, Seed, Sha256Hex};
 use crate::task::Task;
 
@@ -40,6 +39,25 @@ pub struct Record {
     pub warnings: Vec<String>,
     /// The task itself, from which the picture can be made again.
     pub task: Task,
+}
+
+/// What identifies a generator in records: the same info and the same task give the same bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GeneratorInfo {
+    /// `diorama` and its version.
+    pub engine: String,
+    /// `libtorch` and its version, where there is one.
+    pub library: String,
+    /// The model's name: its folder's last component.
+    pub model: String,
+    /// SHA-256 over the model's weights and configurations.
+    pub model_sha256: String,
+    /// `cpu`, `cuda:0` …
+    pub device: String,
+    /// `f32`, `bf16` or `f16`.
+    pub dtype: String,
+    /// Tasks in a padded batch.
+    pub batch_size: usize,
 }
 
 /// One subject.

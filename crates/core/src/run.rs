@@ -82,14 +82,14 @@ fn one() -> u32 {
 /// What of a generator decides pixels, besides the kind of its device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelIdentity {
-    /// SHA-256 over the model's weights and configurations, as in [`crate::generator::GeneratorInfo`].
+    /// SHA-256 over the model's weights and configurations, as in [`crate::record::GeneratorInfo`].
     pub sha256: String,
     /// `f32`, `bf16` or `f16`.
     pub dtype: String,
 }
 
-impl From<&crate::generator::GeneratorInfo> for ModelIdentity {
-    fn from(info: &crate::generator::GeneratorInfo) -> Self {
+impl From<&crate::record::GeneratorInfo> for ModelIdentity {
+    fn from(info: &crate::record::GeneratorInfo) -> Self {
         Self { sha256: info.model_sha256.clone(), dtype: info.dtype.clone() }
     }
 }

@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use diorama_core::generator::{
-    BatchKey, Generated, Generator, GeneratorError, GeneratorInfo, Heatmap, Job, ReferencePicture,
-};
+use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Heatmap, Job, ReferencePicture};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::picture::{Gray8, Rgb8};
-use diorama_core::record::{EditRecord, Record, ReferenceRecord, SubjectRecord};
+use diorama_core::record::{EditRecord, GeneratorInfo, Record, ReferenceRecord, SubjectRecord};
 use diorama_core::settings as core;
 use diorama_core::task::Task;
 use diorama_diffusion::device::{Device, Dtype};

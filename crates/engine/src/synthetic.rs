@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, GeneratorInfo, Heatmap, Job};
+use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Heatmap, Job};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::picture::{Gray8, Rgb8};
-use diorama_core::record::{Record, ReferenceRecord, SubjectRecord};
+use diorama_core::record::{GeneratorInfo, Record, ReferenceRecord, SubjectRecord};
 use diorama_core::settings::Method;
 use diorama_core::task::Task;
 use sha2::{Digest, Sha256};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use diorama_core::generator::GeneratorInfo;
 use diorama_core::id::{Pool, WorkerId};
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{ErrorCode, Outcome};
+use diorama_core::record::GeneratorInfo;
 use prometheus::{
     Counter, Error, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use diorama_backends::objects::ObjectErrorKind;
 use diorama_backends::objects::faulty::{Fault, FaultyObjects, Rule};
-use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, GeneratorInfo, Job};
+use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Job};
 use diorama_core::id::{CustomId, Pool, RunId, Seed, Sha256Hex, TaskIndex};
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::TaskError;
+use diorama_core::record::GeneratorInfo;
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{Labels, OutputFormat, RunSummary};
 use diorama_core::settings::{Method, Settings};

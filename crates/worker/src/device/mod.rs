@@ -11,8 +11,9 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use diorama_core::causes;
-use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, GeneratorInfo, Job};
+use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Job};
 use diorama_core::outcome::{ErrorCode, TaskError};
+use diorama_core::record::GeneratorInfo;
 use diorama_core::task::Task;
 use diorama_protocol::fault;
 use tokio::sync::{mpsc, oneshot};

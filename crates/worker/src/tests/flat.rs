@@ -1,9 +1,9 @@
 //! A generator without a model: each picture has one colour, that of its task's seed.
 
-use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, GeneratorInfo, Job};
+use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Job};
 use diorama_core::outcome::TaskError;
 use diorama_core::picture::{Gray8, Rgb8};
-use diorama_core::record::{Record, ReferenceRecord};
+use diorama_core::record::{GeneratorInfo, Record, ReferenceRecord};
 use diorama_core::settings::Method;
 use diorama_core::task::Task;
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use diorama_core::generator::{Generated, GeneratorInfo, Job, ReferencePicture};
+use diorama_core::generator::{Generated, Job, ReferencePicture};
 use diorama_core::id::{CustomId, Sha256Hex};
-use diorama_core::record::Record;
+use diorama_core::record::{GeneratorInfo, Record};
 use diorama_core::task::Reference;
 use diorama_picture::{PictureLimits, encode_rgb, read_reference, reference_from_bytes};
 use diorama_runtime::config::Config;

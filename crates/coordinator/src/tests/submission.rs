@@ -1,0 +1,53 @@
+//! Submission: what is cut off is done again, what differs is refused, what is complete is not touched.
+
+use super::*;
+
+#[tokio::test]
+async fn a_submission_that_was_cut_off_is_done_again_and_a_complete_one_is_not_touched() {
+    let (bench, spec) = (Bench::new(), spec(10, 4));
+    let cut = (0..10).map(|index| if index < 7 { Ok(task(index)) } else { Err("the disk went away".into()) });
+    let cut = Submission { spec: spec.clone(), tasks: Box::new(cut), invalid: Vec::new() };
+    assert!(matches!(submit(&bench.backends, &bench.store, "test", cut).await, Err(CoordinatorError::Tasks(_))));
+    assert!(!is_submitted(&bench.store).await.unwrap());
+
+    bench.submit(&spec).await;
+    assert!(is_submitted(&bench.store).await.unwrap());
+    let history = bench.history().await;
+    for shard in history.rounds()[0].shard_ids() {
+        let input = bench.store.input(shard, &history.rounds()[0].inputs).await.unwrap();
+        assert_eq!(input.unwrap().len(), if shard.index < 2 { 4 } else { 2 });
+    }
+
+    let unread: crate::Tasks = Box::new(std::iter::from_fn(|| panic!("a submitted run reads no manifest")));
+    let later = RunSpec { run: RunId::new("other-id").unwrap(), submitted_at: Timestamp::now(), ..spec.clone() };
+    let again = Submission { spec: later, tasks: unread, invalid: Vec::new() };
+    assert_eq!(submit(&bench.backends, &bench.store, "test", again).await.unwrap(), spec, "the first spec is in force");
+}
+
+#[tokio::test]
+async fn another_manifest_or_other_settings_are_refused_with_what_differs() {
+    let (bench, first) = (Bench::new(), spec(2, 4));
+    bench.submit(&first).await;
+    let settings = Settings { steps: Some(7), ..Settings::default() };
+    let other = RunSpec { manifest_sha256: Sha256Hex::of(b"other"), settings, ..first.clone() };
+    let error = submit(&bench.backends, &bench.store, "test", submission(&other)).await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("manifest's sha256: there is") && text.contains("steps: there is unset, asked for is 7"),
+        "{text}"
+    );
+    assert!(!error.is_retryable() && !text.contains("guidance"), "{text}");
+    assert_eq!(bench.store.spec().await.unwrap(), Some(first), "nothing was changed");
+}
+
+#[tokio::test]
+async fn a_manifest_that_gives_more_or_fewer_tasks_than_counted_is_refused() {
+    for (counted, given) in [(10, 9), (10, 11), (8, 9), (10, 0)] {
+        let (bench, spec) = (Bench::new(), spec(counted, 4));
+        let tasks = (0..given).map(|index| Ok(task(index)));
+        let submission = Submission { spec, tasks: Box::new(tasks), invalid: Vec::new() };
+        let error = submit(&bench.backends, &bench.store, "test", submission).await.unwrap_err();
+        assert!(matches!(error, CoordinatorError::TaskCount { counted: c, .. } if c == counted), "{error}");
+        assert!(!is_submitted(&bench.store).await.unwrap());
+    }
+}
