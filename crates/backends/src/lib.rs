@@ -6,6 +6,7 @@
 mod certificates;
 pub mod diagnosis;
 pub mod kind;
+pub mod meter;
 mod mismatch;
 pub mod objects;
 pub mod progress;

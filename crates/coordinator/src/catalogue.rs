@@ -83,7 +83,25 @@ impl Catalogue {
         backends: &Backends,
         run: &RunId,
     ) -> Result<Option<(RunStore, Known)>, ObjectError> {
-        let known = self.runs().get(run).filter(|known| known.read_at.elapsed() < AGE).cloned();
+        self.hear_since(backends, run, AGE).await
+    }
+
+    /// The same for figures that are looked at all day: what was read once is trusted until there is news.
+    pub(crate) async fn glance(
+        &self,
+        backends: &Backends,
+        run: &RunId,
+    ) -> Result<Option<(RunStore, Known)>, ObjectError> {
+        self.hear_since(backends, run, Duration::MAX).await
+    }
+
+    async fn hear_since(
+        &self,
+        backends: &Backends,
+        run: &RunId,
+        age: Duration,
+    ) -> Result<Option<(RunStore, Known)>, ObjectError> {
+        let known = self.runs().get(run).filter(|known| known.read_at.elapsed() < age).cloned();
         let Some(known) = known else { return self.open(backends, run).await };
         match backends.progress.head(run).await {
             Ok(Some(head)) if head.decisions <= known.history.decisions() => {

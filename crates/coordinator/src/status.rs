@@ -67,6 +67,10 @@ pub struct RunStatus {
     pub retrying: u64,
     /// The round that is under way: 0, then rounds of retries.
     pub round: u32,
+    /// Shards of all rounds so far.
+    pub shards: u64,
+    /// Of those, shards that are committed.
+    pub shards_committed: u64,
     /// Shards that workers hold.
     pub shards_running: u64,
     /// Over the last minute; `None` where nothing was made in it.
@@ -99,6 +103,8 @@ impl RunStatus {
             failed: 0,
             retrying: 0,
             round: 0,
+            shards: 0,
+            shards_committed: 0,
             shards_running: 0,
             pictures_per_second: None,
             eta_seconds: None,
@@ -136,53 +142,78 @@ pub async fn status(
     spec: &RunSpec,
     history: &History,
 ) -> Result<RunStatus, CoordinatorError> {
+    let mut status = by_log(spec, history)?;
+    let Some(round) = history.last_round().filter(|_| history.ended().is_none()) else { return Ok(status) };
+    let error = match live(backends, &spec.run).await {
+        Ok(live) => {
+            add(&mut status, &live, history, round);
+            return Ok(status);
+        }
+        Err(error) => error,
+    };
+    status.degrade(format!(
+        "Redis is unreachable, so what workers hold, and what the run waits for, is unknown ({error})"
+    ));
+    if history.shards() <= COUNTED_BY_HAND {
+        match by_hand(store, spec, history).await {
+            Ok(counts) => count(&mut status, counts, round),
+            Err(error) if error.is_of_the_run() => status.degrade(format!("it cannot be counted: {error}")),
+            Err(error) => return Err(error),
+        }
+    } else {
+        status.degrade("the run is too large to count its markers one by one".to_owned());
+    }
+    Ok(status)
+}
+
+/// The same without a request to the store: fails where the progress service does.
+pub(crate) async fn live_status(
+    backends: &Backends,
+    spec: &RunSpec,
+    history: &History,
+) -> Result<RunStatus, CoordinatorError> {
+    let mut status = by_log(spec, history)?;
+    if let Some(round) = history.last_round().filter(|_| history.ended().is_none()) {
+        add(&mut status, &live(backends, &spec.run).await?, history, round);
+    }
+    Ok(status)
+}
+
+/// What the log says.
+fn by_log(spec: &RunSpec, history: &History) -> Result<RunStatus, CoordinatorError> {
     let state = history.state().ok_or(diorama_protocol::history::Refused::Deleted)?;
     let mut status = RunStatus::of_spec(spec, state);
     status.reason = history.reason().map(str::to_owned);
+    status.shards = history.shards();
     if let Some(ended) = history.ended() {
         let summary = &ended.summary;
         (status.done, status.failed, status.round) = (summary.done, summary.failed, summary.rounds);
+        status.shards_committed = status.shards;
         status.summary = Some(summary.clone());
-        return Ok(status);
-    }
-    let Some(round) = history.last_round() else { return Ok(status) };
-    status.round = round.round.0;
-    status.waiting = Waiting::by_log(history);
-    let shards = history.shards();
-    match live(backends, &spec.run).await {
-        Ok(live) => {
-            if !live.complete {
-                status.degrade("the counts are being rebuilt from the markers".to_owned());
-            }
-            status.in_work = live.holders.iter().map(|(_, holder)| holder.done).sum();
-            status.shards_running = live.holders.len() as u64;
-            if status.shards_running > 0 {
-                status.waiting = None;
-            } else if history.wants_work() && status.waiting.is_none() {
-                let is_committed = live.counts.shards >= shards;
-                status.waiting = Some(if is_committed { Waiting::Coordinator } else { Waiting::Turn });
-            }
-            status.pictures_per_second = rate(&live.throughput);
-            count(&mut status, live.counts, round);
-            let left = status.tasks.saturating_sub(status.done + status.failed);
-            status.eta_seconds = status.pictures_per_second.map(|rate| left as f64 / rate);
-        }
-        Err(error) => {
-            status.degrade(format!(
-                "Redis is unreachable, so what workers hold, and what the run waits for, is unknown ({error})"
-            ));
-            if shards <= COUNTED_BY_HAND {
-                match by_hand(store, spec, history).await {
-                    Ok(counts) => count(&mut status, counts, round),
-                    Err(error) if error.is_of_the_run() => status.degrade(format!("it cannot be counted: {error}")),
-                    Err(error) => return Err(error),
-                }
-            } else {
-                status.degrade("the run is too large to count its markers one by one".to_owned());
-            }
-        }
+    } else if let Some(round) = history.last_round() {
+        status.round = round.round.0;
+        status.waiting = Waiting::by_log(history);
     }
     Ok(status)
+}
+
+/// What the progress service adds to that.
+fn add(status: &mut RunStatus, live: &Live, history: &History, round: &RoundInfo) {
+    if !live.complete {
+        status.degrade("the counts are being rebuilt from the markers".to_owned());
+    }
+    status.in_work = live.holders.iter().map(|(_, holder)| holder.done).sum();
+    status.shards_running = live.holders.len() as u64;
+    if status.shards_running > 0 {
+        status.waiting = None;
+    } else if history.wants_work() && status.waiting.is_none() {
+        let is_committed = live.counts.shards >= history.shards();
+        status.waiting = Some(if is_committed { Waiting::Coordinator } else { Waiting::Turn });
+    }
+    status.pictures_per_second = rate(&live.throughput);
+    count(status, live.counts, round);
+    let left = status.tasks.saturating_sub(status.done + status.failed);
+    status.eta_seconds = status.pictures_per_second.map(|rate| left as f64 / rate);
 }
 
 async fn live(backends: &Backends, run: &RunId) -> Result<Live, diorama_backends::progress::ProgressError> {
@@ -200,6 +231,7 @@ async fn by_hand(store: &RunStore, spec: &RunSpec, history: &History) -> Result<
 }
 
 fn count(status: &mut RunStatus, counts: Counts, round: &RoundInfo) {
+    status.shards_committed = counts.shards;
     status.done = counts.done;
     status.failed = round.failed(counts.failed);
     let left = status.tasks.saturating_sub(counts.done + status.failed);

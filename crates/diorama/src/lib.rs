@@ -20,7 +20,7 @@ use clap::Parser;
 use diorama_runtime::logging;
 use diorama_runtime::shutdown::Shutdown;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Model};
 use crate::exit::Failure;
 
 /// Runs the command line and gives the exit code of `docs/cli.md`.
@@ -69,6 +69,10 @@ fn start(cli: Cli) -> Result<u8, Failure> {
             Command::Verify(ref command) => commands::verify::run(command, &cli).await,
             Command::Reconcile(ref command) => commands::verify::reconcile_command(command, &cli).await,
             Command::Gc(ref command) => commands::gc::run(command, &cli).await,
+            Command::Model(Model::Fetch(ref command)) => tokio::select! {
+                fetched = commands::model::fetch(command, &cli) => fetched,
+                () = drain.cancelled() => Ok(exit::DRAINED),
+            },
         }
     });
     // A picture that is still being made after Ctrl-C is nobody's any more.

@@ -1,11 +1,24 @@
-//! The endpoint of a process that has no API of its own: `/metrics` in Prometheus' text format, `/livez`, `/readyz`.
+//! What every process tells Prometheus of itself, and the endpoint of one that has no API of its own: `/metrics` in
+//! Prometheus' text format, `/livez`, `/readyz`.
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
-use prometheus::{Encoder, Registry, TextEncoder};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{Encoder, IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+/// A registry with `diorama_build_info{version}` and the usual `process_*`: CPU, memory, open files, threads, start.
+pub fn registry() -> Result<Registry, prometheus::Error> {
+    let registry = Registry::new();
+    let about = Opts::new("diorama_build_info", "1, with the version of the program");
+    let build = IntGauge::with_opts(about.const_label("version", env!("CARGO_PKG_VERSION")))?;
+    build.set(1);
+    registry.register(Box::new(build))?;
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    Ok(registry)
+}
 
 /// Answers on `listener` until it is dropped. The process is alive from the start, and ready while `ready` says so.
 pub async fn serve(listener: TcpListener, registry: Registry, ready: watch::Receiver<bool>) -> std::io::Result<()> {
@@ -39,6 +52,16 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+
+    #[test]
+    fn a_process_tells_its_version_and_what_it_uses() {
+        let text = TextEncoder::new().encode_to_string(&registry().unwrap().gather()).unwrap();
+        let build = format!("diorama_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+        assert!(text.contains(&build), "{text}");
+        for metric in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds"] {
+            assert!(text.lines().any(|line| line.starts_with(metric)), "{metric} is not in\n{text}");
+        }
+    }
 
     #[tokio::test]
     async fn a_process_is_alive_from_the_start_and_ready_while_it_says_so() {

@@ -12,6 +12,7 @@ use prometheus::{
 };
 
 use crate::ending::Ending;
+use crate::reference::Origin;
 
 /// A shard takes from milliseconds (synthetic) to many minutes.
 const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
@@ -27,6 +28,7 @@ pub struct Metrics {
     steps: HistogramVec,
     device_seconds: Counter,
     archive_bytes: IntCounter,
+    references: IntCounterVec,
     held: IntGauge,
 }
 
@@ -80,12 +82,18 @@ impl Metrics {
                 "diorama_worker_archive_bytes_total",
                 "Bytes of committed archives",
             ))?,
+            references: counters(
+                "diorama_worker_references_total",
+                "References by where their bytes came from",
+                "from",
+            )?,
             held: IntGauge::with_opts(opts("diorama_worker_held_shards", "Shards in this worker's hands"))?,
         };
         // A series that begins with its first event has no rate then.
         made.tasks.with_label_values(&[DONE]);
         ErrorCode::ALL.iter().for_each(|code| drop(made.tasks.with_label_values(&[code.as_str()])));
         Ending::ALL.iter().for_each(|ending| drop(made.shards.with_label_values(&[ending.as_str()])));
+        Origin::ALL.iter().for_each(|origin| drop(made.references.with_label_values(&[origin.as_str()])));
 
         let about = IntGaugeVec::new(
             opts("diorama_worker_info", "1, with who this worker is"),
@@ -101,6 +109,7 @@ impl Metrics {
         registry.register(Box::new(made.steps.clone()))?;
         registry.register(Box::new(made.device_seconds.clone()))?;
         registry.register(Box::new(made.archive_bytes.clone()))?;
+        registry.register(Box::new(made.references.clone()))?;
         registry.register(Box::new(made.held.clone()))?;
         Ok(made)
     }
@@ -126,6 +135,10 @@ impl Metrics {
 
     pub(crate) fn device(&self, seconds: f64) {
         self.device_seconds.inc_by(seconds.max(0.0));
+    }
+
+    pub(crate) fn reference(&self, origin: Origin) {
+        self.references.with_label_values(&[origin.as_str()]).inc();
     }
 
     pub(crate) fn held(&self, shards: usize) {
@@ -158,6 +171,7 @@ mod tests {
             r#"diorama_worker_tasks_total{outcome="done",pool="p"} 0"#,
             r#"diorama_worker_tasks_total{outcome="out_of_memory",pool="p"} 0"#,
             r#"diorama_worker_shards_total{ending="handed_back",pool="p"} 0"#,
+            r#"diorama_worker_references_total{from="cache",pool="p"} 0"#,
             r#"diorama_worker_model_load_seconds{pool="p"} 3"#,
             r#"diorama_worker_info{device="cpu",model="m",pool="p",worker="w"} 1"#,
         ] {

@@ -172,6 +172,7 @@ impl Shard {
                 store: store.clone(),
                 limits: context.config.limits,
                 remote: context.config.remote.clone(),
+                metrics: context.config.metrics.clone(),
             },
             sink: Sink::open(place, store.clone(), context.config.scratch.path(), tasks.len()),
             settings: known.settings.clone(),

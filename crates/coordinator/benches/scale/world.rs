@@ -9,7 +9,7 @@ use axum::http::{Request, StatusCode};
 use bytes::Bytes;
 use diorama_backends::progress::embedded::EmbeddedProgress;
 use diorama_backends::queue::embedded::EmbeddedQueue;
-use diorama_coordinator::api::{Api, ApiConfig, router};
+use diorama_coordinator::api::{Api, ApiConfig, ApiMetrics, router};
 use diorama_coordinator::{CoordinatorConfig, Grace, Service, ServiceConfig, Shares};
 use diorama_core::id::{AttemptId, Pool, Round, RunId, Seed, Sha256Hex, ShardId};
 use diorama_core::key::{ObjectKey, SharedKey};
@@ -22,6 +22,7 @@ use diorama_protocol::decision::Act;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, Exclusive, RunStore};
 use jiff::Timestamp;
+use prometheus::Registry;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -157,6 +158,8 @@ impl World {
             max_manifest_bytes: 1 << 30,
             max_blob_bytes: 1 << 20,
             leading: watch::channel(true).1,
+            pools: Vec::new(),
+            metrics: ApiMetrics::register(Registry::new()).unwrap(),
         });
         let router = router(api.clone());
         (api, router)

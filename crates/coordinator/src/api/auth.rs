@@ -1,6 +1,7 @@
 //! Who may do what: bearer tokens with a role each, known by their digests only.
 
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 use axum::extract::{Request, State};
 use axum::http::{Method, header};
@@ -39,11 +40,24 @@ struct Token {
     expires: Option<Timestamp>,
 }
 
-/// The tokens of a file.
-#[derive(Debug, Clone, Deserialize)]
+/// What a file of tokens holds.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Tokens {
+struct TokenFile {
     token: Vec<Token>,
+}
+
+/// The tokens of a file, as it was read last.
+#[derive(Debug)]
+pub struct Tokens {
+    path: PathBuf,
+    known: RwLock<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    text: String,
+    tokens: Vec<Token>,
 }
 
 /// A file of tokens that cannot be used.
@@ -58,16 +72,23 @@ pub struct TokensError {
 impl Tokens {
     /// Reads the file.
     pub fn load(path: &Path) -> Result<Self, TokensError> {
-        let failed = |problem: String| TokensError { path: path.to_owned(), problem };
-        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-        let tokens: Self = toml::from_str(&text).map_err(|error| failed(error.to_string()))?;
-        if tokens.token.is_empty() { Err(failed("it has no tokens".to_owned())) } else { Ok(tokens) }
+        Ok(Self { path: path.to_owned(), known: RwLock::new(read(path)?) })
+    }
+
+    /// Reads the file again; whether it has changed. While it cannot be used, the tokens that it had stay good.
+    pub(super) fn reload(&self) -> Result<bool, TokensError> {
+        let read = read(&self.path)?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = known.text != read.text;
+        *known = read;
+        Ok(changed)
     }
 
     fn caller(&self, token: &str, now: Timestamp) -> Result<Caller, Problem> {
         let digest = Sha256Hex::of(token.as_bytes());
         let unknown = || Problem::new(401, "unknown_token", "unknown token");
-        let token = self.token.iter().find(|known| known.sha256 == digest).ok_or_else(unknown)?;
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let token = known.tokens.iter().find(|known| known.sha256 == digest).ok_or_else(unknown)?;
         match token.expires {
             Some(expires) if expires <= now => {
                 let message = format!("the token of {} expired at {expires}; ask for a new one", token.name);
@@ -76,6 +97,13 @@ impl Tokens {
             _ => Ok(Caller { name: Some(token.name.clone()), role: token.role }),
         }
     }
+}
+
+fn read(path: &Path) -> Result<Known, TokensError> {
+    let failed = |problem: String| TokensError { path: path.to_owned(), problem };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let TokenFile { token: tokens } = toml::from_str(&text).map_err(|error| failed(error.to_string()))?;
+    if tokens.is_empty() { Err(failed("it has no tokens".to_owned())) } else { Ok(Known { text, tokens }) }
 }
 
 /// Lets a request through where its token's role is high enough: reading needs viewer, deleting admin, everything else
@@ -116,24 +144,42 @@ pub(super) async fn check(State(api): State<Shared>, mut request: Request, next:
 mod tests {
     use super::*;
 
-    fn tokens() -> Tokens {
-        let entry = |name: &str, role: &str, expires: &str| {
-            let sha256 = Sha256Hex::of(name.as_bytes());
-            format!("[[token]]\nname = \"{name}\"\nrole = \"{role}\"\nsha256 = \"{sha256}\"\n{expires}\n")
-        };
-        let text = [entry("eve", "viewer", ""), entry("old", "admin", "expires = \"2020-01-01T00:00:00Z\"")].concat();
-        toml::from_str(&text).unwrap()
+    fn entry(name: &str, role: &str, expires: &str) -> String {
+        let sha256 = Sha256Hex::of(name.as_bytes());
+        format!("[[token]]\nname = \"{name}\"\nrole = \"{role}\"\nsha256 = \"{sha256}\"\n{expires}\n")
+    }
+
+    fn tokens(text: &str) -> (tempfile::NamedTempFile, Tokens) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let tokens = Tokens::load(file.path()).unwrap();
+        (file, tokens)
     }
 
     #[test]
     fn a_token_has_its_role_until_it_expires_and_no_other_text_is_one() {
+        let text = [entry("eve", "viewer", ""), entry("old", "admin", "expires = \"2020-01-01T00:00:00Z\"")].concat();
+        let (_file, tokens) = tokens(&text);
         let role = |token: &str, now: &str| {
-            tokens().caller(token, now.parse().unwrap()).map(|caller| caller.role).map_err(|problem| problem.code)
+            tokens.caller(token, now.parse().unwrap()).map(|caller| caller.role).map_err(|problem| problem.code)
         };
         assert_eq!(role("eve", "2026-01-01T00:00:00Z"), Ok(Role::Viewer));
         assert_eq!(role("old", "2019-12-31T23:59:59Z"), Ok(Role::Admin));
         assert_eq!(role("old", "2020-01-01T00:00:00Z"), Err("expired_token".to_owned()));
         assert_eq!(role("mallory", "2020-01-01T00:00:00Z"), Err("unknown_token".to_owned()));
         assert_eq!(role("", "2020-01-01T00:00:00Z"), Err("unknown_token".to_owned()));
+    }
+
+    #[test]
+    fn a_file_that_changes_is_read_again_and_one_that_is_broken_changes_nothing() {
+        let (file, tokens) = tokens(&entry("eve", "viewer", ""));
+        let role = |token: &str| tokens.caller(token, Timestamp::UNIX_EPOCH).map(|caller| caller.role).ok();
+        assert!(!tokens.reload().unwrap(), "nothing has changed");
+        std::fs::write(file.path(), "[[token]]\nname = 3").unwrap();
+        tokens.reload().unwrap_err();
+        assert_eq!((role("eve"), role("sam")), (Some(Role::Viewer), None));
+        std::fs::write(file.path(), entry("sam", "admin", "")).unwrap();
+        assert!(tokens.reload().unwrap());
+        assert_eq!((role("eve"), role("sam")), (None, Some(Role::Admin)), "the old token is revoked");
     }
 }

@@ -7,6 +7,8 @@ mod auth;
 mod blobs;
 mod fleet;
 mod health;
+mod metrics;
+mod outlook;
 mod problem;
 mod results;
 mod retry;
@@ -19,13 +21,14 @@ mod turns;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use diorama_backends::objects::{ObjectError, RemoteObjects};
-use diorama_core::id::RunId;
+use diorama_core::id::{Pool, RunId};
 use diorama_core::run::RunSpec;
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::History;
@@ -38,6 +41,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use self::auth::{Role, Tokens, TokensError};
+pub use self::metrics::ApiMetrics;
 pub use self::problem::Problem;
 pub use self::submit::SubmitRequest;
 use self::turns::Turns;
@@ -67,15 +71,21 @@ pub struct ApiConfig {
     pub max_blob_bytes: u64,
     /// Whether this coordinator drives the runs.
     pub leading: watch::Receiver<bool>,
+    /// Pools that are shown where they have neither workers nor runs, too.
+    pub pools: Vec<Pool>,
+    /// What Prometheus is told.
+    pub metrics: ApiMetrics,
 }
 
 /// The API: what its handlers share.
 pub struct Api {
     pub(crate) config: ApiConfig,
     pub(crate) catalogue: Catalogue,
-    pub(crate) pools: fleet::Pools,
     pub(crate) active: active::Active,
 }
+
+/// Between two looks at the file of the tokens.
+const RELOAD: Duration = Duration::from_secs(5);
 
 pub(crate) type Shared = Arc<Api>;
 
@@ -108,8 +118,8 @@ impl Opened {
 impl Api {
     /// An API that has been asked nothing yet.
     pub fn new(config: ApiConfig) -> Arc<Self> {
-        let (catalogue, pools, active) = Default::default();
-        Arc::new(Self { config, catalogue, pools, active })
+        let (catalogue, active) = Default::default();
+        Arc::new(Self { config, catalogue, active })
     }
 
     pub(crate) fn backends(&self) -> &Backends {
@@ -132,6 +142,12 @@ impl Api {
         Ok(opened.map(|(store, known)| Opened { store, spec: known.spec, history: known.history }))
     }
 
+    /// The same for figures.
+    pub(crate) async fn glance(&self, run: &RunId) -> Result<Option<Opened>, ObjectError> {
+        let opened = self.catalogue.glance(self.backends(), run).await?;
+        Ok(opened.map(|(store, known)| Opened { store, spec: known.spec, history: known.history }))
+    }
+
     /// The spec of a run, where there is one. It never changes, so the store is asked once.
     pub(crate) async fn spec(&self, run: &RunId) -> Result<Option<Arc<RunSpec>>, ObjectError> {
         match self.catalogue.spec(run) {
@@ -150,10 +166,31 @@ impl Api {
     /// Keeps what `/metrics` says up to date until `drain` is cancelled: it is answered from memory.
     pub async fn keep_metrics(&self, drain: CancellationToken) {
         while !drain.is_cancelled() {
-            fleet::refresh(self).await;
+            metrics::refresh(self).await;
             tokio::select! {
                 () = drain.cancelled() => {}
-                () = tokio::time::sleep(fleet::REFRESH) => {}
+                () = tokio::time::sleep(metrics::REFRESH) => {}
+            }
+        }
+    }
+
+    /// Reads the tokens again every few seconds until `drain` is cancelled: secrets are rotated while we serve.
+    pub async fn keep_tokens(&self, drain: CancellationToken) {
+        let Some(tokens) = &self.config.tokens else { return };
+        let mut told = String::new();
+        while drain.run_until_cancelled(tokio::time::sleep(RELOAD)).await.is_some() {
+            match tokens.reload() {
+                Ok(changed) => {
+                    if changed {
+                        tracing::info!("the tokens have changed and are in force");
+                    }
+                    told.clear();
+                }
+                Err(error) if told == error.to_string() => {}
+                Err(error) => {
+                    tracing::error!(%error, "the tokens cannot be read again; those read before stay in force");
+                    told = error.to_string();
+                }
             }
         }
     }
@@ -206,7 +243,7 @@ pub fn router(shared: Shared) -> Router {
     let (health, health_document) = OpenApiRouter::<Shared>::new()
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
-        .routes(routes!(health::metrics))
+        .routes(routes!(metrics::metrics))
         .split_for_parts();
     document.merge(health_document);
     let document = Arc::new(document);
@@ -221,6 +258,7 @@ pub fn router(shared: Shared) -> Router {
         })
         // Uploads are streamed and have limits of their own.
         .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(shared.clone(), metrics::time))
         .layer(TraceLayer::new_for_http().make_span_with(request_span).on_response(on_response))
         .with_state(shared)
 }

@@ -45,11 +45,12 @@ use diorama_protocol::decision::Act;
 use diorama_protocol::history::{History, Need, Refused};
 use diorama_protocol::{Backends, DecideError, Exclusive, RunStore};
 use jiff::Timestamp;
+use prometheus::Registry;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Api, ApiConfig};
+use crate::api::{Api, ApiConfig, ApiMetrics};
 use crate::ending::finalise;
 use crate::rounds;
 use crate::{
@@ -197,6 +198,8 @@ impl Bench {
             max_manifest_bytes: 1 << 20,
             max_blob_bytes: 1 << 10,
             leading: watch::channel(true).1,
+            pools: Vec::new(),
+            metrics: ApiMetrics::register(Registry::new()).unwrap(),
         })
     }
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use diorama_coordinator::api::{Api, ApiConfig, router};
+use diorama_coordinator::api::{Api, ApiConfig, ApiMetrics, router};
 use diorama_coordinator::{CoordinatorConfig, Grace, Service, ServiceConfig, Shares};
 use diorama_core::id::Pool;
 use diorama_core::run::ModelIdentity;
 use diorama_protocol::Backends;
+use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -111,6 +112,8 @@ impl Fleet {
             max_manifest_bytes: 1 << 20,
             max_blob_bytes: 1 << 20,
             leading,
+            pools: Vec::new(),
+            metrics: ApiMetrics::register(Registry::new()).unwrap(),
         });
         (router(api), service)
     }

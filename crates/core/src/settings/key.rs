@@ -33,6 +33,8 @@ pub enum Kind {
     ManyOf(&'static [&'static str]),
     /// A list of whole numbers.
     Wholes,
+    /// A list of names: what they are, after "is not".
+    Names(&'static str),
     /// Text: what it is, after "is not".
     Text(&'static str),
     /// Text that is never shown: what it is, and whether a flag may say it, which other users of the machine can read.
@@ -86,7 +88,12 @@ impl Key {
             Kind::Switch => ": true or false".to_owned(),
             Kind::Whole(range) | Kind::Real(range) => format!(": {range}"),
             Kind::OneOf(words) => format!(": {}", either(words)),
-            Kind::ManyOf(_) | Kind::Wholes | Kind::Text(_) | Kind::Secret { .. } | Kind::SecretFile(_) => String::new(),
+            Kind::ManyOf(_)
+            | Kind::Wholes
+            | Kind::Names(_)
+            | Kind::Text(_)
+            | Kind::Secret { .. }
+            | Kind::SecretFile(_) => String::new(),
         };
         let default = match self.default.map(|default| default()) {
             Some(Value::String(text)) if !text.is_empty() => format!(" (default: {text})"),
@@ -108,6 +115,7 @@ impl Key {
             Kind::OneOf(_) => Value::from(text.trim()),
             Kind::ManyOf(_) => entries().map(|word| Value::from(word.trim())).collect(),
             Kind::Wholes => entries().map(number).collect(),
+            Kind::Names(_) => entries().map(str::trim).filter(|name| !name.is_empty()).map(Value::from).collect(),
             Kind::Text(_) | Kind::Secret { .. } | Kind::SecretFile(_) => Value::from(text),
         }
     }
@@ -146,7 +154,7 @@ impl Key {
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
             Kind::ManyOf(words) => format!("a list of {}", words.join(", ")),
             Kind::Wholes => "a list of whole numbers".to_owned(),
-            Kind::Text(what) | Kind::Secret { what, .. } => what.to_owned(),
+            Kind::Names(what) | Kind::Text(what) | Kind::Secret { what, .. } => what.to_owned(),
             Kind::SecretFile(_) => "a file".to_owned(),
         }
     }

@@ -77,8 +77,18 @@ pub(crate) enum Command {
     Gc(Gc),
     /// Checks libtorch, the device, the model, the output folder and the services that are named, and says what to do
     Doctor(Doctor),
+    /// Brings a model to this machine
+    #[command(subcommand)]
+    Model(Model),
     /// Prints every setting in force and where it came from
     Config(ShowConfig),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Model {
+    /// Downloads a model's folder from the object store, whole or not at all; the same command again goes on, and does
+    /// nothing where the model is there
+    Fetch(FetchModel),
 }
 
 #[derive(Debug, Args)]
@@ -337,6 +347,24 @@ pub(crate) struct Gc {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct FetchModel {
+    /// The folder that holds model_index.json, as s3://BUCKET/FOLDER; its json, txt and safetensors files are fetched
+    #[arg(value_name = "URL")]
+    pub(crate) from: String,
+    /// The folder that the model becomes
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// What the model must be: the sha256 that an earlier fetch printed
+    #[arg(long, value_name = "HEX")]
+    pub(crate) sha256: Option<String>,
+    /// Prints what was fetched as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    services: ServiceFlags,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ShowConfig {
     /// Prints the settings as JSON
     #[arg(long)]
@@ -382,6 +410,7 @@ impl Cli {
             Command::Verify(command) => command.run.json,
             Command::Reconcile(command) => command.json,
             Command::Gc(command) => command.json,
+            Command::Model(Model::Fetch(command)) => command.json,
         }
     }
 
@@ -420,6 +449,7 @@ impl Cli {
             Command::Results(command) => command.client.pairs(),
             Command::Verify(command) => [grace(&command.grace), command.run.services.pairs()].concat(),
             Command::Reconcile(command) => command.services.pairs(),
+            Command::Model(Model::Fetch(command)) => command.services.pairs(),
             Command::Gc(command) => [grace(&command.grace), command.services.pairs()].concat(),
         };
         // Variables whose names or values are no text are none of ours.

@@ -4,6 +4,7 @@ pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod gc;
 pub(crate) mod generate;
+pub(crate) mod model;
 pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod results;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use diorama_backends::objects::s3::S3Objects;
-use diorama_coordinator::api::{self, Api, ApiConfig, Tokens};
+use diorama_coordinator::api::{self, Api, ApiConfig, ApiMetrics, Tokens};
 use diorama_coordinator::{CoordinatorConfig, Grace, Service, ServiceConfig, Shares};
 use diorama_runtime::config::Config;
+use diorama_runtime::metrics;
 use diorama_runtime::options::{CoordinatorOptions, ServiceOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +46,8 @@ async fn serve(
     drain: CancellationToken,
 ) -> Result<u8, Failure> {
     let asked = format!("diorama coordinator {owner}");
-    let Some(backends) = backends(&services, &asked, &drain).await? else { return Ok(exit::DRAINED) };
+    let registry = metrics::registry().map_err(Failure::permanent)?;
+    let Some(backends) = backends(&services, &asked, &registry, &drain).await? else { return Ok(exit::DRAINED) };
     // The same store, without its prefix, and other buckets of the same key.
     let remote = S3Objects::connect(s3_config(&services)?).map_err(Failure::permanent)?;
     let scratch = tempfile::Builder::new()
@@ -79,6 +81,8 @@ async fn serve(
         max_manifest_bytes: MAX_MANIFEST_BYTES,
         max_blob_bytes: MAX_BLOB_BYTES,
         leading,
+        pools: coordinator.pools,
+        metrics: ApiMetrics::register(registry).map_err(Failure::permanent)?,
     });
     // Each connection is answered by a task of its own.
     let span = Span::current();
@@ -97,8 +101,9 @@ async fn serve(
         }
     };
     // Cut off in the middle of a look, because a service that is away would take its time.
-    let metrics = drain.run_until_cancelled(api.keep_metrics(drain.clone()));
-    let (served, (), _) = tokio::join!(answer, service.run(drain.clone()), metrics);
+    let looks = drain.run_until_cancelled(api.keep_metrics(drain.clone()));
+    let tokens = api.keep_tokens(drain.clone());
+    let (served, (), _, ()) = tokio::join!(answer, service.run(drain.clone()), looks, tokens);
     served.map_err(Failure::try_again)?;
     Ok(exit::DRAINED)
 }

@@ -43,7 +43,7 @@ async fn work(cli: &Cli, drain: &CancellationToken) -> Result<u8, Failure> {
 
 async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Result<u8, Failure> {
     let remote = references::of_fleet(config)?;
-    let registry = Registry::new();
+    let registry = metrics::registry().map_err(Failure::permanent)?;
     let (ready, is_ready) = watch::channel(false);
     // Before the model is loaded, which takes minutes: whoever looks after the process sees that it lives.
     let _endpoint = match &config.worker.metrics_listen {
@@ -51,7 +51,7 @@ async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Res
         None => None,
     };
     let asked = format!("diorama worker {name}");
-    let Some(backends) = backends(&config.services, &asked, drain).await? else { return Ok(exit::DRAINED) };
+    let Some(backends) = backends(&config.services, &asked, &registry, drain).await? else { return Ok(exit::DRAINED) };
     let options = config.engine.clone();
     let loading = Instant::now();
     let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use diorama_backends::meter::Meter;
 use diorama_backends::objects::retrying::Retrying;
 use diorama_backends::objects::s3::{S3Config, S3Objects};
 use diorama_backends::objects::{ObjectError, probe_conditional_put};
@@ -14,6 +15,7 @@ use diorama_backends::queue::QueueError;
 use diorama_backends::queue::rabbitmq::{RabbitMqConfig, RabbitMqQueue};
 use diorama_protocol::{Backends, Exclusive};
 use diorama_runtime::options::ServiceOptions;
+use prometheus::Registry;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
@@ -96,24 +98,31 @@ pub(crate) fn rabbitmq_config(services: &ServiceOptions, name: &str) -> Result<R
 }
 
 /// Connects; `None` where a drain was asked for before they all answered. `name` is what the broker's list of
-/// connections shows.
+/// connections shows; each request is counted in `registry`.
 pub(crate) async fn backends(
     services: &ServiceOptions,
     name: &str,
+    registry: &Registry,
     drain: &CancellationToken,
 ) -> Result<Option<Backends>, Failure> {
+    let meter = Meter::register(registry).map_err(Failure::permanent)?;
     tokio::select! {
-        backends = connect(services, name) => backends.map(Some),
+        backends = connect_metered(services, name, &meter) => backends.map(Some),
         () = drain.cancelled() => Ok(None),
     }
 }
 
-/// Connects as [`backends`] does, for a command that is just ended.
+/// Connects as [`backends`] does, for a command that is just ended, and whose requests nobody counts.
 pub(crate) async fn connect(services: &ServiceOptions, name: &str) -> Result<Backends, Failure> {
+    let meter = Meter::register(&Registry::new()).map_err(Failure::permanent)?;
+    connect_metered(services, name, &meter).await
+}
+
+async fn connect_metered(services: &ServiceOptions, name: &str, meter: &Meter) -> Result<Backends, Failure> {
     // What is missing is said before anything is connected to.
     check_ca_file(services)?;
     let (s3, redis, rabbitmq) = (s3_config(services)?, redis_config(services)?, rabbitmq_config(services, name)?);
-    let objects = Retrying::patient(S3Objects::connect(s3).map_err(Failure::permanent)?);
+    let objects = Retrying::patient(meter.of("s3", S3Objects::connect(s3).map_err(Failure::permanent)?));
     let probed = probe_conditional_put(&objects).await;
     let conditional = probed.map_err(|error| Failure::judged(error, ObjectError::may_pass_later))?;
     let exclusive = if conditional {
@@ -129,7 +138,8 @@ pub(crate) async fn connect(services: &ServiceOptions, name: &str) -> Result<Bac
     let progress = progress.map_err(|error| Failure::judged(error, ProgressError::is_retryable))?;
     let queue = RabbitMqQueue::connect(rabbitmq).await;
     let queue = queue.map_err(|error| Failure::judged(error, QueueError::is_retryable))?;
-    Ok(Backends { queue: Arc::new(queue), progress: Arc::new(progress), objects: Arc::new(objects), exclusive })
+    let (queue, progress) = (Arc::new(meter.of("rabbitmq", queue)), Arc::new(meter.of("redis", progress)));
+    Ok(Backends { queue, progress, objects: Arc::new(objects), exclusive })
 }
 
 /// Connects to Redis. One that is away is done without until it comes, unless it has to fence the commits.

@@ -157,6 +157,8 @@ keys! {
         tokens_file: Option<PathBuf>, "FILE", Kind::Text("a file");
         /// The folder of references that the coordinator and all workers share.
         reference_root: Option<PathBuf>, "DIR", Kind::Text("a folder");
+        /// Pools that /metrics and /v1/pools show even while they have neither workers nor runs.
+        pools: Vec<Pool> = Vec::<Pool>::new(), "NAMES", Kind::Names("a list of pools' names");
         /// Shards of a pool that are in the queue or in work at a time.
         window: u32 = 256, "N", Kind::Whole(Range::new(1.0, 1_000_000.0));
         /// Seconds after which another coordinator takes over from a silent one.

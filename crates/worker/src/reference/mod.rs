@@ -27,7 +27,9 @@ use diorama_protocol::RunStore;
 
 pub use self::cache::CacheConfig;
 pub use self::error::RemoteError;
+use self::remote::Fetched;
 pub use self::remote::{Remote, RemoteConfig};
+use crate::metrics::Metrics;
 
 /// Where a run's references come from.
 #[derive(Clone)]
@@ -38,6 +40,38 @@ pub(crate) struct References {
     pub(crate) limits: PictureLimits,
     /// What fetches references that lie elsewhere.
     pub(crate) remote: Option<Arc<Remote>>,
+    /// Counts where they came from.
+    pub(crate) metrics: Option<Metrics>,
+}
+
+/// Where a reference's bytes came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A file below the run's reference root.
+    File,
+    /// The worker's cache.
+    Cache,
+    /// An upload in the fleet's own store.
+    Blob,
+    /// A user's bucket.
+    S3,
+    /// A web server.
+    Web,
+}
+
+impl Origin {
+    pub(crate) const ALL: [Self; 5] = [Self::File, Self::Cache, Self::Blob, Self::S3, Self::Web];
+
+    /// Its label in the metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Cache => "cache",
+            Self::Blob => "blob",
+            Self::S3 => "s3",
+            Self::Web => "web",
+        }
+    }
 }
 
 impl References {
@@ -59,7 +93,10 @@ impl References {
             None => None,
         };
         let bytes = match cached {
-            Some(bytes) => bytes,
+            Some(bytes) => {
+                self.count(Origin::Cache);
+                bytes
+            }
             None => {
                 let Some(bytes) = self.store.read(&key).await? else {
                     let message = format!("the reference {name} is not in the object store");
@@ -68,6 +105,7 @@ impl References {
                 if let Some(remote) = &self.remote {
                     remote.keep_blob(sha256, &bytes).await;
                 }
+                self.count(Origin::Blob);
                 bytes
             }
         };
@@ -84,8 +122,8 @@ impl References {
             let message = format!("the reference {name} is remote, and this worker fetches none");
             return Ok(Err(TaskError::permanent(ErrorCode::ReferenceUnreadable, message)));
         };
-        let bytes = match remote.fetch(url).await {
-            Ok(bytes) => bytes,
+        let Fetched { content, origin } = match remote.fetch(url).await {
+            Ok(fetched) => fetched,
             Err(error) => {
                 if error.retryable && matches!(reference, Reference::S3(_)) {
                     // Not this picture's fault where the store that holds everything else is away too.
@@ -94,11 +132,18 @@ impl References {
                 return Ok(Err(error));
             }
         };
-        let decoded = self.decode(bytes, name).await;
+        self.count(origin);
+        let decoded = self.decode(content, name).await;
         if decoded.is_err() {
             remote.forget(url).await;
         }
         Ok(decoded)
+    }
+
+    fn count(&self, origin: Origin) {
+        if let Some(metrics) = &self.metrics {
+            metrics.reference(origin);
+        }
     }
 
     async fn decode(&self, bytes: Bytes, name: String) -> Result<ReferencePicture, TaskError> {
@@ -113,6 +158,9 @@ impl References {
             off_thread(move || read_reference(&path, &limits))
         };
         let loaded = read.retry(backoff).when(|error: &TaskError| error.retryable).await;
+        if loaded.is_ok() {
+            self.count(Origin::File);
+        }
         match loaded {
             Err(error) if error.code == ErrorCode::ReferenceUnreadable && !is_folder(&self.root).await => {
                 // Not this picture's fault: the disk that holds all of them is away.

@@ -20,6 +20,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use super::Origin;
 use super::cache::{Cache, CacheConfig, Found};
 use super::error::RemoteError;
 use super::http::{Answer, Fault, Http, shown};
@@ -27,6 +28,13 @@ use super::http::{Answer, Fault, Http, shown};
 /// The longest that a server's wish to be left alone is honoured in place; beyond it the task fails, and may be tried
 /// again in a later round.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A reference's bytes, and where they came from.
+#[derive(Debug, Clone)]
+pub(super) struct Fetched {
+    pub(super) content: Bytes,
+    pub(super) origin: Origin,
+}
 
 /// How references are fetched.
 #[derive(Debug, Clone)]
@@ -69,7 +77,7 @@ pub struct Remote {
 }
 
 /// A fetch that everybody who wants the same reference waits for; it ends when nobody does any more.
-type Fetching = BoxFuture<'static, Result<Bytes, TaskError>>;
+type Fetching = BoxFuture<'static, Result<Fetched, TaskError>>;
 
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,7 +141,7 @@ impl Remote {
     }
 
     /// What is at `url`. Errors are the task's; what may pass was tried again.
-    pub(super) async fn fetch(self: &Arc<Self>, url: &str) -> Result<Bytes, TaskError> {
+    pub(super) async fn fetch(self: &Arc<Self>, url: &str) -> Result<Fetched, TaskError> {
         self.flight(url).await
     }
 
@@ -152,12 +160,12 @@ impl Remote {
         flight
     }
 
-    async fn fetch_or_find(self: &Arc<Self>, url: &str) -> Result<Bytes, TaskError> {
+    async fn fetch_or_find(self: &Arc<Self>, url: &str) -> Result<Fetched, TaskError> {
         let source = Source::read(url)?;
         let name = self.name_in_cache(url);
         let found = self.with_cache(move |cache| cache.find(&name)).await.unwrap_or(Found::Nothing);
         let old = match found {
-            Found::Fresh(content) => return Ok(content),
+            Found::Fresh(content) => return Ok(Fetched { content, origin: Origin::Cache }),
             Found::Old(content, Some(etag)) => Some((content, etag)),
             Found::Old(_, None) | Found::Nothing => None,
         };
@@ -171,7 +179,11 @@ impl Remote {
         };
         let (name, kept) = (self.name_in_cache(url), content.clone());
         self.keep(move |cache| cache.keep(&name, &kept, etag)).await;
-        Ok(content)
+        let origin = match source {
+            Source::Http(_) => Origin::Web,
+            Source::Object { .. } => Origin::S3,
+        };
+        Ok(Fetched { content, origin })
     }
 
     /// Tries until it works, cannot work, or the time is over.

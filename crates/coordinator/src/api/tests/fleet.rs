@@ -17,7 +17,7 @@ use diorama_core::run::ModelIdentity;
 use serde_json::json;
 
 use super::{Bench, rows};
-use crate::api::fleet::refresh;
+use crate::api::metrics::refresh;
 use crate::tests::unkind::{Hook, Hooked};
 
 #[tokio::test]

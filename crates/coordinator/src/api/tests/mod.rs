@@ -12,11 +12,12 @@ use diorama_backends::queue::embedded::EmbeddedQueue;
 use diorama_core::id::{RunId, Sha256Hex};
 use diorama_core::key::SharedKey;
 use diorama_protocol::{Backends, Exclusive, RunStore};
+use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt;
 
-use super::{Api, ApiConfig, Tokens, router};
+use super::{Api, ApiConfig, ApiMetrics, Tokens, router};
 
 mod bad_input;
 mod damaged;
@@ -57,6 +58,8 @@ impl Bench {
             max_manifest_bytes: 1 << 20,
             max_blob_bytes: 1 << 10,
             leading: watch::channel(true).1,
+            pools: Vec::new(),
+            metrics: ApiMetrics::register(Registry::new()).unwrap(),
         };
         change(&mut config);
         let api = Api::new(config);

@@ -113,6 +113,7 @@ impl Case {
             store: RunStore::new(objects, RunRoot::Own),
             limits: PictureLimits::default(),
             remote: Some(Arc::new(Remote::new(self.config.clone(), remote))),
+            metrics: None,
         }
     }
 
