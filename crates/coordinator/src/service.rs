@@ -89,7 +89,7 @@ struct Last {
     collected: Option<Instant>,
     /// The logs of the runs that had ended at the last sweep.
     ended: HashMap<RunId, History>,
-    /// How often somebody had rung.
+    /// How often somebody had rung; `None` where the progress service did not say.
     rung: Option<u64>,
 }
 
@@ -177,19 +177,21 @@ impl Service {
         last: &mut Last,
         stop: &CancellationToken,
     ) -> Result<(), CoordinatorError> {
-        let objects = &*self.backends.objects;
-        let rung = self.backends.progress.rung().await;
-        let every = if rung.is_ok() { LIST } else { LIST_WITHOUT_BELL };
-        let rung = rung.ok().or(last.rung);
+        // `None` while the progress service is away. Nobody can ring then: what came meanwhile is looked for as soon as it
+        // answers again.
+        let rung = self.backends.progress.rung().await.ok();
+        let every = if rung.is_some() { LIST } else { LIST_WITHOUT_BELL };
         if rung == last.rung && !is_due(last.listed, every) {
             return Ok(());
         }
-        (last.rung, last.listed) = (rung, Some(Instant::now()));
-        let mut found: BTreeSet<RunId> = runs_below(objects, SharedKey::ACTIVE).await?;
+        let listing = Instant::now();
+        let mut found: BTreeSet<RunId> = runs_below(&*self.backends.objects, SharedKey::ACTIVE).await?;
         if is_due(last.swept, SWEEP) {
             found.extend(self.sweep(driving, &mut last.ended).await?);
             last.swept = Some(Instant::now());
         }
+        // Only now: a bell is not heard before the list was read for it.
+        (last.rung, last.listed) = (rung, Some(listing));
         let unknown = found.into_iter().filter(|run| !driving.tokens.contains_key(run)).collect::<Vec<_>>();
         let read = |run: RunId| async move {
             let store = RunStore::shared(self.backends.objects.clone(), &run);

@@ -1,15 +1,16 @@
-//! What is written once: commit markers and the entries of a run's log. The first writer wins, and every other one learns
-//! what he wrote.
+//! What is written once: commit markers, the entries of a run's log, and which run an idempotency key names. The first
+//! writer wins, and every other one learns what he wrote.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind, Objects, Put};
 use diorama_backends::progress::{Head, Progress};
 use diorama_backends::queue::Queue;
 use diorama_core::clock;
-use diorama_core::id::{AttemptId, RunId};
-use diorama_core::key::ObjectKey;
+use diorama_core::id::{AttemptId, RunId, Sha256Hex};
+use diorama_core::key::{ObjectKey, SharedKey};
 use diorama_core::marker::CommitMarker;
 use diorama_core::run::RunSpec;
 
@@ -165,6 +166,34 @@ impl Backends {
         }
     }
 
+    /// Has an idempotency key name `run`, unless it names another one: the run that it names then. `number` says how often
+    /// the key was used anew.
+    pub async fn name_run(&self, key: &Sha256Hex, number: u32, run: RunId) -> Result<RunId, ObjectError> {
+        let entry = SharedKey::Idempotency(key.clone(), number).to_string();
+        let named = || async {
+            match self.objects.get(&entry).await {
+                Ok(bytes) => RunId::new(String::from_utf8_lossy(&bytes))
+                    .map(Some)
+                    .map_err(|error| ObjectError::damaged(entry.clone(), error.to_string())),
+                Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        // It belongs to no run: the key itself is the one whose claims these are.
+        let claims =
+            RunId::new(key.as_str()).map_err(|error| ObjectError::damaged(entry.clone(), error.to_string()))?;
+        if let Some(first) = self.wait_for_claim(&claims, &entry, &AttemptId::generate(), named).await? {
+            return Ok(first);
+        }
+        match self.objects.put_if_absent(&entry, Bytes::from(run.to_string())).await? {
+            Put::Created => Ok(run),
+            Put::Exists => match named().await? {
+                Some(first) => Ok(first),
+                None => Err(ObjectError::damaged(entry, "the entry existed a moment ago and is gone")),
+            },
+        }
+    }
+
     /// Where the store ignores conditions: waits for the claim on `key`. What is there already, if anything is.
     async fn wait_for_turn<T: serde::de::DeserializeOwned>(
         &self,
@@ -173,24 +202,34 @@ impl Backends {
         key: &ObjectKey,
         attempt: &AttemptId,
     ) -> Result<Option<T>, ObjectError> {
+        self.wait_for_claim(run, &key.relative(store.root()), attempt, || store.read_json(key)).await
+    }
+
+    /// The same of the object `what`, which `read` reads, among the claims of `run`.
+    async fn wait_for_claim<T, F: Future<Output = Result<Option<T>, ObjectError>>>(
+        &self,
+        run: &RunId,
+        what: &str,
+        attempt: &AttemptId,
+        read: impl Fn() -> F,
+    ) -> Result<Option<T>, ObjectError> {
         if self.exclusive == Exclusive::ConditionalPut {
             return Ok(None);
         }
-        let what = key.relative(store.root());
         loop {
-            if let Some(winner) = store.read_json(key).await? {
+            if let Some(winner) = read().await? {
                 return Ok(Some(winner));
             }
-            let claimed = self.progress.claim(run, &what, attempt, CLAIM).await;
+            let claimed = self.progress.claim(run, what, attempt, CLAIM).await;
             let claimed = claimed.map_err(|error| {
-                ObjectError::new(ObjectErrorKind::Transient, "claiming", store.path(key), error.to_string())
+                ObjectError::new(ObjectErrorKind::Transient, "claiming", what.to_owned(), error.to_string())
             })?;
             if claimed != *attempt {
                 tokio::time::sleep(CLAIMED).await;
                 continue;
             }
             // It may have been written between the look and the claim.
-            return store.read_json(key).await;
+            return read().await;
         }
     }
 }

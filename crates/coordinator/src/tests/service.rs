@@ -6,7 +6,7 @@ use diorama_core::key::SharedKey;
 use diorama_core::round::FailedWhere;
 use tokio::time::Instant;
 
-use super::unkind::{Hook, Hooked, MemoryObjects};
+use super::unkind::{Hook, Hooked, MemoryObjects, MoodyProgress};
 use super::*;
 use crate::lease::LEASE;
 use crate::reopen::reopen;
@@ -183,6 +183,54 @@ async fn a_run_whose_log_could_not_be_read_for_a_moment_is_looked_at_again_at_on
         until(&bench, Grace::default(), "the run ends", ended).await;
         assert!(begun.elapsed() < Duration::from_secs(60), "{kind:?}: after {:?}", begun.elapsed());
     }
+}
+
+/// How long a service that has found nothing to do takes from a run's submission, which `submit` carries out, to its end.
+async fn from_its_submission_to_its_end(bench: &Bench, spec: &RunSpec, submit: impl Future<Output = ()>) -> Duration {
+    let _worker = bench.worker(spec, Arc::new(|_, _| done()));
+    let submitted = async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        submit.await;
+        Instant::now()
+    };
+    let ended = until(bench, Grace::default(), "the run ends", async || bench.history().await.ended().is_some());
+    tokio::join!(submitted, ended).0.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_for_which_nobody_could_ring_is_taken_up_as_soon_as_the_progress_service_answers() {
+    let (progress, spec) = (Arc::new(MoodyProgress::default()), spec(4, 2));
+    let mut bench = Bench::shared(Arc::new(MemoryObjects::default()));
+    bench.backends.progress = progress.clone();
+    let took = from_its_submission_to_its_end(&bench, &spec, async {
+        progress.be_away(true);
+        // It lists when it notices, and is not to list again before the progress service is back.
+        tokio::time::sleep(Duration::from_millis(2200)).await;
+        bench.submit(&spec).await;
+        hand_over(&bench.backends, &spec.run).await.unwrap();
+        progress.be_away(false);
+    });
+    let took = took.await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_for_which_somebody_rang_is_taken_up_though_the_listing_failed() {
+    let mut listings = 0;
+    let refuse = move |operation, key: &str| {
+        let lists = operation == "list" && key == SharedKey::ACTIVE;
+        listings += u32::from(lists);
+        // The first one finds nothing.
+        if lists && listings == 2 { Fault::Fail(ObjectErrorKind::Away) } else { Fault::None }
+    };
+    let objects = FaultyObjects::new(MemoryObjects::default(), Box::new(refuse));
+    let (bench, spec) = (Bench::shared(Arc::new(objects)), spec(4, 2));
+    let took = from_its_submission_to_its_end(&bench, &spec, async {
+        bench.submit(&spec).await;
+        hand_over(&bench.backends, &spec.run).await.unwrap();
+    });
+    let took = took.await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

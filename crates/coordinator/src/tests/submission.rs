@@ -1,5 +1,6 @@
 //! Submission: what is cut off is done again, what differs is refused, what is complete is not touched.
 
+use super::unkind::{Hook, Hooked, MemoryObjects};
 use super::*;
 
 #[tokio::test]
@@ -50,4 +51,25 @@ async fn a_manifest_that_gives_more_or_fewer_tasks_than_counted_is_refused() {
         assert!(matches!(error, CoordinatorError::TaskCount { counted: c, .. } if c == counted), "{error}");
         assert!(!is_submitted(&bench.store).await.unwrap());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_store_ignores_conditions_an_idempotency_key_names_one_run_all_the_same() {
+    let objects = Arc::new(MemoryObjects::default());
+    let there = objects.clone();
+    let ignored: Hook = Box::new(move |operation, key| {
+        let (there, key) = (there.clone(), key.to_owned());
+        Box::pin(async move {
+            if operation == "put_if_absent" {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                there.all().remove(&key);
+            }
+        })
+    });
+    let mut backends = Bench::shared(Arc::new(Hooked::before(objects, ignored))).backends;
+    backends.exclusive = Exclusive::Claim;
+    let key = Sha256Hex::of(b"key");
+    let name = |run: &str| backends.name_run(&key, 0, RunId::new(run).unwrap());
+    let (first, second) = tokio::join!(name("a"), name("b"));
+    assert_eq!(first.unwrap(), second.unwrap());
 }

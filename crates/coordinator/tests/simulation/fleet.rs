@@ -44,6 +44,11 @@ pub(crate) enum Kind {
     Worker(u64, u64),
 }
 
+/// The model with this number.
+pub(crate) fn serving(model: u64) -> ModelIdentity {
+    ModelIdentity { sha256: format!("model-{model}"), dtype: "f32".to_owned() }
+}
+
 pub(crate) struct Fleet {
     world: Arc<World>,
     scratch: tempfile::TempDir,
@@ -81,7 +86,7 @@ impl Fleet {
                     backends,
                     name: name.clone(),
                     pool: Pool::new(format!("pool-{pool}")).unwrap(),
-                    model: ModelIdentity { sha256: format!("model-{model}"), dtype: "f32".to_owned() },
+                    model: serving(model),
                 };
                 (name, None, AbortOnDropHandle::new(tokio::spawn(worker.work())))
             }
@@ -133,7 +138,7 @@ impl Fleet {
 
     /// A process stands still for a while, longer than its lease or not.
     pub(crate) fn freeze(&mut self) {
-        let (victim, time) = (self.victim(), Duration::from_millis(self.world.roll(90_000)));
+        let (victim, time) = (self.victim(), self.world.some_time(90_000));
         let process = &mut self.processes[victim];
         process.node.freeze();
         process.thaws = Some(self.world.now() + time);
@@ -156,17 +161,16 @@ impl Fleet {
         self.processes.iter().any(|process| process.thaws.is_some() || process.node.is_cut_off())
     }
 
-    /// Everybody goes on, and each pool has two workers; where there are two models, one of each.
-    pub(crate) fn recover(&mut self, two_models: bool) {
+    /// Everybody goes on, and each pool has two workers, which serve these models.
+    pub(crate) fn recover(&mut self, models: [u64; 2]) {
         for process in &mut self.processes {
             process.thaws = None;
             process.node.go_on();
             process.node.reconnect();
         }
         self.processes.retain(|process| process.api.is_some());
-        for worker in 0..2 * POOLS {
-            let model = if two_models { worker / POOLS } else { 0 };
-            self.start(Kind::Worker(worker % POOLS, model));
+        for model in models {
+            (0..POOLS).for_each(|pool| self.start(Kind::Worker(pool, model)));
         }
     }
 

@@ -15,8 +15,8 @@ use diorama_backends::objects::retrying::Retrying;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put};
 use diorama_backends::progress::Progress;
 use diorama_backends::queue::Queue;
+use diorama_protocol::Backends;
 use diorama_protocol::mutant::{Mutant, is_back};
-use diorama_protocol::{Backends, Exclusive};
 use tokio::sync::Notify;
 
 use crate::world::{Fate, Object, Store, World, locked};
@@ -54,7 +54,7 @@ impl Node {
             queue: Arc::new(self.clone()) as Arc<dyn Queue>,
             progress: Arc::new(self.clone()) as Arc<dyn Progress>,
             objects,
-            exclusive: Exclusive::ConditionalPut,
+            exclusive: self.world.exclusive,
         }
     }
 
@@ -189,14 +189,7 @@ impl Objects for Node {
 
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<Put, ObjectError> {
         let name = key.to_owned();
-        self.write("writing", key, move |store, world| {
-            if store.objects().contains_key(&name) {
-                return Put::Exists;
-            }
-            store.put(world, name, bytes);
-            Put::Created
-        })
-        .await
+        self.write("writing", key, move |store, world| store.put_if_absent(world, name, bytes)).await
     }
 
     async fn put_file(&self, key: &str, file: &Path) -> Result<(), ObjectError> {

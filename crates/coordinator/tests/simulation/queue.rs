@@ -13,6 +13,9 @@ use diorama_core::message::ShardMessage;
 use crate::node::{Node, Service};
 use crate::world::{Fate, World, locked};
 
+/// How often a message is delivered before the broker gives it up.
+const DELIVERIES: u32 = 100;
+
 /// A pool's queue, as the broker has it.
 #[derive(Default)]
 pub(crate) struct PoolQueue {
@@ -20,6 +23,8 @@ pub(crate) struct PoolQueue {
     ready: VecDeque<(ShardMessage, u32)>,
     /// By tag: whose it is.
     unsettled: BTreeMap<u64, (u64, ShardMessage, u32)>,
+    /// The dead letters.
+    dead: VecDeque<ShardMessage>,
     tags: u64,
     consumers: Vec<u64>,
     names: u64,
@@ -59,6 +64,15 @@ impl World {
         self.queued.notify_waiters();
     }
 
+    /// It gives one message of each pool up, as after too many deliveries.
+    pub(crate) fn give_up_one(&self) {
+        let dice = self.roll(1000) as usize;
+        for pool in locked(&self.queue).values_mut() {
+            let given_up = pool.ready.remove(dice % pool.ready.len().max(1));
+            pool.dead.extend(given_up.map(|(message, _)| message));
+        }
+    }
+
     /// It gives up every consumer of the pools: what they have goes to others.
     pub(crate) fn cut_consumers(&self) {
         let all: Vec<(Pool, u64)> = locked(&self.queue)
@@ -84,6 +98,7 @@ impl World {
     }
 
     fn enqueue(&self, pool: Pool, message: ShardMessage) {
+        self.note(&("published", &pool, &message.run, message.shard));
         locked(&self.queue).entry(pool).or_default().ready.push_back((message, 0));
         self.queued.notify_waiters();
     }
@@ -127,8 +142,17 @@ impl Queue for Node {
         Ok(Box::new(NodeConsumer { node: self.clone(), pool: pool.clone(), id, prefetch: usize::from(prefetch) }))
     }
 
-    async fn dead_letter(&self, _: &Pool) -> Result<Option<Delivery>, QueueError> {
-        Ok(None)
+    async fn dead_letter(&self, pool: &Pool) -> Result<Option<Delivery>, QueueError> {
+        if let Fate::Refused | Fate::AnswerLost = self.call(Service::Queue).await {
+            return Err(away("looking for dead letters"));
+        }
+        let dead = locked(&self.world.queue).get_mut(pool).and_then(|pool| pool.dead.pop_front());
+        let delivery = dead.map(|message| {
+            let letter = DeadLetter { world: self.world.clone(), pool: pool.clone(), message: Some(message.clone()) };
+            Delivery::new(message, DELIVERIES, Box::new(letter))
+        });
+        self.gate().await;
+        Ok(delivery)
     }
 
     async fn depth(&self, pool: &Pool) -> Result<QueueDepth, QueueError> {
@@ -137,8 +161,12 @@ impl Queue for Node {
         }
         let queue = locked(&self.world.queue);
         let known = queue.get(pool);
-        let ready = known.map_or(0, |pool| pool.ready.len() as u64);
-        Ok(QueueDepth { ready, consumers: known.map_or(0, |pool| pool.consumers.len() as u64), dead: 0 })
+        let count = |of: fn(&PoolQueue) -> usize| known.map_or(0, |pool| of(pool) as u64);
+        Ok(QueueDepth {
+            ready: count(|pool| pool.ready.len()),
+            consumers: count(|pool| pool.consumers.len()),
+            dead: count(|pool| pool.dead.len()),
+        })
     }
 }
 
@@ -170,7 +198,8 @@ impl Consumer for NodeConsumer {
 
 impl NodeConsumer {
     fn take(&mut self) -> Option<Delivery> {
-        let mut queue = locked(&self.node.world.queue);
+        let world = &self.node.world;
+        let mut queue = locked(&world.queue);
         let pool = queue.entry(self.pool.clone()).or_default();
         if !pool.consumers.contains(&self.id) {
             // The broker had given it up; it subscribes anew.
@@ -180,11 +209,16 @@ impl NodeConsumer {
         if held >= self.prefetch {
             return None;
         }
-        let (message, deliveries) = pool.ready.pop_front()?;
+        let (message, deliveries) = loop {
+            match pool.ready.pop_front()? {
+                (message, DELIVERIES..) => pool.dead.push_back(message),
+                next => break next,
+            }
+        };
+        world.note(&("delivered", &self.pool, self.id, &message.run, message.shard));
         pool.tags += 1;
         pool.unsettled.insert(pool.tags, (self.id, message.clone(), deliveries + 1));
-        let settle =
-            Tag { world: self.node.world.clone(), pool: self.pool.clone(), tag: pool.tags, shard: message.shard };
+        let settle = Tag { world: world.clone(), pool: self.pool.clone(), tag: pool.tags, shard: message.shard };
         Some(Delivery::new(message, deliveries + 1, Box::new(settle)))
     }
 }
@@ -211,11 +245,39 @@ impl Settle for Tag {
             let Some((_, message, deliveries)) = pool.unsettled.remove(&self.tag) else {
                 return Err(QueueError::Stale(self.shard));
             };
-            if how == Settlement::HandBack {
-                pool.ready.push_back((message, deliveries));
+            self.world.note(&("settled", &self.pool, &message.run, message.shard, format!("{how:?}")));
+            match how {
+                Settlement::Ack => {}
+                Settlement::HandBack => pool.ready.push_back((message, deliveries)),
+                Settlement::DeadLetter => pool.dead.push_back(message),
             }
         }
         self.world.queued.notify_waiters();
         Ok(())
+    }
+}
+
+/// A dead letter in somebody's hands; back where it was when he dies.
+struct DeadLetter {
+    world: Arc<World>,
+    pool: Pool,
+    message: Option<ShardMessage>,
+}
+
+#[async_trait]
+impl Settle for DeadLetter {
+    async fn settle(mut self: Box<Self>, how: Settlement) -> Result<(), QueueError> {
+        if how == Settlement::Ack {
+            self.message = None;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for DeadLetter {
+    fn drop(&mut self) {
+        if let Some(message) = self.message.take() {
+            locked(&self.world.queue).entry(self.pool.clone()).or_default().dead.push_back(message);
+        }
     }
 }

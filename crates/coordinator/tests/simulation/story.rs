@@ -7,12 +7,12 @@ use std::time::Duration;
 use diorama_coordinator::Grace;
 use diorama_core::id::RunId;
 use diorama_core::run::RunState;
-use diorama_protocol::RunStore;
 use diorama_protocol::mutant::{Mutant, is_back};
+use diorama_protocol::{Exclusive, RunStore};
 
 use crate::checker::{Broken, Checker};
 use crate::client::Client;
-use crate::fleet::{Fleet, GRACE, PUBLISH_AGAIN};
+use crate::fleet::{Fleet, GRACE, PUBLISH_AGAIN, serving};
 use crate::node::Node;
 use crate::world::{Chaos, World};
 
@@ -28,6 +28,9 @@ const RECOVERY: Duration = Duration::from_secs(30);
 
 /// The same while the progress service is away, for whoever leads then.
 const RECOVERY_WITHOUT_PROGRESS: Duration = Duration::from_secs(60);
+
+/// While everything comes to rest, the workers' models change after so many turns, where there are two.
+const TURNS_A_MODEL: u64 = 24;
 
 /// How long everything may take to come to rest, runs that nobody handed over among it.
 const REST: Duration = Duration::from_secs(3600);
@@ -51,7 +54,7 @@ pub(crate) async fn story(seed: u64) -> Result<u64, Broken> {
     let mut story = Story {
         fleet: Fleet::new(&world),
         client: Client::new(&world),
-        checker: Checker::new(two_models),
+        checker: Checker::default(),
         weather_until: Duration::ZERO,
         two_models,
         world: world.clone(),
@@ -70,10 +73,10 @@ impl Story {
         if is_fair && self.weather_until > Duration::ZERO {
             self.world.set_chaos(Chaos::default());
             self.weather_until = Duration::ZERO;
-            self.checker.disturbed(&self.world, RECOVERY);
+            self.disturbed();
         }
         if self.fleet.thaw() || !is_fair {
-            self.checker.disturbed(&self.world, RECOVERY);
+            self.disturbed();
         }
         self.checker.look(&self.world)
     }
@@ -86,7 +89,7 @@ impl Story {
                 48..53 => self.tools(),
                 53..63 => {
                     self.fleet.kill(self.two_models);
-                    self.checker.disturbed(&self.world, RECOVERY);
+                    self.disturbed();
                 }
                 63..74 => self.fleet.freeze(),
                 74..79 => self.fleet.cut_off(),
@@ -101,10 +104,11 @@ impl Story {
     /// No process and no service fails, but perhaps the progress service is away; runs come, stop and go on, and messages
     /// and keys are lost.
     async fn calm_and_busy(&mut self) -> Result<(), Broken> {
-        self.clear();
-        let away = self.world.roll(4) == 0;
+        self.clear(if self.two_models { [0, 1] } else { [0, 0] });
+        // Where a claim fences, nothing can be written once while the progress service is away.
+        let away = self.world.roll(4) == 0 && self.world.exclusive == Exclusive::ConditionalPut;
         self.world.set_chaos(Chaos { progress_away: away, ..Chaos::default() });
-        let recovery = if away { RECOVERY_WITHOUT_PROGRESS } else { RECOVERY };
+        let recovery = if away { RECOVERY_WITHOUT_PROGRESS } else { RECOVERY + self.world.claims_last() };
         self.checker.disturbed(&self.world, recovery);
         self.pass(recovery).await?;
         for _ in 0..BUSY {
@@ -120,25 +124,38 @@ impl Story {
         Ok(())
     }
 
-    /// The weather clears and everybody goes on.
-    fn clear(&mut self) {
-        self.world.set_chaos(Chaos::default());
-        self.weather_until = Duration::ZERO;
-        self.fleet.recover(self.two_models);
-        self.checker.disturbed(&self.world, RECOVERY);
+    /// The fleet needs a while now until it stands again.
+    fn disturbed(&mut self) {
+        self.checker.disturbed(&self.world, RECOVERY + self.world.claims_last());
     }
 
-    /// Paused runs are resumed: everything must end.
+    /// The weather clears and everybody goes on, the workers with these models.
+    fn clear(&mut self, models: [u64; 2]) {
+        self.world.set_chaos(Chaos::default());
+        self.weather_until = Duration::ZERO;
+        self.fleet.recover(models);
+        self.disturbed();
+    }
+
+    /// Paused runs are resumed: everything must end. Where they are bound to different models, their owner does what the
+    /// reason of their pause says: has the workers serve one of them, and then the other.
     async fn come_to_rest(&mut self) -> Result<(), Broken> {
-        self.clear();
+        let mut serves = 0;
+        self.clear([serves; 2]);
         let until = self.world.now() + REST;
         for turn in 0u64.. {
+            if self.two_models && turn % TURNS_A_MODEL == TURNS_A_MODEL - 1 {
+                serves = 1 - serves;
+                self.clear([serves; 2]);
+            }
             self.pass(Duration::from_secs(5)).await?;
             if turn < BRIEF_PAUSES && self.world.roll(3) == 0 {
                 self.brief_pause().await?;
             }
             let open = |(run, history): (&RunId, &diorama_protocol::history::History)| {
-                history.ended().is_none().then(|| (run.clone(), history.state()))
+                let fits = history.model().is_none_or(|model| *model == serving(serves));
+                let waits_for_its_owner = fits && history.state() == Some(RunState::Paused);
+                history.ended().is_none().then(|| (run.clone(), waits_for_its_owner))
             };
             let open: Vec<_> = self.checker.living().filter_map(open).collect();
             if open.is_empty() {
@@ -148,7 +165,7 @@ impl Story {
                 let told: Vec<String> = open.iter().map(|(run, _)| self.checker.tell(run)).collect();
                 return Err(format!("not ended after {REST:?} of fair weather: {}", told.join("; ")));
             }
-            for (run, _) in open.iter().filter(|(_, state)| *state == Some(RunState::Paused)) {
+            for (run, _) in open.iter().filter(|(_, waits_for_its_owner)| *waits_for_its_owner) {
                 self.client.ask(&self.fleet, &mut self.checker, run, "resume").await?;
             }
         }
@@ -166,21 +183,22 @@ impl Story {
             progress_away: world.roll(3) == 0,
         });
         self.weather_until = world.now() + Duration::from_millis(world.roll(60_000));
-        self.checker.disturbed(&self.world, RECOVERY);
+        self.disturbed();
     }
 
     fn something_is_lost(&mut self) {
-        let event = self.world.roll(6);
+        let event = self.world.roll(7);
         match event {
             0 => self.world.purge(),
             1 => self.world.lose_one(),
             2 => self.world.duplicate(),
             3 => self.world.lose_parts(),
-            4 => {
+            4 if self.world.exclusive == Exclusive::ConditionalPut => {
                 self.world.empty_progress();
                 // The lease, too.
-                self.checker.disturbed(&self.world, RECOVERY);
+                self.disturbed();
             }
+            5 => self.world.give_up_one(),
             _ => self.world.cut_consumers(),
         }
         // A message that is lost is published again when it has been missed for long.
@@ -234,7 +252,7 @@ impl Story {
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(world.roll(2000))).await;
                 node.freeze();
-                tokio::time::sleep(Duration::from_millis(world.roll(60_000))).await;
+                tokio::time::sleep(world.some_time(60_000)).await;
                 node.go_on();
             });
         }

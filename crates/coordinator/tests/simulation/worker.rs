@@ -21,9 +21,6 @@ use diorama_protocol::{Backends, RunStore};
 
 use crate::world::World;
 
-/// How long a worker keeps a shard that another one's model is wanted for.
-const MISFIT: Duration = Duration::from_secs(1);
-
 /// A worker.
 pub(crate) struct Worker {
     pub(crate) world: Arc<World>,
@@ -62,8 +59,7 @@ impl Worker {
             return Ok(Settlement::Ack);
         }
         if !self.fits(&store, &mut history, delivery).await? {
-            tokio::time::sleep(MISFIT).await;
-            return Ok(Settlement::HandBack);
+            return Ok(Settlement::Ack);
         }
         let Some(round) = history.round(shard.round).cloned() else { return Ok(Settlement::Ack) };
         let Some(tasks) = store.input(shard, &round.inputs).await? else { return Err("no input".into()) };
@@ -114,8 +110,7 @@ impl Worker {
         Ok(Settlement::Ack)
     }
 
-    /// Whether the run is bound to our model, as it is by the first worker. Where it is not, it is paused with the reason,
-    /// unless its owner had it go on all the same.
+    /// Whether the run is bound to our model, as it is by the first worker. Where it is not, it is paused with the reason.
     async fn fits(&self, store: &RunStore, history: &mut History, delivery: &Delivery) -> Result<bool, Failure> {
         let run = &delivery.message.run;
         let bind = Act::Bound { model: self.model.clone() };
@@ -124,10 +119,8 @@ impl Worker {
             return Ok(true);
         }
         let reason = format!("a worker serves {}", self.model);
-        if !history.was_resumed_after(&reason) {
-            let pause = Act::Paused { reason: Some(reason) };
-            self.backends.decide(store, run, history, &self.name, pause).await?;
-        }
+        let pause = Act::Paused { reason: Some(reason) };
+        self.backends.decide(store, run, history, &self.name, pause).await?;
         Ok(false)
     }
 

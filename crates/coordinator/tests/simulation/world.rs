@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use diorama_backends::objects::Put;
 use diorama_backends::progress::embedded::{EmbeddedProgress, Part};
 use diorama_core::id::{Pool, RunId, ShardId};
 use diorama_protocol::mutant::{Mutant, is_back};
+use diorama_protocol::{CLAIM, Exclusive};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -81,6 +83,15 @@ impl Store {
         self.objects.insert(key, Object { bytes, modified: time_of_day() });
     }
 
+    /// Writes what is not there yet; over it all the same where the store ignores the condition.
+    pub(crate) fn put_if_absent(&mut self, world: &World, key: String, bytes: Bytes) -> Put {
+        if world.exclusive == Exclusive::ConditionalPut && self.objects.contains_key(&key) {
+            return Put::Exists;
+        }
+        self.put(world, key, bytes);
+        Put::Created
+    }
+
     pub(crate) fn delete(&mut self, world: &World, key: String) {
         if self.objects.remove(&key).is_some() {
             world.note(&key);
@@ -93,6 +104,8 @@ pub(crate) struct World {
     began: Instant,
     /// Whether the story is told to whoever listens.
     aloud: bool,
+    /// What makes a write the only one: of some stories' stores only a claim in the progress service does.
+    pub(crate) exclusive: Exclusive,
     rng: Mutex<fastrand::Rng>,
     story: Mutex<DefaultHasher>,
     chaos: Mutex<Chaos>,
@@ -113,10 +126,12 @@ impl World {
         diorama_core::clock::simulated::begin(time_of_day);
         diorama_core::id::seeded::begin(seed);
         fastrand::seed(seed);
+        let mut rng = fastrand::Rng::with_seed(seed);
         Arc::new(Self {
             began,
             aloud: std::env::var_os("ALOUD").is_some(),
-            rng: Mutex::new(fastrand::Rng::with_seed(seed)),
+            exclusive: if rng.u64(0..5) == 0 { Exclusive::Claim } else { Exclusive::ConditionalPut },
+            rng: Mutex::new(rng),
             story: Mutex::default(),
             chaos: Mutex::default(),
             store: Mutex::default(),
@@ -168,9 +183,27 @@ impl World {
         } else if dice < chaos.refused + chaos.answer_lost {
             Fate::AnswerLost
         } else if dice < chaos.refused + chaos.answer_lost + chaos.late {
-            Fate::Late(Duration::from_millis(self.roll(60_000)))
+            Fate::Late(self.some_time(60_000))
         } else {
             Fate::Done
+        }
+    }
+
+    /// A time shorter than this, for which something stands still or is under way. A claim fences nobody who takes longer
+    /// than it holds from his claim to his write, with every further try; that is the store's weakness, and not told here.
+    pub(crate) fn some_time(&self, millis: u64) -> Duration {
+        let bound = match self.exclusive {
+            Exclusive::ConditionalPut => millis,
+            Exclusive::Claim => millis.min(CLAIM.as_millis() as u64 / 5),
+        };
+        Duration::from_millis(self.roll(bound))
+    }
+
+    /// Until when what somebody claimed who died keeps everybody else waiting.
+    pub(crate) fn claims_last(&self) -> Duration {
+        match self.exclusive {
+            Exclusive::ConditionalPut => Duration::ZERO,
+            Exclusive::Claim => CLAIM,
         }
     }
 
@@ -207,6 +240,9 @@ impl World {
         let Some(run) = runs.get(self.roll(runs.len() as u64) as usize) else { return };
         for _ in 0..1 + self.roll(2) {
             let part = Part::ALL[self.roll(Part::ALL.len() as u64) as usize];
+            if part == Part::Claims && self.exclusive == Exclusive::Claim {
+                continue;
+            }
             let torn = part == Part::State && is_back(Mutant::CountsOutliveBits);
             self.progress().lose(run, if torn { Part::Bits } else { part });
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Multipart, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use diorama_backends::objects::{Put, list_all};
+use diorama_backends::objects::list_all;
 use diorama_core::id::{RunId, Sha256Hex};
 use diorama_core::key::SharedKey;
 use diorama_manifest::{ManifestError, ManifestReport};
@@ -167,11 +167,8 @@ async fn name_run(api: &Shared, key: Option<&Sha256Hex>) -> Result<RunId, Proble
             Some(before) => return Ok(before.run),
             None => 0,
         };
-        let chosen = bytes::Bytes::from(run.to_string());
-        let entry = SharedKey::Idempotency(key.clone(), number).to_string();
-        match api.backends().objects.put_if_absent(&entry, chosen).await? {
-            Put::Created => return Ok(run),
-            Put::Exists => {}
+        if api.backends().name_run(key, number, run.clone()).await? == run {
+            return Ok(run);
         }
     }
 }

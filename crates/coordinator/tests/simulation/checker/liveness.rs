@@ -20,15 +20,20 @@ const PATIENCE: Duration = Duration::from_secs(150);
 const PATIENCE_A_RUN: Duration = Duration::from_secs(15);
 
 /// How long a whole pool with work may stand still where no message was lost: shorter than it takes until a shard that
-/// nobody has is published again.
+/// nobody has is published again. Where its workers serve different models, too: whoever has the wrong one for a run pauses
+/// it, and a run that is paused does not want to be worked on.
 const STANDSTILL: Duration = Duration::from_secs(25);
 
 /// How long a shard may wait behind one that comes after it, where no message was lost: what was published before a pause
 /// may lie before it in the queue. Shorter, too.
 const PASSED_OVER: Duration = Duration::from_secs(75);
 
-/// How long it takes until a run is taken up for which nobody rang.
-const LISTED: Duration = Duration::from_secs(60);
+/// How long it takes until a run is taken up that was handed over while it was calm: somebody rang, or the progress
+/// service was away and the leader lists all the time.
+const HEARD: Duration = Duration::from_secs(20);
+
+/// The same of one that was handed over in a storm, so that the bell may not have rung: until the leader's next listing.
+const LISTED: Duration = Duration::from_secs(130);
 
 /// How long a marker may not be counted while its run goes on.
 const UNCOUNTED: Duration = Duration::from_secs(120);
@@ -40,8 +45,6 @@ pub(super) struct Calm {
     since: Duration,
     /// Of messages and of what the progress service knows: since when all of it is made good.
     nothing_lost_since: Duration,
-    /// Workers of a pool hand shards to each other, because their models differ: only the longest bounds hold.
-    two_models: bool,
     /// Until when a run went behind one of a higher priority.
     behind_until: BTreeMap<RunId, Duration>,
 }
@@ -60,11 +63,6 @@ struct Wanted<'a> {
 }
 
 impl Checker {
-    /// A checker of a fleet whose workers serve one model, or two.
-    pub(crate) fn new(two_models: bool) -> Self {
-        Self { calm: Calm { two_models, ..Calm::default() }, ..Self::default() }
-    }
-
     /// Something got in the way, from which the fleet recovers within this time.
     pub(crate) fn disturbed(&mut self, world: &World, recovery: Duration) {
         self.calm.since = self.calm.since.max(world.now() + recovery);
@@ -121,9 +119,6 @@ impl Checker {
         this.passed_over(world, since, patience)?;
         this.counted(world, since)?;
         let since = since.max(self.calm.nothing_lost_since);
-        if self.calm.two_models {
-            return Ok(());
-        }
         this.passed_over(world, since, PASSED_OVER)?;
         let since = since.max(self.pool_moved(world, this.pool));
         if now > since + STANDSTILL {
@@ -144,10 +139,11 @@ impl Checker {
         let (spec, history) = (record.spec.as_ref()?, &record.history);
         let round = history.last_round().filter(|_| history.wants_work())?;
         record.open(round).next()?;
-        // A run that nobody handed over is found by a sweep; one whose bell was not rung, by the next listing.
-        let handed_over = *self.handed_over.get(run)?;
+        // A run that nobody handed over is found by a sweep.
+        let (handed_over, was_calm) = *self.handed_over.get(run)?;
         let moved = record.moved(world, run);
-        let listed = if moved < handed_over { handed_over + LISTED } else { handed_over };
+        let within = if was_calm { HEARD } else { LISTED };
+        let listed = if moved < handed_over { handed_over + within } else { handed_over };
         let waited = Duration::try_from(clock::now().duration_since(round.not_before)).ok()?;
         let begun = world.now().saturating_sub(waited);
         let decided = record.log.last().map_or(Duration::ZERO, |entry| entry.at);

@@ -28,8 +28,8 @@ pub(crate) struct Checker {
     /// The objects, as far as the writes were seen.
     objects: BTreeMap<String, Bytes>,
     runs: BTreeMap<RunId, Record>,
-    /// When each run was put on the list of those that the leading coordinator takes up.
-    handed_over: BTreeMap<RunId, Duration>,
+    /// When each run was put on the list of those that the leading coordinator takes up, and whether it was calm then.
+    handed_over: BTreeMap<RunId, (Duration, bool)>,
     calm: Calm,
 }
 
@@ -78,7 +78,7 @@ impl Checker {
         }
         if let Some(run) = key.strip_prefix(SharedKey::ACTIVE).and_then(|run| RunId::new(run).ok()) {
             match bytes {
-                Some(_) => self.handed_over.insert(run, at),
+                Some(_) => self.handed_over.insert(run, (at, self.calm_since() <= at)),
                 None => self.handed_over.remove(&run),
             };
             return Ok(());

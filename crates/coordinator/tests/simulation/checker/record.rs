@@ -115,7 +115,10 @@ impl Record {
         ensure(shard.index < round.shards, "there is no such shard")?;
         let may_come = self.history.is_under_way(shard) && self.history.ending().is_none();
         ensure(may_come || self.is_void(shard), "it came when the outcome was decided")?;
-        ensure(marker.model.as_ref() == self.history.model(), "another model than the run's made it")?;
+        // Of a dead letter nothing was made, by no model.
+        let is_made = marker.outcomes.iter().any(|outcome| matches!(outcome.outcome, Outcome::Done { .. }));
+        let by_the_runs = marker.model.as_ref() == self.history.model();
+        ensure(by_the_runs || (marker.model.is_none() && !is_made), "another model than the run's made it")?;
         ensure(marker.settings == settings_digest(spec), "it was made with other settings")?;
         let mut files = Vec::new();
         for outcome in &marker.outcomes {
