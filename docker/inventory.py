@@ -33,11 +33,11 @@ def component(kind, name, version, purl, **more):
 
 def crates(features, triple, out):
     """The crates that are compiled into the program, and the texts of their licences."""
-    tree = run("cargo", "tree", "--locked", "--offline", "-p", "diorama", *features, "--target", triple,
+    tree = run("cargo", "tree", "--locked", "-p", "diorama", *features, "--target", triple,
                "--edges", "normal", "--prefix", "none", "--no-dedupe", "--format", "{p}|{l}")
     folders = {
         (package["name"], package["version"]): pathlib.Path(package["manifest_path"]).parent
-        for package in json.loads(run("cargo", "metadata", "--locked", "--offline", "--format-version", "1"))["packages"]
+        for package in json.loads(run("cargo", "metadata", "--locked", "--filter-platform", triple, "--format-version", "1"))["packages"]
     }
     found, covered = [], collections.defaultdict(list)
     for line in sorted(set(tree.splitlines())):

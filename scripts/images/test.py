@@ -9,7 +9,6 @@ import pathlib
 import re
 import shutil
 import stat
-import subprocess
 import tempfile
 import unittest
 
@@ -73,7 +72,7 @@ class Client:
     def test_no_path_of_the_builder_is_in_the_program(self):
         found = re.findall(rb"[ -~]*(?:/usr/local/cargo|/usr/local/rustup|/root/|/src/\.libtorch|/target/)[ -~]*",
                            self.program.read_bytes())
-        self.assertEqual(found, [])
+        self.assertEqual(found[:3], [], f"{len(found)} of them")
         self.assertIn("[$ORIGIN/../lib/diorama]", call("readelf", "-d", self.program))
 
     def test_it_trusts_debians_certificates_and_none_of_the_builder(self):
@@ -111,8 +110,9 @@ class Cpu(Client):
     def test_a_picture_has_the_bytes_that_it_has_outside(self):
         reference = self.scratch / "beach.png"
         shutil.copy(EXAMPLE / "references/beach-1.png", reference)
+        shutil.copytree("models/demo", self.scratch / "model")
         prompt = ["--prompt", "a red circle on a beach", "--subjects", "circle"]
-        self.run_inside("generate", "--model", "/models/demo", "--reference", "beach.png", *prompt, "--out", "inside")
+        self.run_inside("generate", "--model", "model", "--reference", "beach.png", *prompt, "--out", "inside")
         outside = self.scratch / "outside"
         ended = outcome(self.program, "generate", "--model", "models/demo", "--reference", reference, *prompt, "--out", outside)
         self.assertEqual(ended.returncode, 0, ended.stderr)
