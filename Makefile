@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet soak simulate test bench bench-fleet bench-scale lint docs deny client setup setup-chromium setup-services
+.PHONY: help demo fleet soak simulate test chart bench bench-fleet bench-scale lint docs deny client setup setup-chart setup-chromium setup-services
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
@@ -37,7 +37,10 @@ soak: setup-services ## Synthetic tasks by a fleet whose parts are killed every 
 simulate: setup ## Stories of a simulated fleet, each told by its seed, in release mode (SEEDS=1000, or SEED=7 for one)
 	SEEDS=$(or $(SEEDS),1000) cargo test --locked --release -p diorama-coordinator --test simulation -- --nocapture whatever_happens
 
-test: setup setup-chromium setup-services ## Runs every test; one that fails does not stop the others
+chart: setup-chart ## Lint, render and tests of helm/diorama, without a cluster
+	.chart/venv/bin/python -B -m pytest -q tests/chart
+
+test: setup setup-chromium setup-services chart ## Runs every test; one that fails does not stop the others
 	cargo test --workspace --locked --no-fail-fast
 
 lint: setup ## Format and lints, warnings denied
@@ -71,6 +74,9 @@ setup:
 
 setup-services:
 	@scripts/setup-services
+
+setup-chart:
+	@scripts/setup-chart
 
 setup-chromium:
 	@scripts/setup-chromium

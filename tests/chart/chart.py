@@ -25,12 +25,17 @@ def loaded(folder):
     return helm.Chart.load(str(folder))
 
 
-def render(values, release="demo", namespace="prod", chart=CHART):
-    """Every object of a release, in order; what Helm refuses is a helm.HelmError."""
+def manifests(values, release="demo", namespace="prod", chart=CHART):
+    """The texts that Helm makes; what it refuses is a helm.HelmError."""
     loaded(chart).validate_schema(values)
     files = loaded(chart).render(values, name=release, namespace=namespace)
-    manifests = (text for path, text in files.items() if not path.endswith("NOTES.txt"))
-    return [found for text in manifests for found in yaml.safe_load_all(text) if found]
+    return [text for path, text in files.items() if not path.endswith("NOTES.txt")]
+
+
+def render(values, **release):
+    """Every object of a release, in order."""
+    texts = manifests(values, **release)
+    return [found for text in texts for found in yaml.load_all(text, Loader=yaml.CSafeLoader) if found]
 
 
 def refuses(values):

@@ -5,7 +5,7 @@ import re
 import helm_python as helm
 import pytest
 
-from chart import CHART, DEFAULTS, EXAMPLES, SCHEMA, example, program_keys, refuses, render, with_changed
+from chart import CHART, DEFAULTS, EXAMPLES, SCHEMA, example, manifests, program_keys, refuses, render, with_changed
 from samples import leaves, objects, resolved, sample
 
 EVERYTHING = sample(SCHEMA)
@@ -73,14 +73,14 @@ def test_the_settings_that_the_schema_takes_are_those_of_the_program():
 
 def outcome(values):
     try:
-        return render(values)
+        return manifests(values)
     except helm.HelmError as error:
         return str(error)
 
 
 @pytest.fixture(scope="module")
 def untouched():
-    return [(values, outcome(values)) for values in map(example, ["everything", "kind", "keda"])]
+    return [(values, outcome(values)) for values in map(example, ["keda", "kind", "everything"])]
 
 
 def differs(path, schema, value, bases):

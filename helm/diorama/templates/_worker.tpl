@@ -144,7 +144,7 @@ spec:
       securityContext: {{- toYaml $root.Values.securityContext | nindent 8 }}
       {{- $resources := deepCopy $values.resources }}
       {{- if $values.gpus }}
-      {{- $resources = mergeOverwrite $resources (dict "limits" (dict $values.gpuResource $values.gpus)) }}
+      {{- $resources = mergeOverwrite $resources (dict "limits" (dict $values.gpuResource (toString $values.gpus))) }}
       {{- end }}
       resources: {{- toYaml $resources | nindent 8 }}
       volumeMounts:
