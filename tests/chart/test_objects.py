@@ -36,7 +36,7 @@ def unknown(given, kept, path=""):
 
 
 def unknown_keys(found):
-    model = MODELS[found["kind"]].model_validate(found)
+    model = MODELS[found["kind"]].model_validate(found, strict=True)
     kept = model.model_dump(by_alias=True, exclude_unset=True, mode="json")
     return [key for key in unknown(found, kept) if (found["kind"], key) not in NEWER]
 
