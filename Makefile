@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet soak simulate test bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images
+.PHONY: help demo fleet soak simulate test bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images chart setup-chart
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
@@ -41,7 +41,10 @@ soak: setup-services ## Synthetic tasks by a fleet whose parts are killed every 
 simulate: setup ## Stories of a simulated fleet, each told by its seed, in release mode (SEEDS=1000, or SEED=7 for one)
 	SEEDS=$(or $(SEEDS),1000) cargo test --locked --release -p diorama-coordinator --test simulation -- --nocapture whatever_happens
 
-test: setup setup-chromium setup-services ## Runs every test; one that fails does not stop the others
+chart: setup-chart ## Lint, render and tests of helm/diorama, without a cluster
+	.chart/venv/bin/python -B -m pytest -q tests/chart
+
+test: setup setup-chromium setup-services chart ## Runs every test; one that fails does not stop the others
 	cargo test --workspace --locked --no-fail-fast
 
 lint: setup ## Format and lints, warnings denied
@@ -88,6 +91,9 @@ setup-services:
 
 setup-images:
 	@scripts/setup-images
+
+setup-chart:
+	@scripts/setup-chart
 
 setup-chromium:
 	@scripts/setup-chromium
