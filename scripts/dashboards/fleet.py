@@ -1,6 +1,5 @@
 """The fleet: is it at work, is anything wrong, and where."""
-from parts import (FLEET, POOL, RATE, busy, figure, graph, listing, new_dashboard, of_pools, quantile, row, timeline,
-                   variable)
+from parts import FLEET, POOL, RATE, busy, figure, graph, listing, new_dashboard, of_pools, quantile, row, timeline, variable
 
 TASKS = "diorama_worker_tasks_total"
 REQUESTS = "diorama_backend_request_seconds"

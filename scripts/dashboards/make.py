@@ -4,11 +4,10 @@ import json
 import pathlib
 import sys
 
+from fleet import fleet
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-
-from fleet import fleet
 from run import run
 from worker import worker
 

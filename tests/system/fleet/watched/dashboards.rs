@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use diorama_tests::services::prometheus::Prometheus;
+use diorama_tests::services::s3::Faults;
 use serde_json::Value;
 
 use super::{CHART, Watched, files, selectors};
@@ -77,6 +78,7 @@ fn missing(prometheus: &Prometheus, expression: &str) -> Vec<String> {
 fn every_panel_of_every_dashboard_has_data_on_a_fleet_that_has_seen_trouble() {
     let watched = Watched::new(2, 3);
     let fleet = &watched.fleet;
+    fleet.s3.set(Faults { refuse: 0.02, ..Faults::default() });
     // Half of this one's tasks fail, and are tried again.
     let _failing = watched.worker("busy", 0, "100", &["--synthetic-fail-rate", "0.5"]);
     // This one's run is paused, and a message of a run that does not exist stays with the dead letters.
