@@ -49,10 +49,11 @@ def work(made):
                           [(f"avg by (pool) ({busy(POOL)})", "{{pool}}")],
                           "Over 15 minutes, because a shard's seconds are counted when it is finished. Below 1 while shards "
                           "wait: look at the steps below.", most=1))
-    made.with_panel(graph("Shards to do", "short", [(of_pools("diorama_pool_outstanding_shards"), "{{pool}}")]))
-    made.with_panel(graph("Workers", "none", [(of_pools("diorama_workers"), "{{pool}}: connected"),
-                                              (of_pools("diorama_pool_wanted_workers"), "{{pool}}: wanted")],
-                          "Wanted for long and not connected: the autoscaler cannot start them."))
+    made.with_panel(graph("Shards to do", "short",
+                          [(of_pools("diorama_pool_outstanding_shards"), "{{pool}}: all"),
+                           (of_pools("diorama_pool_wanted_workers"), "{{pool}}: of rounds that have begun")],
+                          "As many workers as the latter says would each find a shard to make."))
+    made.with_panel(graph("Workers", "none", [(of_pools("diorama_workers"), "{{pool}}")], "With a recent heartbeat."))
     made.with_panel(graph("Time left", "s", [(f"max by (pool) (diorama_run_eta_seconds{{{POOL}}})", "{{pool}}")],
                           "Until the last active run of each pool is done."))
 

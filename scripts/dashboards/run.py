@@ -50,14 +50,14 @@ def course(made):
 def pool(made):
     its = f"and on (namespace, pool) {TASKS}{{{RUN}}}"
     made.with_row(row("Its pool, with all of its runs"))
-    made.with_panel(graph("Workers", "none",
-                          [(f"max by (pool) (diorama_workers{{{FLEET}}} {its})", "{{pool}}: connected"),
-                           (f"max by (pool) (diorama_pool_wanted_workers{{{FLEET}}} {its})", "{{pool}}: wanted")]))
+    made.with_panel(graph("Workers", "none", [(f"max by (pool) (diorama_workers{{{FLEET}}} {its})", "{{pool}}")]))
     made.with_panel(graph("Failed tasks a second, by code", "none",
                           [(f"sum by (outcome) (rate({FAILING}{{{FLEET}, outcome!=\"done\"}}{RATE}) {its})",
                             "{{outcome}}")], stacked=True))
     made.with_panel(graph("Shards to do", "short",
-                          [(f"max by (pool) (diorama_pool_outstanding_shards{{{FLEET}}} {its})", "{{pool}}")]))
+                          [(f"max by (pool) (diorama_pool_outstanding_shards{{{FLEET}}} {its})", "{{pool}}: all"),
+                           (f"max by (pool) (diorama_pool_wanted_workers{{{FLEET}}} {its})",
+                            "{{pool}}: of rounds that have begun")]))
 
 
 def others(made):
