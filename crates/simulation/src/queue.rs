@@ -1,7 +1,6 @@
 //! The queue, as a node sees it, and what can happen to what lies in it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -183,8 +182,13 @@ impl NodeConsumer {
         let (message, deliveries) = pool.ready.pop_front()?;
         pool.tags += 1;
         pool.unsettled.insert(pool.tags, (self.id, message.clone(), deliveries + 1));
-        let settle =
-            Tag { world: self.node.world.clone(), pool: self.pool.clone(), tag: pool.tags, shard: message.shard };
+        let settle = Tag {
+            node: self.node.clone(),
+            pool: self.pool.clone(),
+            consumer: self.id,
+            tag: pool.tags,
+            shard: message.shard,
+        };
         Some(Delivery::new(message, deliveries + 1, Box::new(settle)))
     }
 }
@@ -196,8 +200,9 @@ impl Drop for NodeConsumer {
 }
 
 struct Tag {
-    world: Arc<World>,
+    node: Node,
     pool: Pool,
+    consumer: u64,
     tag: u64,
     shard: ShardId,
 }
@@ -205,8 +210,14 @@ struct Tag {
 #[async_trait]
 impl Settle for Tag {
     async fn settle(self: Box<Self>, how: Settlement) -> Result<(), QueueError> {
+        let world = &self.node.world;
+        if let Fate::Refused = self.node.call(Service::Queue).await {
+            // The connection is broken, and what came over it goes to others.
+            world.cut(&self.pool, self.consumer);
+            return Err(QueueError::Stale(self.shard));
+        }
         {
-            let mut queue = locked(&self.world.queue);
+            let mut queue = locked(&world.queue);
             let pool = queue.entry(self.pool.clone()).or_default();
             let Some((_, message, deliveries)) = pool.unsettled.remove(&self.tag) else {
                 return Err(QueueError::Stale(self.shard));
@@ -215,7 +226,7 @@ impl Settle for Tag {
                 pool.ready.push_back((message, deliveries));
             }
         }
-        self.world.queued.notify_waiters();
+        world.queued.notify_waiters();
         Ok(())
     }
 }

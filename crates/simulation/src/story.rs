@@ -75,6 +75,9 @@ impl Story {
         if self.fleet.thaw() || !is_fair {
             self.checker.disturbed(&self.world, RECOVERY);
         }
+        if let Some(broken) = self.world.broken() {
+            return Err(broken);
+        }
         self.checker.look(&self.world)
     }
 

@@ -1,169 +1,99 @@
-//! A worker as the protocol has it, without pictures: what it makes of a task is its outcome.
+//! A machine that serves a pool: the worker as it is, its device simulated, started again whenever it ends. What a process
+//! that was killed left on the machine's disk is there for the next one.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use diorama_backends::progress::Holder;
-use diorama_backends::queue::{Delivery, Settlement};
-use diorama_core::clock;
-use diorama_core::id::{AttemptId, Pool, Sha256Hex, ShardId, WorkerId};
-use diorama_core::key::{Folder, ObjectKey, RunRoot};
-use diorama_core::marker::{CommitMarker, settings_digest};
-use diorama_core::outcome::{ErrorCode, FileRef, Outcome, TaskError, TaskOutcome};
-use diorama_core::run::{ModelIdentity, RunState};
-use diorama_core::task::Task;
-use diorama_protocol::count::count_marker;
-use diorama_protocol::decision::Act;
-use diorama_protocol::history::History;
-use diorama_protocol::mutant::{Mutant, is_back};
-use diorama_protocol::{Backends, RunStore};
+use diorama_core::id::{Pool, WorkerId};
+use diorama_worker::device::DeviceError;
+use diorama_worker::{Device, Layout, OnOutage, Scratch, Worker, WorkerConfig, WorkerError};
+use tokio_util::sync::CancellationToken;
 
-use crate::world::World;
+use crate::node::Node;
+use crate::studio::{Studio, pace};
+use crate::world::locked;
 
-/// How long a worker keeps a shard that another one's model is wanted for.
-const MISFIT: Duration = Duration::from_secs(1);
+/// A disk, which outlives the processes that use it.
+pub(crate) struct Disk {
+    root: tempfile::TempDir,
+    /// The scratch folder of the process that lives.
+    in_use: Mutex<Option<PathBuf>>,
+}
 
-/// A worker.
-pub(crate) struct Worker {
-    pub(crate) world: Arc<World>,
-    pub(crate) backends: Backends,
-    pub(crate) name: String,
+impl Disk {
+    fn new() -> Self {
+        Self { root: tempfile::tempdir().unwrap(), in_use: Mutex::default() }
+    }
+
+    /// The process that lives is about to be killed: it will clear nothing away.
+    fn outlives(&self) {
+        if let Some(folder) = locked(&self.in_use).take() {
+            let left = folder.with_extension("left");
+            std::fs::rename(folder, left).unwrap();
+        }
+    }
+}
+
+/// A machine with a worker.
+#[derive(Clone)]
+pub(crate) struct Machine {
+    pub(crate) node: Node,
     pub(crate) pool: Pool,
-    pub(crate) model: ModelIdentity,
+    /// The number of the model that it serves.
+    pub(crate) model: u64,
+    disk: Arc<Disk>,
+    /// Of the process that lives.
+    drain: Arc<Mutex<CancellationToken>>,
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+impl Machine {
+    pub(crate) fn new(node: Node, pool: Pool, model: u64) -> Self {
+        Self { node, pool, model, disk: Arc::new(Disk::new()), drain: Arc::default() }
+    }
 
-impl Worker {
-    /// Takes shards until it is dropped.
-    pub(crate) async fn work(self) {
-        let mut consumer = loop {
-            match self.backends.queue.consume(&self.pool, 2).await {
-                Ok(consumer) => break consumer,
-                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-            }
-        };
+    /// Its worker is told to hand back what it has and to end.
+    pub(crate) fn drain(&self) {
+        locked(&self.drain).cancel();
+    }
+
+    /// Its worker is about to be killed; gives the machine as the next one finds it.
+    pub(crate) fn killed(&self, node: Node, model: u64) -> Self {
+        self.disk.outlives();
+        Self { node, pool: self.pool.clone(), model, disk: self.disk.clone(), drain: Arc::default() }
+    }
+
+    /// Serves the pool until it is dropped: whatever ends a worker, another one is started.
+    pub(crate) async fn serve(self) {
         loop {
-            let Ok(delivery) = consumer.next().await else { continue };
-            let settlement = self.attempt(&delivery).await.unwrap_or(Settlement::HandBack);
-            // Whoever has it by now finds the marker.
-            let _ = delivery.settle(settlement).await;
+            let drain = CancellationToken::new();
+            *locked(&self.drain) = drain.clone();
+            match self.work(&drain).await {
+                Ok(()) | Err(WorkerError::Device(DeviceError::Stopped)) => {}
+                Err(error) if error.is_retryable() => {}
+                Err(error) => self.node.world.breaks(format!("a worker ended for good: {error}")),
+            }
         }
     }
 
-    async fn attempt(&self, delivery: &Delivery) -> Result<Settlement, Failure> {
-        let Self { world, backends, name, .. } = self;
-        let (run, shard) = (&delivery.message.run, delivery.message.shard);
-        let store = RunStore::shared(backends.objects.clone(), run);
-        let Some(spec) = store.spec().await? else { return Ok(Settlement::Ack) };
-        let mut history = store.history().await?;
-        if !history.wants_work() || !history.is_under_way(shard) || store.marker(shard).await?.is_some() {
-            return Ok(Settlement::Ack);
-        }
-        if !self.fits(&store, &mut history, delivery).await? {
-            tokio::time::sleep(MISFIT).await;
-            return Ok(Settlement::HandBack);
-        }
-        let Some(round) = history.round(shard.round).cloned() else { return Ok(Settlement::Ack) };
-        let Some(tasks) = store.input(shard, &round.inputs).await? else { return Err("no input".into()) };
-        let attempt = AttemptId::generate();
-        let worker = WorkerId::new(name.as_str())?;
-        let holder = Holder { worker: worker.clone(), attempt: attempt.clone(), done: 0, failed: 0 };
-        let started_at = clock::now();
-        for _ in 0..1 + world.roll(4) {
-            let _ = backends.progress.hold(run, shard, &holder, Duration::from_secs(15)).await;
-            tokio::time::sleep(Duration::from_millis(200 + world.roll(3000))).await;
-            // Heard as by a real worker: through the progress service, or the log where that is away.
-            let head = backends.progress.head(run).await;
-            let state = match head {
-                Ok(Some(head)) => Some(head.state),
-                _ => store.history().await?.state(),
-            };
-            if state != Some(RunState::Running) {
-                let _ = backends.progress.release(run, shard, &attempt).await;
-                return Ok(Settlement::Ack);
-            }
-        }
-        let made = self.make(&tasks, shard, &attempt, &RunRoot::Shared(run.clone()));
-        for (path, bytes) in &made.files {
-            backends.objects.put(&store.relative(path), bytes.clone()).await?;
-        }
-        let marker = CommitMarker {
-            version: 2,
-            run: run.clone(),
-            shard,
-            attempt: attempt.clone(),
-            worker,
-            model: Some(self.model.clone()),
-            settings: settings_digest(&spec),
-            archives: Vec::new(),
-            outcomes: made.outcomes,
-            started_at,
-            committed_at: clock::now(),
-            device_seconds: 1.0,
+    /// The life of a process, as `diorama worker` has it.
+    async fn work(&self, drain: &CancellationToken) -> Result<(), WorkerError> {
+        let world = &self.node.world;
+        // The model is loaded.
+        tokio::time::sleep(Duration::from_millis(500 + world.roll(2000))).await;
+        let (device, _plugged) = Device::simulated(Box::new(Studio::new(world, self.model)), pace(&self.node));
+        let (backends, root) = (self.node.backends(), self.disk.root.path());
+        // What cannot be swept now is swept by the next one.
+        let _ = drain.run_until_cancelled(Scratch::sweep(root, backends.objects.clone())).await;
+        let name = WorkerId::new(world.next_name("worker")).unwrap();
+        let scratch = Scratch::open(root, &name).unwrap();
+        *locked(&self.disk.in_use) = Some(scratch.path().to_owned());
+        let config = WorkerConfig {
+            on_outage: OnOutage::Wait,
+            ..WorkerConfig::new(name, self.pool.clone(), Layout::Shared, scratch)
         };
-        let winner = backends.commit(&store, marker).await?;
-        let _ = count_marker(&*backends.progress, run, &winner, history.budget(shard.round, &spec.retry)).await;
-        if winner.attempt != attempt {
-            for (path, _) in &made.files {
-                backends.objects.delete(&store.relative(path)).await?;
-            }
-        }
-        let _ = backends.progress.release(run, shard, &attempt).await;
-        Ok(Settlement::Ack)
+        let ended = Worker::new(backends, device, config).run(drain.clone()).await;
+        *locked(&self.disk.in_use) = None;
+        ended.map(drop)
     }
-
-    /// Whether the run is bound to our model, as it is by the first worker. Where it is not, it is paused with the reason,
-    /// unless its owner had it go on all the same.
-    async fn fits(&self, store: &RunStore, history: &mut History, delivery: &Delivery) -> Result<bool, Failure> {
-        let run = &delivery.message.run;
-        let bind = Act::Bound { model: self.model.clone() };
-        self.backends.decide(store, run, history, &self.name, bind).await?;
-        if history.model() == Some(&self.model) || is_back(Mutant::ModelIsNotChecked) {
-            return Ok(true);
-        }
-        let reason = format!("a worker serves {}", self.model);
-        if !history.was_resumed_after(&reason) {
-            let pause = Act::Paused { reason: Some(reason) };
-            self.backends.decide(store, run, history, &self.name, pause).await?;
-        }
-        Ok(false)
-    }
-
-    /// Some tasks have a picture then, some have failed.
-    fn make(&self, tasks: &[Task], shard: ShardId, attempt: &AttemptId, root: &RunRoot) -> Made {
-        let shared = is_back(Mutant::FilesShareNames);
-        let folder = if shared { AttemptId::new("all").unwrap() } else { attempt.clone() };
-        let bytes = Bytes::from(attempt.to_string());
-        let mut made = Made { files: Vec::new(), outcomes: Vec::new() };
-        for task in tasks {
-            let id = task.custom_id.clone();
-            let outcome = match self.world.roll(10) {
-                0 => Outcome::Failed(TaskError::transient(ErrorCode::ModelError, "busy")),
-                1 => Outcome::Failed(TaskError::permanent(ErrorCode::NoSubject, "no noun")),
-                _ => {
-                    let path = ObjectKey::File(shard, folder.clone(), Folder::Images, id.clone(), ".png".to_owned());
-                    let path = path.relative(root);
-                    made.files.push((path.clone(), bytes.clone()));
-                    let image = FileRef { path, sha256: Sha256Hex::of(&bytes), bytes: bytes.len() as u64 };
-                    Outcome::Done {
-                        archive: None,
-                        files: [("image".to_owned(), image)].into(),
-                        mask_coverage: None,
-                        scores: [].into(),
-                        warnings: Vec::new(),
-                    }
-                }
-            };
-            made.outcomes.push(TaskOutcome { task: task.index, custom_id: id, seed: task.seed, outcome });
-        }
-        made
-    }
-}
-
-/// What came of a shard.
-struct Made {
-    files: Vec<(String, Bytes)>,
-    outcomes: Vec<TaskOutcome>,
 }
