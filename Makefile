@@ -39,7 +39,7 @@ soak: setup-services ## Synthetic tasks by a fleet whose parts are killed every 
 	BIN=target/$(if $(filter 0,$(RELEASE)),debug,release) scripts/soak
 
 simulate: setup ## Stories of a simulated fleet, each told by its seed, in release mode (SEEDS=1000, or SEED=7 for one)
-	SEEDS=$(or $(SEEDS),1000) cargo test --locked --release -p diorama-coordinator --test simulation -- --nocapture whatever_happens
+	SEEDS=$(or $(SEEDS),1000) cargo test --locked --release -p diorama-simulation --test simulation -- --nocapture whatever_happens
 
 chart: setup-chart ## Lint, render and tests of helm/diorama, without a cluster
 	.chart/venv/bin/python -B -m pytest -q tests/chart

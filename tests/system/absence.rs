@@ -7,6 +7,11 @@ use serde_json::Value;
 
 /// What each package of the workspace needs, development and build apart.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    needed(|kind| kind.is_null())
+}
+
+/// What each package of the workspace needs, for whatever `is_it` says.
+fn needed(is_it: impl Fn(&Value) -> bool) -> BTreeMap<String, BTreeSet<String>> {
     let mut cargo = children::command(env!("CARGO"));
     cargo.args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).current_dir(env!("CARGO_MANIFEST_DIR"));
     let output = children::output(&mut cargo, "install Rust");
@@ -15,7 +20,7 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let needed = |package: &Value| {
         let all = package["dependencies"].as_array().unwrap().iter();
-        all.filter(|dependency| dependency["kind"].is_null()).map(|dependency| text(&dependency["name"])).collect()
+        all.filter(|dependency| is_it(&dependency["kind"])).map(|dependency| text(&dependency["name"])).collect()
     };
     metadata["packages"].as_array().unwrap().iter().map(|package| (text(&package["name"]), needed(package))).collect()
 }
@@ -56,10 +61,22 @@ fn what_waits_for_nothing_is_synchronous_through_and_through() {
 }
 
 #[test]
-fn worker_and_coordinator_do_not_know_each_other() {
-    let all = dependencies();
+fn worker_and_coordinator_do_not_know_each_other_nor_do_their_tests() {
+    let all = needed(|_| true);
     assert!(!all["diorama-worker"].contains("diorama-coordinator"));
     assert!(!all["diorama-coordinator"].contains("diorama-worker"));
+    for both in ["diorama", "diorama-simulation"] {
+        assert!(all[both].contains("diorama-worker") && all[both].contains("diorama-coordinator"), "{both}");
+    }
+}
+
+#[test]
+fn nobody_needs_the_simulation_and_it_needs_no_model() {
+    assert!(users("diorama-simulation").is_empty());
+    let all = needed(|_| true);
+    assert!(
+        all["diorama-simulation"].iter().all(|name| !["diorama-engine", "diorama-diffusion"].contains(&name.as_str()))
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //!
 //! Each trait has one conformance suite, run against every implementation. What is done with them is the protocol's.
 
+pub mod blocking;
 mod certificates;
 pub mod diagnosis;
 pub mod kind;

@@ -5,7 +5,6 @@
 
 pub mod api;
 mod blobs;
-mod blocking;
 mod catalogue;
 mod config;
 mod coordinator;

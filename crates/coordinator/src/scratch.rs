@@ -5,9 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use diorama_backends::blocking;
 use tempfile::TempPath;
-
-use crate::blocking;
 
 /// What is kept in memory, in bytes; of a larger file, what is written at a time.
 const IN_MEMORY: usize = 1 << 20;

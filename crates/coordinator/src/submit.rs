@@ -1,6 +1,7 @@
 //! Submission: the spec, the input shards, and last the first entry of the run's log, which says that they are complete.
 //! A run without that entry is submitted again, beside what is there; a run with it is never touched.
 
+use diorama_backends::blocking;
 use diorama_backends::objects::ObjectError;
 use diorama_core::clock;
 use diorama_core::id::{AttemptId, Round, ShardId};
@@ -15,7 +16,6 @@ use diorama_protocol::{Backends, DecideError, RunStore, fault};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::blobs::BlobLists;
-use crate::blocking;
 use crate::error::{BoxError, CoordinatorError};
 
 /// Input shards that are written at a time.

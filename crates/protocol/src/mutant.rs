@@ -1,6 +1,6 @@
 //! Faults that were once in this protocol, each behind its name, so that a test can put one back: the simulation must find
-//! it. Most are in the code of this crate and of the coordinator, where each was mended; those of workers and of the
-//! progress service are in the simulation's own. Compiled to nothing without the feature `mutants`.
+//! it. Each is in the code where it was mended; that of the progress service is in the simulation's own. Compiled to nothing
+//! without the feature `mutants`.
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,11 @@
 //! What ends a worker. A task that fails, a damaged shard, a lost race for a commit do not.
 
+use diorama_backends::blocking::{Panicked, panic_message};
 use diorama_backends::objects::ObjectError;
 use diorama_backends::queue::QueueError;
 use tokio::task::JoinError;
 
-use crate::device::{DeviceError, panic_message};
+use crate::device::DeviceError;
 
 /// Why a worker stopped. The shards that it held were handed back; what is committed is kept.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,12 @@ pub enum WorkerError {
     /// A defect of ours.
     #[error("a task of the worker panicked: {0}; please report this")]
     Panicked(String),
+}
+
+impl From<Panicked> for WorkerError {
+    fn from(Panicked(message): Panicked) -> Self {
+        Self::Panicked(message)
+    }
 }
 
 impl WorkerError {

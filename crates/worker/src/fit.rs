@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use diorama_backends::objects::ObjectError;
 use diorama_core::outcome::{ErrorCode, TaskError};
+use diorama_core::run::ModelIdentity;
 use diorama_core::task::Task;
 use diorama_protocol::DecideError;
 use diorama_protocol::RunStore;
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::History;
+use diorama_protocol::mutant::{self, Mutant};
 
 use crate::context::{Context, Layout};
 use crate::ending::Interrupt;
@@ -26,7 +28,8 @@ pub(crate) async fn is_our_model(context: &Context, store: &RunStore, known: &Kn
         (None, None) => decide(context, store, known, Act::Bound { model: here.clone() }).await?.model().cloned(),
     };
     // Where it could not be bound any more the run is over, and whoever asks next hears that.
-    let Some(bound) = bound.filter(|bound| bound != here) else { return Ok(true) };
+    let differs = |bound: &ModelIdentity| bound != here && !mutant::is_back(Mutant::ModelIsNotChecked);
+    let Some(bound) = bound.filter(differs) else { return Ok(true) };
     let reason = format!(
         "the run was begun with the model {bound}, and {} of the pool {} serves {here}; serve the first one in this pool and \
          resume the run, or submit it again",

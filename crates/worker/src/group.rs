@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use diorama_backends::blocking::{self, panic_message};
 use diorama_core::generator::{Generated, ReferencePicture};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError};
 use diorama_core::settings::Method;
@@ -13,7 +14,7 @@ use diorama_protocol::fault;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
 
-use crate::device::{Pending, panic_message};
+use crate::device::Pending;
 use crate::error::{WorkerError, flatten};
 use crate::output::{OutputFile, by_role, encode};
 use crate::work::Work;
@@ -94,7 +95,7 @@ pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<
         };
         encoding.into_iter().map(end).collect::<Vec<_>>()
     };
-    let encoded = flatten(tokio::task::spawn_blocking(move || Ok(span.in_scope(encode))).await)?;
+    let encoded = blocking::run(move || span.in_scope(encode)).await?;
     let (mut ends, mut files) = (Vec::with_capacity(encoded.len()), Vec::with_capacity(encoded.len()));
     for (position, encoded) in encoded {
         let (end, own) = match encoded {

@@ -5,13 +5,14 @@
 //! twice. Then the attempt goes on, and is settled through the newest delivery: the older one may belong to a channel that
 //! is dead.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diorama_backends::progress::{Holder, Progress};
 use diorama_backends::queue::{Delivery, QueueError, Settlement};
 use diorama_core::id::{AttemptId, RunId, ShardId, WorkerId};
+use tokio::time::Instant;
 
 use crate::lock::locked;
 use crate::metrics::Metrics;
@@ -24,7 +25,7 @@ pub(crate) struct Holding {
     /// After this long without a heartbeat the progress service forgets a holder.
     ttl: Duration,
     metrics: Option<Metrics>,
-    held: Mutex<HashMap<Key, Held>>,
+    held: Mutex<BTreeMap<Key, Held>>,
 }
 
 struct Held {

@@ -108,10 +108,12 @@ async fn finish(context: &Context, shards: &mut Shards) -> Result<(), WorkerErro
     let keep_until = *context.keep_until.get_or_init(|| Instant::now() + grace + KEEPING);
     context.stopping.cancel();
     tokio::select! {
+        biased;
         result = ends(shards) => return result,
         () = tokio::time::sleep(grace) => context.device.stop_now(),
     }
     tokio::select! {
+        biased;
         result = ends(shards) => result,
         () = tokio::time::sleep_until(keep_until + HANDING_BACK) => {
             tracing::warn!(shards = shards.len(), "exiting with shards that could not be handed back in time");

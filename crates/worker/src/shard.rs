@@ -2,11 +2,11 @@
 //! acknowledgement; a death between any two of them loses nothing and repeats nothing that was committed.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use diorama_backends::objects::ObjectErrorKind;
 use diorama_backends::queue::{Delivery, QueueError};
 use diorama_core::clock;
+use diorama_core::id::AttemptId;
 use diorama_core::key::ObjectKey;
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{ErrorCode, TaskError};
@@ -14,8 +14,10 @@ use diorama_core::run::RunSpec;
 use diorama_protocol::count::count_marker;
 use diorama_protocol::fault;
 use diorama_protocol::history::History;
+use diorama_protocol::mutant::{self, Mutant};
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::context::{Context, IN_FLIGHT, Layout};
@@ -162,7 +164,7 @@ impl Shard {
         };
         let flight = context.share(1).await?;
         let spec = known.spec.clone();
-        let place = Place::new(spec.format, store.root(), id, hold.attempt());
+        let place = Place::new(spec.format, store.root(), id, &name_of_files(hold.attempt()));
         let work = Work {
             id,
             attempt: hold.attempt().clone(),
@@ -363,6 +365,14 @@ impl Shard {
                 false
             }
         }
+    }
+}
+
+/// What an attempt's files are named after.
+fn name_of_files(attempt: &AttemptId) -> AttemptId {
+    match mutant::is_back(Mutant::FilesShareNames) {
+        true => AttemptId::new("all").unwrap_or_else(|_| attempt.clone()),
+        false => attempt.clone(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use diorama_backends::blocking;
 use diorama_backends::objects::ObjectError;
 use diorama_core::key::RunRoot;
 use diorama_core::marker::ArchiveRef;
@@ -105,10 +106,7 @@ impl Sink {
         &self,
         step: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, WorkerError> {
-        match tokio::task::spawn_blocking(step).await {
-            Ok(result) => result.map_err(|error| on_scratch(&self.scratch, &error)),
-            Err(error) => Err(WorkerError::Panicked(error.to_string())),
-        }
+        blocking::run(step).await?.map_err(|error| on_scratch(&self.scratch, &error))
     }
 }
 

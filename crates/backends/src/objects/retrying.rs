@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put};
 

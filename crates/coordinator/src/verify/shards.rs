@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use diorama_backends::blocking;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectReader};
 use diorama_core::id::{AttemptId, Sha256Hex, ShardId};
 use diorama_core::marker::{ArchiveRef, CommitMarker, settings_digest};
@@ -11,9 +12,7 @@ use diorama_core::run::{ModelIdentity, RunSpec};
 use diorama_protocol::RunStore;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
-use tokio_util::io::SyncIoBridge;
 
-use crate::blocking;
 use crate::error::CoordinatorError;
 
 /// What is read of a file at a time, in bytes.
@@ -139,10 +138,7 @@ async fn check_archive(
         }
         Err(error) => return Err(error.into()),
     };
-    let body = SyncIoBridge::new(reader.body);
-    let read = tokio::task::spawn_blocking(move || members(body)).await;
-    let read = read.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-    let (mut members, bytes, digest) = match read {
+    let (mut members, bytes, digest) = match blocking::reading(reader.body, members).await {
         Ok(read) => read,
         Err(error) => {
             checked.problems.push(format!("{place} cannot be read to its end: {error}"));

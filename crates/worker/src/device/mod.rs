@@ -1,23 +1,30 @@
-//! The device: one OS thread that owns the generator, behind a channel of depth 1, so that the next batch lies ready when
-//! the device is.
+//! The device: whoever owns the generator, behind a channel of depth 1, so that the next batch lies ready when the device
+//! is. An OS thread for a real one; a task for a simulation, in whose time a batch takes as long as it is told.
 //!
 //! A panic of the generator ends its batch, a batch too large for the device is made in the smaller ones that are left,
 //! a batch that failed as a whole is run again one by one so that one task cannot fail its mates. Never does I/O.
 
+mod owner;
+#[cfg(feature = "testing")]
+mod simulated;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
+use diorama_backends::blocking::panic_message;
 use diorama_core::causes;
-use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Job};
-use diorama_core::outcome::{ErrorCode, TaskError};
+use diorama_core::generator::{BatchKey, Generated, Generator, Job};
+use diorama_core::outcome::TaskError;
 use diorama_core::record::GeneratorInfo;
 use diorama_core::task::Task;
-use diorama_protocol::fault;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tracing::Span;
+
+use self::owner::Owner;
+#[cfg(feature = "testing")]
+pub use self::simulated::Pace;
 
 /// Any error of the code that makes a generator.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -60,16 +67,16 @@ impl Pending {
 
 enum Request {
     Check(Vec<Task>, oneshot::Sender<Vec<Result<BatchKey, TaskError>>>),
-    /// The span of the batch goes along, so that what the thread logs names the shard.
+    /// The span of the batch goes along, so that what the owner logs names the shard.
     Generate(Vec<Job>, Span, oneshot::Sender<Result<Batch, DeviceError>>),
 }
 
-/// The handle of the device's thread. Clones share it; the thread ends with the last one.
+/// The handle of the device. Clones share it; its thread ends with the last one.
 #[derive(Clone)]
 pub struct Device {
     requests: mpsc::Sender<Request>,
     info: Arc<GeneratorInfo>,
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
 }
 
 impl Device {
@@ -77,7 +84,7 @@ impl Device {
     pub async fn start(make: MakeGenerator) -> Result<(Self, DeviceThread), DeviceError> {
         let (requests, mut incoming) = mpsc::channel(1);
         let (ready, started) = oneshot::channel();
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = CancellationToken::new();
         let stop_thread = stop.clone();
         let thread = std::thread::Builder::new()
             .name("device".to_owned())
@@ -92,14 +99,7 @@ impl Device {
                 }
                 let mut owner = Owner { generator, stop: stop_thread };
                 while let Some(request) = incoming.blocking_recv() {
-                    // Whoever asked may be gone; then nobody wants the answer.
-                    match request {
-                        Request::Check(tasks, reply) => drop(reply.send(owner.check(&tasks))),
-                        Request::Generate(jobs, span, reply) => {
-                            let batch = span.in_scope(|| owner.run(&jobs, &|| reply.is_closed()));
-                            drop(reply.send(batch));
-                        }
-                    }
+                    owner.answer(request);
                 }
             })
             .map_err(|error| DeviceError::Start(format!("the device's thread cannot be started: {error}")))?;
@@ -139,7 +139,7 @@ impl Device {
 
     /// Makes the device abandon its batch between two steps, and every later one.
     pub fn stop_now(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.cancel();
     }
 }
 
@@ -155,121 +155,3 @@ impl DeviceThread {
         }
     }
 }
-
-/// Owns the generator, on its thread.
-struct Owner {
-    generator: Box<dyn Generator>,
-    stop: Arc<AtomicBool>,
-}
-
-/// How one call of the generator ended.
-enum Call {
-    Done(Vec<Result<Generated, TaskError>>),
-    OutOfMemory(String),
-    Failed(String),
-}
-
-impl Owner {
-    fn check(&self, tasks: &[Task]) -> Vec<Result<BatchKey, TaskError>> {
-        let check = |task| {
-            catch_unwind(AssertUnwindSafe(|| self.generator.check(task))).unwrap_or_else(|panic| {
-                let message = format!("checking the task panicked: {}", panic_message(&*panic));
-                Err(TaskError::permanent(ErrorCode::ModelError, message))
-            })
-        };
-        tasks.iter().map(check).collect()
-    }
-
-    /// Runs the jobs; `unwanted` says when nobody waits for them any more, and then they are abandoned.
-    fn run(&mut self, jobs: &[Job], unwanted: &(dyn Fn() -> bool + Sync)) -> Result<Batch, DeviceError> {
-        let started = Instant::now();
-        let mut results = Vec::with_capacity(jobs.len());
-        while results.len() < jobs.len() {
-            let rest = &jobs[results.len()..];
-            let batch = &rest[..rest.len().min(self.batch_size())];
-            match self.fitting(batch, unwanted)? {
-                Call::Done(made) => results.extend(made),
-                Call::OutOfMemory(message) if batch.len() == 1 => results.push(Err(out_of_memory(&message))),
-                // Cut anew: the batches are smaller now.
-                Call::OutOfMemory(_) => {}
-                Call::Failed(message) => {
-                    tracing::warn!(batch = batch.len(), %message, "the batch failed; running its tasks one by one");
-                    for job in batch {
-                        results.push(self.alone(job, unwanted)?);
-                    }
-                }
-            }
-        }
-        Ok(Batch { results, device_seconds: started.elapsed().as_secs_f64() })
-    }
-
-    /// The second and last try of a task whose batch failed.
-    fn alone(
-        &mut self,
-        job: &Job,
-        unwanted: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Result<Generated, TaskError>, DeviceError> {
-        match self.fitting(std::slice::from_ref(job), unwanted)? {
-            Call::Done(mut made) => Ok(made.remove(0)),
-            Call::OutOfMemory(message) => Ok(Err(out_of_memory(&message))),
-            Call::Failed(message) => {
-                let message = format!("the model failed: {message}");
-                Ok(Err(TaskError::transient(ErrorCode::ModelError, message)))
-            }
-        }
-    }
-
-    /// Pictures in a batch: fewer after each time that the device had no memory.
-    fn batch_size(&self) -> usize {
-        self.generator.info().batch_size.max(1)
-    }
-
-    /// Runs the batch, in smaller and smaller padding while the device has no memory for it. Out of memory comes back
-    /// only where the batch itself has to be cut, or nothing smaller is left.
-    fn fitting(&mut self, batch: &[Job], unwanted: &(dyn Fn() -> bool + Sync)) -> Result<Call, DeviceError> {
-        loop {
-            let size = self.batch_size();
-            let call = self.call(batch, unwanted)?;
-            let Call::OutOfMemory(message) = &call else { return Ok(call) };
-            let smaller = self.batch_size();
-            if smaller < size {
-                tracing::warn!(batch = size, smaller, %message, "the device has no memory for the batch; smaller ones now");
-            }
-            if smaller >= size || smaller < batch.len() {
-                return Ok(call);
-            }
-        }
-    }
-
-    fn call(&mut self, batch: &[Job], unwanted: &(dyn Fn() -> bool + Sync)) -> Result<Call, DeviceError> {
-        let stop_now = self.stop.clone();
-        let stop = move || stop_now.load(Ordering::Relaxed) || unwanted();
-        if stop() {
-            return Err(DeviceError::Stopped);
-        }
-        batch.iter().for_each(|job| fault::task(job.task.custom_id.as_str()));
-        match catch_unwind(AssertUnwindSafe(|| self.generator.generate(batch, &stop))) {
-            Ok(Ok(made)) if made.len() == batch.len() => Ok(Call::Done(made)),
-            Ok(Ok(made)) => Ok(Call::Failed(format!("{} results came back for {} tasks", made.len(), batch.len()))),
-            Ok(Err(GeneratorError::OutOfMemory { message, .. })) => Ok(Call::OutOfMemory(message)),
-            Ok(Err(GeneratorError::Stopped)) => Err(DeviceError::Stopped),
-            Ok(Err(GeneratorError::DeviceLost(message))) => Err(DeviceError::Lost(message)),
-            Ok(Err(GeneratorError::Failed(message))) => Ok(Call::Failed(message)),
-            Err(panic) => Ok(Call::Failed(format!("it panicked: {}", panic_message(&*panic)))),
-        }
-    }
-}
-
-fn out_of_memory(message: &str) -> TaskError {
-    let message = format!("the device has no memory for even one picture: {message}");
-    TaskError::transient(ErrorCode::OutOfMemory, message)
-}
-
-/// What a panic said.
-pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
-}
-
-#[cfg(test)]
-mod tests;

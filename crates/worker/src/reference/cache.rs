@@ -10,12 +10,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use diorama_core::clock;
 use diorama_core::id::Sha256Hex;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// What the smallest file takes, and what sizes are rounded up to.
 const BLOCK: u64 = 4096;
@@ -90,7 +91,7 @@ impl Cache {
             return Found::Nothing;
         };
         touch(&path);
-        let age = Timestamp::now().as_second().saturating_sub(entry.fetched_at);
+        let age = clock::now().as_second().saturating_sub(entry.fetched_at);
         // A time in the future is a clock that was set.
         match u64::try_from(age) {
             Ok(age) if age < self.config.max_age.as_secs() => Found::Fresh(content),
@@ -115,7 +116,7 @@ impl Cache {
     pub(super) fn keep(&self, name: &str, content: &[u8], etag: Option<String>) -> io::Result<()> {
         let sha256 = Sha256Hex::of(content);
         self.keep_blob(&sha256, content)?;
-        let entry = Entry { sha256, etag, fetched_at: Timestamp::now().as_second() };
+        let entry = Entry { sha256, etag, fetched_at: clock::now().as_second() };
         self.write(&self.entry(name), &serde_json::to_vec(&entry)?)
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
+use diorama_backends::blocking;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind};
 use diorama_core::generator::ReferencePicture;
 use diorama_core::id::Sha256Hex;
@@ -174,14 +175,15 @@ impl References {
 }
 
 async fn is_folder(path: &Path) -> bool {
-    tokio::fs::metadata(path).await.is_ok_and(|metadata| metadata.is_dir())
+    let path = path.to_owned();
+    blocking::run(move || path.is_dir()).await.unwrap_or(false)
 }
 
-/// Decodes on a blocking thread; a decoder that panics fails its task only.
+/// Decodes off the threads that must not wait; a decoder that panics fails its task only.
 async fn off_thread(
     decode: impl FnOnce() -> Result<ReferencePicture, TaskError> + Send + 'static,
 ) -> Result<ReferencePicture, TaskError> {
-    tokio::task::spawn_blocking(decode).await.unwrap_or_else(|error| {
+    blocking::run(decode).await.unwrap_or_else(|error| {
         let message = format!("decoding the reference ended badly: {error}");
         Err(TaskError::permanent(ErrorCode::ReferenceUndecodable, message))
     })

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
+use diorama_backends::blocking;
 use diorama_backends::objects::{ObjectError, RemoteObjects};
 use diorama_core::address::bucket_and_key;
 use diorama_core::id::Sha256Hex;
@@ -291,7 +292,7 @@ impl Remote {
     ) -> Option<T> {
         self.config.cache.as_ref()?;
         let this = self.clone();
-        tokio::task::spawn_blocking(move || this.cache().map(|cache| step(&cache))).await.ok().flatten()
+        blocking::run(move || this.cache().map(|cache| step(&cache))).await.ok().flatten()
     }
 
     fn cache(&self) -> Option<Arc<Cache>> {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diorama_backends::objects::ObjectError;
 use diorama_core::id::{RunId, Sha256Hex, ShardId};
@@ -15,6 +15,7 @@ use diorama_core::marker::settings_digest;
 use diorama_core::run::{RunSpec, RunState};
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
+use tokio::time::Instant;
 
 use crate::lock::locked;
 

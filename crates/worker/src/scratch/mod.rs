@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use diorama_backends::blocking;
 use diorama_backends::objects::{ObjectError, Objects};
 use diorama_core::id::{AttemptId, RunId, ShardId, WorkerId};
 use diorama_protocol::RunStore;
@@ -75,10 +76,12 @@ impl Scratch {
         let look = move || -> io::Result<Vec<Abandoned>> {
             let is_ours = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.starts_with(PREFIX));
             let entries = fs::read_dir(root)?.filter_map(Result::ok).filter(|entry| is_ours(&entry.file_name()));
-            Ok(entries.filter_map(|entry| Abandoned::look(entry.path())).collect())
+            let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+            folders.sort();
+            Ok(folders.into_iter().filter_map(Abandoned::look).collect())
         };
         let failed = |error: io::Error| ObjectError::io("sweeping", what, &error);
-        let abandoned = tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let abandoned = blocking::run(look).await.unwrap_or_else(|error| Err(io::Error::other(error)));
         let mut swept = 0;
         for folder in abandoned.map_err(failed)? {
             for InFlight { run, shard, attempt } in folder.in_flight.iter().filter(|_| folder.is_proof) {
@@ -106,7 +109,10 @@ impl Scratch {
         let note = InFlight { run: run.clone(), shard, attempt: attempt.clone() };
         // Plain data with string keys: this cannot fail.
         let note = serde_json::to_vec(&note).unwrap_or_default();
-        if let Err(error) = tokio::fs::write(self.note_of(attempt), note).await {
+        let path = self.note_of(attempt);
+        let written =
+            blocking::run(move || fs::write(path, note)).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        if let Err(error) = written {
             tracing::warn!(folder = %self.path.display(), %error, "could not record that an attempt is in flight");
         }
     }
@@ -115,7 +121,8 @@ impl Scratch {
     pub(crate) async fn forget(&self, attempt: &AttemptId) {
         if self.lock.is_some() {
             // One that stays says that an attempt died which its own journal, or its marker, says ended well.
-            let _ = tokio::fs::remove_file(self.note_of(attempt)).await;
+            let path = self.note_of(attempt);
+            let _ = blocking::run(move || fs::remove_file(path)).await;
         }
     }
 

@@ -32,8 +32,9 @@ async fn a_line_of_the_devices_thread_names_run_shard_attempt_and_worker() {
     worker.end().await;
     let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let is_it =
-        |line: &serde_json::Value| line["spans"][0]["run"] == "spans" && line["target"] == "diorama_worker::device";
+    let is_it = |line: &serde_json::Value| {
+        line["spans"][0]["run"] == "spans" && line["target"] == "diorama_worker::device::owner"
+    };
     let mut lines = lines.filter(is_it);
     let line = lines.next().expect("the device said nothing");
     let shard = &line["spans"][0];

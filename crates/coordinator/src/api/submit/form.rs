@@ -4,6 +4,7 @@ use std::path::Path;
 
 use axum::extract::Multipart;
 use axum::extract::multipart::{Field, MultipartError};
+use diorama_backends::blocking;
 use diorama_core::clock;
 use diorama_core::id::RunId;
 use diorama_core::manifest::ManifestIssue;
@@ -16,7 +17,6 @@ use super::request::{SubmitRequest, seed};
 use super::{manifest_error, object};
 use crate::api::problem::{disk, panicked};
 use crate::api::{Problem, Shared};
-use crate::blocking;
 use crate::scratch::Scratch;
 
 /// The largest spec, in bytes.

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -116,6 +117,9 @@ pub(crate) struct World {
     /// When somebody was at a shard last.
     touched: Mutex<BTreeMap<RunId, BTreeMap<ShardId, Duration>>>,
     runs: Mutex<BTreeSet<RunId>>,
+    /// How many processes had a name so far.
+    names: AtomicU64,
+    broken: Mutex<Option<String>>,
 }
 
 impl World {
@@ -140,6 +144,8 @@ impl World {
             progress: Mutex::default(),
             touched: Mutex::default(),
             runs: Mutex::default(),
+            names: AtomicU64::new(0),
+            broken: Mutex::default(),
         })
     }
 
@@ -246,6 +252,21 @@ impl World {
             let torn = part == Part::State && is_back(Mutant::CountsOutliveBits);
             self.progress().lose(run, if torn { Part::Bits } else { part });
         }
+    }
+
+    /// A name that no process had before.
+    pub(crate) fn next_name(&self, kind: &str) -> String {
+        format!("{kind}-{}", self.names.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// A process did what none may.
+    pub(crate) fn breaks(&self, what: String) {
+        locked(&self.broken).get_or_insert(what);
+    }
+
+    /// What no process may do, and one did.
+    pub(crate) fn broken(&self) -> Option<String> {
+        locked(&self.broken).clone()
     }
 
     /// Somebody is at the shard.

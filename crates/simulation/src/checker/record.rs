@@ -8,7 +8,7 @@ use diorama_backends::progress::{Counts, Progress};
 use diorama_core::id::ShardId;
 use diorama_core::key::{ObjectKey, RunRoot, decision_of, shard_of};
 use diorama_core::marker::{CommitMarker, settings_digest};
-use diorama_core::outcome::Outcome;
+use diorama_core::outcome::{FileRef, Outcome};
 use diorama_core::round::RoundInfo;
 use diorama_core::run::{RunSpec, RunState};
 use diorama_core::shards::ShardSet;
@@ -88,7 +88,7 @@ impl Record {
                 self.history.final_files().any(|file| file == relative)
                     || self.history.voids().iter().any(|void| ObjectKey::Void(void.clone()).relative(&root) == relative)
             }
-            Some("files") => shard_of(relative).is_some_and(|shard| {
+            Some("files" | "shards") => shard_of(relative).is_some_and(|shard| {
                 let counts = !self.is_void(shard);
                 counts
                     && self.markers.get(&shard).is_some_and(|marker| marker.files.iter().any(|file| file == relative))
@@ -122,13 +122,24 @@ impl Record {
         ensure(marker.settings == settings_digest(spec), "it was made with other settings")?;
         let mut files = Vec::new();
         for outcome in &marker.outcomes {
-            if let Outcome::Done { files: made, .. } = &outcome.outcome {
+            if let Outcome::Done { archive: None, files: made, .. } = &outcome.outcome {
                 // What a void shard's attempts had stored may be gone: it counts for nothing.
                 for file in made.values().filter(|_| !self.is_void(shard)) {
                     ensure(seen.is_there(file), &format!("{}, which it names, is not there", file.path))?;
                     files.push(file.path.clone());
                 }
             }
+            if let Outcome::Done { archive: Some(archive), .. } = &outcome.outcome {
+                ensure(
+                    marker.archives.iter().any(|other| other.key == *archive),
+                    "an archive that an outcome names is none of its own",
+                )?;
+            }
+        }
+        for archive in marker.archives.iter().filter(|_| !self.is_void(shard)) {
+            let file = FileRef { path: archive.key.clone(), sha256: archive.sha256.clone(), bytes: archive.bytes };
+            ensure(seen.is_there(&file), &format!("{}, which it names, is not there", file.path))?;
+            files.push(file.path);
         }
         let counts = counts_of(&marker, round.last_round(&spec.retry));
         self.markers.insert(shard, Marker { at: seen.at, counts, files });

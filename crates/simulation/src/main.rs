@@ -16,6 +16,7 @@ mod node;
 mod progress;
 mod queue;
 mod story;
+mod studio;
 mod worker;
 mod world;
 

@@ -218,7 +218,13 @@ impl NodeConsumer {
         world.note(&("delivered", &self.pool, self.id, &message.run, message.shard));
         pool.tags += 1;
         pool.unsettled.insert(pool.tags, (self.id, message.clone(), deliveries + 1));
-        let settle = Tag { world: world.clone(), pool: self.pool.clone(), tag: pool.tags, shard: message.shard };
+        let settle = Tag {
+            node: self.node.clone(),
+            pool: self.pool.clone(),
+            consumer: self.id,
+            tag: pool.tags,
+            shard: message.shard,
+        };
         Some(Delivery::new(message, deliveries + 1, Box::new(settle)))
     }
 }
@@ -230,8 +236,9 @@ impl Drop for NodeConsumer {
 }
 
 struct Tag {
-    world: Arc<World>,
+    node: Node,
     pool: Pool,
+    consumer: u64,
     tag: u64,
     shard: ShardId,
 }
@@ -239,20 +246,26 @@ struct Tag {
 #[async_trait]
 impl Settle for Tag {
     async fn settle(self: Box<Self>, how: Settlement) -> Result<(), QueueError> {
+        let world = &self.node.world;
+        if let Fate::Refused = self.node.call(Service::Queue).await {
+            // The connection is broken, and what came over it goes to others.
+            world.cut(&self.pool, self.consumer);
+            return Err(QueueError::Stale(self.shard));
+        }
         {
-            let mut queue = locked(&self.world.queue);
+            let mut queue = locked(&world.queue);
             let pool = queue.entry(self.pool.clone()).or_default();
             let Some((_, message, deliveries)) = pool.unsettled.remove(&self.tag) else {
                 return Err(QueueError::Stale(self.shard));
             };
-            self.world.note(&("settled", &self.pool, &message.run, message.shard, format!("{how:?}")));
+            world.note(&("settled", &self.pool, &message.run, message.shard, format!("{how:?}")));
             match how {
                 Settlement::Ack => {}
                 Settlement::HandBack => pool.ready.push_back((message, deliveries)),
                 Settlement::DeadLetter => pool.dead.push_back(message),
             }
         }
-        self.world.queued.notify_waiters();
+        world.queued.notify_waiters();
         Ok(())
     }
 }

@@ -78,6 +78,9 @@ impl Story {
         if self.fleet.thaw() || !is_fair {
             self.disturbed();
         }
+        if let Some(broken) = self.world.broken() {
+            return Err(broken);
+        }
         self.checker.look(&self.world)
     }
 

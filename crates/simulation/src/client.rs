@@ -11,6 +11,7 @@ use tower::ServiceExt;
 
 use crate::checker::{Asked, Broken, Checker};
 use crate::fleet::{Fleet, POOLS};
+use crate::studio::NOTHING;
 use crate::world::World;
 
 /// How long somebody waits for an answer.
@@ -108,11 +109,14 @@ impl Client {
     fn form(&self) -> String {
         let world = &self.world;
         let rows: String = (0..1 + world.roll(30))
-            .map(|row| format!("{{\"custom_id\":\"t{row}\",\"prompt\":\"a duck\"}}\n"))
+            .map(|row| {
+                let prompt = if world.roll(10) == 0 { NOTHING } else { "a duck" };
+                format!("{{\"custom_id\":\"t{row}\",\"prompt\":\"{prompt}\"}}\n")
+            })
             .collect();
         let spec = serde_json::json!({
             "pool": format!("pool-{}", world.roll(POOLS)),
-            "format": "files",
+            "format": if world.roll(2) == 0 { "files" } else { "webdataset" },
             "shard_size": 1 + world.roll(4),
             "priority": world.roll(5) / 3,
             "settings": { "method": "txt2img" },

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::node::{Node, Service as Cut};
-use crate::worker::Worker;
+use crate::worker::Machine;
 use crate::world::World;
 
 /// How long what belongs to nobody is kept: longer than anything stands still.
@@ -28,20 +28,15 @@ pub(crate) const POOLS: u64 = 2;
 
 /// A process, and what it is.
 struct Process {
-    name: String,
     node: Node,
     kind: Kind,
-    /// The API, of a coordinator.
-    api: Option<Router>,
     _running: AbortOnDropHandle<()>,
     thaws: Option<Duration>,
 }
 
-#[derive(Clone, Copy)]
-pub(crate) enum Kind {
-    Coordinator(u64),
-    /// Of this pool, with the first or the second model.
-    Worker(u64, u64),
+enum Kind {
+    Coordinator { name: String, api: Router },
+    Worker(Machine),
 }
 
 /// The model with this number.
@@ -53,45 +48,39 @@ pub(crate) struct Fleet {
     world: Arc<World>,
     scratch: tempfile::TempDir,
     processes: Vec<Process>,
-    lives: u64,
 }
 
 impl Fleet {
     pub(crate) fn new(world: &Arc<World>) -> Self {
         let scratch = tempfile::tempdir().unwrap();
-        let mut fleet = Self { world: world.clone(), scratch, processes: Vec::new(), lives: 0 };
-        for kind in [Kind::Coordinator(0), Kind::Coordinator(1)] {
-            fleet.start(kind);
-        }
+        let mut fleet = Self { world: world.clone(), scratch, processes: Vec::new() };
+        fleet.start_coordinator();
+        fleet.start_coordinator();
         for worker in 0..3 {
-            fleet.start(Kind::Worker(worker % POOLS, 0));
+            fleet.start_worker(worker % POOLS, 0);
         }
         fleet
     }
 
-    fn start(&mut self, kind: Kind) {
-        self.lives += 1;
+    fn start_coordinator(&mut self) {
         let node = Node::new(&self.world);
-        let backends = node.backends();
-        let (name, api, running) = match kind {
-            Kind::Coordinator(number) => {
-                let name = format!("coordinator-{number}-{}", self.lives);
-                let (api, service) = self.coordinator(&name, backends);
-                (name, Some(api), AbortOnDropHandle::new(tokio::spawn(service.run(CancellationToken::new()))))
-            }
-            Kind::Worker(pool, model) => {
-                let name = format!("worker-{}", self.lives);
-                let worker = Worker {
-                    world: self.world.clone(),
-                    backends,
-                    name: name.clone(),
-                    pool: Pool::new(format!("pool-{pool}")).unwrap(),
-                    model: serving(model),
-                };
-                (name, None, AbortOnDropHandle::new(tokio::spawn(worker.work())))
-            }
-        };
-        self.processes.push(Process { name, node, kind, api, _running: running, thaws: None });
+        let name = self.world.next_name("coordinator");
+        let (api, service) = self.coordinator(&name, node.backends());
+        let running = AbortOnDropHandle::new(tokio::spawn(service.run(CancellationToken::new())));
+        let kind = Kind::Coordinator { name, api };
+        self.processes.push(Process { node, kind, _running: running, thaws: None });
+    }
+
+    /// Starts a worker of this pool, with the first or the second model, on a machine of its own.
+    fn start_worker(&mut self, pool: u64, model: u64) {
+        let pool = Pool::new(format!("pool-{pool}")).unwrap();
+        self.start_on(Machine::new(Node::new(&self.world), pool, model));
+    }
+
+    fn start_on(&mut self, machine: Machine) {
+        let running = AbortOnDropHandle::new(tokio::spawn(machine.clone().serve()));
+        let (node, kind) = (machine.node.clone(), Kind::Worker(machine));
+        self.processes.push(Process { node, kind, _running: running, thaws: None });
     }
 
     fn coordinator(&self, name: &str, backends: Backends) -> (Router, Service) {
@@ -127,13 +116,25 @@ impl Fleet {
         self.world.roll(self.processes.len() as u64) as usize
     }
 
-    /// A process dies, and another one takes its place; of a worker, perhaps with another model.
+    /// A process dies, and another one takes its place: a worker's on the same machine, or on another one where the machine
+    /// is gone, and perhaps with another model. Or a worker is told to end.
     pub(crate) fn kill(&mut self, other_models: bool) {
-        let kind = match self.processes.remove(self.victim()).kind {
-            Kind::Worker(pool, _) if other_models => Kind::Worker(pool, self.world.roll(4) / 3),
-            kind => kind,
-        };
-        self.start(kind);
+        let victim = self.victim();
+        if let Kind::Worker(machine) = &self.processes[victim].kind
+            && self.world.roll(3) == 0
+        {
+            machine.drain();
+            return;
+        }
+        match self.processes.remove(victim).kind {
+            Kind::Coordinator { .. } => self.start_coordinator(),
+            Kind::Worker(machine) => {
+                let model = if other_models { self.world.roll(4) / 3 } else { machine.model };
+                let next = machine.killed(Node::new(&self.world), model);
+                let is_gone = self.world.roll(3) == 0;
+                self.start_on(if is_gone { Machine::new(next.node, next.pool, next.model) } else { next });
+            }
+        }
     }
 
     /// A process stands still for a while, longer than its lease or not.
@@ -168,17 +169,20 @@ impl Fleet {
             process.node.go_on();
             process.node.reconnect();
         }
-        self.processes.retain(|process| process.api.is_some());
+        self.processes.retain(|process| matches!(process.kind, Kind::Coordinator { .. }));
         for model in models {
-            (0..POOLS).for_each(|pool| self.start(Kind::Worker(pool, model)));
+            (0..POOLS).for_each(|pool| self.start_worker(pool, model));
         }
     }
 
     /// Some coordinator that is not frozen, and its name.
     pub(crate) fn api(&self) -> Option<(Router, String)> {
         let awake = self.processes.iter().filter(|process| process.thaws.is_none());
-        let apis: Vec<_> = awake.filter_map(|process| process.api.as_ref().map(|api| (api, &process.name))).collect();
-        let (api, name) = apis.get(self.world.roll(apis.len() as u64) as usize)?;
-        Some(((*api).clone(), (*name).clone()))
+        let api = |process: &Process| match &process.kind {
+            Kind::Coordinator { name, api } => Some((api.clone(), name.clone())),
+            Kind::Worker(_) => None,
+        };
+        let apis: Vec<_> = awake.filter_map(api).collect();
+        apis.get(self.world.roll(apis.len() as u64) as usize).cloned()
     }
 }
