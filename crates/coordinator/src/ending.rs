@@ -78,7 +78,7 @@ pub(crate) async fn finalise(
     let errors = errors.put(store, ObjectKey::Errors(name.clone())).await?;
     sweep(store, last_round, &named).await?;
     fault::point("finalise.after-sweep");
-    Ok(Ended { summary, results, errors })
+    Ok(Ended { summary, counts: outcomes.totals.counts, results, errors })
 }
 
 /// What the progress service counts of a run that has ended is what the markers say.
@@ -91,9 +91,7 @@ pub(crate) async fn settle_counts(
     let Some(ended) = history.ended() else { return Ok(()) };
     for _ in 0..SETTLING {
         let counted = backends.progress.counted(&spec.run).await?;
-        // A shard adds all of its counts or none.
-        let (shards, done) = (counted.counts.shards, counted.counts.done);
-        if counted.complete && (shards, done) == (ended.summary.shards, ended.summary.done) {
+        if counted.complete && counted.counts == ended.counts {
             return Ok(());
         }
         // A worker that is late may tell of a shard that is void while we count.

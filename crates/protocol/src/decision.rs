@@ -1,6 +1,7 @@
 //! What is decided about a run, as entries of its log: `decisions/000007.json`, each written once, under the condition
 //! that there is none. Who writes number 8 has read 7, so somebody who is late learns it from his own write.
 
+use diorama_backends::progress::Counts;
 use diorama_core::id::{AttemptId, Round};
 use diorama_core::outcome::FileRef;
 use diorama_core::round::{FailedWhere, RoundInfo};
@@ -74,6 +75,8 @@ pub enum Act {
 pub struct Ended {
     /// Counts and rates.
     pub summary: RunSummary,
+    /// What the progress service counts of the run from then on: every shard of every round.
+    pub counts: Counts,
     /// The outcomes of tasks with a picture.
     pub results: FileRef,
     /// The outcomes of tasks without, and the rows that were refused.

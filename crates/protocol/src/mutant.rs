@@ -1,5 +1,5 @@
 //! Faults that were once in this protocol, each behind its name, so that a test can put one back: the simulation must find
-//! it. Each is in the code where it was mended; that of the progress service is in the simulation's own. Compiled to nothing
+//! it. Each is in the code where it was mended; those of the services are in the simulation's own. Compiled to nothing
 //! without the feature `mutants`.
 
 /// A fault.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where a guarantee is broken")]
 
+use diorama_backends::progress::Counts;
 use diorama_core::id::{AttemptId, Round, RunId, Sha256Hex, ShardId};
 use diorama_core::outcome::FileRef;
 use diorama_core::round::{FailedWhere, RoundInfo};
@@ -39,7 +40,7 @@ fn ended(state: RunState) -> Act {
         wall_seconds: 0.0,
         pictures_per_second: 0.0,
     };
-    Act::Ended(Ended { summary, results: file(), errors: file() })
+    Act::Ended(Ended { summary, counts: Counts::default(), results: file(), errors: file() })
 }
 
 fn begun(state: RunState) -> Act {

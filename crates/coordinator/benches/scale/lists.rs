@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use diorama_backends::progress::Counts;
 use diorama_core::id::{AttemptId, Sha256Hex};
 use diorama_core::key::{ObjectKey, SharedKey};
 use diorama_core::outcome::FileRef;
@@ -53,7 +54,8 @@ async fn end(world: &World, spec: &diorama_core::run::RunSpec, history: &mut dio
     };
     let (results, errors) = (file(ObjectKey::Results(name.clone())), file(ObjectKey::Errors(name)));
     world.decide(&spec.run, history, Act::EndingBegun { state: RunState::Finished, void: None }).await;
-    world.decide(&spec.run, history, Act::Ended(Ended { summary, results, errors })).await;
+    let counts = Counts { shards: 1, done: spec.tasks, ..Counts::default() };
+    world.decide(&spec.run, history, Act::Ended(Ended { summary, counts, results, errors })).await;
     world.store.all().remove(&SharedKey::Active(spec.run.clone()).to_string());
 }
 

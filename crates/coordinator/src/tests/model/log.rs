@@ -3,6 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use diorama_backends::progress::Counts;
 use diorama_core::id::{AttemptId, Round, RunId, Sha256Hex};
 use diorama_core::outcome::FileRef;
 use diorama_core::round::{FailedWhere, RoundInfo};
@@ -153,7 +154,7 @@ pub(super) fn act(what: &What, number: usize) -> Act {
         What::Ended(outcomes) => {
             let done = outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count() as u64;
             let file = FileRef { path: format!("endings/{number}"), sha256: Sha256Hex::of(b""), bytes: 0 };
-            Act::Ended(Ended { summary: summary(done), results: file.clone(), errors: file })
+            Act::Ended(Ended { summary: summary(done), counts: Counts::default(), results: file.clone(), errors: file })
         }
         What::Reopened => Act::Reopened { which: FailedWhere::default() },
     }
