@@ -32,6 +32,7 @@ def main():
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--wheels", type=pathlib.Path, help="the venv that they are installed in")
     parser.add_argument("--later", action="append", default=[], help="a name that something loads by itself")
+    parser.add_argument("--host", action="append", default=[], help="a name that comes from the host, as its driver's")
     parser.add_argument("--alone", action="append", default=[], help="a name that gets a layer to itself")
     arguments = parser.parse_args()
 
@@ -51,7 +52,8 @@ def main():
         if library.name in found:
             continue
         found[library.name] = library
-        waiting += [find(name, wheels + system) for name in told(library, "-d", r"NEEDED.*\[(\S+)\]")]
+        needed = [name for name in told(library, "-d", r"NEEDED.*\[(\S+)\]") if name not in arguments.host]
+        waiting += [find(name, wheels + system) for name in needed]
     del found[arguments.program.name]
     unknown = set(arguments.alone) - set(found)
     if unknown:
