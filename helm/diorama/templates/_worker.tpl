@@ -76,7 +76,8 @@ spec:
     - name: model
       image: {{ include "diorama.image" (dict "root" $root "image" $values.image) }}
       imagePullPolicy: {{ default $root.Values.image.pullPolicy $values.image.pullPolicy }}
-      args: [model, fetch, {{ $model.s3 | quote }}, --to, /model/files]
+      # Fetches beside the folder, which then gets its name at once.
+      args: [model, fetch, {{ $model.s3 | quote }}, --to, /model/files{{ with $model.s3Sha256 }}, --sha256, {{ . | quote }}{{ end }}]
       env: {{- include "diorama.env" $root | nindent 8 }}
       securityContext: {{- toYaml $root.Values.securityContext | nindent 8 }}
       resources:
@@ -153,8 +154,8 @@ spec:
         - name: model
           mountPath: /model
           readOnly: true
-          {{- with $model.subPath }}
-          subPath: {{ . }}
+          {{- if and $model.subPath (not $model.s3) }}
+          subPath: {{ $model.subPath }}
           {{- end }}
         {{- end }}
   volumes:
