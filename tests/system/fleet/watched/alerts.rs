@@ -22,6 +22,12 @@ type Seen = BTreeMap<String, Value>;
 const IN_ORDER: Duration = Duration::from_secs(40);
 
 impl Watched {
+    /// Pauses the only run of a pool, and waits until that is known everywhere: nobody takes its dead letters any more.
+    pub(super) fn pause(&self, pool: &str, run: &str) {
+        self.fleet.run(&["pause", run]).expect(0);
+        self.until_any(&format!("diorama_pool_outstanding_shards{{pool=\"{pool}\"}} == 0"));
+    }
+
     /// Publishes a shard of a run that does not exist, which no worker can read.
     pub(super) fn publish_what_no_run_has(&self, pool: &str) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -114,7 +120,7 @@ fn no_alert_fires_in_a_fleet_that_works_and_each_of_them_does_where_its_trouble_
     }
     let _unreadable = watched.worker("unreadable", 4, "20", &[]);
     let paused = watched.submit("unreadable", 800);
-    watched.fleet.run(&["pause", &paused]).expect(0);
+    watched.pause("unreadable", &paused);
     watched.publish_what_no_run_has("unreadable");
     watched.until_fires(&mut seen, "DioramaShardsUnreadable", &[("pool", "unreadable")]);
     watched.until_fires(&mut seen, "DioramaNoWorkers", &[("pool", "forsaken")]);

@@ -85,7 +85,7 @@ fn every_panel_of_every_dashboard_has_data_on_a_fleet_that_has_seen_trouble() {
     let _idle = watched.worker("paused", 1, "100", &[]);
     let paused = watched.submit("paused", 800);
     fleet.until_done(&paused, 8);
-    fleet.run(&["pause", &paused]).expect(0);
+    watched.pause("paused", &paused);
     watched.publish_what_no_run_has("paused");
     // Nobody works for this one, and an alert says so.
     watched.submit("forsaken", 80);
