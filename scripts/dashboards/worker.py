@@ -82,8 +82,6 @@ def references(made):
 
 def machine(made):
     made.with_row(row("Machine"))
-    made.with_panel(graph("Memory of the device", "bytes",
-                          [(named(f"diorama_worker_device_memory_bytes{{{POOL}}}"), "{{worker}}: {{kind}}")]))
     made.with_panel(graph("Memory", "bytes", [(named(f"process_resident_memory_bytes{{{FLEET}}}"), "{{worker}}")]))
     made.with_panel(graph("CPU cores", "none", [(named(rate("process_cpu_seconds_total", FLEET)), "{{worker}}")],
                           "At the number of cores that it has: too few for its device."))

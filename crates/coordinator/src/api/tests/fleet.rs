@@ -79,7 +79,7 @@ async fn a_pool_is_listed_with_its_workers_its_runs_and_its_queue() {
     consumer.next().await.unwrap().settle(Settlement::DeadLetter).await.unwrap();
     let _held = consumer.next().await.unwrap();
 
-    let pool = |pool: &str, workers: u64, runs: u64, [ready, consumers, dead]: [u64; 3]| json!({ "pool": pool, "workers": workers, "runs": runs, "ready": ready, "consumers": consumers, "dead": dead });
+    let pool = |pool: &str, workers: u64, runs: u64, [ready, consumers, dead]: [u64; 3]| json!({ "pool": pool, "workers": workers, "runs": runs, "ready": ready, "consumers": consumers, "dead": dead, "outstanding": runs, "wanted_workers": runs });
     let wanted = json!([pool("busy", 2, 2, [3, 1, 1]), pool("idle", 1, 0, [0; 3]), pool("waiting", 0, 1, [0; 3])]);
     assert_eq!(bench.request("GET", "/v1/pools").await, (StatusCode::OK, wanted));
 }

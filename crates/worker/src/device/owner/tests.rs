@@ -1,5 +1,5 @@
-use diorama_core::generator::GeneratorInfo;
 use diorama_core::id::{CustomId, Seed, TaskIndex};
+use diorama_core::record::GeneratorInfo;
 use diorama_core::settings::{Method, Settings};
 
 use super::*;
