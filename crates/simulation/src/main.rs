@@ -28,7 +28,7 @@ use std::time::Instant;
 use diorama_protocol::mutant::{Mutant, put_back};
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 500;
 
 /// Seeds within which a fault that is put back is found.
 fn found_within(mutant: Mutant) -> u64 {

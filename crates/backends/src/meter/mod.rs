@@ -128,7 +128,8 @@ mod tests {
         let pool = Pool::new("pool").unwrap();
         let message = ShardMessage { run: RunId::new("run").unwrap(), shard: ShardId { round: Round(0), index: 0 } };
         queue.publish(&pool, &message).await.unwrap();
-        let delivery = queue.consume(&pool, 1).await.unwrap().next().await.unwrap();
+        let mut consumer = queue.consume(&pool, 1).await.unwrap();
+        let delivery = consumer.next().await.unwrap();
         delivery.settle(Settlement::Ack).await.unwrap();
 
         let counted = |service: &str, operation: &str, outcome: &str| {

@@ -20,8 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(150);
 const PATIENCE_A_RUN: Duration = Duration::from_secs(15);
 
 /// How long a whole pool with work may stand still where no message was lost: shorter than it takes until a shard that
-/// nobody has is published again. Where its workers serve different models, too: whoever has the wrong one for a run pauses
-/// it, and a run that is paused does not want to be worked on.
+/// nobody has is published again.
 const STANDSTILL: Duration = Duration::from_secs(25);
 
 /// How long a shard may wait behind one that comes after it, where no message was lost: what was published before a pause
@@ -45,6 +44,8 @@ pub(super) struct Calm {
     since: Duration,
     /// Of messages and of what the progress service knows: since when all of it is made good.
     nothing_lost_since: Duration,
+    /// Workers of a pool serve different models and pause each other's runs: only the longest bounds hold.
+    two_models: bool,
     /// Until when a run went behind one of a higher priority.
     behind_until: BTreeMap<RunId, Duration>,
 }
@@ -63,6 +64,11 @@ struct Wanted<'a> {
 }
 
 impl Checker {
+    /// A checker of a fleet whose workers serve one model, or two.
+    pub(crate) fn new(two_models: bool) -> Self {
+        Self { calm: Calm { two_models, ..Calm::default() }, ..Self::default() }
+    }
+
     /// Something got in the way, from which the fleet recovers within this time.
     pub(crate) fn disturbed(&mut self, world: &World, recovery: Duration) {
         self.calm.since = self.calm.since.max(world.now() + recovery);
@@ -119,6 +125,9 @@ impl Checker {
         this.passed_over(world, since, patience)?;
         this.counted(world, since)?;
         let since = since.max(self.calm.nothing_lost_since);
+        if self.calm.two_models {
+            return Ok(());
+        }
         this.passed_over(world, since, PASSED_OVER)?;
         let since = since.max(self.pool_moved(world, this.pool));
         if now > since + STANDSTILL {

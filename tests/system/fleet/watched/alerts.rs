@@ -118,9 +118,8 @@ fn no_alert_fires_in_a_fleet_that_works_and_each_of_them_does_where_its_trouble_
     for (pool, rows) in [("failing", 8000), ("still", 64), ("hasty", 8000), ("forsaken", 16)] {
         watched.submit(pool, rows);
     }
+    // A pool without a run: nobody takes its dead letters.
     let _unreadable = watched.worker("unreadable", 4, "20", &[]);
-    let paused = watched.submit("unreadable", 800);
-    watched.pause("unreadable", &paused);
     watched.publish_what_no_run_has("unreadable");
     watched.until_fires(&mut seen, "DioramaShardsUnreadable", &[("pool", "unreadable")]);
     watched.until_fires(&mut seen, "DioramaNoWorkers", &[("pool", "forsaken")]);
