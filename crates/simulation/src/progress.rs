@@ -90,8 +90,8 @@ impl Progress for Node {
         self.asks(async { self.world.progress().counted(run).await }).await
     }
 
-    async fn complete(&self, run: &RunId) -> Result<(), ProgressError> {
-        self.asks(async { self.world.progress().complete(run).await }).await
+    async fn complete(&self, run: &RunId, shards: u64) -> Result<(), ProgressError> {
+        self.asks(async { self.world.progress().complete(run, shards).await }).await
     }
 
     async fn hold(&self, run: &RunId, shard: ShardId, holder: &Holder, ttl: Duration) -> Result<(), ProgressError> {

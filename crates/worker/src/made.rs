@@ -29,6 +29,9 @@ pub(crate) struct Made {
 
 impl Made {
     /// Takes over what an earlier attempt kept, where it was made as this one would make it. Whether anything was.
+    ///
+    /// An archive is taken as a whole or not at all: two attempts that went on side by side may both have made a picture,
+    /// and what an archive of a marker holds belongs to outcomes.
     pub(crate) fn inherit(&mut self, part: Part, work: &Work, model: &ModelIdentity) -> bool {
         let fits = part.version == 1
             && part.shard == work.id
@@ -44,9 +47,15 @@ impl Made {
             };
             work.tasks.iter().position(is_it)
         };
+        let kept: Vec<TaskOutcome> = part.outcomes.into_iter().filter(|outcome| outcome.outcome.is_done()).collect();
+        let new = |outcome: &TaskOutcome| position_of(outcome).filter(|position| !self.has(*position));
+        let positions: Vec<Option<usize>> = kept.iter().map(new).collect();
+        if part.archive.is_some() && positions.contains(&None) {
+            return false;
+        }
         let mut taken = false;
-        for outcome in part.outcomes.into_iter().filter(|outcome| outcome.outcome.is_done()) {
-            let Some(position) = position_of(&outcome).filter(|position| !self.has(*position)) else { continue };
+        for (outcome, position) in kept.into_iter().zip(positions) {
+            let Some(position) = position else { continue };
             self.ends.insert(position, Ok(outcome.outcome));
             self.inherited.insert(position);
             taken = true;

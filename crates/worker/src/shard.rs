@@ -213,6 +213,7 @@ impl Shard {
             self.flight = None;
             self.flight = Some(context.share(IN_FLIGHT).await?);
         }
+        let mut kept = Vec::new();
         for attempt in parts {
             let part = match store.part(work.id, &attempt).await {
                 Ok(part) => part,
@@ -223,7 +224,13 @@ impl Shard {
                 }
                 Err(error) => return Err(error.into()),
             };
-            if part.is_some_and(|part| self.made.inherit(part, work, &context.model)) {
+            kept.extend(part);
+        }
+        // Of parts that overlap, the one that saves most.
+        kept.sort_by_key(|part| std::cmp::Reverse(part.outcomes.len()));
+        for part in kept {
+            let attempt = part.attempt.clone();
+            if self.made.inherit(part, work, &context.model) {
                 tracing::info!(from = %attempt, "going on with what an earlier attempt kept");
             }
         }

@@ -61,7 +61,7 @@ async fn write_everything(progress: &dyn Progress, run: &RunId) {
     progress.hold(run, shard(0, 1), &holder("a"), LONG).await.unwrap();
     progress.claim(run, "commits/r0-000001.json", &attempt("a"), LONG).await.unwrap();
     progress.announce(run, &HEAD).await.unwrap();
-    progress.complete(run).await.unwrap();
+    progress.complete(run, 3).await.unwrap();
 }
 
 /// The keys of a run, by a search that the program itself never makes.

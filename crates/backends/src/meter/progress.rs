@@ -34,8 +34,8 @@ impl<S: Progress> Progress for Metered<S> {
         self.time("counted", self.inner.counted(run)).await
     }
 
-    async fn complete(&self, run: &RunId) -> Result<(), ProgressError> {
-        self.time("complete", self.inner.complete(run)).await
+    async fn complete(&self, run: &RunId, shards: u64) -> Result<(), ProgressError> {
+        self.time("complete", self.inner.complete(run, shards)).await
     }
 
     async fn hold(&self, run: &RunId, shard: ShardId, holder: &Holder, ttl: Duration) -> Result<(), ProgressError> {

@@ -188,7 +188,9 @@ pub async fn many_shards_at_once_count_like_each_by_itself(progress: &dyn Progre
     assert!(!counted.complete);
     assert_eq!(progress.committed(&run, Round(1)).await.unwrap().iter().collect::<Vec<_>>(), indices);
     assert!(progress.committed(&run, Round(0)).await.unwrap().is_empty());
-    progress.complete(&run).await.unwrap();
+    progress.complete(&run, 7).await.unwrap();
+    assert!(!progress.counted(&run).await.unwrap().complete, "one of seven was lost meanwhile");
+    progress.complete(&run, 6).await.unwrap();
     assert!(progress.counted(&run).await.unwrap().complete);
     progress.forget(&run).await.unwrap();
     assert_eq!(progress.counted(&run).await.unwrap(), Counted::default());

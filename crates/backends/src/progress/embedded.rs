@@ -158,8 +158,8 @@ impl Progress for EmbeddedProgress {
         Ok(self.with_run(run, |run| run.counted))
     }
 
-    async fn complete(&self, run: &RunId) -> Result<(), ProgressError> {
-        self.with_run(run, |run| run.counted.complete = true);
+    async fn complete(&self, run: &RunId, shards: u64) -> Result<(), ProgressError> {
+        self.with_run(run, |run| run.counted.complete |= run.counted.counts.shards >= shards);
         Ok(())
     }
 

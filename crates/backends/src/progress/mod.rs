@@ -195,8 +195,9 @@ pub trait Progress: Send + Sync {
     /// The run's counts.
     async fn counted(&self, run: &RunId) -> Result<Counted, ProgressError>;
 
-    /// Says that every marker of the run has been added, until its counts are lost or forgotten.
-    async fn complete(&self, run: &RunId) -> Result<(), ProgressError>;
+    /// Says that every marker of the run has been added, `shards` of them, until its counts are lost or forgotten. Where
+    /// fewer are counted some were lost meanwhile, and it says nothing.
+    async fn complete(&self, run: &RunId, shards: u64) -> Result<(), ProgressError>;
 
     /// Says, or says again, that `holder` works on the shard; forgotten after `ttl`, and refused once the shard is
     /// committed.

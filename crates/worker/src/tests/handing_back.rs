@@ -97,6 +97,45 @@ async fn a_part_of_another_model_or_of_other_settings_or_a_damaged_one_is_made_a
     }
 }
 
+/// Workers of the same store and progress whose shards come from a queue of their own.
+fn beside(bench: &Bench) -> Bench {
+    Bench {
+        made: Arc::default(),
+        allowed: Arc::new(watch::Sender::new(usize::MAX)),
+        begun: Arc::default(),
+        folder: tempfile::tempdir().unwrap(),
+        backends: Backends { queue: Arc::new(EmbeddedQueue::default()), ..bench.backends.clone() },
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_parts_with_the_same_pictures_the_larger_is_used_and_no_archive_holds_more_than_its_outcomes() {
+    let bench = Bench::new();
+    let (run, first) = bench.in_the_middle(OutputFormat::Webdataset, "first").await;
+    // As if its connection had been lost: another worker gets the shard a second time, before there is a part.
+    bench.backends.progress.forget(&run).await.unwrap();
+    let other = beside(&bench);
+    other.allowed.send_replace(2);
+    other.publish(&run).await;
+    let second = other.worker("second").await;
+    other.has_begun(3).await;
+    for (bench, worker) in [(&bench, first), (&other, second)] {
+        worker.drain.cancel();
+        bench.allow(usize::MAX);
+        assert_eq!(worker.end().await.handed_back, 1);
+    }
+    assert_eq!(bench.objects(&run, "parts/").await.len(), 2);
+    let third = bench.worker("third").await;
+    let marker = bench.marker(&run).await;
+    third.end().await;
+    assert_eq!(marker.archives.len(), 2, "one part, and the rest");
+    let from = |archive: &str| {
+        let named = |outcome: &Outcome| matches!(outcome, Outcome::Done { archive: Some(key), .. } if key == archive);
+        marker.outcomes.iter().filter(|outcome| named(&outcome.outcome)).count()
+    };
+    assert_eq!(from(&marker.archives[0].key), other.made.lock().unwrap().len(), "as many as were put in");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_loses_the_race_for_a_commit_removes_what_it_made_and_nothing_else() {
     for format in [OutputFormat::Webdataset, OutputFormat::Files] {
@@ -107,13 +146,7 @@ async fn who_loses_the_race_for_a_commit_removes_what_it_made_and_nothing_else()
         bench.has_begun(2).await;
         // As if its connection had been lost: another worker gets the shard a second time.
         bench.backends.progress.forget(&run).await.unwrap();
-        let other = Bench {
-            made: Arc::default(),
-            allowed: Arc::new(watch::Sender::new(usize::MAX)),
-            begun: Arc::default(),
-            folder: tempfile::tempdir().unwrap(),
-            backends: Backends { queue: Arc::new(EmbeddedQueue::default()), ..bench.backends.clone() },
-        };
+        let other = beside(&bench);
         other.publish(&run).await;
         let fast = other.worker("fast").await;
         let winner = bench.marker(&run).await;

@@ -1,7 +1,10 @@
--- Every marker has been added.
+-- Every marker has been added, so many of them; unless some were lost meanwhile.
 local state, ends = unpack(KEYS)
-local long = ARGV[1]
+local long, shards = unpack(ARGV)
 
+if tonumber(redis.call('HGET', state, 'shards') or 0) < tonumber(shards) then
+  return 0
+end
 redis.call('HSET', state, 'complete', 1)
 keep(ends, tonumber(long), { state })
 return 1

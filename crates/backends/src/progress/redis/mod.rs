@@ -198,10 +198,10 @@ impl Progress for RedisProgress {
         })
     }
 
-    async fn complete(&self, run: &RunId) -> Result<(), ProgressError> {
+    async fn complete(&self, run: &RunId, shards: u64) -> Result<(), ProgressError> {
         let keys = RunKeys::of(run);
         let mut complete = self.scripts.complete.key(keys.state());
-        complete.key(keys.ends()).arg(millis(LIFE));
+        complete.key(keys.ends()).arg(millis(LIFE)).arg(shards);
         self.script("saying that a run's counts are complete", &complete).await
     }
 

@@ -85,9 +85,9 @@ impl Progress for MoodyProgress {
         self.inner.counted(run).await
     }
 
-    async fn complete(&self, run: &RunId) -> Result<(), ProgressError> {
+    async fn complete(&self, run: &RunId, shards: u64) -> Result<(), ProgressError> {
         self.asks()?;
-        self.inner.complete(run).await
+        self.inner.complete(run, shards).await
     }
 
     async fn hold(&self, run: &RunId, shard: ShardId, holder: &Holder, ttl: Duration) -> Result<(), ProgressError> {
