@@ -60,7 +60,7 @@ pub(crate) async fn catch_up(
             let void = voids.iter().find(|void| void.round == round.round).map(|void| &void.shards);
             added.push(add_round(backends, store, spec, round, void).await?);
         }
-        let all = added.iter().map(|round| round.len() as u64).sum();
+        let all = added.iter().map(|round| round.len()).sum();
         progress.complete(&spec.run, all).await?;
         let counted = progress.counted(&spec.run).await?;
         // Bits and counts are lost together: where the bits are there still, the counts are those of all of them.

@@ -22,12 +22,6 @@ type Seen = BTreeMap<String, Value>;
 const IN_ORDER: Duration = Duration::from_secs(40);
 
 impl Watched {
-    /// Pauses the only run of a pool, and waits until that is known everywhere: nobody takes its dead letters any more.
-    pub(super) fn pause(&self, pool: &str, run: &str) {
-        self.fleet.run(&["pause", run]).expect(0);
-        self.until_any(&format!("diorama_pool_outstanding_shards{{pool=\"{pool}\"}} == 0"));
-    }
-
     /// Publishes a shard of a run that does not exist, which no worker can read.
     pub(super) fn publish_what_no_run_has(&self, pool: &str) {
         let runtime = tokio::runtime::Runtime::new().unwrap();

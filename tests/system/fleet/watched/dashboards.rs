@@ -76,17 +76,18 @@ fn missing(prometheus: &Prometheus, expression: &str) -> Vec<String> {
 
 #[test]
 fn every_panel_of_every_dashboard_has_data_on_a_fleet_that_has_seen_trouble() {
-    let watched = Watched::new(2, 3);
+    let watched = Watched::new(2, 4);
     let fleet = &watched.fleet;
     fleet.s3.set(Faults { refuse: 0.02, ..Faults::default() });
     // Half of this one's tasks fail, and are tried again.
     let _failing = watched.worker("busy", 0, "100", &["--synthetic-fail-rate", "0.5"]);
-    // This one's run is paused, and a message of a run that does not exist stays with the dead letters.
     let _idle = watched.worker("paused", 1, "100", &[]);
     let paused = watched.submit("paused", 800);
     fleet.until_done(&paused, 8);
-    watched.pause("paused", &paused);
-    watched.publish_what_no_run_has("paused");
+    fleet.run(&["pause", &paused]).expect(0);
+    // A pool without a run: nobody takes its dead letters.
+    let _unreadable = watched.worker("unreadable", 3, "20", &[]);
+    watched.publish_what_no_run_has("unreadable");
     // Nobody works for this one, and an alert says so.
     watched.submit("forsaken", 80);
     let _busy = watched.submit("busy", 8000);
