@@ -60,6 +60,27 @@ pub struct GeneratorInfo {
     pub batch_size: usize,
 }
 
+impl Record {
+    /// The record of a task's picture of which nothing more is known than what made it.
+    pub fn of(task: &Task, generator: &GeneratorInfo) -> Self {
+        Self {
+            version: 1,
+            custom_id: task.custom_id.clone(),
+            prompt: task.prompt.clone(),
+            prompt_truncated_to: None,
+            subjects: Vec::new(),
+            seed: task.seed,
+            reference: None,
+            settings: serde_json::json!({}),
+            generator: generator.clone(),
+            edits: Vec::new(),
+            mask_coverage: None,
+            warnings: Vec::new(),
+            task: task.clone(),
+        }
+    }
+}
+
 /// One subject.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SubjectRecord {

@@ -99,22 +99,15 @@ impl SyntheticGenerator {
             heatmaps: if masked { heatmaps.collect() } else { Vec::new() },
             mask: masked.then_some(Gray8 { width: side, height: side, data: mask }),
             record: Record {
-                version: 1,
-                custom_id: task.custom_id.clone(),
-                prompt: task.prompt.clone(),
-                prompt_truncated_to: None,
                 subjects: subjects
                     .iter()
                     .map(|text| SubjectRecord { text: text.clone(), positions: Vec::new() })
                     .collect(),
-                seed: task.seed,
                 reference,
                 settings: serde_json::json!({ "synthetic": true }),
-                generator: self.info.clone(),
-                edits: Vec::new(),
                 mask_coverage: masked.then_some(coverage),
                 warnings: vec!["synthetic picture: no model made it".to_owned()],
-                task: task.clone(),
+                ..Record::of(task, &self.info)
             },
         })
     }

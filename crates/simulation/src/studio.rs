@@ -46,21 +46,7 @@ impl Studio {
             overlay: None,
             heatmaps: Vec::new(),
             mask: None,
-            record: Record {
-                version: 1,
-                custom_id: task.custom_id.clone(),
-                prompt: task.prompt.clone(),
-                prompt_truncated_to: None,
-                subjects: Vec::new(),
-                seed: task.seed,
-                reference: None,
-                settings: serde_json::json!({}),
-                generator: self.info.clone(),
-                edits: Vec::new(),
-                mask_coverage: None,
-                warnings: Vec::new(),
-                task: task.clone(),
-            },
+            record: Record::of(task, &self.info),
         }
     }
 }

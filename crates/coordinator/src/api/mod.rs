@@ -45,7 +45,7 @@ pub use self::metrics::ApiMetrics;
 pub use self::problem::Problem;
 pub use self::submit::SubmitRequest;
 use self::turns::Turns;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Known};
 use crate::error::CoordinatorError;
 use crate::status::{RunStatus, status};
 
@@ -96,6 +96,12 @@ pub(crate) struct Opened {
     pub(crate) history: History,
 }
 
+impl From<(RunStore, Known)> for Opened {
+    fn from((store, Known { spec, history, .. }): (RunStore, Known)) -> Self {
+        Self { store, spec, history }
+    }
+}
+
 impl Opened {
     pub(crate) async fn status(&self, api: &Api) -> Result<RunStatus, CoordinatorError> {
         self.status_among(&Turns::new(api), api).await
@@ -133,19 +139,19 @@ impl Api {
     /// The run as it is now, where there is one.
     pub(crate) async fn open(&self, run: &RunId) -> Result<Option<Opened>, ObjectError> {
         let opened = self.catalogue.open(self.backends(), run).await?;
-        Ok(opened.map(|(store, known)| Opened { store, spec: known.spec, history: known.history }))
+        Ok(opened.map(Opened::from))
     }
 
     /// The same for who looks again and again: the store is asked only where there is news.
     pub(crate) async fn hear(&self, run: &RunId) -> Result<Option<Opened>, ObjectError> {
         let opened = self.catalogue.hear(self.backends(), run).await?;
-        Ok(opened.map(|(store, known)| Opened { store, spec: known.spec, history: known.history }))
+        Ok(opened.map(Opened::from))
     }
 
     /// The same for figures.
     pub(crate) async fn glance(&self, run: &RunId) -> Result<Option<Opened>, ObjectError> {
         let opened = self.catalogue.glance(self.backends(), run).await?;
-        Ok(opened.map(|(store, known)| Opened { store, spec: known.spec, history: known.history }))
+        Ok(opened.map(Opened::from))
     }
 
     /// The spec of a run, where there is one. It never changes, so the store is asked once.

@@ -15,3 +15,12 @@ pub(crate) mod serve;
 pub(crate) mod submit;
 pub(crate) mod verify;
 pub(crate) mod worker;
+
+use diorama_backends::blocking;
+
+use crate::exit::Failure;
+
+/// Does what blocks; a panic of it ends the command.
+async fn blocking<T: Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    blocking::run(step).await.map_err(Failure::permanent)
+}

@@ -46,21 +46,7 @@ impl FlatGenerator {
             overlay: masked.then(rgb),
             heatmaps: Vec::new(),
             mask: masked.then_some(Gray8 { width: SIDE, height: SIDE, data: mask }),
-            record: Record {
-                version: 1,
-                custom_id: task.custom_id.clone(),
-                prompt: task.prompt.clone(),
-                prompt_truncated_to: None,
-                subjects: Vec::new(),
-                seed: task.seed,
-                reference,
-                settings: serde_json::json!({}),
-                generator: self.info.clone(),
-                edits: Vec::new(),
-                mask_coverage: masked.then_some(0.5),
-                warnings: Vec::new(),
-                task: task.clone(),
-            },
+            record: Record { reference, mask_coverage: masked.then_some(0.5), ..Record::of(task, &self.info) },
         }
     }
 }

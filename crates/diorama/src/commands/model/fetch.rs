@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::super::blocking;
 use super::folder::{self, Files};
 use crate::exit::Failure;
 
@@ -86,15 +87,13 @@ fn absent(error: io::Error) -> io::Result<()> {
 
 /// Held until it is dropped, by whatever death.
 async fn lock(path: PathBuf) -> Result<File, Failure> {
-    let held = tokio::task::spawn_blocking({
-        let path = path.clone();
-        move || {
-            let file = File::create(&path)?;
-            file.lock()?;
-            Ok(file)
-        }
+    let at = path.clone();
+    let held = blocking(move || {
+        let file = File::create(at)?;
+        file.lock()?;
+        Ok(file)
     });
-    held.await.map_err(Failure::permanent)?.map_err(|error: io::Error| disk(&path, &error))
+    held.await?.map_err(|error| disk(&path, &error))
 }
 
 /// The files that a model is read from.
@@ -119,8 +118,8 @@ async fn already_there(
     wanted: &[ObjectMeta],
     expected: Option<&Sha256Hex>,
 ) -> Result<Fetched, Failure> {
-    let read = blocking(to, folder::read).await;
-    let (files, bytes) = read.map_err(|error| disk(to, &error))?;
+    let folder = to.to_owned();
+    let (files, bytes) = blocking(move || folder::read(&folder)).await?.map_err(|error| disk(to, &error))?;
     let sha256 = folder::digest_of(&files);
     let same = match expected {
         Some(expected) => sha256 == *expected,
@@ -148,14 +147,15 @@ async fn download(objects: &dyn Objects, part: &Path, wanted: &[ObjectMeta]) -> 
         }
     };
     let files: Files = stream::iter(wanted).map(one).buffer_unordered(AT_ONCE).try_collect().await?;
-    folder::keep_only(part, "", &files).map_err(|error| disk(part, &error))?;
+    folder::keep_only(part, &files).map_err(|error| disk(part, &error))?;
     Ok(files)
 }
 
 /// Downloads a file, unless it is there.
 async fn download_file(objects: &dyn Objects, file: &ObjectMeta, path: &Path) -> Result<Sha256Hex, Failure> {
     if path.metadata().is_ok_and(|there| there.len() == file.bytes) {
-        return blocking(path, folder::of_file).await.map_err(|error| disk(path, &error));
+        let there = path.to_owned();
+        return blocking(move || folder::of_file(&there)).await?.map_err(|error| disk(path, &error));
     }
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).map_err(|error| disk(folder, &error))?;
@@ -190,11 +190,6 @@ async fn download_file(objects: &dyn Objects, file: &ObjectMeta, path: &Path) ->
         tracing::warn!(file = file.key, problem = broken, "the download broke off; trying again");
     }
     Err(Failure::try_again(anyhow::anyhow!("{} cannot be downloaded: {broken}", file.key)))
-}
-
-async fn blocking<T: Send + 'static>(path: &Path, read: fn(&Path) -> io::Result<T>) -> io::Result<T> {
-    let path = path.to_owned();
-    tokio::task::spawn_blocking(move || read(&path)).await.map_err(io::Error::other)?
 }
 
 fn of_store(error: ObjectError) -> Failure {

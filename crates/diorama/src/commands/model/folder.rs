@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use diorama_core::id::Sha256Hex;
 use sha2::{Digest, Sha256};
@@ -19,39 +19,34 @@ pub(super) fn digest_of(files: &Files) -> Sha256Hex {
     Sha256Hex::of(lines.as_bytes())
 }
 
-/// The files below `folder`, and their bytes in all.
+/// The digests of the files below `folder`, and their bytes in all.
 pub(super) fn read(folder: &Path) -> io::Result<(Files, u64)> {
     let (mut files, mut bytes) = (Files::new(), 0);
-    add(folder, "", &mut files, &mut bytes)?;
+    for (name, path) in below(folder, "")? {
+        bytes += path.metadata()?.len();
+        files.insert(name, of_file(&path)?);
+    }
     Ok((files, bytes))
 }
 
-fn add(folder: &Path, before: &str, files: &mut Files, bytes: &mut u64) -> io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let path = format!("{before}{}", entry.file_name().to_string_lossy());
-        if entry.path().is_dir() {
-            add(&entry.path(), &format!("{path}/"), files, bytes)?;
-        } else {
-            *bytes += entry.metadata()?.len();
-            files.insert(path, of_file(&entry.path())?);
-        }
-    }
-    Ok(())
+/// Removes the files below `folder` that are not among `wanted`: what another try left.
+pub(super) fn keep_only(folder: &Path, wanted: &Files) -> io::Result<()> {
+    let mut others = below(folder, "")?.into_iter().filter(|(name, _)| !wanted.contains_key(name));
+    others.try_for_each(|(_, path)| std::fs::remove_file(path))
 }
 
-/// Removes the files below `folder` that are not among `wanted`: what another try left.
-pub(super) fn keep_only(folder: &Path, before: &str, wanted: &Files) -> io::Result<()> {
+/// The files below `folder`, with their paths in it, which begin with `before`.
+fn below(folder: &Path, before: &str) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        let path = format!("{before}{}", entry.file_name().to_string_lossy());
-        if entry.path().is_dir() {
-            keep_only(&entry.path(), &format!("{path}/"), wanted)?;
-        } else if !wanted.contains_key(&path) {
-            std::fs::remove_file(entry.path())?;
+        let name = format!("{before}{}", entry.file_name().to_string_lossy());
+        match entry.path() {
+            path if path.is_dir() => files.extend(below(&path, &format!("{name}/"))?),
+            path => files.push((name, path)),
         }
     }
-    Ok(())
+    Ok(files)
 }
 
 /// The digest of a file, read piece by piece.

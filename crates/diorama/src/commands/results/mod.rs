@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::wanted::{Wanted, WantedObjects, name_as_users_do};
+use super::blocking;
 use crate::cli::{Cli, Results};
 use crate::exit::{self, Failure};
 use crate::fleet::client::Client;
@@ -170,8 +171,4 @@ async fn fetch(client: &Client, path: &str, to: &Path, partial: bool) -> Result<
 
 fn disk(path: &Path, error: &std::io::Error) -> Failure {
     Failure::try_again(anyhow::anyhow!("{}: {error}", path.display()))
-}
-
-async fn blocking<T: Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(step).await.map_err(Failure::permanent)
 }

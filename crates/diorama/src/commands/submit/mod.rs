@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::references::upload_references;
 use self::rows::write_rows;
+use super::blocking;
 use super::run::{invalid, open};
 use crate::cli::{Cli, Submit};
 use crate::exit::{self, Failure};
@@ -217,10 +218,6 @@ fn tell(cli: &Cli, status: &RunStatus) -> Result<(), Failure> {
     ));
     output::line(&format!("follow it: diorama watch {}", status.run));
     Ok(())
-}
-
-async fn blocking<T: Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(step).await.map_err(Failure::permanent)
 }
 
 #[cfg(test)]
