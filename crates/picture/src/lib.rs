@@ -4,7 +4,9 @@
 
 mod background;
 mod codec;
+mod thumbnail;
 
 pub use background::Background;
 pub use codec::{PictureLimits, decode, encode_gray, encode_rgb, read_reference, reference_from_bytes};
 pub use image::ImageError;
+pub use thumbnail::thumbnail;

@@ -77,6 +77,7 @@ async fn holds_what_every_store_must_hold(new: impl Fn(&str) -> S3Objects) {
     conformance::a_local_file_becomes_an_object(&new("file")).await;
     conformance::no_key_leaves_the_root(&new("keys")).await;
     conformance::a_reader_gives_the_whole_object(&new("reader")).await;
+    conformance::a_range_is_read_without_the_rest(&new("range")).await;
     conformance::a_reader_never_sees_half_an_object(Arc::new(new("half"))).await;
 }
 

@@ -19,6 +19,10 @@ impl<S: Objects> Objects for Metered<S> {
         self.time("open", self.inner.open(key)).await
     }
 
+    async fn read_range(&self, key: &str, from: u64, length: u64) -> Result<Bytes, ObjectError> {
+        self.time("read_range", self.inner.read_range(key, from, length)).await
+    }
+
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {
         self.time("head", self.inner.head(key)).await
     }

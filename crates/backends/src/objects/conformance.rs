@@ -38,6 +38,19 @@ pub async fn a_reader_gives_the_whole_object(store: &dyn Objects) {
     assert_eq!(store.open("a/none").await.err().unwrap().kind, ObjectErrorKind::NotFound);
 }
 
+/// A range is exactly those bytes, fewer at the object's end, none behind it.
+pub async fn a_range_is_read_without_the_rest(store: &dyn Objects) {
+    let content: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
+    store.put("a/ranged", content.clone().into()).await.unwrap();
+    for (from, length) in [(0, 10), (99_990, 10), (5, 70_000), (99_990, 100), (100_000, 5), (200_000, 5), (7, 0)] {
+        let read = store.read_range("a/ranged", from, length).await.unwrap();
+        let (from, end) = (content.len().min(from as usize), content.len().min((from + length) as usize));
+        assert!(read == content[from..end], "{from}..{end}: {} bytes", read.len());
+    }
+    let absent = store.read_range("a/absent", 0, 10).await.unwrap_err();
+    assert_eq!(absent.kind, ObjectErrorKind::NotFound);
+}
+
 /// Absence is `NotFound` to `get`, `None` to `head`, no error to `delete`, and follows a `delete`.
 pub async fn what_is_not_there_is_said_to_be_not_there(store: &dyn Objects) {
     assert_eq!(store.get("a/b").await.unwrap_err().kind, ObjectErrorKind::NotFound);

@@ -92,6 +92,10 @@ impl<O: Objects> Objects for FaultyObjects<O> {
         faulty!(self, "open", key, self.inner.open(key))
     }
 
+    async fn read_range(&self, key: &str, from: u64, length: u64) -> Result<Bytes, ObjectError> {
+        faulty!(self, "read_range", key, self.inner.read_range(key, from, length))
+    }
+
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {
         faulty!(self, "head", key, self.inner.head(key))
     }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "a suite panics where a guarantee is broken")]
@@ -73,6 +73,12 @@ pub trait Objects: Send + Sync {
     /// [`ObjectErrorKind::NotFound`] where there is none. A reader sees one version of the object or fails.
     async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError>;
 
+    /// Bytes `from..from + length` of the object, fewer where it ends before; [`ObjectErrorKind::NotFound`] where there
+    /// is none.
+    async fn read_range(&self, key: &str, from: u64, length: u64) -> Result<Bytes, ObjectError> {
+        range_by_reading(self, key, from, length).await
+    }
+
     /// Whether the object is there, and how long it is.
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError>;
 
@@ -107,6 +113,23 @@ pub trait Objects: Send + Sync {
     async fn abort_stale_uploads(&self, _prefix: &str, _older_than: Duration) -> Result<u64, ObjectError> {
         Ok(0)
     }
+}
+
+/// A range of an object, where the store reads from the beginning only.
+async fn range_by_reading<O: Objects + ?Sized>(
+    objects: &O,
+    key: &str,
+    from: u64,
+    length: u64,
+) -> Result<Bytes, ObjectError> {
+    let mut body = objects.open(key).await?.body;
+    let mut read = Vec::new();
+    let skipped = async {
+        tokio::io::copy(&mut (&mut body).take(from), &mut tokio::io::sink()).await?;
+        body.take(length).read_to_end(&mut read).await
+    };
+    skipped.await.map_err(|error| ObjectError::io("reading", key.to_owned(), &error))?;
+    Ok(read.into())
 }
 
 /// Removes objects one by one, several at a time.

@@ -97,6 +97,10 @@ impl<O: Objects> Objects for Retrying<O> {
         self.patience.exhaust(|| self.inner.open(key)).await
     }
 
+    async fn read_range(&self, key: &str, from: u64, length: u64) -> Result<Bytes, ObjectError> {
+        self.patience.exhaust(|| self.inner.read_range(key, from, length)).await
+    }
+
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {
         self.patience.exhaust(|| self.inner.head(key)).await
     }

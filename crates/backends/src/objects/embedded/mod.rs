@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -200,6 +200,18 @@ impl Objects for FolderObjects {
         });
         let (bytes, file) = opened.await?;
         Ok(ObjectReader { bytes, body: Box::pin(tokio::fs::File::from_std(file)) })
+    }
+
+    async fn read_range(&self, key: &str, from: u64, length: u64) -> Result<Bytes, ObjectError> {
+        let path = self.path(key)?;
+        self.blocking("reading", path.display().to_string(), move |_| {
+            let mut file = File::open(path)?;
+            file.seek(SeekFrom::Start(from))?;
+            let mut read = Vec::new();
+            file.take(length).read_to_end(&mut read)?;
+            Ok(read.into())
+        })
+        .await
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {

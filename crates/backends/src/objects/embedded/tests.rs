@@ -44,6 +44,7 @@ async fn a_local_file_becomes_an_object() {
 #[tokio::test]
 async fn a_reader_gives_the_whole_object_and_the_version_that_it_opened() {
     with_store(async |store| conformance::a_reader_gives_the_whole_object(&store).await).await;
+    with_store(async |store| conformance::a_range_is_read_without_the_rest(&store).await).await;
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ use aws_sdk_s3::config::{
     StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::{AggregatedBytes, DateTime};
+use aws_sdk_s3::primitives::{AggregatedBytes, ByteStream, DateTime};
 use aws_smithy_http_client::tls;
 use bytes::Bytes;
 use diorama_core::causes;
@@ -202,6 +202,13 @@ impl S3Objects {
         answer.map_err(|error| self.error(doing, key, error))
     }
 
+    async fn collected(&self, key: &str, body: ByteStream) -> Result<Bytes, ObjectError> {
+        body.collect().await.map(AggregatedBytes::into_bytes).map_err(|error| {
+            let problem = format!("the answer broke off: {}", causes::in_one_line(&error));
+            ObjectError::new(ObjectErrorKind::Transient, "reading", self.name(key), problem).caused_by(error)
+        })
+    }
+
     /// What a request that sends `bytes` bytes needs beside the rest: time.
     fn time_for(&self, bytes: u64) -> Builder {
         let attempt = self.answer + Duration::from_secs(bytes / SLOWEST);
@@ -241,17 +248,33 @@ fn length(bytes: Option<i64>) -> u64 {
 impl Objects for S3Objects {
     async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
         let got = self.client.get_object().bucket(&self.bucket).key(self.full(key)?).send().await;
-        let collected = self.answered("reading", key, got)?.body.collect().await;
-        collected.map(AggregatedBytes::into_bytes).map_err(|error| {
-            let problem = format!("the answer broke off: {}", causes::in_one_line(&error));
-            ObjectError::new(ObjectErrorKind::Transient, "reading", self.name(key), problem).caused_by(error)
-        })
+        self.collected(key, self.answered("reading", key, got)?.body).await
     }
 
     async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError> {
         let got = self.client.get_object().bucket(&self.bucket).key(self.full(key)?).send().await;
         let got = self.answered("reading", key, got)?;
         Ok(ObjectReader { bytes: length(got.content_length()), body: Box::pin(got.body.into_async_read()) })
+    }
+
+    async fn read_range(&self, key: &str, from: u64, length: u64) -> Result<Bytes, ObjectError> {
+        let Some(last) = length.checked_sub(1).and_then(|more| from.checked_add(more)) else {
+            return Ok(Bytes::new());
+        };
+        let get = self.client.get_object().bucket(&self.bucket).key(self.full(key)?);
+        let got = match get.range(format!("bytes={from}-{last}")).send().await {
+            // It begins behind the end.
+            Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 416) => {
+                return Ok(Bytes::new());
+            }
+            got => self.answered("reading", key, got)?,
+        };
+        let is_whole = got.content_range().is_none();
+        let bytes = self.collected(key, got.body).await?;
+        // A store that knows no ranges gives everything.
+        let skipped = if is_whole { bytes.len().min(usize::try_from(from).unwrap_or(usize::MAX)) } else { 0 };
+        let end = bytes.len().min(skipped.saturating_add(usize::try_from(length).unwrap_or(usize::MAX)));
+        Ok(bytes.slice(skipped..end))
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ObjectError> {

@@ -1,0 +1,62 @@
+//! Small pictures of large ones, for pages.
+
+use diorama_core::outcome::TaskError;
+use image::RgbImage;
+use image::codecs::jpeg::JpegEncoder;
+
+use crate::codec::{PictureLimits, decode};
+
+/// JPEG's scale of 1 to 100: at this, a mask's edges are still sharp.
+const QUALITY: u8 = 88;
+
+/// A picture that is at most `width` pixels wide, its proportions kept, as JPEG. A narrower one keeps its size.
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn thumbnail(bytes: &[u8], width: u32, limits: &PictureLimits) -> Result<Vec<u8>, TaskError> {
+    let picture = decode(bytes, limits)?;
+    // A decoded picture has as many bytes as its size says.
+    let picture = RgbImage::from_raw(picture.width, picture.height, picture.data).unwrap_or_default();
+    let small = match picture.width() > width.max(1) {
+        true => {
+            let width = width.max(1);
+            let height = (u64::from(picture.height()) * u64::from(width) / u64::from(picture.width())).max(1);
+            image::imageops::thumbnail(&picture, width, u32::try_from(height).unwrap_or(u32::MAX))
+        }
+        false => picture,
+    };
+    let mut encoded = Vec::new();
+    // Into memory this cannot fail.
+    let _ = JpegEncoder::new_with_quality(&mut encoded, QUALITY).encode_image(&small);
+    Ok(encoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use diorama_core::picture::Rgb8;
+
+    use super::*;
+    use crate::encode_rgb;
+
+    #[test]
+    fn a_thumbnail_is_as_wide_as_was_asked_and_keeps_its_proportions() {
+        let picture = |width: u32, height: u32| {
+            let data = (0..width * height).flat_map(|n| [(n % width * 255 / width) as u8, 128, 30]).collect();
+            encode_rgb(&Rgb8 { width, height, data }).unwrap()
+        };
+        let size = |width: u32, height: u32, asked: u32| {
+            let small = thumbnail(&picture(width, height), asked, &PictureLimits::default()).unwrap();
+            let small = decode(&small, &PictureLimits::default()).unwrap();
+            (small.width, small.height)
+        };
+        assert_eq!(size(512, 256, 128), (128, 64));
+        assert_eq!(size(64, 64, 256), (64, 64), "it is never made larger");
+        assert_eq!(size(300, 1, 100), (100, 1));
+        assert_eq!(size(10, 10, 0), (1, 1));
+        let small = thumbnail(&picture(512, 512), 128, &PictureLimits::default()).unwrap();
+        let small = decode(&small, &PictureLimits::default()).unwrap();
+        let red = |x: usize| i32::from(small.data[(64 * 128 + x) * 3]);
+        assert!((red(32) - 64).abs() < 8 && (red(96) - 191).abs() < 8, "{} {}", red(32), red(96));
+        thumbnail(b"no picture", 128, &PictureLimits::default()).unwrap_err();
+    }
+}
