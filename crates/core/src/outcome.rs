@@ -141,6 +141,7 @@ impl Outcome {
 
 /// The outcome of one task, as it stands in commit markers and, one a line, in `results.jsonl` and `errors.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Flat")]
 pub struct TaskOutcome {
     /// The task's place in the manifest.
     pub task: TaskIndex,
@@ -151,6 +152,56 @@ pub struct TaskOutcome {
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
+}
+
+/// A [`TaskOutcome`] as it is written: one object, `status` saying which fields there are. Read like this, field by field,
+/// because serde reads what is flattened and tagged through a copy of all of it, and ten million are read at a run's end.
+#[derive(Deserialize)]
+struct Flat {
+    task: TaskIndex,
+    custom_id: CustomId,
+    seed: Seed,
+    status: Status,
+    #[serde(default)]
+    archive: Option<String>,
+    files: Option<BTreeMap<String, FileRef>>,
+    #[serde(default)]
+    mask_coverage: Option<f64>,
+    #[serde(default)]
+    scores: BTreeMap<String, f64>,
+    #[serde(default)]
+    warnings: Vec<String>,
+    code: Option<ErrorCode>,
+    message: Option<String>,
+    retryable: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Done,
+    Failed,
+}
+
+impl TryFrom<Flat> for TaskOutcome {
+    type Error = String;
+
+    fn try_from(flat: Flat) -> Result<Self, String> {
+        let Flat { task, custom_id, seed, status, archive, files, mask_coverage, scores, warnings, .. } = flat;
+        let missing = |field: &str| format!("the outcome of {custom_id} has no {field}");
+        let outcome = match status {
+            Status::Done => {
+                let files = files.ok_or_else(|| missing("files"))?;
+                Outcome::Done { archive, files, mask_coverage, scores, warnings }
+            }
+            Status::Failed => Outcome::Failed(TaskError {
+                code: flat.code.ok_or_else(|| missing("code"))?,
+                message: flat.message.ok_or_else(|| missing("message"))?,
+                retryable: flat.retryable.ok_or_else(|| missing("retryable"))?,
+            }),
+        };
+        Ok(Self { task, custom_id, seed, outcome })
+    }
 }
 
 #[cfg(test)]
@@ -177,5 +228,33 @@ mod tests {
         let json = serde_json::to_string(&outcome).unwrap();
         assert_eq!(serde_json::from_str::<TaskOutcome>(&json).unwrap(), outcome);
         assert!(json.contains(r#""status":"failed""#) && json.contains(r#""code":"model_error""#), "{json}");
+        let file = FileRef { path: "a.png".to_owned(), sha256: Sha256Hex::of(b"a"), bytes: 1 };
+        let done = Outcome::Done {
+            archive: Some("shards/x.tar".to_owned()),
+            files: [("image".to_owned(), file)].into(),
+            mask_coverage: Some(0.25),
+            scores: [("background_psnr".to_owned(), 31.5)].into(),
+            warnings: vec!["an empty mask".to_owned()],
+        };
+        let outcome = TaskOutcome { outcome: done, ..outcome };
+        let json = serde_json::to_string(&outcome).unwrap();
+        assert_eq!(serde_json::from_str::<TaskOutcome>(&json).unwrap(), outcome);
+    }
+
+    #[test]
+    fn an_outcome_without_what_its_status_needs_is_refused_with_its_name() {
+        let read = |rest: &str| {
+            let json = format!("{{\"task\":3,\"custom_id\":\"a\",\"seed\":7,{rest}}}");
+            serde_json::from_str::<TaskOutcome>(&json).map_err(|error| error.to_string())
+        };
+        for (rest, missing) in [
+            (r#""status":"done""#, "a has no files"),
+            (r#""status":"failed","message":"busy","retryable":true"#, "a has no code"),
+            (r#""status":"failed","code":"model_error","message":"busy""#, "a has no retryable"),
+        ] {
+            assert!(read(rest).unwrap_err().contains(missing), "{rest}");
+        }
+        assert!(read(r#""status":"gone""#).is_err() && read(r#""files":{}"#).is_err());
+        assert!(read(r#""status":"done","files":{},"later":1"#).is_ok(), "what a later version adds is passed over");
     }
 }
