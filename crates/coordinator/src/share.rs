@@ -45,6 +45,8 @@ struct Demand {
     stands: Standing,
     /// When it said that; `None` before it did.
     said: Option<Instant>,
+    /// When it joined.
+    joined: Instant,
     /// What it counts as having had when it came, for its weight: as much as the others.
     came_with: f64,
     /// Since when it has waited with nothing out.
@@ -57,6 +59,11 @@ impl Demand {
     /// Whether it competes for what is free.
     fn competes(&self, now: Instant) -> bool {
         self.stands.wants && self.said.is_some_and(|said| now.duration_since(said) < SILENT)
+    }
+
+    /// Whether it has just joined and has yet to say how it stands: what is free is not all given to whoever speaks first.
+    fn is_new(&self, now: Instant) -> bool {
+        self.said.is_none() && now.saturating_duration_since(self.joined) < SILENT
     }
 
     /// Shards that it has had for its weight.
@@ -124,6 +131,7 @@ impl Shares {
             weight,
             stands,
             said: None,
+            joined: Instant::now(),
             came_with: 0.0,
             idle_since: None,
             has_its_one: false,
@@ -167,7 +175,8 @@ impl Share {
         if !wants {
             return nothing;
         }
-        let equals = rivals().filter(|(_, rival)| rival.priority == own.priority);
+        let equals = in_pool().filter(|(_, rival)| rival.competes(now) || rival.is_new(now));
+        let equals = equals.filter(|(_, rival)| rival.priority == own.priority);
         let mut next: Vec<_> = equals.map(|(run, rival)| (rival.gets(), rival.weight, run)).collect();
         // What is free goes, shard by shard, to whoever would have had the least with it; the others fetch theirs.
         let with = |(gets, weight, _): &(f64, u32, &RunId)| gets + 1.0 / f64::from(*weight);
@@ -297,7 +306,8 @@ mod tests {
         let (shares, now) = (Shares::new(256), Instant::now());
         let runs: Vec<Share> = (0..50).map(|run| share(&shares, &format!("r{run}"), 0, 1)).collect();
         for share in &runs {
-            share.turn(stands(true, 0, 0), now);
+            let room = share.turn(stands(true, 0, 0), now).room;
+            assert!((5..=6).contains(&room), "whoever speaks first leaves the others theirs: {room}");
         }
         // The queue: what was published first is made first.
         let (mut out, mut made, mut queue) = (vec![0; runs.len()], vec![0; runs.len()], VecDeque::new());
@@ -320,11 +330,14 @@ mod tests {
     #[tokio::test]
     async fn who_comes_later_is_neither_behind_nor_ahead_and_an_odd_weight_gets_its_exact_part() {
         let (shares, now) = (Shares::new(48), Instant::now());
-        let (first, second) = (share(&shares, "first", 0, 1), share(&shares, "second", 0, 6));
+        let mut runs = vec![share(&shares, "first", 0, 1)];
         let (mut out, mut made, mut queue) = ([0; 2], [1000, 0], VecDeque::new());
         let mut begun = [0; 2];
         for all in 0..2000 {
-            for (run, share) in [&first, &second].into_iter().enumerate().take(if all < 500 { 1 } else { 2 }) {
+            if all == 500 {
+                runs.push(share(&shares, "second", 0, 6));
+            }
+            for (run, share) in runs.iter().enumerate() {
                 let stands = |out| Standing { made: made[run], ..stands(true, out, out) };
                 let room = share.turn(stands(out[run]), now).room;
                 out[run] += room;
@@ -343,7 +356,8 @@ mod tests {
     async fn weights_share_the_window_and_who_wants_nothing_takes_no_part() {
         let (shares, now) = (Shares::new(12), Instant::now());
         let (light, heavy) = (share(&shares, "light", 0, 1), share(&shares, "heavy", 0, 3));
-        assert_eq!(light.turn(stands(true, 0, 0), now).room, 12, "nobody else wants");
+        assert_eq!(light.turn(stands(true, 0, 0), now).room, 3, "the other one has just joined");
+        assert_eq!(light.turn(stands(true, 0, 0), now + SILENT * 2).room, 12, "and wants nothing");
         assert_eq!(heavy.turn(stands(true, 0, 0), now).room, 9);
         assert_eq!(light.turn(stands(true, 0, 0), now).room, 3);
         heavy.turn(stands(false, 9, 9), now);
