@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -103,6 +103,11 @@ impl Process {
     /// Its input, once, where it has one.
     pub fn input(&mut self) -> Option<ChildStdin> {
         self.child.stdin.take()
+    }
+
+    /// What it says, once, where its command has a pipe for that.
+    pub fn answers(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
     }
 
     fn pid(&self) -> Pid {

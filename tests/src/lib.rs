@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot start its services stops there, and says why")]
 
+pub mod browser;
 pub mod children;
 pub mod http;
 pub mod services;

@@ -8,6 +8,7 @@ mod blobs;
 mod catalogue;
 mod config;
 mod coordinator;
+mod dashboard;
 mod delete;
 mod ending;
 mod error;

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::config::CoordinatorConfig;
 use crate::error::CoordinatorError;
-use crate::failures::bury_dead_letters;
+use crate::failures::{bury_dead_letters, pause};
 use crate::plan::{Plan, Publish};
 use crate::reconcile::catch_up;
 use crate::share::Turn;
@@ -53,6 +53,20 @@ pub(crate) enum Looked {
     Decided,
 }
 
+/// Why a run is paused whose owner allows fewer failures. Always the same words: whoever resumes it after them wants it
+/// to go on all the same.
+const TOO_MANY_FAILED: &str = "more tasks failed than --stop-if allows; look at them on the run's page, then resume the \
+                               run, which goes on without that limit, or cancel it";
+
+/// The tasks that have an outcome, as they were counted last.
+#[derive(Debug, Clone, Copy, Default)]
+struct Outcomes {
+    /// Those that failed, also if they will be tried again.
+    failed: u64,
+    /// All of them.
+    settled: u64,
+}
+
 /// A round being pumped.
 pub(crate) struct Pump<'a> {
     backends: &'a Backends,
@@ -69,6 +83,7 @@ pub(crate) struct Pump<'a> {
     /// When the markers were listed last.
     listed_at: Option<Instant>,
     gauge: Gauge,
+    outcomes: Outcomes,
     /// When the store itself was asked last: for decisions, and for markers.
     decisions_at: Instant,
     markers_at: Option<Instant>,
@@ -101,6 +116,7 @@ impl<'a> Pump<'a> {
             committed: ShardSet::default(),
             listed_at: None,
             gauge,
+            outcomes: Outcomes::default(),
             decisions_at: Instant::now(),
             markers_at: None,
             heard_at: None,
@@ -125,6 +141,12 @@ impl<'a> Pump<'a> {
         let wanted = history.state().unwrap_or(RunState::Cancelled);
         if self.committed.len() >= u64::from(self.round.shards) {
             return Ok(Looked::Committed);
+        }
+        if wanted == RunState::Running && self.has_too_many_failures(history) {
+            pause(self.backends, self.store, &self.spec.run, &self.config.name, TOO_MANY_FAILED).await?;
+            // What was decided is heard at once.
+            self.heard_at = None;
+            return Ok(Looked::GoesOn);
         }
         match wanted {
             RunState::Paused => self.plan.pause(self.holders_known(), now),
@@ -245,6 +267,8 @@ impl<'a> Pump<'a> {
         }
         let state = history.state().unwrap_or(RunState::Cancelled);
         let told = self.gauge.read(now, self.spec, state, &self.round, counted.counts, &holders);
+        let failed = told.failed + told.retrying;
+        self.outcomes = Outcomes { failed, settled: counted.counts.done + failed };
         self.watchers.send_if_modified(|last| {
             let changed = *last != told;
             *last = told;
@@ -252,6 +276,14 @@ impl<'a> Pump<'a> {
         });
         let of_this_round = holders.into_iter().filter(|(shard, _)| shard.round == self.round.round);
         Ok(Ok(of_this_round.map(|(shard, holder)| (shard.index, holder.attempt)).collect()))
+    }
+
+    /// Whether more tasks failed than the run's owner allows, who has not had it go on all the same. While the progress
+    /// service is away, nobody counts.
+    fn has_too_many_failures(&self, history: &History) -> bool {
+        let Some(stop) = self.spec.stop_if.filter(|_| self.holders_known()) else { return false };
+        let Outcomes { failed, settled } = self.outcomes;
+        stop.is_met(failed, settled, self.spec.tasks) && !history.was_resumed_after(TOO_MANY_FAILED)
     }
 
     /// Whether the progress service answered last.

@@ -128,11 +128,12 @@ impl RunStatus {
 }
 
 /// What the progress service says of a run.
-struct Live {
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Live {
     counts: Counts,
     complete: bool,
-    holders: Vec<(ShardId, Holder)>,
-    throughput: Throughput,
+    pub(crate) holders: Vec<(ShardId, Holder)>,
+    pub(crate) throughput: Throughput,
 }
 
 /// Reads how the run in `store` stands, whose log is `history`.
@@ -166,17 +167,18 @@ pub async fn status(
     Ok(status)
 }
 
-/// The same without a request to the store: fails where the progress service does.
+/// The same without a request to the store, and what it comes from where the run has not ended: fails where the progress
+/// service does.
 pub(crate) async fn live_status(
     backends: &Backends,
     spec: &RunSpec,
     history: &History,
-) -> Result<RunStatus, CoordinatorError> {
+) -> Result<(RunStatus, Option<Live>), CoordinatorError> {
     let mut status = by_log(spec, history)?;
-    if let Some(round) = history.last_round().filter(|_| history.ended().is_none()) {
-        add(&mut status, &live(backends, &spec.run).await?, history, round);
-    }
-    Ok(status)
+    let Some(round) = history.last_round().filter(|_| history.ended().is_none()) else { return Ok((status, None)) };
+    let live = live(backends, &spec.run).await?;
+    add(&mut status, &live, history, round);
+    Ok((status, Some(live)))
 }
 
 /// What the log says.

@@ -23,4 +23,5 @@ pub mod round;
 pub mod run;
 pub mod settings;
 pub mod shards;
+pub mod stop;
 pub mod task;

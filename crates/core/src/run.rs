@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Pool, RunId, Seed};
 use crate::retry::RetryPolicy;
 use crate::settings::{Method, Settings};
+use crate::stop::StopIf;
 
 /// How pictures are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::VariantNames)]
@@ -69,6 +70,9 @@ pub struct RunSpec {
     pub invalid_rows: u64,
     /// When failed tasks are tried again.
     pub retry: RetryPolicy,
+    /// The failures at which it is paused. `None`: it goes on, however many tasks fail.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stop_if: Option<StopIf>,
     /// The model that the run was checked with: its pictures come from no other one. `None`: the first worker that
     /// takes up the run binds it to its own, in the run's log.
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -58,6 +58,7 @@ fn start(cli: Cli) -> Result<u8, Failure> {
             Command::Worker(_) => commands::worker::run(&cli, drain).await,
             Command::Submit(ref command) => commands::submit::run(command, &cli, drain).await,
             Command::Status(ref command) => commands::runs::status(command, &cli).await,
+            Command::Open(ref command) => commands::open::run(command, &cli).await,
             Command::Watch(ref command) => commands::runs::watch_command(command, &cli).await,
             Command::Pause(ref command) => commands::runs::change("pause", command, &cli).await,
             Command::Resume(ref command) => commands::runs::change("resume", command, &cli).await,

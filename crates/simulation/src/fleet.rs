@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use diorama_coordinator::api::{Api, ApiConfig, ApiMetrics, router};
+use diorama_coordinator::api::{Api, ApiConfig, ApiMetrics, Role, router};
 use diorama_coordinator::{CoordinatorConfig, Grace, Service, ServiceConfig, Shares};
 use diorama_core::id::Pool;
 use diorama_core::run::ModelIdentity;
@@ -103,6 +103,7 @@ impl Fleet {
             reference_root: None,
             plain_http: false,
             tokens: None,
+            role_without_tokens: Role::Admin,
             max_manifest_bytes: 1 << 20,
             max_blob_bytes: 1 << 20,
             leading,

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::reference::Remote;
 use crate::runs::{HEARD_WITHIN, Known, Runs, Wish};
 use crate::scratch::Scratch;
+use crate::vitals::Pulse;
 
 /// Shards in flight: one on the device, one being prepared or stored.
 pub(crate) const IN_FLIGHT: u32 = 2;
@@ -64,6 +65,8 @@ pub struct WorkerConfig {
     pub on_outage: OnOutage,
     /// The worker ends in good order after this long without a shard.
     pub max_idle: Option<Duration>,
+    /// How long the model took to load, where it was timed.
+    pub model_load: Option<Duration>,
     /// Counts for Prometheus.
     pub metrics: Option<Metrics>,
 }
@@ -92,6 +95,7 @@ impl WorkerConfig {
             heard_within: HEARD_WITHIN,
             on_outage: OnOutage::End,
             max_idle: None,
+            model_load: None,
             metrics: None,
         }
     }
@@ -132,6 +136,7 @@ pub(crate) struct Context {
     /// Whose batches go to the device: one shard's at a time, so that the first finishes first.
     pub(crate) turn: Semaphore,
     report: Mutex<WorkerReport>,
+    pub(crate) pulse: Pulse,
     pub(crate) holding: Arc<Holding>,
     pub(crate) runs: Runs,
 }
@@ -141,6 +146,7 @@ impl Context {
         let holding = Holding::new(backends.progress.clone(), config.heartbeat * 3, config.metrics.clone());
         Self {
             model: ModelIdentity::from(device.info()),
+            pulse: Pulse::new(config.model_load),
             backends,
             device,
             config,

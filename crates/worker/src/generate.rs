@@ -104,6 +104,7 @@ impl Generation<'_> {
     }
 
     fn add(&mut self, finished: Finished) {
+        self.context.pulse.worked(finished.device_seconds);
         self.context.measure(|metrics| metrics.device(finished.device_seconds));
         self.made.add(finished);
     }

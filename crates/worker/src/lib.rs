@@ -30,6 +30,7 @@ mod shard;
 mod sink;
 #[cfg(test)]
 mod tests;
+mod vitals;
 mod work;
 
 pub use context::{Layout, OnOutage, WorkerConfig, WorkerReport};

@@ -150,6 +150,7 @@ async fn heartbeat(context: Arc<Context>) {
             identity: context.model.clone(),
             device: info.device.clone(),
             done: context.report().pictures,
+            vitals: context.pulse.take(context.report().pictures),
         };
         if let Err(error) = context.backends.progress.heartbeat(&heartbeat, interval * 3).await {
             tracing::warn!(worker = %context.config.worker, %error, "the heartbeat could not be sent");

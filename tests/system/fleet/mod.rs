@@ -25,6 +25,7 @@ use crate::case::{Case, End, end, until};
 mod commands;
 mod coordinators;
 mod crashes;
+mod dashboard;
 mod doctor;
 mod freezes;
 mod messages;

@@ -7,7 +7,9 @@ use diorama_core::id::{AttemptId, CustomId, Pool, Round, RunId, Seed, ShardId, T
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
 use diorama_core::run::{ModelIdentity, RunState};
 
-use super::{Counted, Counts, Head, Heartbeat, Holder, Progress, RECENT_FAILURES, THROUGHPUT_SECONDS, WorkerState};
+use super::{
+    Counted, Counts, Head, Heartbeat, Holder, Progress, RECENT_FAILURES, THROUGHPUT_SECONDS, Vitals, WorkerState,
+};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -90,6 +92,7 @@ pub async fn a_holder_is_seen_until_it_releases_commits_or_falls_silent(progress
 /// Workers appear with their heartbeat and disappear without it.
 pub async fn a_silent_worker_is_forgotten(progress: &dyn Progress) {
     let heartbeat = |worker: &str, state: WorkerState| Heartbeat {
+        vitals: Vitals { device_share: Some(0.5), memory_bytes: Some(1 << 30), ..Vitals::default() },
         worker: WorkerId::new(worker).unwrap(),
         pool: Pool::new("default").unwrap(),
         state,

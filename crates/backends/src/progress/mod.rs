@@ -13,6 +13,7 @@ use diorama_core::id::{AttemptId, Pool, Round, RunId, ShardId, WorkerId};
 use diorama_core::outcome::TaskOutcome;
 use diorama_core::run::{ModelIdentity, RunState};
 use diorama_core::shards::ShardSet;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::kind::{Cause, ErrorKind};
@@ -117,7 +118,7 @@ pub struct Holder {
 }
 
 /// A worker's heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
     pub worker: WorkerId,
     /// The pool that it serves.
@@ -130,6 +131,29 @@ pub struct Heartbeat {
     pub device: String,
     /// Pictures that it committed since it started.
     pub done: u64,
+    /// How its process does.
+    #[serde(flatten, default)]
+    pub vitals: Vitals,
+}
+
+/// How a worker's process does, as far as it knows.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Vitals {
+    /// When it was ready to work, by its clock.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// Seconds that its model took to load.
+    #[serde(default)]
+    pub model_load_seconds: Option<f64>,
+    /// The share of the last minute in which its device had a batch, 0 to 1.
+    #[serde(default)]
+    pub device_share: Option<f64>,
+    /// Pictures that it committed a second, over the last minute.
+    #[serde(default)]
+    pub pictures_per_second: Option<f64>,
+    /// Memory of its process that is resident, in bytes.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
 }
 
 /// What a worker does.

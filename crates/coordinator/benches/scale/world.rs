@@ -9,7 +9,7 @@ use axum::http::{Request, StatusCode};
 use bytes::Bytes;
 use diorama_backends::progress::embedded::EmbeddedProgress;
 use diorama_backends::queue::embedded::EmbeddedQueue;
-use diorama_coordinator::api::{Api, ApiConfig, ApiMetrics, router};
+use diorama_coordinator::api::{Api, ApiConfig, ApiMetrics, Role, router};
 use diorama_coordinator::{CoordinatorConfig, Grace, Service, ServiceConfig, Shares};
 use diorama_core::id::{AttemptId, Pool, Round, RunId, Seed, Sha256Hex, ShardId};
 use diorama_core::key::{ObjectKey, SharedKey};
@@ -65,6 +65,7 @@ pub(crate) fn spec(run: &str, tasks: u64, shard_size: u32) -> RunSpec {
         tasks,
         invalid_rows: 0,
         retry: RetryPolicy { max_rounds: 2, delay_seconds: 0.0, poison_after: 2 },
+        stop_if: None,
         model: Some(ModelIdentity { sha256: "0".repeat(64), dtype: "f32".to_owned() }),
     }
 }
@@ -155,6 +156,7 @@ impl World {
             reference_root: None,
             plain_http: false,
             tokens: None,
+            role_without_tokens: Role::Admin,
             max_manifest_bytes: 1 << 30,
             max_blob_bytes: 1 << 20,
             leading: watch::channel(true).1,

@@ -1,5 +1,6 @@
 //! Who may do what: bearer tokens with a role each, known by their digests only.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::token::Caller;
-use super::{Problem, Shared};
+use super::{Problem, Shared, session};
 
 /// What a token allows; each role includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,7 +85,7 @@ impl Tokens {
         Ok(changed)
     }
 
-    fn caller(&self, token: &str, now: Timestamp) -> Result<Caller, Problem> {
+    pub(super) fn caller(&self, token: &str, now: Timestamp) -> Result<Caller, Problem> {
         let digest = Sha256Hex::of(token.as_bytes());
         let unknown = || Problem::new(401, "unknown_token", "unknown token");
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
@@ -109,19 +110,14 @@ fn read(path: &Path) -> Result<Known, TokensError> {
 /// Lets a request through where its token's role is high enough: reading needs viewer, deleting admin, everything else
 /// submitter.
 pub(super) async fn check(State(api): State<Shared>, mut request: Request, next: Next) -> Response {
-    let Some(tokens) = &api.config.tokens else {
-        request.extensions_mut().insert(Caller { name: None, role: Role::Admin });
-        return next.run(request).await;
-    };
     let wanted = match *request.method() {
-        Method::GET | Method::HEAD => Role::Viewer,
+        _ if is_safe(request.method()) => Role::Viewer,
         Method::DELETE => Role::Admin,
         _ => Role::Submitter,
     };
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let caller = match given.and_then(|value| value.strip_prefix("Bearer ")) {
-        Some(token) => tokens.caller(token.trim(), clock::now()),
-        None => Err(Problem::new(401, "missing_token", "send a token: Authorization: Bearer TOKEN")),
+    let caller = match &api.config.tokens {
+        Some(tokens) => identify(tokens, &request),
+        None => check_local(&request).map(|()| Caller { name: None, role: api.config.role_without_tokens }),
     };
     match caller {
         Ok(caller) if caller.role >= wanted => {
@@ -129,15 +125,65 @@ pub(super) async fn check(State(api): State<Shared>, mut request: Request, next:
             next.run(request).await
         }
         Ok(Caller { role, .. }) => {
-            let message = format!("this needs the role {wanted:?}, and the token has {role:?}").to_lowercase();
+            let message = format!("this needs the role {wanted:?}, and yours is {role:?}").to_lowercase();
             Problem::new(403, "role_too_low", message).into_response()
         }
         Err(problem) => {
+            let is_unknown = problem.status == 401;
             let mut response = problem.into_response();
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+            if is_unknown {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+            }
             response
         }
     }
+}
+
+/// Whose token the request carries: in its header, or, from a page, in its cookie.
+fn identify(tokens: &Tokens, request: &Request) -> Result<Caller, Problem> {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if let Some(token) = given.and_then(|value| value.strip_prefix("Bearer ")) {
+        return tokens.caller(token.trim(), clock::now());
+    }
+    let missing = || Problem::new(401, "missing_token", "send a token: Authorization: Bearer TOKEN");
+    let token = session::token(request.headers()).ok_or_else(missing)?;
+    if !is_safe(request.method()) {
+        session::check_page(request.headers())?;
+    }
+    tokens.caller(&token, clock::now())
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// Without tokens whoever reaches the API may do anything, and a browser on this machine reaches it for any page that it
+/// shows. So such a coordinator answers to the names of this machine only, and changes nothing for another page.
+fn check_local(request: &Request) -> Result<(), Problem> {
+    let header = |name| request.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+    let host = header(header::HOST).unwrap_or("localhost");
+    if !is_loopback(host) {
+        let message = format!(
+            "without a --tokens-file the API answers to localhost only, and this request was sent to {host:.80?}: give \
+             the coordinator tokens, or reach it as localhost"
+        );
+        return Err(Problem::new(403, "foreign_host", message));
+    }
+    let Some(origin) = header(header::ORIGIN).filter(|_| !is_safe(request.method())) else { return Ok(()) };
+    match origin.split_once("://") {
+        Some((_, origin)) if origin == host => Ok(()),
+        _ => Err(Problem::new(403, "foreign_page", format!("a page of {origin:.80?} may not change anything here"))),
+    }
+}
+
+/// Whether a `Host` is this machine's own name or address, whatever the port.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

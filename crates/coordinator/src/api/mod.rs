@@ -9,10 +9,12 @@ mod fleet;
 mod health;
 mod metrics;
 mod outlook;
+mod pictures;
 mod problem;
 mod results;
 mod retry;
 mod runs;
+mod session;
 mod submit;
 #[cfg(test)]
 mod tests;
@@ -46,6 +48,7 @@ pub use self::problem::Problem;
 pub use self::submit::SubmitRequest;
 use self::turns::Turns;
 use crate::catalogue::{Catalogue, Known};
+use crate::dashboard;
 use crate::error::CoordinatorError;
 use crate::status::{RunStatus, status};
 
@@ -65,6 +68,8 @@ pub struct ApiConfig {
     pub plain_http: bool,
     /// Who may do what; `None`: anybody may do anything, which is for loopback only.
     pub tokens: Option<Tokens>,
+    /// What anybody may do where there are no tokens.
+    pub role_without_tokens: Role,
     /// The largest manifest, in bytes.
     pub max_manifest_bytes: u64,
     /// The largest uploaded reference, in bytes.
@@ -82,6 +87,8 @@ pub struct Api {
     pub(crate) config: ApiConfig,
     pub(crate) catalogue: Catalogue,
     pub(crate) active: active::Active,
+    pub(crate) overview: fleet::Overview,
+    pub(crate) shelf: pictures::Shelf,
 }
 
 /// Between two looks at the file of the tokens.
@@ -124,8 +131,8 @@ impl Opened {
 impl Api {
     /// An API that has been asked nothing yet.
     pub fn new(config: ApiConfig) -> Arc<Self> {
-        let (catalogue, active) = Default::default();
-        Arc::new(Self { config, catalogue, active })
+        let (catalogue, active, overview, shelf) = Default::default();
+        Arc::new(Self { config, catalogue, active, overview, shelf })
     }
 
     pub(crate) fn backends(&self) -> &Backends {
@@ -220,7 +227,7 @@ fn on_response(response: &axum::http::Response<axum::body::Body>, latency: std::
     ),
     paths(results::object),
     components(schemas(Problem)),
-    tags((name = "runs"), (name = "blobs"), (name = "fleet"), (name = "health"))
+    tags((name = "runs"), (name = "pictures"), (name = "blobs"), (name = "fleet"), (name = "health"))
 )]
 struct Document;
 
@@ -229,6 +236,8 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(runs::list))
         .routes(routes!(submit::create))
         .routes(routes!(runs::show))
+        .routes(routes!(runs::spec))
+        .routes(routes!(runs::throughput))
         .routes(routes!(runs::change))
         .routes(routes!(runs::delete))
         .routes(routes!(runs::events))
@@ -238,9 +247,10 @@ fn documented() -> OpenApiRouter<Shared> {
         // A path with slashes in it, which OpenAPI cannot say.
         .route("/v1/runs/{run}/objects/{*path}", get(results::object))
         .routes(routes!(blobs::head, blobs::get, blobs::put))
-        .routes(routes!(fleet::workers))
-        .routes(routes!(fleet::pools))
+        .routes(routes!(session::show))
         .routes(routes!(token::show))
+        .merge(fleet::routes())
+        .merge(pictures::routes())
 }
 
 /// The whole API.
@@ -250,11 +260,14 @@ pub fn router(shared: Shared) -> Router {
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(metrics::metrics))
+        // Whoever logs in has no token yet.
+        .routes(routes!(session::log_in, session::log_out))
         .split_for_parts();
     document.merge(health_document);
     let document = Arc::new(document);
     api.layer(from_fn_with_state(shared.clone(), auth::check))
         .merge(health)
+        .merge(dashboard::routes())
         .route("/openapi.json", get(move || async move { axum::Json(document.as_ref().clone()) }))
         .fallback(|uri: axum::http::Uri| async move {
             Problem::not_found("unknown_path", format!("there is nothing at {}; see /openapi.json", uri.path()))

@@ -4,11 +4,10 @@
 use std::sync::Arc;
 
 use diorama_core::run::RunSpec;
-use diorama_protocol::history::History;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Api, Opened, Problem};
-use crate::status::{RunStatus, live_status};
+use crate::status::{Live, RunStatus, live_status};
 use crate::waiting::Waiting;
 
 /// Runs that are looked at, at a time.
@@ -17,13 +16,15 @@ const AT_ONCE: usize = 32;
 /// How an active run stands.
 pub(super) struct Outlook {
     pub(super) status: RunStatus,
-    history: History,
+    /// What the progress service said of it.
+    pub(super) live: Option<Live>,
+    pub(super) run: Opened,
 }
 
 impl Outlook {
     /// Shards that are to be made and are not committed; while the counts are rebuilt, rather too many.
     pub(super) fn outstanding(&self) -> u64 {
-        match self.history.wants_work() {
+        match self.run.history.wants_work() {
             true => self.status.shards.saturating_sub(self.status.shards_committed),
             false => 0,
         }
@@ -31,7 +32,7 @@ impl Outlook {
 
     /// The same, unless the round waits for its time.
     pub(super) fn begun(&self) -> u64 {
-        match Waiting::by_log(&self.history) {
+        match Waiting::by_log(&self.run.history) {
             None => self.outstanding(),
             Some(_) => 0,
         }
@@ -46,11 +47,9 @@ pub(super) async fn of(api: &Api, specs: &[Arc<RunSpec>]) -> Result<Vec<Outlook>
             Err(error) if error.may_pass_later() => return Err(Problem::from(error)),
             Err(_) => None,
         };
-        let Some(Opened { spec, history, .. }) = opened.filter(|run| run.history.state().is_some()) else {
-            return Ok(None);
-        };
-        let status = live_status(api.backends(), &spec, &history).await?;
-        Ok(Some(Outlook { status, history }))
+        let Some(run) = opened.filter(|run| run.history.state().is_some()) else { return Ok(None) };
+        let (status, live) = live_status(api.backends(), &run.spec, &run.history).await?;
+        Ok(Some(Outlook { status, live, run }))
     };
     let looked = stream::iter(specs.iter().cloned()).map(look).buffered(AT_ONCE);
     looked.try_filter_map(|run| std::future::ready(Ok(run))).try_collect().await

@@ -10,12 +10,13 @@ use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
-use diorama_core::run::RunState;
+use diorama_core::run::{RunSpec, RunState};
 use diorama_protocol::decision::Act;
 use futures::stream::{self, Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::fleet::Series;
 use super::turns::Turns;
 use super::{Problem, Shared};
 use crate::delete;
@@ -145,6 +146,21 @@ pub(super) async fn list(
     responses((status = 200, body = RunStatus), (status = 404, body = Problem)))]
 pub(super) async fn show(State(api): State<Shared>, Path(run): Path<String>) -> Result<Json<RunStatus>, Problem> {
     Ok(Json(api.run(&run).await?.status(&api).await?))
+}
+
+/// What was submitted: the manifest's digest, the settings, the seed, the shards' size, when failures are tried again.
+#[utoipa::path(get, path = "/v1/runs/{run}/spec", tag = "runs", params(("run" = String, Path)),
+    responses((status = 200, body = Object), (status = 404, body = Problem)))]
+pub(super) async fn spec(State(api): State<Shared>, Path(run): Path<String>) -> Result<Json<RunSpec>, Problem> {
+    Ok(Json(api.run(&run).await?.spec.as_ref().clone()))
+}
+
+/// Pictures of a run by interval, over the last hour in which it made any.
+#[utoipa::path(get, path = "/v1/runs/{run}/throughput", tag = "runs", params(("run" = String, Path)),
+    responses((status = 200, body = Series), (status = 404, body = Problem)))]
+pub(super) async fn throughput(State(api): State<Shared>, Path(run): Path<String>) -> Result<Json<Series>, Problem> {
+    let run = api.run(&run).await?;
+    Ok(Json(api.backends().progress.throughput(&run.spec.run).await?.into()))
 }
 
 /// Pauses, resumes or cancels a run: `action` is `pause`, `resume` or `cancel`. Workers stop before their next batch.

@@ -21,6 +21,31 @@ async fn a_paused_run_publishes_nothing_until_it_is_resumed() {
 }
 
 #[tokio::test]
+async fn a_run_with_more_failures_than_its_owner_allows_is_paused_once_and_resumed_goes_on_to_its_end() {
+    let (bench, mut spec) = (Bench::new(), spec(400, 2));
+    spec.stop_if = Some("failed > 5%".parse().unwrap());
+    bench.submit(&spec).await;
+    // Half of them fail, in a way that may pass: those count, before they are tried again.
+    let _worker = bench.worker(&spec, Arc::new(|task, _| if task % 2 == 0 { failed(true) } else { done() }));
+    let (coordinator, mut progress) = bench.coordinator(|config| config.shares = Shares::new(4));
+    let drain = CancellationToken::new();
+    let owner = async {
+        progress.wait_for(|progress| progress.state == RunState::Paused).await.unwrap();
+        let history = bench.history().await;
+        assert!(history.reason().unwrap().contains("--stop-if"), "{:?}", history.reason());
+        let (known, bound) = (bench.counts(&spec).await.shards, 100);
+        assert!(
+            (20..bound).contains(&known),
+            "a tenth of the tasks has outcomes, and not half of them: {known} shards"
+        );
+        bench.decide(&spec, Act::Resumed).await.unwrap();
+    };
+    let (end, ()) = within(async { tokio::join!(coordinator.drive(&spec, &drain), owner) }).await;
+    let RunEnd::Finished(summary) = end.unwrap() else { panic!("finished") };
+    assert_eq!((summary.done, summary.failed), (200, 200));
+}
+
+#[tokio::test]
 async fn a_cancelled_run_keeps_what_is_committed_and_the_rest_is_cancelled() {
     let (bench, spec) = (Bench::new(), spec(10, 3));
     bench.submit(&spec).await;

@@ -3,10 +3,12 @@
 
 mod flags;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use diorama_core::range::{PRIORITY, WEIGHT};
+use diorama_core::stop::StopIf;
 use diorama_manifest as manifest;
 use diorama_runtime::config::{Config, ConfigError, Sources, load};
 use diorama_runtime::logging::LogFormat;
@@ -55,6 +57,8 @@ pub(crate) enum Command {
     Status(Status),
     /// Follows a run to its end
     Watch(OneRun),
+    /// Opens a run's page, or the fleet's, in the browser
+    Open(Open),
     /// Stops a run until it is resumed; workers stop before their next batch
     Pause(OneRun),
     /// Goes on with a paused run
@@ -129,6 +133,9 @@ pub(crate) struct Run {
     /// The manifest's format, where its extension does not say: jsonl, csv or parquet
     #[arg(long, value_name = "FORMAT")]
     pub(crate) manifest_format: Option<manifest::Format>,
+    /// Serves the run's page, as a coordinator does for a fleet; it stays after the end, until Ctrl-C
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:8700")]
+    pub(crate) serve: Option<SocketAddr>,
     /// Prints the summary, or what is wrong, as JSON
     #[arg(long)]
     json: bool,
@@ -203,6 +210,9 @@ pub(crate) struct Submit {
     #[arg(long, value_name = "N", default_value_t = 1,
         help = format!("The run's share of its pool among runs of the same priority: {WEIGHT}"))]
     pub(crate) weight: u32,
+    /// Pauses the run where so many tasks fail: 'failed > 5%' of those that have an outcome, or 'failed > 100'
+    #[arg(long, value_name = "CONDITION")]
+    pub(crate) stop_if: Option<StopIf>,
     /// Submits it once more, where the same manifest with the same settings was submitted before
     #[arg(long)]
     pub(crate) again: bool,
@@ -232,6 +242,17 @@ pub(crate) struct Status {
     /// Prints it as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    client: ClientFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Open {
+    /// The run; without it, the fleet
+    pub(crate) run: Option<String>,
+    /// Prints the address, and opens nothing
+    #[arg(long)]
+    pub(crate) print: bool,
     #[command(flatten)]
     client: ClientFlags,
 }
@@ -396,7 +417,7 @@ impl Cli {
             Command::Run(command) => command.json,
             Command::Doctor(command) => command.json,
             Command::Config(command) => command.json,
-            Command::Report(_) | Command::Serve(_) | Command::Worker(_) => false,
+            Command::Report(_) | Command::Serve(_) | Command::Worker(_) | Command::Open(_) => false,
             Command::Submit(command) => command.json,
             Command::Status(command) => command.json,
             Command::Watch(command)
@@ -439,6 +460,7 @@ impl Cli {
                 [run, submit, command.method.pairs(), command.client.pairs()].concat()
             }
             Command::Status(command) => command.client.pairs(),
+            Command::Open(command) => command.client.pairs(),
             Command::Watch(command)
             | Command::Pause(command)
             | Command::Resume(command)

@@ -5,6 +5,7 @@ pub(crate) mod doctor;
 pub(crate) mod gc;
 pub(crate) mod generate;
 pub(crate) mod model;
+pub(crate) mod open;
 pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod results;

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Run};
+use crate::embedded::page::RunPage;
 use crate::embedded::{EmbeddedError, Existing, Plan, RunFolder};
 use crate::exit::{self, Failure};
 use crate::fleet::references;
@@ -44,11 +45,21 @@ pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> R
             }
         }
     };
+    let services = folder.services();
+    let page = match command.serve {
+        Some(listen) => Some(RunPage::open(listen, &folder, &services).await?),
+        None => None,
+    };
     let (updates, shown) = watch::channel(RunProgress::start(plan.spec.tasks));
     let display = tokio::spawn(progress::show(shown));
-    let end = folder.run(plan, drain, updates).await;
+    let end = folder.run_on(services, plan, drain.clone(), updates).await;
     display.await.map_err(Failure::permanent)?;
-    finish(cli, folder.path(), end.map_err(embedded)?).await
+    let code = finish(cli, folder.path(), end.map_err(embedded)?).await?;
+    if let Some(page) = page.filter(|_| !drain.is_cancelled()) {
+        page.tell_that_it_stays();
+        drain.cancelled().await;
+    }
+    Ok(code)
 }
 
 fn manifest(command: &Run, config: &Config) -> Result<Manifest, Failure> {
@@ -163,6 +174,8 @@ fn spec(
             delay_seconds: options.retry_delay,
             ..RetryPolicy::default()
         },
+        // Whoever runs it here watches it.
+        stop_if: None,
         model,
     })
 }

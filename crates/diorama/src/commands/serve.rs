@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use diorama_backends::objects::s3::S3Objects;
-use diorama_coordinator::api::{self, Api, ApiConfig, ApiMetrics, Tokens};
+use diorama_coordinator::api::{self, Api, ApiConfig, ApiMetrics, Role, Tokens};
 use diorama_coordinator::{CoordinatorConfig, Grace, Service, ServiceConfig, Shares};
 use diorama_runtime::config::Config;
 use diorama_runtime::metrics;
@@ -78,6 +78,7 @@ async fn serve(
         reference_root: coordinator.reference_root.clone(),
         plain_http: coordinator.allow_private_references,
         tokens,
+        role_without_tokens: Role::Admin,
         max_manifest_bytes: MAX_MANIFEST_BYTES,
         max_blob_bytes: MAX_BLOB_BYTES,
         leading,

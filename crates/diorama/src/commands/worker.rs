@@ -78,6 +78,7 @@ async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Res
         backends,
         device,
         WorkerConfig {
+            model_load: Some(loaded_in),
             heartbeat: seconds(how.heartbeat),
             on_outage: OnOutage::Wait,
             remote: Some(remote),

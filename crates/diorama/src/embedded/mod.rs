@@ -4,6 +4,8 @@
 //! Nothing of the queue or the progress survives this process, and nothing needs to: the next one rebuilds both from
 //! the folder's markers.
 
+pub(crate) mod page;
+
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -140,7 +142,28 @@ impl RunFolder {
         drain: CancellationToken,
         progress: watch::Sender<RunProgress>,
     ) -> Result<RunEnd, EmbeddedError> {
-        run_on(self.objects(), self.objects.scratch(), plan, drain, progress).await
+        self.run_on(self.services(), plan, drain, progress).await
+    }
+
+    /// The same on services that somebody looks at.
+    pub(crate) async fn run_on(
+        &self,
+        services: Backends,
+        plan: Plan,
+        drain: CancellationToken,
+        progress: watch::Sender<RunProgress>,
+    ) -> Result<RunEnd, EmbeddedError> {
+        run_on(services, self.objects.scratch(), plan, drain, progress).await
+    }
+
+    /// The services of a run in this folder: those in this process, and the folder.
+    pub(crate) fn services(&self) -> Backends {
+        services(self.objects())
+    }
+
+    /// Where uploads and archives are prepared.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.objects.scratch()
     }
 
     fn objects(&self) -> Arc<dyn Objects> {
@@ -152,22 +175,25 @@ impl RunFolder {
     }
 }
 
+fn services(objects: Arc<dyn Objects>) -> Backends {
+    Backends {
+        queue: Arc::new(EmbeddedQueue::default()),
+        progress: Arc::new(EmbeddedProgress::default()),
+        objects,
+        exclusive: Exclusive::ConditionalPut,
+    }
+}
+
 /// Runs coordinator and worker side by side until the run ends, one of them fails, or `drain` is cancelled.
 async fn run_on(
-    objects: Arc<dyn Objects>,
+    backends: Backends,
     scratch: PathBuf,
     plan: Plan,
     drain: CancellationToken,
     progress: watch::Sender<RunProgress>,
 ) -> Result<RunEnd, EmbeddedError> {
-    let store = RunStore::new(objects.clone(), RunRoot::Own);
+    let store = RunStore::new(backends.objects.clone(), RunRoot::Own);
     let Plan { spec, tasks, invalid, generator, limits, remote } = plan;
-    let backends = Backends {
-        queue: Arc::new(EmbeddedQueue::default()),
-        progress: Arc::new(EmbeddedProgress::default()),
-        objects,
-        exclusive: Exclusive::ConditionalPut,
-    };
     let config = CoordinatorConfig::new(scratch.clone());
     let spec = submit(&backends, &store, &config.name, Submission { spec, tasks, invalid }).await?;
     let coordinator = Coordinator::new(backends.clone(), store.clone(), config, progress);

@@ -104,6 +104,7 @@ impl Bench {
             invalid_rows: 0,
             // A simulated death is a death: many of them must not make a shard poison here.
             retry: RetryPolicy { max_rounds: 1, delay_seconds: 0.0, poison_after: 1000 },
+            stop_if: None,
             model: Some(ModelIdentity::from(generator.info())),
             name: None,
             labels: Labels::new(),
@@ -146,7 +147,7 @@ impl Bench {
         let mut death = faulty.death();
         let objects: Arc<dyn Objects> = Arc::new(Retrying::new(faulty));
         let (progress, _watched) = watch::channel(RunProgress::start(0));
-        let run = run_on(objects, scratch, plan, CancellationToken::new(), progress);
+        let run = run_on(services(objects), scratch, plan, CancellationToken::new(), progress);
         let ended = tokio::time::timeout(Duration::from_secs(60), async {
             tokio::select! {
                 biased;

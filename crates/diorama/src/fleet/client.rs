@@ -85,6 +85,11 @@ impl From<ClientError> for Failure {
 }
 
 impl Client {
+    /// Where the coordinator is, without a slash at the end.
+    pub(crate) fn address(&self) -> &str {
+        self.address.trim_end_matches('/')
+    }
+
     /// A client of the coordinator that the configuration names.
     pub(crate) fn new(options: &ClientOptions) -> Result<Self, Failure> {
         let mut certificates = Vec::new();

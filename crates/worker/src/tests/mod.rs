@@ -111,6 +111,7 @@ pub(crate) fn spec(run: &RunId, format: OutputFormat, tasks: u64) -> RunSpec {
         tasks,
         invalid_rows: 0,
         retry: RetryPolicy::default(),
+        stop_if: None,
         model: None,
     }
 }

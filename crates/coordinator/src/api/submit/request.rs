@@ -5,6 +5,7 @@ use diorama_core::range::{self, Range};
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{Labels, OutputFormat};
 use diorama_core::settings::{Method, Settings};
+use diorama_core::stop::StopIf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -66,6 +67,10 @@ pub struct SubmitRequest {
     #[serde(default)]
     #[schema(value_type = Object)]
     pub retry: RetryPolicy,
+    /// Pauses the run where so many tasks fail: `failed > 5%` of those that have an outcome, or `failed > 100`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "failed > 5%")]
+    pub stop_if: Option<StopIf>,
     /// Goes on with the good rows where some are bad.
     #[serde(default)]
     pub skip_invalid: bool,

@@ -120,7 +120,7 @@ async fn a_token_that_has_expired_or_allows_less_than_is_asked_says_so_and_delet
     assert!(problem["detail"].as_str().unwrap().contains("2020-01-01"), "{problem}");
     let (status, problem) = ask("DELETE", "/v1/runs/x", "sam").await;
     assert_eq!((status, &problem["code"]), (403, &"role_too_low".into()));
-    assert_eq!(problem["detail"], "this needs the role admin, and the token has submitter");
+    assert_eq!(problem["detail"], "this needs the role admin, and yours is submitter");
     assert_eq!(ask("DELETE", "/v1/runs/x", "ada").await.1["code"], "unknown_run");
     assert_eq!(ask("GET", "/v1/token", "sam").await, (200, json!({ "name": "sam", "role": "submitter" })));
     let open = Bench::new(|_| ());

@@ -52,6 +52,7 @@ async fn a_pool_is_listed_with_its_workers_its_runs_and_its_queue() {
 
     for (worker, pool) in [("w1", "busy"), ("w2", "busy"), ("w3", "idle")] {
         let heartbeat = Heartbeat {
+            vitals: Default::default(),
             worker: WorkerId::new(worker).unwrap(),
             pool: Pool::new(pool).unwrap(),
             state: WorkerState::Idle,

@@ -27,6 +27,8 @@ mod fleet;
 mod lists;
 mod object_manifest;
 mod outcomes;
+mod page;
+mod pictures;
 mod references;
 mod waiting;
 
@@ -55,6 +57,7 @@ impl Bench {
             reference_root: None,
             plain_http: false,
             tokens: None,
+            role_without_tokens: super::Role::Admin,
             max_manifest_bytes: 1 << 20,
             max_blob_bytes: 1 << 10,
             leading: watch::channel(true).1,
@@ -303,6 +306,18 @@ async fn the_openapi_document_names_every_path() {
         "/v1/workers",
         "/v1/pools",
         "/v1/token",
+        "/v1/session",
+        "/v1/fleet",
+        "/v1/events",
+        "/v1/runs/{run}/spec",
+        "/v1/runs/{run}/throughput",
+        "/v1/runs/{run}/shards",
+        "/v1/runs/{run}/shards/{shard}",
+        "/v1/runs/{run}/pictures",
+        "/v1/runs/{run}/tasks/{task}",
+        "/v1/runs/{run}/failures",
+        "/v1/runs/{run}/scores",
+        "/v1/runs/{run}/files/{shard}/{task}/{role}",
         "/livez",
         "/readyz",
         "/metrics",

@@ -37,6 +37,7 @@ async fn waiting(bench: &Bench, run: &RunId) -> Value {
 
 async fn worker(bench: &Bench, pool: &str, state: WorkerState) {
     let heartbeat = Heartbeat {
+        vitals: Default::default(),
         worker: WorkerId::new("w").unwrap(),
         pool: Pool::new(pool).unwrap(),
         state,

@@ -1,5 +1,9 @@
 //! Workers and pools, as they are now.
 
+mod history;
+mod overview;
+mod problems;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,12 +14,25 @@ use diorama_core::id::Pool;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+pub(super) use self::history::Series;
+pub(crate) use self::overview::Overview;
 use super::outlook::{self, Outlook};
 use super::{Api, Problem, Shared, active};
 
+/// The routes of this module.
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(workers))
+        .routes(routes!(pools))
+        .routes(routes!(overview::show))
+        .routes(routes!(overview::events))
+}
+
 /// A pool.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(super) struct PoolStatus {
     /// Its name.
     pub(super) pool: String,
@@ -38,14 +55,14 @@ pub(super) struct PoolStatus {
 /// Workers with a recent heartbeat.
 #[utoipa::path(get, path = "/v1/workers", tag = "fleet",
     responses((status = 200, description = "worker, pool, state, model, identity, device, done", body = Vec<Object>)))]
-pub(super) async fn workers(State(api): State<Shared>) -> Result<Json<Value>, Problem> {
+async fn workers(State(api): State<Shared>) -> Result<Json<Value>, Problem> {
     let workers = api.backends().progress.workers().await?;
     Ok(Json(serde_json::to_value(workers).unwrap_or_default()))
 }
 
 /// The pools that have workers or runs, and those that the coordinator was told of.
 #[utoipa::path(get, path = "/v1/pools", tag = "fleet", responses((status = 200, body = Vec<PoolStatus>)))]
-pub(super) async fn pools(State(api): State<Shared>) -> Result<Json<Vec<PoolStatus>>, Problem> {
+async fn pools(State(api): State<Shared>) -> Result<Json<Vec<PoolStatus>>, Problem> {
     // As they are now.
     let specs = active::specs(&api, Duration::ZERO).await?;
     let runs = outlook::of(&api, &specs).await?;

@@ -1,0 +1,217 @@
+//! The whole fleet at one moment, and as a stream: what a page about it shows.
+//!
+//! However many look, services are asked once a second at most.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use diorama_backends::progress::Heartbeat;
+use diorama_core::clock;
+use diorama_core::id::{RunId, ShardId};
+use diorama_core::key::SharedKey;
+use futures::stream::{self, Stream, StreamExt};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use super::history::{History, Series};
+use super::problems::{self, FleetProblem, Since};
+use super::{PoolStatus, all};
+use crate::api::outlook::{self, Outlook};
+use crate::api::turns::Turns;
+use crate::api::{Api, Problem, Shared, active};
+use crate::index::runs_below;
+use crate::status::RunStatus;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
+
+/// Runs submitted lately that are asked what they made in the last hour, when the first one looks.
+const LATELY: usize = 50;
+
+/// Runs that are asked at a time.
+const AT_ONCE: usize = 16;
+
+/// The fleet.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub(super) struct Fleet {
+    /// When somebody looked.
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// The version of the coordinator that looked.
+    version: &'static str,
+    /// Whether the runs are driven: true where this coordinator does, null where it does not and another one may.
+    leader: Option<bool>,
+    pools: Vec<PoolStatus>,
+    workers: Vec<WorkerStatus>,
+    /// The runs that have not ended, the latest first.
+    runs: Vec<RunStatus>,
+    /// Pictures of all runs over the last hour.
+    throughput: Series,
+    problems: Vec<FleetProblem>,
+}
+
+/// A worker with a recent heartbeat.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+struct WorkerStatus {
+    /// What it says of itself: worker, pool, state, model, identity, device, done; and where it knows them started_at,
+    /// device_share, pictures_per_second, memory_bytes, model_load_seconds.
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    heartbeat: Heartbeat,
+    /// The shard that it is at.
+    shard: Option<ShardInWork>,
+}
+
+/// A shard that a worker is at.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+struct ShardInWork {
+    #[schema(value_type = String)]
+    run: RunId,
+    #[schema(value_type = String, example = "r0-000012")]
+    shard: ShardId,
+    /// Pictures of it that are made.
+    done: u64,
+}
+
+/// The last look, for whoever asks within a second of it.
+#[derive(Default)]
+pub(crate) struct Overview(tokio::sync::Mutex<Looks>);
+
+#[derive(Default)]
+struct Looks {
+    last: Option<(Instant, Arc<Told>)>,
+    history: Option<History>,
+    since: Since,
+}
+
+/// The fleet as JSON.
+struct Told {
+    json: String,
+    /// The same without what changes at every look.
+    news: String,
+}
+
+/// The whole fleet: pools, workers with what each is at, the runs that have not ended, pictures over the last hour, and
+/// what is wrong, in words.
+#[utoipa::path(get, path = "/v1/fleet", tag = "fleet", responses((status = 200, body = Fleet)))]
+pub(super) async fn show(State(api): State<Shared>) -> Response {
+    let told = now(&api).await;
+    ([(header::CONTENT_TYPE, "application/json")], told.json.clone()).into_response()
+}
+
+/// Server-sent events: `fleet` with what `/v1/fleet` says, at once and whenever that changes, once a second at most.
+#[utoipa::path(get, path = "/v1/events", tag = "fleet",
+    responses((status = 200, description = "text/event-stream"), (status = 401, body = Problem)))]
+pub(super) async fn events(State(api): State<Shared>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let next = move |last: Option<Arc<Told>>| {
+        let api = api.clone();
+        async move {
+            loop {
+                if last.is_some() {
+                    tokio::time::sleep(LOOK).await;
+                }
+                let told = now(&api).await;
+                if last.as_ref().is_none_or(|last| last.news != told.news) {
+                    let event = Event::default().event("fleet").data(&told.json);
+                    return Some((Ok(event), Some(told)));
+                }
+            }
+        }
+    };
+    Sse::new(stream::unfold(None, next)).keep_alive(KeepAlive::default())
+}
+
+/// The fleet as it was within the last second.
+async fn now(api: &Api) -> Arc<Told> {
+    let mut looks = api.overview.0.lock().await;
+    if let Some((at, told)) = &looks.last
+        && at.elapsed() < LOOK
+    {
+        return told.clone();
+    }
+    let mut fleet = look(api, &mut looks).await;
+    let json = serde_json::to_string(&fleet).unwrap_or_default();
+    (fleet.at, fleet.throughput.now) = (Timestamp::UNIX_EPOCH, 0);
+    let told = Arc::new(Told { json, news: serde_json::to_string(&fleet).unwrap_or_default() });
+    looks.last = Some((Instant::now(), told.clone()));
+    told
+}
+
+async fn look(api: &Api, looks: &mut Looks) -> Fleet {
+    let mut problems = Vec::new();
+    let specs = active::specs(api, active::LIST).await.unwrap_or_else(|problem| {
+        problems.push(FleetProblem::degraded(format!("The runs cannot be listed: {}.", problem.detail)));
+        api.active.last()
+    });
+    let outlooks = outlook::of(api, &specs).await.unwrap_or_else(|problem| {
+        problems.push(FleetProblem::degraded(format!("How the runs stand is not known: {}.", problem.detail)));
+        Vec::new()
+    });
+    let pools = all(api, &outlooks).await.unwrap_or_else(|problem| {
+        problems.push(FleetProblem::degraded(format!("How the pools stand is not known: {}.", problem.detail)));
+        Vec::new()
+    });
+    let workers = api.backends().progress.workers().await.unwrap_or_default();
+    let workers =
+        workers.into_iter().map(|heartbeat| WorkerStatus { shard: at_work(&outlooks, &heartbeat), heartbeat });
+    let workers = workers.collect();
+
+    let mut history = match looks.history.take() {
+        Some(history) => history,
+        None => made_lately(api).await,
+    };
+    for outlook in &outlooks {
+        if let Some(live) = &outlook.live {
+            history.note(&outlook.status.run, &live.throughput);
+        }
+    }
+    let throughput = history.series();
+    looks.history = Some(history);
+
+    let turns = Turns::new(api);
+    let mut runs = Vec::with_capacity(outlooks.len());
+    for Outlook { mut status, run, .. } in outlooks {
+        turns.explain(&run, &mut status).await;
+        runs.push(status);
+    }
+    runs.sort_by(|a, b| b.run.cmp(&a.run));
+    problems.extend(problems::find(&pools, &runs, &mut looks.since));
+    let leader = api.config.leading.borrow().then_some(true);
+    let version = env!("CARGO_PKG_VERSION");
+    Fleet { at: clock::now(), version, leader, pools, workers, runs, throughput, problems }
+}
+
+/// The shard that a worker is at; where it holds several, the one that it has made most of.
+fn at_work(runs: &[Outlook], worker: &Heartbeat) -> Option<ShardInWork> {
+    let holders = runs.iter().flat_map(|run| {
+        let held = run.live.iter().flat_map(|live| &live.holders);
+        held.map(|(shard, holder)| (&run.status.run, *shard, holder))
+    });
+    let held = holders.filter(|(_, _, holder)| holder.worker == worker.worker);
+    let (run, shard, holder) = held.max_by_key(|(_, _, holder)| holder.done)?;
+    Some(ShardInWork { run: run.clone(), shard, done: holder.done })
+}
+
+/// What the runs submitted lately made in the last hour: those that have ended are not asked again.
+async fn made_lately(api: &Api) -> History {
+    let mut history = History::default();
+    let Ok(runs) = runs_below(&*api.backends().objects, SharedKey::SUBMITTED).await else { return history };
+    let asked = stream::iter(runs.into_iter().rev().take(LATELY)).map(|run| async move {
+        let throughput = api.backends().progress.throughput(&run).await;
+        throughput.map(|throughput| (run, throughput))
+    });
+    let mut asked = asked.buffer_unordered(AT_ONCE);
+    while let Some(answer) = asked.next().await {
+        if let Ok((run, throughput)) = answer {
+            history.note(&run, &throughput);
+        }
+    }
+    history
+}
