@@ -197,7 +197,7 @@ fn every_figure_is_the_apis_within_two_seconds_while_a_hundred_thousand_tasks_ar
     ready(&browser, "run");
     let mut compared = 0;
     while compared < 5 {
-        fleet.until_done(&run, 10_000 * (compared + 1));
+        fleet.until_done(&run, 4_000 * (compared + 1));
         let said = fleet.says(&format!("/v1/runs/{run}"))["done"].as_u64().unwrap();
         let asked = Instant::now();
         browser.until(

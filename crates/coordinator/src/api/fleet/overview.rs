@@ -2,6 +2,7 @@
 //!
 //! However many look, services are asked once a second at most.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,9 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use diorama_backends::progress::Heartbeat;
 use diorama_core::clock;
-use diorama_core::id::{RunId, ShardId};
+use diorama_core::id::{RunId, ShardId, WorkerId};
 use diorama_core::key::SharedKey;
+use diorama_core::run::RunSpec;
 use futures::stream::{self, Stream, StreamExt};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -28,6 +30,11 @@ use crate::api::turns::Turns;
 use crate::api::{Api, Problem, Shared, active};
 use crate::index::runs_below;
 use crate::status::RunStatus;
+
+type UnbufferedHeader = [(&'static str, &'static str); 1];
+
+/// A proxy between us and the page is not to hold the stream back.
+const UNBUFFERED: UnbufferedHeader = [("x-accel-buffering", "no")];
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
@@ -48,8 +55,10 @@ pub(super) struct Fleet {
     version: &'static str,
     /// Whether the runs are driven: true where this coordinator does, null where it does not and another one may.
     leader: Option<bool>,
-    pools: Vec<PoolStatus>,
-    workers: Vec<WorkerStatus>,
+    /// Null while RabbitMQ or Redis is away.
+    pools: Option<Vec<PoolStatus>>,
+    /// Null while Redis is away.
+    workers: Option<Vec<WorkerStatus>>,
     /// The runs that have not ended, the latest first.
     runs: Vec<RunStatus>,
     /// Pictures of all runs over the last hour.
@@ -109,7 +118,9 @@ pub(super) async fn show(State(api): State<Shared>) -> Response {
 /// Server-sent events: `fleet` with what `/v1/fleet` says, at once and whenever that changes, once a second at most.
 #[utoipa::path(get, path = "/v1/events", tag = "fleet",
     responses((status = 200, description = "text/event-stream"), (status = 401, body = Problem)))]
-pub(super) async fn events(State(api): State<Shared>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+pub(super) async fn events(
+    State(api): State<Shared>,
+) -> (UnbufferedHeader, Sse<impl Stream<Item = Result<Event, Infallible>>>) {
     let next = move |last: Option<Arc<Told>>| {
         let api = api.clone();
         async move {
@@ -125,7 +136,7 @@ pub(super) async fn events(State(api): State<Shared>) -> Sse<impl Stream<Item = 
             }
         }
     };
-    Sse::new(stream::unfold(None, next)).keep_alive(KeepAlive::default())
+    (UNBUFFERED, Sse::new(stream::unfold(None, next)).keep_alive(KeepAlive::default()))
 }
 
 /// The fleet as it was within the last second.
@@ -145,73 +156,99 @@ async fn now(api: &Api) -> Arc<Told> {
 }
 
 async fn look(api: &Api, looks: &mut Looks) -> Fleet {
-    let mut problems = Vec::new();
+    let (turns, mut problems) = (Turns::new(api), Vec::new());
+    let mut note = |what: &str, problem: Problem| {
+        problems.push(FleetProblem::degraded(format!("{what}: {}.", problem.detail)));
+    };
     let specs = active::specs(api, active::LIST).await.unwrap_or_else(|problem| {
-        problems.push(FleetProblem::degraded(format!("The runs cannot be listed: {}.", problem.detail)));
+        note("The runs cannot be listed", problem);
         api.active.last()
     });
-    let outlooks = outlook::of(api, &specs).await.unwrap_or_else(|problem| {
-        problems.push(FleetProblem::degraded(format!("How the runs stand is not known: {}.", problem.detail)));
-        Vec::new()
-    });
-    let pools = all(api, &outlooks).await.unwrap_or_else(|problem| {
-        problems.push(FleetProblem::degraded(format!("How the pools stand is not known: {}.", problem.detail)));
-        Vec::new()
-    });
-    let workers = api.backends().progress.workers().await.unwrap_or_default();
-    let workers =
-        workers.into_iter().map(|heartbeat| WorkerStatus { shard: at_work(&outlooks, &heartbeat), heartbeat });
-    let workers = workers.collect();
+    let outlooks =
+        outlook::of(api, &specs).await.map_err(|problem| note("How runs and workers stand is not known", problem));
+    let pools = match &outlooks {
+        Ok(outlooks) => {
+            all(api, outlooks).await.map_err(|problem| note("How the pools stand is not known", problem)).ok()
+        }
+        Err(()) => None,
+    };
+    let outlooks = outlooks.ok();
+    let workers = match &outlooks {
+        Some(outlooks) => api.backends().progress.workers().await.ok().map(|workers| at_work(outlooks, workers)),
+        None => None,
+    };
 
-    let mut history = match looks.history.take() {
-        Some(history) => history,
+    let (mut history, is_whole) = match looks.history.take() {
+        Some(history) => (history, true),
         None => made_lately(api).await,
     };
-    for outlook in &outlooks {
+    for outlook in outlooks.iter().flatten() {
         if let Some(live) = &outlook.live {
             history.note(&outlook.status.run, &live.throughput);
         }
     }
     let throughput = history.series();
-    looks.history = Some(history);
+    // What could not be asked is asked again.
+    looks.history = is_whole.then_some(history);
 
-    let turns = Turns::new(api);
-    let mut runs = Vec::with_capacity(outlooks.len());
-    for Outlook { mut status, run, .. } in outlooks {
-        turns.explain(&run, &mut status).await;
-        runs.push(status);
-    }
+    let mut runs = match outlooks {
+        Some(outlooks) => {
+            let mut runs = Vec::with_capacity(outlooks.len());
+            for Outlook { mut status, run, .. } in outlooks {
+                turns.explain(&run, &mut status).await;
+                runs.push(status);
+            }
+            runs
+        }
+        None => by_markers(api, &specs, &turns).await,
+    };
     runs.sort_by(|a, b| b.run.cmp(&a.run));
-    problems.extend(problems::find(&pools, &runs, &mut looks.since));
+    problems.extend(problems::find(pools.as_deref().unwrap_or_default(), &runs, &mut looks.since));
     let leader = api.config.leading.borrow().then_some(true);
     let version = env!("CARGO_PKG_VERSION");
     Fleet { at: clock::now(), version, leader, pools, workers, runs, throughput, problems }
 }
 
-/// The shard that a worker is at; where it holds several, the one that it has made most of.
-fn at_work(runs: &[Outlook], worker: &Heartbeat) -> Option<ShardInWork> {
-    let holders = runs.iter().flat_map(|run| {
-        let held = run.live.iter().flat_map(|live| &live.holders);
-        held.map(|(shard, holder)| (&run.status.run, *shard, holder))
-    });
-    let held = holders.filter(|(_, _, holder)| holder.worker == worker.worker);
-    let (run, shard, holder) = held.max_by_key(|(_, _, holder)| holder.done)?;
-    Some(ShardInWork { run: run.clone(), shard, done: holder.done })
+/// How the runs stand while the progress service is away: by their logs and markers. One that cannot be read is left out.
+async fn by_markers(api: &Api, specs: &[Arc<RunSpec>], turns: &Turns<'_>) -> Vec<RunStatus> {
+    let look = |spec: Arc<RunSpec>| async move {
+        let opened = api.glance(&spec.run).await.ok().flatten()?;
+        opened.status_among(turns, api).await.ok()
+    };
+    let looked = stream::iter(specs.iter().cloned()).map(look).buffered(AT_ONCE);
+    looked.filter_map(std::future::ready).collect().await
 }
 
-/// What the runs submitted lately made in the last hour: those that have ended are not asked again.
-async fn made_lately(api: &Api) -> History {
-    let mut history = History::default();
-    let Ok(runs) = runs_below(&*api.backends().objects, SharedKey::SUBMITTED).await else { return history };
+/// The workers, each with the shard that it is at; where it holds several, the one that it has made most of.
+fn at_work(runs: &[Outlook], workers: Vec<Heartbeat>) -> Vec<WorkerStatus> {
+    let mut held: HashMap<WorkerId, ShardInWork> = HashMap::new();
+    for run in runs {
+        for (shard, holder) in run.live.iter().flat_map(|live| &live.holders) {
+            let here = ShardInWork { run: run.status.run.clone(), shard: *shard, done: holder.done };
+            let known = held.entry(holder.worker.clone()).or_insert_with(|| here.clone());
+            if known.done < here.done {
+                *known = here;
+            }
+        }
+    }
+    workers.into_iter().map(|heartbeat| WorkerStatus { shard: held.remove(&heartbeat.worker), heartbeat }).collect()
+}
+
+/// What the runs submitted lately made in the last hour: those that have ended are not asked again. And whether all of
+/// them could be asked.
+async fn made_lately(api: &Api) -> (History, bool) {
+    let (mut history, mut is_whole) = (History::default(), true);
+    let Ok(runs) = runs_below(&*api.backends().objects, SharedKey::SUBMITTED).await else { return (history, false) };
     let asked = stream::iter(runs.into_iter().rev().take(LATELY)).map(|run| async move {
         let throughput = api.backends().progress.throughput(&run).await;
         throughput.map(|throughput| (run, throughput))
     });
     let mut asked = asked.buffer_unordered(AT_ONCE);
     while let Some(answer) = asked.next().await {
-        if let Ok((run, throughput)) = answer {
-            history.note(&run, &throughput);
+        match answer {
+            Ok((run, throughput)) => history.note(&run, &throughput),
+            Err(_) => is_whole = false,
         }
     }
-    history
+    (history, is_whole)
 }

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::shards::committed;
+use super::shards::{committed, void};
 use super::shelf::on;
 use super::{Picture, Status, pictures};
 use crate::api::{Opened, Problem, Shared};
@@ -83,7 +83,11 @@ pub(super) async fn list(
 /// The shards that were committed last.
 async fn latest(api: &Shared, run: &Opened) -> Result<Vec<ShardId>, Problem> {
     for info in run.history.rounds() {
-        let committed = committed(api, run, info).await?;
+        let mut committed = committed(api, run, info).await?;
+        if run.history.ended().is_some() {
+            let void = void(run, info.round).await?;
+            committed = committed.iter().filter(|index| !void.contains(*index)).collect();
+        }
         let mut latest = on(&api.shelf.latest);
         latest.get_or_insert_mut(run.spec.run.clone(), Latest::default).note(info.round, committed);
     }

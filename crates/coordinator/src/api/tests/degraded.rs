@@ -31,6 +31,13 @@ async fn without_a_progress_service_runs_are_submitted_once_shown_paused_cancell
     assert_eq!((status, page["runs"].as_array().unwrap().len()), (StatusCode::OK, 1), "{page}");
     says_so(&page["runs"][0]);
     assert_eq!(bench.request("GET", "/readyz").await.0, StatusCode::OK);
+    let (_, fleet) = bench.request("GET", "/v1/fleet").await;
+    let unknown = [&fleet["pools"], &fleet["workers"]];
+    assert_eq!(unknown, [&Value::Null; 2], "what is not known is not told to be nothing: {fleet}");
+    assert_eq!(fleet["runs"][0]["state"], "cancelled", "{fleet}");
+    assert_eq!(fleet["problems"][0]["code"], "degraded", "{fleet}");
+    let (status, map) = bench.request("GET", &format!("{path}/shards")).await;
+    assert_eq!((status, &map["committed"]), (StatusCode::OK, &Value::Array(Vec::new())), "{map}");
     let (status, problem) = bench.request("GET", "/v1/workers").await;
     assert_eq!((status.as_u16(), &problem["code"]), (503, &"progress_unavailable".into()), "nobody else knows them");
 }

@@ -26,7 +26,7 @@ function nice(highest) {
 }
 
 function times(from, to, room) {
-  const step = [60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400].find((one) => (to - from) / one <= room) ?? 172800;
+  const step = [15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400].find((one) => (to - from) / one <= room) ?? 172800;
   const shift = new Date(from * 1000).getTimezoneOffset() * 60;
   const list = [];
   for (let at = Math.ceil((from - shift) / step) * step + shift; at <= to; at += step) list.push(at);
@@ -53,7 +53,7 @@ export function throughputChart(what) {
     const to = ended ? last + series.seconds : series.now - (series.now % series.seconds);
     const first = series.intervals[0]?.at ?? to;
     const long = to - first > 3600 + series.seconds;
-    const from = long && hour ? to - 3600 : ended ? first : Math.min(Math.max(first, to - 86400 * 30), to - 600);
+    const from = long && hour ? to - 3600 : ended ? first : Math.min(first, to - 120);
     const { size, points } = buckets(series, from, Math.max(to, from + series.seconds), Math.max(20, (width - 40) / 3));
     const begun = points.filter((point) => point.at + size > first);
     const highest = nice(Math.max(...points.map((point) => point.rate), 0));
@@ -61,15 +61,17 @@ export function throughputChart(what) {
     const y = (rate) => HEIGHT - EDGE.bottom - (rate / highest) * (HEIGHT - EDGE.top - EDGE.bottom);
     shown = { begun, x, y, size };
     set(picture, "width", width);
-    const way = begun.map((point, at) => `${at ? "L" : "M"}${x(Math.max(point.at + size / 2, from)).toFixed(1)} ${y(point.rate).toFixed(1)}`).join("");
+    // From the beginning of the first bucket to the end of the last one, through the middles of all.
+    const corners = begun.length ? [[begun[0].at, begun[0].rate], ...begun.map((point) => [point.at + size / 2, point.rate]), [begun.at(-1).at + size, begun.at(-1).rate]] : [];
+    const way = corners.map(([at, rate], index) => `${index ? "L" : "M"}${x(Math.max(at, from)).toFixed(1)} ${y(rate).toFixed(1)}`).join("");
     set(line, "d", way || null);
-    set(area, "d", begun.length ? `${way}V${y(0)}H${x(Math.max(begun[0].at + size / 2, from)).toFixed(1)}Z` : null);
+    set(area, "d", begun.length ? `${way}V${y(0)}H${x(Math.max(begun[0].at, from)).toFixed(1)}Z` : null);
     put(lines, [width, highest, from, to], () => [
       ...[0, 0.5, 1].map((part) => [
         svg("path", { d: `M${EDGE.left} ${Math.round(y(highest * part)) + 0.5}H${width - EDGE.right}` }),
         svg("text", { x: EDGE.left - 6, y: y(highest * part) + 4, "text-anchor": "end" }, part ? decimal(highest * part).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "") : "0"),
       ]),
-      ...times(from, to, width / 90).filter((at) => x(at) > EDGE.left + 12 && x(at) < width - 20).map((at) => svg("text", { x: x(at), y: HEIGHT - 3, "text-anchor": "middle" }, clock(at))),
+      ...times(from, to, width / 90).filter((at) => x(at) > EDGE.left + 12 && x(at) < width - 20).map((at) => svg("text", { x: x(at), y: HEIGHT - 3, "text-anchor": "middle" }, clock(at, to - from < 600))),
     ].flat(2));
     const rates = series.intervals.length ? begun.map((point) => point.rate) : [];
     set(picture, "aria-label", rates.length === 0 ? `${what}: nothing was made yet` :

@@ -50,7 +50,7 @@ export function fleetView({ signal, ready }) {
   const [numbers, chart] = [figures(HEAD), throughputChart("Pictures a second")];
   const [problems, runs, pools] = ["problems", "runlist", "pools"].map((kind) => h("ul", { class: kind }));
   const trouble = h("section", { class: "trouble", "aria-labelledby": "h-wrong" }, h("h2", { id: "h-wrong" }, "What is wrong"), problems);
-  const [noRuns, noPools] = [h("p", { class: "soft" }, "Nothing is submitted. ", h("code", {}, "diorama submit MANIFEST"), " starts a run; ", link("#/runs", "earlier runs"), " are in the list."), h("p", { class: "soft" }, "There is no pool yet: a worker or a run brings one.")];
+  const [noRuns, noPools] = [h("p", { class: "soft" }, "Nothing is submitted. ", h("code", {}, "diorama submit MANIFEST"), " starts a run; ", link("#/runs", "earlier runs"), " are in the list."), h("p", { class: "soft" })];
   const latest = latestPictures(signal);
   const workers = workersTable();
   const element = h("div", { class: "view" },
@@ -63,24 +63,26 @@ export function fleetView({ signal, ready }) {
     workers.element);
 
   const drawRate = () => {
-    const series = upToNow(live.fleet.throughput);
+    const series = upToNow(live.fleet);
     figure(rate, "rate", rateNow(series), decimal);
     chart.update(series);
   };
   each(2000, () => live.fleet && live.isUp && drawRate(), signal);
   const update = (fleet) => {
     drawRate();
-    const working = fleet.workers.filter((worker) => worker.shard || worker.state === "working").length;
+    // Both are null while the services that know are away.
+    const working = fleet.workers?.filter((worker) => worker.shard || worker.state === "working").length ?? null;
     numbers.update("working", working, () => `${count(working)} of ${count(fleet.workers.length)}`);
-    numbers.update("outstanding", fleet.pools.reduce((sum, pool) => sum + pool.outstanding, 0));
+    numbers.update("outstanding", fleet.pools?.reduce((sum, pool) => sum + pool.outstanding, 0) ?? null);
     numbers.update("runs", fleet.runs.length);
     numbers.update("left", fleet.runs.filter((run) => run.state === "running").reduce((sum, run) => sum + Math.max(0, run.tasks - run.done - run.failed), 0));
     show(trouble, fleet.problems.length > 0);
     keyed(problems, fleet.problems, (problem) => [problem.code, problem.run, problem.pool].join(" "), problemItem, (item, problem) => item.update(problem));
     show(noRuns, fleet.runs.length === 0);
     keyed(runs, fleet.runs, (run) => run.run, runCard, (item, run) => item.update(run));
-    show(noPools, fleet.pools.length === 0);
-    keyed(pools, fleet.pools, (pool) => pool.pool, poolItem, (item, pool) => item.update(pool));
+    text(noPools, fleet.pools ? "There is no pool yet: a worker or a run brings one." : "Not known now.");
+    show(noPools, !fleet.pools?.length);
+    keyed(pools, fleet.pools ?? [], (pool) => pool.pool, poolItem, (item, pool) => item.update(pool));
     workers.update(fleet.workers, fleet.runs);
     latest.update(fleet.runs);
     ready();

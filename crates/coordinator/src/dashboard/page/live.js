@@ -14,8 +14,11 @@ export const BACK = "coordinator-is-back";
 
 export const live = { fleet: null, heardAt: 0, get isUp() { return away.size === 0; } };
 
-// A series as it stands now: an idle fleet says nothing, and its rate falls all the same.
-export const upToNow = (series) => ({ ...series, now: series.now + Math.floor((performance.now() - live.heardAt) / 1000) });
+// The fleet's series as it stands now: an idle fleet says nothing, and its rate falls all the same.
+export function upToNow({ throughput, at }) {
+  const heard = Math.max(throughput.now, Math.floor(Date.parse(at) / 1000) || 0);
+  return { ...throughput, now: heard + Math.floor((performance.now() - live.heardAt) / 1000) };
+}
 const listeners = new Set();
 const away = new Set();
 let told = () => {};

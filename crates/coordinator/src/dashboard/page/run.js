@@ -79,7 +79,8 @@ function pictures(run, again) {
   return {
     element: h("section", { "aria-labelledby": "h-pictures" }, h("div", { class: "heading" }, h("h2", { id: "h-pictures" }, "Latest pictures"), h("span", { class: "grow" }), more), none, list),
     limit: () => limit,
-    update(page) {
+    update(page, made) {
+      text(none, made ? "The latest are not known; each shard of the map shows its own." : "No pictures yet.");
       if (isPointed() && list.children.length === limit) return;
       show(none, page.pictures.length === 0);
       show(more, page.pictures.length >= FEW);
@@ -117,7 +118,7 @@ export function runView({ parts: [run], signal, session, ready, title }) {
     chart.update(now, status !== null && hasEnded(status));
     draw();
   }, 4000, chart);
-  const askPictures = part("pictures", () => `${base}/pictures${api.query({ limit: latest.limit() })}`, latest.update, 3000, latest);
+  const askPictures = part("pictures", () => `${base}/pictures${api.query({ limit: latest.limit() })}`, (page) => latest.update(page, status?.done > 0), 3000, latest);
   const askShards = part("shards", () => `${base}/shards${api.query({ round: shards.round() ?? status?.round ?? 0 })}`, shards.update, 2000, shards);
   const askFailures = part("failures", `${base}/failures`, (now) => {
     failed = now;
@@ -136,6 +137,7 @@ export function runView({ parts: [run], signal, session, ready, title }) {
     clear(missing);
     show(rest, true);
     draw();
+    if (before === null) askSpec();
     if (before === null || JSON.stringify(before) !== JSON.stringify(now)) details();
     if (series && before && hasEnded(before) !== hasEnded(now)) chart.update(series, hasEnded(now));
     ready();
@@ -167,7 +169,6 @@ export function runView({ parts: [run], signal, session, ready, title }) {
     else askStatus(true);
   });
   askStatus();
-  askSpec();
   each(2000, () => {
     if (!status || hasEnded(status)) return;
     askStatus();

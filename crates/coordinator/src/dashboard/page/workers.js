@@ -24,7 +24,7 @@ function row(worker) {
     set(element, "data-state", now.state);
     text(state, now.state);
     text(pool, now.pool);
-    const from = now.since ?? now.started_at;
+    const from = now.started_at;
     text(since, from ? `for ${lasting((clockNow() - Date.parse(from)) / 1000)}` : "");
     set(since, "title", from ? `since ${absolute(new Date(from))}` : null);
     put(shard, [now.shard?.run, now.shard?.shard], () => (now.shard ? link(href.shard(now.shard.run, now.shard.shard), now.shard.shard) : h("span", { class: "soft" }, "–")));
@@ -53,6 +53,7 @@ export function workersTable() {
   const element = h("section", { "aria-labelledby": "h-workers" }, h("div", { class: "heading" }, h("h2", { id: "h-workers" }, "Workers"), number, h("span", { class: "grow" }), find), none, table);
   const order = new Intl.Collator("en", { numeric: true }).compare;
   let workers = [];
+  let isKnown = true;
   const draw = () => {
     const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
     const fits = (worker) => words.every((word) => [worker.worker, worker.pool, worker.model, worker.state, worker.device, worker.shard?.run, worker.runName].join("\n").toLowerCase().includes(word));
@@ -62,7 +63,7 @@ export function workersTable() {
     show(find, workers.length > 8);
     show(table, chosen.length > 0);
     show(none, chosen.length === 0);
-    text(none, workers.length ? "No worker fits." : "No workers are connected.");
+    text(none, !isKnown ? "Not known now." : workers.length ? "No worker fits." : "No workers are connected.");
     keyed(body, chosen, (worker) => worker.worker, row, (element, worker) => element.update(worker));
   };
   find.addEventListener("input", draw);
@@ -70,7 +71,8 @@ export function workersTable() {
     element,
     update(now, runs) {
       const names = new Map(runs.map((run) => [run.run, nameOf(run)]));
-      workers = now.map((worker) => ({ ...worker, runName: worker.shard && (names.get(worker.shard.run) ?? worker.shard.run) }));
+      isKnown = Boolean(now);
+      workers = (now ?? []).map((worker) => ({ ...worker, runName: worker.shard && (names.get(worker.shard.run) ?? worker.shard.run) }));
       draw();
     },
   };
