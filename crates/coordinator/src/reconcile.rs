@@ -54,6 +54,8 @@ pub(crate) async fn catch_up(
 ) -> Result<Counts, CoordinatorError> {
     let (progress, mut history) = (&*backends.progress, history.clone());
     for _ in 0..TRIES {
+        // Before anything is added: what is lost from now on is lost with it.
+        let generation = progress.generation(&spec.run).await?;
         let mut added = Vec::with_capacity(history.rounds().len());
         let voids = store.voids(&history).await?;
         for round in history.rounds() {
@@ -61,7 +63,7 @@ pub(crate) async fn catch_up(
             added.push(add_round(backends, store, spec, round, void).await?);
         }
         let all = added.iter().map(|round| round.len()).sum();
-        progress.complete(&spec.run, all).await?;
+        progress.complete(&spec.run, &generation, all).await?;
         let counted = progress.counted(&spec.run).await?;
         // Bits and counts are lost together: where the bits are there still, the counts are those of all of them.
         let mut is_all = counted.complete;

@@ -26,6 +26,9 @@ pub enum Mutant {
     NobodySweeps,
     /// The bits of a run can be lost without its counts.
     CountsOutliveBits,
+    /// That the counts of a run are complete is believed whenever it is heard, though they were lost and begun anew since
+    /// it was said.
+    CompleteIsTimeless,
     /// Nothing is published while the progress service is away.
     ProgressIsNeeded,
     /// A cancelled run may end as finished.
@@ -36,7 +39,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::LostStaysLost,
         Self::BriefPauseIsMissed,
         Self::LogIsRewritten,
@@ -47,6 +50,7 @@ impl Mutant {
         Self::FilesShareNames,
         Self::NobodySweeps,
         Self::CountsOutliveBits,
+        Self::CompleteIsTimeless,
         Self::ProgressIsNeeded,
         Self::CancelIsForgotten,
         Self::LostAnswerIsRefusal,

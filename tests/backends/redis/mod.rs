@@ -61,7 +61,8 @@ async fn write_everything(progress: &dyn Progress, run: &RunId) {
     progress.hold(run, shard(0, 1), &holder("a"), LONG).await.unwrap();
     progress.claim(run, "commits/r0-000001.json", &attempt("a"), LONG).await.unwrap();
     progress.announce(run, &HEAD).await.unwrap();
-    progress.complete(run, 3).await.unwrap();
+    let generation = progress.generation(run).await.unwrap();
+    progress.complete(run, &generation, 3).await.unwrap();
 }
 
 /// The keys of a run, by a search that the program itself never makes.
@@ -195,6 +196,12 @@ async fn how_far_a_log_is_never_goes_back() {
 async fn many_shards_at_once_count_like_each_by_itself() {
     let redis = Redis::start();
     conformance::many_shards_at_once_count_like_each_by_itself(&connect(&redis).await).await;
+}
+
+#[tokio::test]
+async fn counts_are_complete_in_one_generation() {
+    let redis = Redis::start();
+    conformance::counts_are_complete_in_one_generation(&connect(&redis).await).await;
 }
 
 /// What is evicted takes everything with it that has to agree with it: what is left claims no more than it holds.
