@@ -33,13 +33,15 @@ pub enum Mutant {
     ProgressIsNeeded,
     /// A cancelled run may end as finished.
     CancelIsForgotten,
+    /// What somebody claimed he writes however late he comes to it, where the store ignores conditions.
+    ClaimsAreTimeless,
     /// A conditional write whose answer was lost, and which finds itself, takes itself for somebody else's.
     LostAnswerIsRefusal,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::LostStaysLost,
         Self::BriefPauseIsMissed,
         Self::LogIsRewritten,
@@ -53,6 +55,7 @@ impl Mutant {
         Self::CompleteIsTimeless,
         Self::ProgressIsNeeded,
         Self::CancelIsForgotten,
+        Self::ClaimsAreTimeless,
         Self::LostAnswerIsRefusal,
     ];
 }

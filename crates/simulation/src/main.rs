@@ -40,6 +40,7 @@ fn found_within(mutant: Mutant) -> u64 {
         | Mutant::ModelIsNotChecked => 40,
         Mutant::LostStaysLost | Mutant::CountsOutliveBits | Mutant::ProgressIsNeeded | Mutant::CancelIsForgotten => 150,
         Mutant::BriefPauseIsMissed
+        | Mutant::ClaimsAreTimeless
         | Mutant::CompleteIsTimeless
         | Mutant::RepairTakesNewRounds
         | Mutant::NobodySweeps

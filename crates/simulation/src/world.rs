@@ -13,7 +13,7 @@ use diorama_backends::objects::Put;
 use diorama_backends::progress::embedded::{EmbeddedProgress, Part};
 use diorama_core::id::{Pool, RunId, ShardId};
 use diorama_protocol::mutant::{Mutant, is_back};
-use diorama_protocol::{CLAIM, Exclusive};
+use diorama_protocol::{CLAIM, Exclusive, SENT_WITHIN};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -131,9 +131,7 @@ impl World {
         diorama_core::id::seeded::begin(seed);
         fastrand::seed(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
-        // Stories of stores that ignore conditions are told where they are asked for: some of them are broken
-        // (docs/roadmap.md).
-        let ignores_conditions = rng.u64(0..5) == 0 && std::env::var_os("CLAIMS").is_some();
+        let ignores_conditions = rng.u64(0..5) == 0 || is_back(Mutant::ClaimsAreTimeless);
         Arc::new(Self {
             began,
             aloud: std::env::var_os("ALOUD").is_some(),
@@ -192,20 +190,25 @@ impl World {
         } else if dice < chaos.refused + chaos.answer_lost {
             Fate::AnswerLost
         } else if dice < chaos.refused + chaos.answer_lost + chaos.late {
-            Fate::Late(self.some_time(60_000))
+            Fate::Late(self.on_its_way())
         } else {
             Fate::Done
         }
     }
 
-    /// A time shorter than this, for which something stands still or is under way. A claim fences nobody who takes longer
-    /// than it holds from his claim to his write, with every further try; that is the store's weakness, and not told here.
+    /// A time shorter than this, for which something stands still.
     pub(crate) fn some_time(&self, millis: u64) -> Duration {
-        let bound = match self.exclusive {
-            Exclusive::ConditionalPut => millis,
-            Exclusive::Claim => millis.min(CLAIM.as_millis() as u64 / 5),
+        Duration::from_millis(self.roll(millis))
+    }
+
+    /// How long after it failed a call takes effect. No claim fences what is on its way for longer than it leaves for that;
+    /// that is the store's weakness, and not told here.
+    fn on_its_way(&self) -> Duration {
+        let longest = match self.exclusive {
+            Exclusive::ConditionalPut => Duration::from_secs(60),
+            Exclusive::Claim => CLAIM - SENT_WITHIN,
         };
-        Duration::from_millis(self.roll(bound))
+        Duration::from_millis(self.roll(longest.as_millis() as u64))
     }
 
     /// Until when what somebody claimed who died keeps everybody else waiting.

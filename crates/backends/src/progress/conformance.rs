@@ -144,11 +144,14 @@ pub async fn of_many_owners_one_has_the_lease(progress: &dyn Progress) {
     assert!(progress.lease("pump", "a", LONG).await.unwrap(), "a silent owner loses it");
 }
 
-/// A claim has one attempt, which may renew it, until it is not renewed in time.
+/// A claim has one attempt, which may renew it, until it is not renewed in time; whatever else is forgotten of the run.
 pub async fn of_many_attempts_one_may_commit_until_its_claim_ends(progress: &dyn Progress) {
     let (run, a, b) = (run("claims"), AttemptId::new("a").unwrap(), AttemptId::new("b").unwrap());
     let (marker, other) = ("commits/r0-000001.json", "commits/r0-000002.json");
     assert_eq!(progress.claim(&run, marker, &a, LONG).await.unwrap(), a);
+    assert_eq!(progress.claim(&run, marker, &b, LONG).await.unwrap(), a);
+    progress.forget(&run).await.unwrap();
+    progress.expire(&run, Duration::ZERO).await.unwrap();
     assert_eq!(progress.claim(&run, marker, &b, LONG).await.unwrap(), a);
     assert_eq!(progress.claim(&run, other, &b, LONG).await.unwrap(), b, "objects do not mix");
     assert_eq!(progress.claim(&run, marker, &a, Duration::from_millis(20)).await.unwrap(), a);

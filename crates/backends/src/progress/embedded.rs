@@ -43,6 +43,11 @@ struct Run {
 }
 
 impl Run {
+    /// All but the claims, which end by themselves.
+    fn forget(&mut self) {
+        *self = Self { claims: std::mem::take(&mut self.claims), ..Self::default() };
+    }
+
     fn commit(&mut self, shard: ShardId, counts: Counts, failures: &[TaskOutcome]) -> bool {
         let new = self.committed.entry(shard.round).or_default().insert(shard.index);
         if new {
@@ -82,7 +87,7 @@ impl EmbeddedProgress {
         let mut state = self.state();
         let known = state.runs.entry(run.clone()).or_default();
         if known.forget_at.is_some_and(|at| at <= Instant::now()) {
-            *known = Run::default();
+            known.forget();
         }
         step(known)
     }
@@ -289,7 +294,13 @@ impl Progress for EmbeddedProgress {
     }
 
     async fn forget(&self, run: &RunId) -> Result<(), ProgressError> {
-        self.state().runs.remove(run);
+        let mut state = self.state();
+        if let Some(known) = state.runs.get_mut(run) {
+            known.forget();
+            if known.claims.is_empty() {
+                state.runs.remove(run);
+            }
+        }
         Ok(())
     }
 }

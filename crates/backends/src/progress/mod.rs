@@ -239,7 +239,8 @@ pub trait Progress: Send + Sync {
     async fn head(&self, run: &RunId) -> Result<Option<Head>, ProgressError>;
 
     /// For a store that ignores the condition of a conditional put: the one attempt that may write the run's object
-    /// `what`. That is `attempt`, unless another one claimed it less than `ttl` ago. Asking again renews.
+    /// `what`. That is `attempt`, unless another one claimed it less than `ttl` ago. Asking again renews. Claims outlast
+    /// [`Self::forget`] and [`Self::expire`]: whoever has one may be about to write.
     async fn claim(
         &self,
         run: &RunId,

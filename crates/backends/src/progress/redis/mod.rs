@@ -302,9 +302,8 @@ impl Progress for RedisProgress {
         ttl: Duration,
     ) -> Result<AttemptId, ProgressError> {
         let doing = "claiming what is written once";
-        let keys = RunKeys::of(run);
-        let mut claim = self.scripts.claim.key(keys.claims());
-        claim.key(keys.ends()).arg(what).arg(attempt.as_str()).arg(millis(ttl)).arg(millis(LIFE));
+        let mut claim = self.scripts.claim.key(RunKeys::of(run).claim(what));
+        claim.arg(attempt.as_str()).arg(millis(ttl).max(1));
         nonce(doing, self.script(doing, &claim).await?)
     }
 
