@@ -42,6 +42,7 @@ fn found_within(mutant: Mutant) -> u64 {
         Mutant::BriefPauseIsMissed
         | Mutant::ClaimsAreTimeless
         | Mutant::CompleteIsTimeless
+        | Mutant::PausedRunsKeepTheWindow
         | Mutant::RepairTakesNewRounds
         | Mutant::NobodySweeps
         | Mutant::LostAnswerIsRefusal => 500,

@@ -54,7 +54,7 @@ pub(crate) async fn story(seed: u64) -> Result<u64, Broken> {
     let mut story = Story {
         fleet: Fleet::new(&world),
         client: Client::new(&world),
-        checker: Checker::new(two_models),
+        checker: Checker::default(),
         weather_until: Duration::ZERO,
         two_models,
         world: world.clone(),
