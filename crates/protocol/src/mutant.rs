@@ -27,6 +27,8 @@ pub enum Mutant {
     FilesShareNames,
     /// Runs that nobody handed over are looked for by nobody.
     NobodySweeps,
+    /// A run for which nobody could ring, because the progress service was away, waits until the runs are listed anyway.
+    BellIsMissed,
     /// The bits of a run can be lost without its counts.
     CountsOutliveBits,
     /// That the counts of a run are complete is believed whenever it is heard, though they were lost and begun anew since
@@ -44,7 +46,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::LostStaysLost,
         Self::BriefPauseIsMissed,
         Self::PausedRunsKeepTheWindow,
@@ -55,6 +57,7 @@ impl Mutant {
         Self::ModelIsNotChecked,
         Self::FilesShareNames,
         Self::NobodySweeps,
+        Self::BellIsMissed,
         Self::CountsOutliveBits,
         Self::CompleteIsTimeless,
         Self::ProgressIsNeeded,
