@@ -34,6 +34,8 @@ pub enum Mutant {
     /// That the counts of a run are complete is believed whenever it is heard, though they were lost and begun anew since
     /// it was said.
     CompleteIsTimeless,
+    /// An attempt that was not heard of again counts as a death, though its process may only have stood still.
+    SilenceIsDeath,
     /// Nothing is published while the progress service is away.
     ProgressIsNeeded,
     /// A cancelled run may end as finished.
@@ -46,7 +48,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::LostStaysLost,
         Self::BriefPauseIsMissed,
         Self::PausedRunsKeepTheWindow,
@@ -60,6 +62,7 @@ impl Mutant {
         Self::BellIsMissed,
         Self::CountsOutliveBits,
         Self::CompleteIsTimeless,
+        Self::SilenceIsDeath,
         Self::ProgressIsNeeded,
         Self::CancelIsForgotten,
         Self::ClaimsAreTimeless,

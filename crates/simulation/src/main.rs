@@ -45,6 +45,7 @@ fn found_within(mutant: Mutant) -> u64 {
         | Mutant::CompleteIsTimeless
         | Mutant::PausedRunsKeepTheWindow
         | Mutant::RepairTakesNewRounds
+        | Mutant::SilenceIsDeath
         | Mutant::NobodySweeps
         | Mutant::LostAnswerIsRefusal => 500,
     }

@@ -4,14 +4,15 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use diorama_backends::objects::Put;
 use diorama_backends::progress::embedded::{EmbeddedProgress, Part};
-use diorama_core::id::{Pool, RunId, ShardId};
+use diorama_core::id::{Pool, RunId, ShardId, WorkerId};
+use diorama_core::key::blob_of;
 use diorama_protocol::mutant::{Mutant, is_back};
 use diorama_protocol::{CLAIM, Exclusive, SENT_WITHIN};
 use jiff::Timestamp;
@@ -117,8 +118,13 @@ pub(crate) struct World {
     /// When somebody was at a shard last.
     touched: Mutex<BTreeMap<RunId, BTreeMap<ShardId, Duration>>>,
     runs: Mutex<BTreeSet<RunId>>,
-    /// How many processes had a name so far.
+    /// How many processes had a name so far, and a number.
     names: AtomicU64,
+    nodes: AtomicU64,
+    /// When each worker's process died.
+    died: Mutex<BTreeMap<WorkerId, Duration>>,
+    /// Whether processes may stand still.
+    stormy: AtomicBool,
     broken: Mutex<Option<String>>,
 }
 
@@ -146,6 +152,9 @@ impl World {
             touched: Mutex::default(),
             runs: Mutex::default(),
             names: AtomicU64::new(0),
+            nodes: AtomicU64::new(0),
+            died: Mutex::default(),
+            stormy: AtomicBool::new(true),
             broken: Mutex::default(),
         })
     }
@@ -194,11 +203,6 @@ impl World {
         } else {
             Fate::Done
         }
-    }
-
-    /// A time shorter than this, for which something stands still.
-    pub(crate) fn some_time(&self, millis: u64) -> Duration {
-        Duration::from_millis(self.roll(millis))
     }
 
     /// How long after it failed a call takes effect. No claim fences what is on its way for longer than it leaves for that;
@@ -263,6 +267,39 @@ impl World {
     /// A name that no process had before.
     pub(crate) fn next_name(&self, kind: &str) -> String {
         format!("{kind}-{}", self.names.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    pub(crate) fn next_node(&self) -> u64 {
+        self.nodes.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A worker's process dies.
+    pub(crate) fn dies(&self, worker: &WorkerId) {
+        self.note(&("died", worker));
+        locked(&self.died).insert(worker.clone(), self.now());
+    }
+
+    /// Whether the worker's process was dead then.
+    pub(crate) fn was_dead(&self, worker: &WorkerId, then: Duration) -> bool {
+        locked(&self.died).get(worker).is_some_and(|at| *at <= then)
+    }
+
+    pub(crate) fn is_stormy(&self) -> bool {
+        self.stormy.load(Ordering::Relaxed)
+    }
+
+    /// From now on no process stands still.
+    pub(crate) fn calm_begins(&self) {
+        self.stormy.store(false, Ordering::Relaxed);
+    }
+
+    /// The store loses a reference.
+    pub(crate) fn lose_blob(&self) {
+        let mut store = self.store();
+        let blobs: Vec<String> = store.objects.keys().filter(|key| blob_of(key).is_some()).cloned().collect();
+        if let Some(blob) = blobs.get(self.roll(blobs.len() as u64) as usize) {
+            store.objects.remove(blob);
+        }
     }
 
     /// A process did what none may.
