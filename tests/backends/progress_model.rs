@@ -86,6 +86,11 @@ struct Known {
 }
 
 impl Known {
+    /// All but the claims.
+    fn forget(&mut self) {
+        *self = Self { claims: std::mem::take(&mut self.claims), ..Self::default() };
+    }
+
     fn commit(&mut self, shard: ShardId, marker: &Marker) -> bool {
         let new = self.bits.insert(shard, marker.counts).is_none();
         if new {
@@ -137,10 +142,10 @@ impl Model {
             Step::Claim(shard, by) => return name(*known.claims.entry(*shard).or_insert(*by)),
             Step::Lease(owner) => return (*self.lease.get_or_insert(*owner) == *owner).to_string(),
             Step::ReleaseLease(owner) => self.lease = self.lease.filter(|holder| holder != owner),
-            Step::Forget | Step::End => *known = Known::default(),
+            Step::Forget | Step::End => known.forget(),
             Step::Reconcile(shard, counts, failed) => {
                 let marker = self.marker(*shard, *counts, *failed);
-                self.known = Known::default();
+                self.known.forget();
                 self.known.commit(*shard, &marker);
                 for (shard, marker) in &self.markers {
                     self.known.commit(*shard, marker);

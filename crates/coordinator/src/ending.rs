@@ -21,11 +21,8 @@ use futures::future;
 use sha2::{Digest, Sha256};
 
 use crate::error::CoordinatorError;
-use crate::reconcile::rebuild;
+use crate::reconcile::{are_settled, rebuild};
 use crate::scratch::{Scratch, Written};
-
-/// How often the counts of an ended run are rebuilt until they are right.
-const SETTLING: u32 = 5;
 
 /// Writes down the shards of the round under way that have no marker; `None` where all have.
 pub(crate) async fn write_void(store: &RunStore, history: &History) -> Result<Option<AttemptId>, CoordinatorError> {
@@ -88,16 +85,13 @@ pub(crate) async fn settle_counts(
     spec: &RunSpec,
     history: &History,
 ) -> Result<(), CoordinatorError> {
-    let Some(ended) = history.ended() else { return Ok(()) };
-    for _ in 0..SETTLING {
-        let counted = backends.progress.counted(&spec.run).await?;
-        if counted.complete && counted.counts == ended.counts {
-            return Ok(());
-        }
-        // A worker that is late may tell of a shard that is void while we count.
+    if history.ended().is_none() {
+        return Ok(());
+    }
+    let counted = backends.progress.counted(&spec.run).await?;
+    if !(counted.complete && are_settled(history, counted.counts)) {
         rebuild(backends, store, spec, history).await?;
     }
-    tracing::warn!("the counts in the progress service still disagree with the markers");
     Ok(())
 }
 

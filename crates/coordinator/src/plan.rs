@@ -8,6 +8,7 @@ use std::time::Duration;
 use diorama_backends::queue::QueueDepth;
 use diorama_core::id::AttemptId;
 use diorama_core::shards::ShardSet;
+use diorama_protocol::mutant::{self, Mutant};
 use tokio::time::Instant;
 
 use crate::share::{Share, Standing, Turn};
@@ -61,9 +62,13 @@ impl Plan {
         self.gives_way
     }
 
-    /// The run is paused. Workers let go of what they hold; it is all published again when it goes on.
-    pub(crate) fn pause(&mut self, holders_known: bool, now: Instant) {
-        self.window.reset(holders_known, now);
+    /// The run is paused. Workers let go of what they hold, and with that it is out no more: a pause may last, and the
+    /// pool's window is the others' then. It is all published again when the run goes on.
+    pub(crate) fn pause(&mut self, committed: &ShardSet, holders: Option<&HashMap<u32, AttemptId>>, now: Instant) {
+        if !mutant::is_back(Mutant::PausedRunsKeepTheWindow) {
+            self.window.look(committed, holders, now);
+        }
+        self.window.reset(holders.is_some(), now);
         self.share.tell(Standing { wants: false, waiting: 0, ..self.stands() }, now);
     }
 
@@ -159,5 +164,32 @@ impl Plan {
         use std::hash::Hash;
         (self.gives_way, self.made).hash(hasher);
         self.window.hash(now, hasher);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diorama_core::id::{Pool, RunId};
+
+    use super::*;
+    use crate::share::Shares;
+
+    #[tokio::test]
+    async fn a_paused_run_keeps_nothing_of_the_window_for_what_was_let_go() {
+        let (shares, pool, now) = (Shares::new(2), Pool::new("pool").unwrap(), Instant::now());
+        let plan = |run: &str| Plan::new(shares.join(&RunId::new(run).unwrap(), &pool, 0, 1), 9);
+        let (mut paused, mut other, none) = (plan("paused"), plan("other"), ShardSet::default());
+        let publish = |plan: &mut Plan| {
+            let depth = QueueDepth { ready: 0, consumers: 9, dead: 0 };
+            plan.see(&none, None, now);
+            let turn = plan.turn(Some(&depth), now);
+            plan.publish(&turn, Some(&depth), &none, Duration::from_secs(90), now).new
+        };
+        assert_eq!(publish(&mut paused), [0, 1]);
+        let held = [0, 1].map(|index| (index, AttemptId::new("a").unwrap())).into();
+        paused.pause(&none, Some(&held), now);
+        assert_eq!(publish(&mut other), [0; 0], "workers are at them still");
+        paused.pause(&none, Some(&HashMap::new()), now);
+        assert_eq!(publish(&mut other), [0, 1]);
     }
 }

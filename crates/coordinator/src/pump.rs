@@ -149,7 +149,7 @@ impl<'a> Pump<'a> {
             return Ok(Looked::GoesOn);
         }
         match wanted {
-            RunState::Paused => self.plan.pause(self.holders_known(), now),
+            RunState::Paused => self.plan.pause(&self.committed, holders.as_ref(), now),
             RunState::Submitting | RunState::Running | RunState::Cancelled | RunState::Finished => {
                 bury_dead_letters(self.backends, self.store, &self.spec.pool, &self.config.name).await?;
                 self.plan.see(&self.committed, holders.as_ref(), now);

@@ -20,6 +20,9 @@ const AT_ONCE: usize = 256;
 /// How often everything is added anew, because the progress service forgot it in between, or the run was taken further.
 const TRIES: usize = 5;
 
+/// How often the counts of an ended run are rebuilt until they are right.
+const SETTLING: usize = 5;
+
 /// Forgets what the progress service knows about the run and adds every marker anew. Of the counts that it gives,
 /// `failed` are the tasks that have failed for good.
 pub async fn reconcile(
@@ -39,9 +42,25 @@ pub(crate) async fn rebuild(
     spec: &RunSpec,
     history: &History,
 ) -> Result<Counts, CoordinatorError> {
-    backends.progress.forget(&spec.run).await?;
-    // What a worker counts from now on is counted anew, and what it had counted before has its marker.
-    catch_up(backends, store, spec, history).await
+    let mut history = history.clone();
+    let mut counts = Counts::default();
+    for _ in 0..SETTLING {
+        backends.progress.forget(&spec.run).await?;
+        // What a worker counts from now on is counted anew, and what it had counted before has its marker.
+        counts = catch_up(backends, store, spec, &history).await?;
+        store.refresh(&mut history).await?;
+        if are_settled(&history, counts) {
+            return Ok(counts);
+        }
+        // A worker that is late told of a shard that is void while we counted.
+    }
+    tracing::warn!("the counts in the progress service still disagree with the markers");
+    Ok(counts)
+}
+
+/// Whether these are the counts of the run as it ended; of one that has not, they may be any.
+pub(crate) fn are_settled(history: &History, counts: Counts) -> bool {
+    history.ended().is_none_or(|ended| counts == ended.counts)
 }
 
 /// Adds the markers that the progress service does not know, and says then that its counts are complete. Nothing is
@@ -54,6 +73,8 @@ pub(crate) async fn catch_up(
 ) -> Result<Counts, CoordinatorError> {
     let (progress, mut history) = (&*backends.progress, history.clone());
     for _ in 0..TRIES {
+        // Before anything is added: what is lost from now on is lost with it.
+        let generation = progress.generation(&spec.run).await?;
         let mut added = Vec::with_capacity(history.rounds().len());
         let voids = store.voids(&history).await?;
         for round in history.rounds() {
@@ -61,7 +82,7 @@ pub(crate) async fn catch_up(
             added.push(add_round(backends, store, spec, round, void).await?);
         }
         let all = added.iter().map(|round| round.len()).sum();
-        progress.complete(&spec.run, all).await?;
+        progress.complete(&spec.run, &generation, all).await?;
         let counted = progress.counted(&spec.run).await?;
         // Bits and counts are lost together: where the bits are there still, the counts are those of all of them.
         let mut is_all = counted.complete;

@@ -15,5 +15,5 @@ pub mod results;
 pub mod run_store;
 
 pub use error::ProtocolError;
-pub use once::{Backends, CLAIM, DecideError, Exclusive};
+pub use once::{Backends, CLAIM, DecideError, Exclusive, SENT_WITHIN};
 pub use run_store::RunStore;

@@ -9,6 +9,9 @@ pub enum Mutant {
     LostStaysLost,
     /// A pause that was over before the coordinator heard of it is taken for none, though workers have let go of shards.
     BriefPauseIsMissed,
+    /// What workers held of a run when it was paused counts as out for as long as it is, and keeps its place in the pool's
+    /// window.
+    PausedRunsKeepTheWindow,
     /// Entries of the log are written without the condition that there is none.
     LogIsRewritten,
     /// A marker is written without the condition that there is none.
@@ -24,21 +27,31 @@ pub enum Mutant {
     FilesShareNames,
     /// Runs that nobody handed over are looked for by nobody.
     NobodySweeps,
+    /// A run for which nobody could ring, because the progress service was away, waits until the runs are listed anyway.
+    BellIsMissed,
     /// The bits of a run can be lost without its counts.
     CountsOutliveBits,
+    /// That the counts of a run are complete is believed whenever it is heard, though they were lost and begun anew since
+    /// it was said.
+    CompleteIsTimeless,
+    /// An attempt that was not heard of again counts as a death, though its process may only have stood still.
+    SilenceIsDeath,
     /// Nothing is published while the progress service is away.
     ProgressIsNeeded,
     /// A cancelled run may end as finished.
     CancelIsForgotten,
+    /// What somebody claimed he writes however late he comes to it, where the store ignores conditions.
+    ClaimsAreTimeless,
     /// A conditional write whose answer was lost, and which finds itself, takes itself for somebody else's.
     LostAnswerIsRefusal,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 18] = [
         Self::LostStaysLost,
         Self::BriefPauseIsMissed,
+        Self::PausedRunsKeepTheWindow,
         Self::LogIsRewritten,
         Self::MarkersAreRewritten,
         Self::FinalFilesShareNames,
@@ -46,9 +59,13 @@ impl Mutant {
         Self::ModelIsNotChecked,
         Self::FilesShareNames,
         Self::NobodySweeps,
+        Self::BellIsMissed,
         Self::CountsOutliveBits,
+        Self::CompleteIsTimeless,
+        Self::SilenceIsDeath,
         Self::ProgressIsNeeded,
         Self::CancelIsForgotten,
+        Self::ClaimsAreTimeless,
         Self::LostAnswerIsRefusal,
     ];
 }

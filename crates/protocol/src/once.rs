@@ -1,7 +1,10 @@
 //! What is written once: commit markers, the entries of a run's log, and which run an idempotency key names. The first
 //! writer wins, and every other one learns what he wrote.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +16,7 @@ use diorama_core::id::{AttemptId, RunId, Sha256Hex};
 use diorama_core::key::{ObjectKey, SharedKey};
 use diorama_core::marker::CommitMarker;
 use diorama_core::run::RunSpec;
+use tokio::time::Instant;
 
 use crate::decision::{Act, Decision};
 use crate::fault;
@@ -38,13 +42,16 @@ pub struct Backends {
 pub enum Exclusive {
     /// The store's conditional put.
     ConditionalPut,
-    /// A claim in the progress service, because the store ignores the condition. Weaker: a process that is stopped for
-    /// longer than [`CLAIM`] between its claim and its put can overwrite what another one wrote.
+    /// A claim in the progress service, because the store ignores the condition. Weaker: a write that takes effect more
+    /// than [`CLAIM`] less [`SENT_WITHIN`] after it was sent, or whose claim was lost, can overwrite what another one wrote.
     Claim,
 }
 
 /// How long a claim holds without being renewed.
 pub const CLAIM: Duration = Duration::from_secs(60);
+
+/// How long after he claimed it somebody may send an object to the store. The rest of the claim is for what is on its way.
+pub const SENT_WITHIN: Duration = Duration::from_secs(30);
 
 /// Between two looks at a claim that somebody else has.
 const CLAIMED: Duration = Duration::from_secs(1);
@@ -70,10 +77,11 @@ impl Backends {
     pub async fn commit(&self, store: &RunStore, marker: CommitMarker) -> Result<CommitMarker, ObjectError> {
         let (run, attempt) = (marker.run.clone(), marker.attempt.clone());
         let key = ObjectKey::Commit(marker.shard);
-        if let Some(winner) = self.wait_for_turn(store, &run, &key, &attempt).await? {
-            return Ok(winner);
-        }
-        match store.write_json_once(&key, &marker).await? {
+        let claimed = match self.wait_for_turn(store, &run, &key, &attempt).await? {
+            Turn::Written(winner) => return Ok(winner),
+            Turn::Ours(claimed) => claimed,
+        };
+        match claimed.write(store.write_json_once(&key, &marker)).await? {
             Put::Created => Ok(marker),
             Put::Exists => match store.marker(marker.shard).await? {
                 Some(winner) => Ok(winner),
@@ -85,10 +93,11 @@ impl Backends {
     /// Writes the run's spec unless there is one. Gives the one that counts.
     pub async fn write_spec(&self, store: &RunStore, spec: RunSpec) -> Result<RunSpec, ObjectError> {
         let key = ObjectKey::Spec;
-        if let Some(first) = self.wait_for_turn(store, &spec.run, &key, &AttemptId::generate()).await? {
-            return Ok(first);
-        }
-        match store.write_json_once(&key, &spec).await? {
+        let claimed = match self.wait_for_turn(store, &spec.run, &key, &AttemptId::generate()).await? {
+            Turn::Written(first) => return Ok(first),
+            Turn::Ours(claimed) => claimed,
+        };
+        match claimed.write(store.write_json_once(&key, &spec)).await? {
             Put::Created => Ok(spec),
             Put::Exists => match store.spec().await? {
                 Some(first) => Ok(first),
@@ -131,9 +140,9 @@ impl Backends {
             let key = ObjectKey::Decision(history.decisions());
             let decision =
                 Decision { version: 1, nonce: nonce.clone(), at: clock::now(), by: by.to_owned(), act: act.clone() };
-            if self.wait_for_turn::<Decision>(store, run, &key, &nonce).await?.is_none() {
+            if let Turn::Ours(claimed) = self.wait_for_turn::<Decision>(store, run, &key, &nonce).await? {
                 fault::point("decide.before");
-                let put = store.write_json_once(&key, &decision).await?;
+                let put = claimed.write(store.write_json_once(&key, &decision)).await?;
                 fault::point("decide.after");
                 if put == Put::Created {
                     history.apply(decision)?;
@@ -182,10 +191,11 @@ impl Backends {
         // It belongs to no run: the key itself is the one whose claims these are.
         let claims =
             RunId::new(key.as_str()).map_err(|error| ObjectError::damaged(entry.clone(), error.to_string()))?;
-        if let Some(first) = self.wait_for_claim(&claims, &entry, &AttemptId::generate(), named).await? {
-            return Ok(first);
-        }
-        match self.objects.put_if_absent(&entry, Bytes::from(run.to_string())).await? {
+        let claimed = match self.wait_for_claim(&claims, &entry, &AttemptId::generate(), named).await? {
+            Turn::Written(first) => return Ok(first),
+            Turn::Ours(claimed) => claimed,
+        };
+        match claimed.write(self.objects.put_if_absent(&entry, Bytes::from(run.to_string()))).await? {
             Put::Created => Ok(run),
             Put::Exists => match named().await? {
                 Some(first) => Ok(first),
@@ -194,14 +204,14 @@ impl Backends {
         }
     }
 
-    /// Where the store ignores conditions: waits for the claim on `key`. What is there already, if anything is.
+    /// Where the store ignores conditions: waits for the claim on `key`, unless the object is there.
     async fn wait_for_turn<T: serde::de::DeserializeOwned>(
         &self,
         store: &RunStore,
         run: &RunId,
         key: &ObjectKey,
         attempt: &AttemptId,
-    ) -> Result<Option<T>, ObjectError> {
+    ) -> Result<Turn<T>, ObjectError> {
         self.wait_for_claim(run, &key.relative(store.root()), attempt, || store.read_json(key)).await
     }
 
@@ -212,14 +222,16 @@ impl Backends {
         what: &str,
         attempt: &AttemptId,
         read: impl Fn() -> F,
-    ) -> Result<Option<T>, ObjectError> {
+    ) -> Result<Turn<T>, ObjectError> {
         if self.exclusive == Exclusive::ConditionalPut {
-            return Ok(None);
+            return Ok(Turn::Ours(Claimed { what: what.to_owned(), until: None }));
         }
         loop {
-            if let Some(winner) = read().await? {
-                return Ok(Some(winner));
+            if let Some(written) = read().await? {
+                return Ok(Turn::Written(written));
             }
+            // The service counts from when it hears of it, which is later.
+            let until = Instant::now() + SENT_WITHIN;
             let claimed = self.progress.claim(run, what, attempt, CLAIM).await;
             let claimed = claimed.map_err(|error| {
                 ObjectError::new(ObjectErrorKind::Transient, "claiming", what.to_owned(), error.to_string())
@@ -229,7 +241,52 @@ impl Backends {
                 continue;
             }
             // It may have been written between the look and the claim.
-            return read().await;
+            return Ok(match read().await? {
+                Some(written) => Turn::Written(written),
+                None => Turn::Ours(Claimed { what: what.to_owned(), until: Some(until) }),
+            });
         }
+    }
+}
+
+/// What a look before something is written once leads to.
+enum Turn<T> {
+    /// It is there.
+    Written(T),
+    /// It is for us to write.
+    Ours(Claimed),
+}
+
+/// That it is for us to write an object.
+struct Claimed {
+    what: String,
+    /// Until when; `None` where the store itself sees to it that it is written once.
+    until: Option<Instant>,
+}
+
+impl Claimed {
+    /// Writes it. When the claim's time is over it says nothing any more: whoever stood still meanwhile, or waits for the
+    /// store, sends nothing then, because another one may have claimed the object and written it.
+    async fn write<T>(self, write: impl Future<Output = Result<T, ObjectError>>) -> Result<T, ObjectError> {
+        let Some(until) = self.until.filter(|_| !mutant::is_back(Mutant::ClaimsAreTimeless)) else {
+            return write.await;
+        };
+        let over = || {
+            let problem = "the claim on it ran out before the store answered";
+            Poll::Ready(Err(ObjectError::new(ObjectErrorKind::Away, "writing once", self.what.clone(), problem)))
+        };
+        let mut write = pin!(write);
+        let mut end = pin!(tokio::time::sleep_until(until));
+        poll_fn(|context| {
+            // The clock, not the timer: a process that goes on after it stood still may not have heard that one yet.
+            if Instant::now() >= until {
+                return over();
+            }
+            match write.as_mut().poll(context) {
+                Poll::Pending if end.as_mut().poll(context).is_ready() => over(),
+                polled => polled,
+            }
+        })
+        .await
     }
 }

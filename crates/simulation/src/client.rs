@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use diorama_core::id::RunId;
+use bytes::Bytes;
+use diorama_core::id::{RunId, Sha256Hex};
+use diorama_core::picture::Rgb8;
 use serde_json::Value;
 use tower::ServiceExt;
 
 use crate::checker::{Asked, Broken, Checker};
 use crate::fleet::{Fleet, POOLS};
-use crate::studio::NOTHING;
+use crate::studio::{DEADLY, MOODY, NOTHING, STUNNING};
 use crate::world::World;
 
 /// How long somebody waits for an answer.
@@ -81,7 +83,14 @@ impl Client {
     /// Submits a run, up to three times with the same key; where `cut_off`, it may hang up halfway.
     pub(crate) async fn submit(&mut self, fleet: &Fleet, checker: &mut Checker, cut_off: bool) -> Result<(), Broken> {
         self.submissions += 1;
-        let (key, form) = (format!("submission-{}", self.submissions), self.form());
+        let key = format!("submission-{}", self.submissions);
+        let references = self.references();
+        for reference in &references {
+            let request = Request::builder().method("PUT").uri(format!("/v1/blobs/{}", Sha256Hex::of(reference)));
+            // Where it does not get there, the submission that names it is refused.
+            self.send(fleet, request.body(Body::from(reference.clone())).unwrap(), PATIENCE).await;
+        }
+        let form = self.form(&references);
         let mut first: Option<RunId> = None;
         for _ in 0..1 + self.world.roll(3) {
             let hangs_up = cut_off && self.world.roll(4) == 0;
@@ -106,14 +115,40 @@ impl Client {
         Ok(())
     }
 
-    fn form(&self) -> String {
+    /// What some rows begin from: a picture or two, and something that is none.
+    fn references(&self) -> Vec<Bytes> {
         let world = &self.world;
-        let rows: String = (0..1 + world.roll(30))
-            .map(|row| {
-                let prompt = if world.roll(10) == 0 { NOTHING } else { "a duck" };
-                format!("{{\"custom_id\":\"t{row}\",\"prompt\":\"{prompt}\"}}\n")
-            })
-            .collect();
+        if world.roll(3) > 0 {
+            return Vec::new();
+        }
+        let picture = |_| {
+            let data = std::iter::repeat_with(|| world.roll(256) as u8).take(3).collect();
+            diorama_picture::encode_rgb(&Rgb8 { width: 1, height: 1, data }).unwrap().into()
+        };
+        let pictures = (0..1 + world.roll(2)).map(picture);
+        let no_picture = (world.roll(3) == 0).then(|| Bytes::from_static(b"no picture"));
+        pictures.chain(no_picture).collect()
+    }
+
+    fn form(&self, references: &[Bytes]) -> String {
+        let world = &self.world;
+        let (deadly, stunning, moody) = (world.roll(6) == 0, world.roll(6) == 0, world.roll(4) == 0);
+        let row = |row: u64| {
+            let prompt = match world.roll(20) {
+                0 | 1 => NOTHING,
+                2 if deadly => DEADLY,
+                2 | 3 if stunning => STUNNING,
+                _ if moody => MOODY,
+                _ => "a duck",
+            };
+            let mut cells = serde_json::json!({ "custom_id": format!("t{row}"), "prompt": prompt });
+            if let Some(reference) = references.get(world.roll(4) as usize) {
+                cells["method"] = "img2img".into();
+                cells["reference"] = format!("blob:{}", Sha256Hex::of(reference)).into();
+            }
+            format!("{cells}\n")
+        };
+        let rows: String = (0..1 + world.roll(30)).map(row).collect();
         let spec = serde_json::json!({
             "pool": format!("pool-{}", world.roll(POOLS)),
             "format": if world.roll(2) == 0 { "files" } else { "webdataset" },

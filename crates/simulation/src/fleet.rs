@@ -31,7 +31,6 @@ struct Process {
     node: Node,
     kind: Kind,
     _running: AbortOnDropHandle<()>,
-    thaws: Option<Duration>,
 }
 
 enum Kind {
@@ -68,7 +67,7 @@ impl Fleet {
         let (api, service) = self.coordinator(&name, node.backends());
         let running = AbortOnDropHandle::new(tokio::spawn(service.run(CancellationToken::new())));
         let kind = Kind::Coordinator { name, api };
-        self.processes.push(Process { node, kind, _running: running, thaws: None });
+        self.processes.push(Process { node, kind, _running: running });
     }
 
     /// Starts a worker of this pool, with the first or the second model, on a machine of its own.
@@ -80,7 +79,7 @@ impl Fleet {
     fn start_on(&mut self, machine: Machine) {
         let running = AbortOnDropHandle::new(tokio::spawn(machine.clone().serve()));
         let (node, kind) = (machine.node.clone(), Kind::Worker(machine));
-        self.processes.push(Process { node, kind, _running: running, thaws: None });
+        self.processes.push(Process { node, kind, _running: running });
     }
 
     fn coordinator(&self, name: &str, backends: Backends) -> (Router, Service) {
@@ -140,10 +139,8 @@ impl Fleet {
 
     /// A process stands still for a while, longer than its lease or not.
     pub(crate) fn freeze(&mut self) {
-        let (victim, time) = (self.victim(), self.world.some_time(90_000));
-        let process = &mut self.processes[victim];
-        process.node.freeze();
-        process.thaws = Some(self.world.now() + time);
+        let (victim, time) = (self.victim(), Duration::from_millis(self.world.roll(90_000)));
+        self.processes[victim].node.freeze_for(time);
     }
 
     /// A process does not reach one of the services for a while.
@@ -153,24 +150,24 @@ impl Fleet {
         self.processes[victim].node.cut_off(from, Duration::from_millis(self.world.roll(60_000)));
     }
 
-    /// Those whose time is over go on. Whether anybody still stands still, or is cut off.
-    pub(crate) fn thaw(&mut self) -> bool {
-        let now = self.world.now();
-        for process in self.processes.iter_mut().filter(|process| process.thaws.is_some_and(|at| at <= now)) {
-            process.thaws = None;
-            process.node.go_on();
-        }
-        self.processes.iter().any(|process| process.thaws.is_some() || process.node.is_cut_off())
+    /// Whether anybody stands still, or is cut off.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.processes.iter().any(|process| process.node.is_frozen() || process.node.is_cut_off())
     }
 
     /// Everybody goes on, and each pool has two workers, which serve these models.
     pub(crate) fn recover(&mut self, models: [u64; 2]) {
         for process in &mut self.processes {
-            process.thaws = None;
             process.node.go_on();
             process.node.reconnect();
         }
-        self.processes.retain(|process| matches!(process.kind, Kind::Coordinator { .. }));
+        self.processes.retain(|process| match &process.kind {
+            Kind::Coordinator { .. } => true,
+            Kind::Worker(machine) => {
+                machine.dies();
+                false
+            }
+        });
         for model in models {
             (0..POOLS).for_each(|pool| self.start_worker(pool, model));
         }
@@ -178,7 +175,7 @@ impl Fleet {
 
     /// Some coordinator that is not frozen, and its name.
     pub(crate) fn api(&self) -> Option<(Router, String)> {
-        let awake = self.processes.iter().filter(|process| process.thaws.is_none());
+        let awake = self.processes.iter().filter(|process| !process.node.is_frozen());
         let api = |process: &Process| match &process.kind {
             Kind::Coordinator { name, api } => Some((api.clone(), name.clone())),
             Kind::Worker(_) => None,

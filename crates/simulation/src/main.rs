@@ -1,8 +1,8 @@
 //! A simulation: two coordinators with their APIs and three workers on a simulated store, queue and progress
 //! service, in paused time, with a seed for every choice. Calls get lost, late or refused; nodes die, freeze past their
-//! lease, are cut off and go on; messages and keys vanish; and all the while somebody submits, pauses, cancels, retries,
-//! deletes, repairs. A checker follows everything that is written and every answer. Then the weather clears, and every
-//! run must end, with exactly one outcome a task.
+//! lease, are cut off and go on, some of them by what they run; messages, keys and references vanish; and all the while
+//! somebody submits, pauses, cancels, retries, deletes, repairs. A checker follows everything that is written and every
+//! answer. Then the weather clears, and every run must end, with exactly one outcome a task.
 //!
 //! A seed tells its story again, write by write. `SEED=7 cargo test … --test simulation` tells that one, `ALOUD=1` with
 //! every write and every answer in it; `SEEDS=1000` so many.
@@ -39,8 +39,13 @@ fn found_within(mutant: Mutant) -> u64 {
         | Mutant::FilesShareNames
         | Mutant::ModelIsNotChecked => 40,
         Mutant::LostStaysLost | Mutant::CountsOutliveBits | Mutant::ProgressIsNeeded | Mutant::CancelIsForgotten => 150,
-        Mutant::BriefPauseIsMissed
+        Mutant::BellIsMissed
+        | Mutant::BriefPauseIsMissed
+        | Mutant::ClaimsAreTimeless
+        | Mutant::CompleteIsTimeless
+        | Mutant::PausedRunsKeepTheWindow
         | Mutant::RepairTakesNewRounds
+        | Mutant::SilenceIsDeath
         | Mutant::NobodySweeps
         | Mutant::LostAnswerIsRefusal => 500,
     }

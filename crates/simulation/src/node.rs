@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,11 +14,15 @@ use diorama_backends::objects::retrying::Retrying;
 use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put};
 use diorama_backends::progress::Progress;
 use diorama_backends::queue::Queue;
-use diorama_protocol::Backends;
+use diorama_core::key::blob_of;
 use diorama_protocol::mutant::{Mutant, is_back};
+use diorama_protocol::{Backends, Exclusive};
 use tokio::sync::Notify;
 
 use crate::world::{Fate, Object, Store, World, locked};
+
+/// After this long without a heartbeat the broker gives a connection up: two of its `amqp_heartbeat`s.
+const TWO_HEARTBEATS: Duration = Duration::from_secs(40);
 
 /// A service that a node can be cut off from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +36,10 @@ pub(crate) enum Service {
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) world: Arc<World>,
-    frozen: Arc<AtomicBool>,
+    /// No other one has it.
+    pub(crate) number: u64,
+    /// Since when it stands still.
+    frozen: Arc<Mutex<Option<Duration>>>,
     /// Unlike a watch channel, it wakes whoever waits in the order in which they came.
     thawed: Arc<Notify>,
     /// From which it is cut off, until when.
@@ -42,7 +48,8 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(world: &Arc<World>) -> Self {
-        Self { world: world.clone(), frozen: Arc::default(), thawed: Arc::default(), cut_off: Arc::default() }
+        let number = world.next_node();
+        Self { world: world.clone(), number, frozen: Arc::default(), thawed: Arc::default(), cut_off: Arc::default() }
     }
 
     /// What the process stands on.
@@ -58,18 +65,49 @@ impl Node {
         }
     }
 
+    /// It stands still. The broker gives it up when it has missed its heartbeats, and delivers again what it has.
     pub(crate) fn freeze(&self) {
-        self.frozen.store(true, Ordering::Relaxed);
+        let since = Some(self.world.now());
+        *locked(&self.frozen) = since;
+        self.falls_silent(move |node| *locked(&node.frozen) == since);
+    }
+
+    /// The same, for this long.
+    pub(crate) fn freeze_for(&self, time: Duration) {
+        self.freeze();
+        let node = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            node.go_on();
+        });
     }
 
     pub(crate) fn go_on(&self) {
-        self.frozen.store(false, Ordering::Relaxed);
+        *locked(&self.frozen) = None;
         self.thawed.notify_waiters();
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        locked(&self.frozen).is_some()
     }
 
     /// Cuts it off from `service` for this long.
     pub(crate) fn cut_off(&self, service: Service, time: Duration) {
-        *locked(&self.cut_off) = Some((service, self.world.now() + time));
+        let cut = Some((service, self.world.now() + time));
+        *locked(&self.cut_off) = cut;
+        if service == Service::Queue {
+            self.falls_silent(move |node| node.is_cut_off() && *locked(&node.cut_off) == cut);
+        }
+    }
+
+    fn falls_silent(&self, is_silent: impl Fn(&Self) -> bool + Send + 'static) {
+        let node = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(TWO_HEARTBEATS).await;
+            if is_silent(&node) {
+                node.world.give_up(node.number);
+            }
+        });
     }
 
     pub(crate) fn reconnect(&self) {
@@ -81,9 +119,13 @@ impl Node {
         locked(&self.cut_off).is_some_and(|(_, until)| self.world.now() < until)
     }
 
+    pub(crate) fn is_cut_off_from(&self, service: Service) -> bool {
+        locked(&self.cut_off).is_some_and(|(other, until)| other == service && self.world.now() < until)
+    }
+
     /// Passes when the process is not frozen.
     pub(crate) async fn gate(&self) {
-        while self.frozen.load(Ordering::Relaxed) {
+        while self.is_frozen() {
             self.thawed.notified().await;
         }
     }
@@ -93,11 +135,7 @@ impl Node {
         self.gate().await;
         self.world.lag().await;
         let fate = self.world.fate();
-        let cut = *locked(&self.cut_off);
-        match cut {
-            Some((other, until)) if other == service && self.world.now() < until => Fate::Refused,
-            _ => fate,
-        }
+        if self.is_cut_off_from(service) { Fate::Refused } else { fate }
     }
 
     async fn read<T>(
@@ -153,9 +191,21 @@ fn meta(key: &str, object: &Object) -> ObjectMeta {
 #[async_trait]
 impl Objects for Node {
     async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
-        self.read("reading", key, |objects| objects.get(key).map(|object| object.bytes.clone()))
-            .await?
-            .ok_or_else(|| failed(ObjectErrorKind::NotFound, "reading", key))
+        if blob_of(key).is_some() && self.world.roll(5) == 0 {
+            // A large picture over a slow line.
+            tokio::time::sleep(Duration::from_millis(self.world.roll(20_000))).await;
+        }
+        let read = self.read("reading", key, |objects| {
+            let bytes = objects.get(key).map(|object| object.bytes.clone());
+            let is_next = bytes.is_none() && key.contains("/commits/");
+            if is_next && self.world.exclusive == Exclusive::Claim && self.world.is_stormy() && self.world.roll(30) == 0
+            {
+                // Between its claim, which it may have, and its write.
+                self.freeze_for(Duration::from_millis(self.world.roll(90_000)));
+            }
+            bytes
+        });
+        read.await?.ok_or_else(|| failed(ObjectErrorKind::NotFound, "reading", key))
     }
 
     async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError> {
@@ -183,6 +233,10 @@ impl Objects for Node {
     }
 
     async fn put(&self, key: &str, bytes: Bytes) -> Result<(), ObjectError> {
+        if key.contains("/endings/") && self.world.roll(2) == 0 {
+            // The results of a large run.
+            tokio::time::sleep(Duration::from_millis(self.world.roll(8000))).await;
+        }
         let name = key.to_owned();
         self.write("writing", key, move |store, world| store.put(world, name, bytes)).await
     }

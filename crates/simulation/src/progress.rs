@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use diorama_backends::kind::ErrorKind;
-use diorama_backends::progress::embedded::EmbeddedProgress;
-use diorama_backends::progress::{Counted, Counts, Head, Heartbeat, Holder, Progress, ProgressError, Throughput};
+use diorama_backends::progress::embedded::{EmbeddedProgress, Part};
+use diorama_backends::progress::{
+    Counted, Counts, Generation, Head, Heartbeat, Holder, Progress, ProgressError, Throughput,
+};
 use diorama_core::id::{AttemptId, Round, RunId, ShardId};
 use diorama_core::outcome::TaskOutcome;
 use diorama_core::shards::ShardSet;
+use diorama_protocol::mutant::{Mutant, is_back};
 
 use crate::node::{Node, Service};
-use crate::world::Fate;
+use crate::world::{Fate, World};
 
 fn away() -> ProgressError {
     ProgressError::new(ErrorKind::Transient, "asking", "simulated")
@@ -64,6 +67,26 @@ impl Node {
     }
 }
 
+/// Says that `shards` were added to this generation. Counts that are complete by that are of as many.
+async fn complete(
+    world: &World,
+    run: &RunId,
+    mut generation: Generation,
+    mut shards: u64,
+) -> Result<(), ProgressError> {
+    let (progress, added) = (world.progress(), shards);
+    if is_back(Mutant::CompleteIsTimeless) {
+        (generation, shards) = (progress.generation(run).await?, 0);
+    }
+    let before = progress.counted(run).await?;
+    progress.complete(run, &generation, shards).await?;
+    let counted = progress.counted(run).await?;
+    if counted.complete && !before.complete && counted.counts.shards < added {
+        world.breaks(format!("{run}: {} of {added} shards are counted, and said to be all", counted.counts.shards));
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Progress for Node {
     async fn commit(
@@ -90,8 +113,30 @@ impl Progress for Node {
         self.asks(async { self.world.progress().counted(run).await }).await
     }
 
-    async fn complete(&self, run: &RunId, shards: u64) -> Result<(), ProgressError> {
-        self.asks(async { self.world.progress().complete(run, shards).await }).await
+    async fn generation(&self, run: &RunId) -> Result<Generation, ProgressError> {
+        self.asks(async { self.world.progress().generation(run).await }).await
+    }
+
+    /// Where it comes late, the counts of which it was said may be lost by then.
+    async fn complete(&self, run: &RunId, generation: &Generation, shards: u64) -> Result<(), ProgressError> {
+        let (world, run, generation) = (self.world.clone(), run.clone(), generation.clone());
+        let completed = match self.begins().await {
+            Fate::Refused => Err(away()),
+            Fate::Done => complete(&world, &run, generation, shards).await,
+            Fate::AnswerLost => complete(&world, &run, generation, shards).await.and(Err(away())),
+            Fate::Late(after) => {
+                tokio::spawn(async move {
+                    tokio::time::sleep(after).await;
+                    if world.roll(2) == 0 {
+                        world.progress().lose(&run, Part::State);
+                    }
+                    let _ = complete(&world, &run, generation, shards).await;
+                });
+                Err(away())
+            }
+        };
+        self.gate().await;
+        completed
     }
 
     async fn hold(&self, run: &RunId, shard: ShardId, holder: &Holder, ttl: Duration) -> Result<(), ProgressError> {

@@ -16,6 +16,9 @@ use crate::world::{Fate, World, locked};
 /// How often a message is delivered before the broker gives it up.
 const DELIVERIES: u32 = 100;
 
+/// Between two looks whether a broker that cannot be reached can be reached again.
+const UNHEARD: Duration = Duration::from_millis(500);
+
 /// A pool's queue, as the broker has it.
 #[derive(Default)]
 pub(crate) struct PoolQueue {
@@ -26,14 +29,15 @@ pub(crate) struct PoolQueue {
     /// The dead letters.
     dead: VecDeque<ShardMessage>,
     tags: u64,
-    consumers: Vec<u64>,
+    /// With the number of the process that each belongs to.
+    consumers: BTreeMap<u64, u64>,
     names: u64,
 }
 
 impl PoolQueue {
-    fn consumer(&mut self) -> u64 {
+    fn consumer(&mut self, of: u64) -> u64 {
         self.names += 1;
-        self.consumers.push(self.names);
+        self.consumers.insert(self.names, of);
         self.names
     }
 }
@@ -75,17 +79,28 @@ impl World {
 
     /// It gives up every consumer of the pools: what they have goes to others.
     pub(crate) fn cut_consumers(&self) {
-        let all: Vec<(Pool, u64)> = locked(&self.queue)
-            .iter()
-            .flat_map(|(pool, known)| known.consumers.iter().map(|consumer| (pool.clone(), *consumer)))
-            .collect();
-        all.into_iter().for_each(|(pool, consumer)| self.cut(&pool, consumer));
+        self.cut_consumers_of(|_| true);
+    }
+
+    /// The same of a process that it has not heard of for too long.
+    pub(crate) fn give_up(&self, process: u64) {
+        self.note(&("given up", process));
+        self.cut_consumers_of(|of| of == process);
+    }
+
+    fn cut_consumers_of(&self, is_cut: impl Fn(u64) -> bool) {
+        let mut cut = Vec::new();
+        for (pool, known) in &*locked(&self.queue) {
+            let consumers = known.consumers.iter().filter(|(_, of)| is_cut(**of));
+            cut.extend(consumers.map(|(consumer, _)| (pool.clone(), *consumer)));
+        }
+        cut.into_iter().for_each(|(pool, consumer)| self.cut(&pool, consumer));
     }
 
     fn cut(&self, pool: &Pool, consumer: u64) {
         let mut queue = locked(&self.queue);
         let pool = queue.entry(pool.clone()).or_default();
-        pool.consumers.retain(|known| *known != consumer);
+        pool.consumers.remove(&consumer);
         let tags: Vec<u64> =
             pool.unsettled.iter().filter(|(_, (held, _, _))| *held == consumer).map(|(tag, _)| *tag).collect();
         for tag in tags {
@@ -138,7 +153,7 @@ impl Queue for Node {
         if let Fate::Refused | Fate::AnswerLost = self.call(Service::Queue).await {
             return Err(away("consuming"));
         }
-        let id = locked(&self.world.queue).entry(pool.clone()).or_default().consumer();
+        let id = locked(&self.world.queue).entry(pool.clone()).or_default().consumer(self.number);
         Ok(Box::new(NodeConsumer { node: self.clone(), pool: pool.clone(), id, prefetch: usize::from(prefetch) }))
     }
 
@@ -185,6 +200,10 @@ impl Consumer for NodeConsumer {
             // Deliveries take a moment, so that whoever handed one back is not always the first to get it.
             tokio::time::sleep(Duration::from_millis(1 + world.roll(20))).await;
             self.node.gate().await;
+            if self.node.is_cut_off_from(Service::Queue) {
+                tokio::time::sleep(UNHEARD).await;
+                continue;
+            }
             let queued = world.queued.notified();
             tokio::pin!(queued);
             queued.as_mut().enable();
@@ -201,9 +220,9 @@ impl NodeConsumer {
         let world = &self.node.world;
         let mut queue = locked(&world.queue);
         let pool = queue.entry(self.pool.clone()).or_default();
-        if !pool.consumers.contains(&self.id) {
+        if !pool.consumers.contains_key(&self.id) {
             // The broker had given it up; it subscribes anew.
-            self.id = pool.consumer();
+            self.id = pool.consumer(self.node.number);
         }
         let held = pool.unsettled.values().filter(|(consumer, _, _)| *consumer == self.id).count();
         if held >= self.prefetch {

@@ -54,7 +54,7 @@ pub(crate) async fn story(seed: u64) -> Result<u64, Broken> {
     let mut story = Story {
         fleet: Fleet::new(&world),
         client: Client::new(&world),
-        checker: Checker::new(two_models),
+        checker: Checker::default(),
         weather_until: Duration::ZERO,
         two_models,
         world: world.clone(),
@@ -75,7 +75,7 @@ impl Story {
             self.weather_until = Duration::ZERO;
             self.disturbed();
         }
-        if self.fleet.thaw() || !is_fair {
+        if self.fleet.is_troubled() || !is_fair {
             self.disturbed();
         }
         if let Some(broken) = self.world.broken() {
@@ -107,6 +107,7 @@ impl Story {
     /// No process and no service fails, but perhaps the progress service is away; runs come, stop and go on, and messages
     /// and keys are lost.
     async fn calm_and_busy(&mut self) -> Result<(), Broken> {
+        self.world.calm_begins();
         self.clear(if self.two_models { [0, 1] } else { [0, 0] });
         // Where a claim fences, nothing can be written once while the progress service is away.
         let away = self.world.roll(4) == 0 && self.world.exclusive == Exclusive::ConditionalPut;
@@ -190,7 +191,7 @@ impl Story {
     }
 
     fn something_is_lost(&mut self) {
-        let event = self.world.roll(7);
+        let event = self.world.roll(8);
         match event {
             0 => self.world.purge(),
             1 => self.world.lose_one(),
@@ -202,6 +203,7 @@ impl Story {
                 self.disturbed();
             }
             5 => self.world.give_up_one(),
+            6 => self.world.lose_blob(),
             _ => self.world.cut_consumers(),
         }
         // A message that is lost is published again when it has been missed for long.
@@ -254,9 +256,7 @@ impl Story {
             let (world, node) = (self.world.clone(), node);
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(world.roll(2000))).await;
-                node.freeze();
-                tokio::time::sleep(world.some_time(60_000)).await;
-                node.go_on();
+                node.freeze_for(Duration::from_millis(world.roll(60_000)));
             });
         }
         tokio::spawn(async move {

@@ -1,5 +1,5 @@
 //! What a simulated device makes: a picture of one colour a task, the same one whoever makes it. Some tasks fail, some take
-//! the whole process with them.
+//! the whole process with them, some let it stand still; now and then the device has no memory, or is lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,20 @@ use diorama_core::task::Task;
 use diorama_worker::device::Pace;
 use futures::FutureExt;
 
-use crate::node::Node;
+use crate::worker::Machine;
 use crate::world::World;
 
 /// A prompt that no model can do anything with.
 pub(crate) const NOTHING: &str = "nothing";
+
+/// One that fails every other time, and may work when it is tried again.
+pub(crate) const MOODY: &str = "moody";
+
+/// One that kills whatever process runs it.
+pub(crate) const DEADLY: &str = "deadly";
+
+/// One that lets whatever process runs it stand still for longer than its heartbeats may be missed; sometimes.
+pub(crate) const STUNNING: &str = "stunning";
 
 /// Makes pictures without a model.
 pub(crate) struct Studio {
@@ -34,7 +43,7 @@ impl Studio {
             model_sha256: format!("model-{model}"),
             device: "cpu".to_owned(),
             dtype: "f32".to_owned(),
-            batch_size: 1 + world.roll(2) as usize,
+            batch_size: 1 + world.roll(4) as usize,
         };
         Self { world: world.clone(), info }
     }
@@ -71,10 +80,17 @@ impl Generator for Studio {
         if stop() {
             return Err(GeneratorError::Stopped);
         }
-        if self.world.roll(100) == 0 {
-            return Err(GeneratorError::Failed("it failed as a whole".to_owned()));
+        match self.world.roll(200) {
+            0 | 1 => return Err(GeneratorError::Failed("it failed as a whole".to_owned())),
+            2 | 3 => {
+                let tried = self.info.batch_size;
+                self.info.batch_size = (tried / 2).max(1);
+                return Err(GeneratorError::OutOfMemory { batch: tried, message: "simulated".to_owned() });
+            }
+            4 => return Err(GeneratorError::DeviceLost("simulated".to_owned())),
+            _ => {}
         }
-        let make = |job: &Job| match self.world.roll(10) {
+        let make = |job: &Job| match self.world.roll(if job.task.prompt == MOODY { 2 } else { 10 }) {
             0 => Err(TaskError::transient(ErrorCode::ModelError, "busy")),
             _ => Ok(self.picture(&job.task)),
         };
@@ -82,14 +98,24 @@ impl Generator for Studio {
     }
 }
 
-/// How long batches take on a machine: they stand still with it.
-pub(crate) fn pace(node: &Node) -> Pace {
-    let node = node.clone();
-    Box::new(move |_| {
-        let node = node.clone();
+/// How long batches take on a machine: they stand still with it, or never end.
+pub(crate) fn pace(machine: &Machine) -> Pace {
+    let machine = machine.clone();
+    Box::new(move |batch: &[Job]| {
+        let has = |prompt: &str| batch.iter().any(|job| job.task.prompt == prompt);
+        let (deadly, stunning, machine) = (has(DEADLY), has(STUNNING), machine.clone());
         async move {
-            tokio::time::sleep(Duration::from_millis(200 + node.world.roll(3000))).await;
+            let (node, world) = (&machine.node, &machine.node.world);
+            tokio::time::sleep(Duration::from_millis(200 + world.roll(3000))).await;
             node.gate().await;
+            if deadly {
+                machine.dies();
+                std::future::pending::<()>().await;
+            }
+            if stunning && world.is_stormy() && world.roll(2) == 0 {
+                node.freeze_for(Duration::from_millis(30_000 + world.roll(60_000)));
+                node.gate().await;
+            }
         }
         .boxed()
     })

@@ -21,6 +21,14 @@ pub(crate) struct Disk {
     in_use: Mutex<Option<PathBuf>>,
 }
 
+/// The process of a worker that lives.
+#[derive(Clone)]
+struct Life {
+    worker: WorkerId,
+    drain: CancellationToken,
+    death: CancellationToken,
+}
+
 impl Disk {
     fn new() -> Self {
         Self { root: tempfile::tempdir().unwrap(), in_use: Mutex::default() }
@@ -43,56 +51,65 @@ pub(crate) struct Machine {
     /// The number of the model that it serves.
     pub(crate) model: u64,
     disk: Arc<Disk>,
-    /// Of the process that lives.
-    drain: Arc<Mutex<CancellationToken>>,
+    life: Arc<Mutex<Option<Life>>>,
 }
 
 impl Machine {
     pub(crate) fn new(node: Node, pool: Pool, model: u64) -> Self {
-        Self { node, pool, model, disk: Arc::new(Disk::new()), drain: Arc::default() }
+        Self { node, pool, model, disk: Arc::new(Disk::new()), life: Arc::default() }
     }
 
     /// Its worker is told to hand back what it has and to end.
     pub(crate) fn drain(&self) {
-        locked(&self.drain).cancel();
+        if let Some(life) = &*locked(&self.life) {
+            life.drain.cancel();
+        }
     }
 
-    /// Its worker is about to be killed; gives the machine as the next one finds it.
-    pub(crate) fn killed(&self, node: Node, model: u64) -> Self {
+    /// Its worker dies in the midst of what it does.
+    pub(crate) fn dies(&self) {
+        let Some(life) = locked(&self.life).take() else { return };
         self.disk.outlives();
-        Self { node, pool: self.pool.clone(), model, disk: self.disk.clone(), drain: Arc::default() }
+        self.node.world.dies(&life.worker);
+        life.death.cancel();
+    }
+
+    /// Its worker is killed; gives the machine as the next one finds it.
+    pub(crate) fn killed(&self, node: Node, model: u64) -> Self {
+        self.dies();
+        Self { node, pool: self.pool.clone(), model, disk: self.disk.clone(), life: Arc::default() }
     }
 
     /// Serves the pool until it is dropped: whatever ends a worker, another one is started.
     pub(crate) async fn serve(self) {
         loop {
-            let drain = CancellationToken::new();
-            *locked(&self.drain) = drain.clone();
-            match self.work(&drain).await {
-                Ok(()) | Err(WorkerError::Device(DeviceError::Stopped)) => {}
-                Err(error) if error.is_retryable() => {}
-                Err(error) => self.node.world.breaks(format!("a worker ended for good: {error}")),
+            let worker = WorkerId::new(self.node.world.next_name("worker")).unwrap();
+            let life = Life { worker, drain: CancellationToken::new(), death: CancellationToken::new() };
+            *locked(&self.life) = Some(life.clone());
+            match life.death.run_until_cancelled(self.work(&life)).await {
+                None | Some(Ok(()) | Err(WorkerError::Device(DeviceError::Stopped))) => {}
+                Some(Err(error)) if error.is_retryable() => {}
+                Some(Err(error)) => self.node.world.breaks(format!("a worker ended for good: {error}")),
             }
         }
     }
 
     /// The life of a process, as `diorama worker` has it.
-    async fn work(&self, drain: &CancellationToken) -> Result<(), WorkerError> {
+    async fn work(&self, life: &Life) -> Result<(), WorkerError> {
         let world = &self.node.world;
         // The model is loaded.
         tokio::time::sleep(Duration::from_millis(500 + world.roll(2000))).await;
-        let (device, _plugged) = Device::simulated(Box::new(Studio::new(world, self.model)), pace(&self.node));
+        let (device, _plugged) = Device::simulated(Box::new(Studio::new(world, self.model)), pace(self));
         let (backends, root) = (self.node.backends(), self.disk.root.path());
         // What cannot be swept now is swept by the next one.
-        let _ = drain.run_until_cancelled(Scratch::sweep(root, backends.objects.clone())).await;
-        let name = WorkerId::new(world.next_name("worker")).unwrap();
-        let scratch = Scratch::open(root, &name).unwrap();
+        let _ = life.drain.run_until_cancelled(Scratch::sweep(root, backends.objects.clone())).await;
+        let scratch = Scratch::open(root, &life.worker).unwrap();
         *locked(&self.disk.in_use) = Some(scratch.path().to_owned());
         let config = WorkerConfig {
             on_outage: OnOutage::Wait,
-            ..WorkerConfig::new(name, self.pool.clone(), Layout::Shared, scratch)
+            ..WorkerConfig::new(life.worker.clone(), self.pool.clone(), Layout::Shared, scratch)
         };
-        let ended = Worker::new(backends, device, config).run(drain.clone()).await;
+        let ended = Worker::new(backends, device, config).run(life.drain.clone()).await;
         *locked(&self.disk.in_use) = None;
         ended.map(drop)
     }

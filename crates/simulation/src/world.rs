@@ -4,16 +4,17 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use diorama_backends::objects::Put;
 use diorama_backends::progress::embedded::{EmbeddedProgress, Part};
-use diorama_core::id::{Pool, RunId, ShardId};
+use diorama_core::id::{Pool, RunId, ShardId, WorkerId};
+use diorama_core::key::blob_of;
 use diorama_protocol::mutant::{Mutant, is_back};
-use diorama_protocol::{CLAIM, Exclusive};
+use diorama_protocol::{CLAIM, Exclusive, SENT_WITHIN};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -117,8 +118,13 @@ pub(crate) struct World {
     /// When somebody was at a shard last.
     touched: Mutex<BTreeMap<RunId, BTreeMap<ShardId, Duration>>>,
     runs: Mutex<BTreeSet<RunId>>,
-    /// How many processes had a name so far.
+    /// How many processes had a name so far, and a number.
     names: AtomicU64,
+    nodes: AtomicU64,
+    /// When each worker's process died.
+    died: Mutex<BTreeMap<WorkerId, Duration>>,
+    /// Whether processes may stand still.
+    stormy: AtomicBool,
     broken: Mutex<Option<String>>,
 }
 
@@ -131,9 +137,7 @@ impl World {
         diorama_core::id::seeded::begin(seed);
         fastrand::seed(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
-        // Stories of stores that ignore conditions are told where they are asked for: some of them are broken
-        // (docs/roadmap.md).
-        let ignores_conditions = rng.u64(0..5) == 0 && std::env::var_os("CLAIMS").is_some();
+        let ignores_conditions = rng.u64(0..5) == 0 || is_back(Mutant::ClaimsAreTimeless);
         Arc::new(Self {
             began,
             aloud: std::env::var_os("ALOUD").is_some(),
@@ -148,6 +152,9 @@ impl World {
             touched: Mutex::default(),
             runs: Mutex::default(),
             names: AtomicU64::new(0),
+            nodes: AtomicU64::new(0),
+            died: Mutex::default(),
+            stormy: AtomicBool::new(true),
             broken: Mutex::default(),
         })
     }
@@ -192,20 +199,20 @@ impl World {
         } else if dice < chaos.refused + chaos.answer_lost {
             Fate::AnswerLost
         } else if dice < chaos.refused + chaos.answer_lost + chaos.late {
-            Fate::Late(self.some_time(60_000))
+            Fate::Late(self.on_its_way())
         } else {
             Fate::Done
         }
     }
 
-    /// A time shorter than this, for which something stands still or is under way. A claim fences nobody who takes longer
-    /// than it holds from his claim to his write, with every further try; that is the store's weakness, and not told here.
-    pub(crate) fn some_time(&self, millis: u64) -> Duration {
-        let bound = match self.exclusive {
-            Exclusive::ConditionalPut => millis,
-            Exclusive::Claim => millis.min(CLAIM.as_millis() as u64 / 5),
+    /// How long after it failed a call takes effect. No claim fences what is on its way for longer than it leaves for that;
+    /// that is the store's weakness, and not told here.
+    fn on_its_way(&self) -> Duration {
+        let longest = match self.exclusive {
+            Exclusive::ConditionalPut => Duration::from_secs(60),
+            Exclusive::Claim => CLAIM - SENT_WITHIN,
         };
-        Duration::from_millis(self.roll(bound))
+        Duration::from_millis(self.roll(longest.as_millis() as u64))
     }
 
     /// Until when what somebody claimed who died keeps everybody else waiting.
@@ -260,6 +267,39 @@ impl World {
     /// A name that no process had before.
     pub(crate) fn next_name(&self, kind: &str) -> String {
         format!("{kind}-{}", self.names.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    pub(crate) fn next_node(&self) -> u64 {
+        self.nodes.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A worker's process dies.
+    pub(crate) fn dies(&self, worker: &WorkerId) {
+        self.note(&("died", worker));
+        locked(&self.died).insert(worker.clone(), self.now());
+    }
+
+    /// Whether the worker's process was dead then.
+    pub(crate) fn was_dead(&self, worker: &WorkerId, then: Duration) -> bool {
+        locked(&self.died).get(worker).is_some_and(|at| *at <= then)
+    }
+
+    pub(crate) fn is_stormy(&self) -> bool {
+        self.stormy.load(Ordering::Relaxed)
+    }
+
+    /// From now on no process stands still.
+    pub(crate) fn calm_begins(&self) {
+        self.stormy.store(false, Ordering::Relaxed);
+    }
+
+    /// The store loses a reference.
+    pub(crate) fn lose_blob(&self) {
+        let mut store = self.store();
+        let blobs: Vec<String> = store.objects.keys().filter(|key| blob_of(key).is_some()).cloned().collect();
+        if let Some(blob) = blobs.get(self.roll(blobs.len() as u64) as usize) {
+            store.objects.remove(blob);
+        }
     }
 
     /// A process did what none may.

@@ -88,11 +88,13 @@ async fn settle(context: &Context, hold: &Hold, attempted: Result<Ending, Interr
         Ok(ending) | Err(Interrupt::Ended(ending)) => (ending, None),
         Err(Interrupt::Broken(error)) => (Ending::HandedBack, Some(error)),
     };
+    // A commit that was counted ended it in the same step.
+    let delivery = hold.release(ending == Ending::Committed).await;
+    // Only now: who got the shard once more while we held it has left it to us, and no more is published of it on account
+    // of what was decided until then.
     if ending == Ending::LetGo && context.is_wanted_again(hold.run(), hold.shard()).await {
         ending = Ending::HandedBack;
     }
-    // A commit that was counted ended it in the same step.
-    let delivery = hold.release(ending == Ending::Committed).await;
     context.count(|report| match ending {
         Ending::Committed => report.committed += 1,
         Ending::AlreadyCommitted => report.already_committed += 1,

@@ -8,7 +8,7 @@ use diorama_core::outcome::TaskOutcome;
 use diorama_core::shards::ShardSet;
 
 use super::Metered;
-use crate::progress::{Counted, Counts, Head, Heartbeat, Holder, Progress, ProgressError, Throughput};
+use crate::progress::{Counted, Counts, Generation, Head, Heartbeat, Holder, Progress, ProgressError, Throughput};
 
 #[async_trait]
 impl<S: Progress> Progress for Metered<S> {
@@ -34,8 +34,12 @@ impl<S: Progress> Progress for Metered<S> {
         self.time("counted", self.inner.counted(run)).await
     }
 
-    async fn complete(&self, run: &RunId, shards: u64) -> Result<(), ProgressError> {
-        self.time("complete", self.inner.complete(run, shards)).await
+    async fn generation(&self, run: &RunId) -> Result<Generation, ProgressError> {
+        self.time("generation", self.inner.generation(run)).await
+    }
+
+    async fn complete(&self, run: &RunId, generation: &Generation, shards: u64) -> Result<(), ProgressError> {
+        self.time("complete", self.inner.complete(run, generation, shards)).await
     }
 
     async fn hold(&self, run: &RunId, shard: ShardId, holder: &Holder, ttl: Duration) -> Result<(), ProgressError> {

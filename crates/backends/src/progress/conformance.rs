@@ -147,11 +147,14 @@ pub async fn of_many_owners_one_has_the_lease(progress: &dyn Progress) {
     assert!(progress.lease("pump", "a", LONG).await.unwrap(), "a silent owner loses it");
 }
 
-/// A claim has one attempt, which may renew it, until it is not renewed in time.
+/// A claim has one attempt, which may renew it, until it is not renewed in time; whatever else is forgotten of the run.
 pub async fn of_many_attempts_one_may_commit_until_its_claim_ends(progress: &dyn Progress) {
     let (run, a, b) = (run("claims"), AttemptId::new("a").unwrap(), AttemptId::new("b").unwrap());
     let (marker, other) = ("commits/r0-000001.json", "commits/r0-000002.json");
     assert_eq!(progress.claim(&run, marker, &a, LONG).await.unwrap(), a);
+    assert_eq!(progress.claim(&run, marker, &b, LONG).await.unwrap(), a);
+    progress.forget(&run).await.unwrap();
+    progress.expire(&run, Duration::ZERO).await.unwrap();
     assert_eq!(progress.claim(&run, marker, &b, LONG).await.unwrap(), a);
     assert_eq!(progress.claim(&run, other, &b, LONG).await.unwrap(), b, "objects do not mix");
     assert_eq!(progress.claim(&run, marker, &a, Duration::from_millis(20)).await.unwrap(), a);
@@ -174,8 +177,7 @@ pub async fn how_far_a_log_is_never_goes_back(progress: &dyn Progress) {
     assert_eq!(progress.head(&run).await.unwrap(), None);
 }
 
-/// Many shards at once count like each by itself, across the borders of whatever they are kept in; that the counts are
-/// complete is known until they are forgotten.
+/// Many shards at once count like each by itself, across the borders of whatever they are kept in.
 pub async fn many_shards_at_once_count_like_each_by_itself(progress: &dyn Progress) {
     let run = run("many");
     let one = Counts { shards: 1, done: 1, failed: 2, retrying: 3 };
@@ -191,12 +193,33 @@ pub async fn many_shards_at_once_count_like_each_by_itself(progress: &dyn Progre
     assert!(!counted.complete);
     assert_eq!(progress.committed(&run, Round(1)).await.unwrap().iter().collect::<Vec<_>>(), indices);
     assert!(progress.committed(&run, Round(0)).await.unwrap().is_empty());
-    progress.complete(&run, 7).await.unwrap();
-    assert!(!progress.counted(&run).await.unwrap().complete, "one of seven was lost meanwhile");
-    progress.complete(&run, 6).await.unwrap();
-    assert!(progress.counted(&run).await.unwrap().complete);
+}
+
+/// That the counts are complete is known of their generation: it is not said of one that began with another, or lost
+/// some, and is lost with them.
+pub async fn counts_are_complete_in_one_generation(progress: &dyn Progress) {
+    let (run, other) = (run("complete"), run("another"));
+    let one = Counts { shards: 1, done: 1, ..Counts::default() };
+    let is_complete = || async { progress.counted(&run).await.unwrap().complete };
+    let first = progress.generation(&run).await.unwrap();
+    progress.commit_many(&run, &[(shard(0, 0), one), (shard(0, 1), one)]).await.unwrap();
+    assert_eq!(progress.generation(&run).await.unwrap(), first, "counting begins no other");
+    assert_ne!(progress.generation(&other).await.unwrap(), first);
+    progress.complete(&run, &first, 3).await.unwrap();
+    assert!(!is_complete().await, "one of three was lost meanwhile");
+    progress.complete(&run, &first, 2).await.unwrap();
+    assert!(is_complete().await);
+
     progress.forget(&run).await.unwrap();
     assert_eq!(progress.counted(&run).await.unwrap(), Counted::default());
+    progress.commit_many(&run, &[(shard(0, 0), one), (shard(0, 2), one)]).await.unwrap();
+    progress.complete(&run, &first, 2).await.unwrap();
+    assert!(!is_complete().await, "none has begun since");
+    let second = progress.generation(&run).await.unwrap();
+    progress.complete(&run, &first, 2).await.unwrap();
+    assert!(!is_complete().await, "it was said of the generation before");
+    progress.complete(&run, &second, 2).await.unwrap();
+    assert!(is_complete().await);
 }
 
 async fn counts_of(progress: &dyn Progress, run: &RunId) -> Counts {

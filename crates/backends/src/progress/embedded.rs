@@ -11,8 +11,8 @@ use diorama_core::shards::ShardSet;
 use tokio::time::Instant;
 
 use super::{
-    Counted, Counts, Head, Heartbeat, Holder, Interval, Progress, ProgressError, RECENT_FAILURES, THROUGHPUT_INTERVALS,
-    THROUGHPUT_SECONDS, Throughput,
+    Counted, Counts, Generation, Head, Heartbeat, Holder, Interval, Progress, ProgressError, RECENT_FAILURES,
+    THROUGHPUT_INTERVALS, THROUGHPUT_SECONDS, Throughput,
 };
 
 /// In-process progress. Clones share it.
@@ -33,6 +33,7 @@ struct State {
 struct Run {
     committed: HashMap<Round, ShardSet>,
     counted: Counted,
+    generation: Option<Generation>,
     head: Option<Head>,
     holders: BTreeMap<ShardId, (Holder, Instant)>,
     failures: VecDeque<TaskOutcome>,
@@ -42,6 +43,11 @@ struct Run {
 }
 
 impl Run {
+    /// All but the claims, which end by themselves.
+    fn forget(&mut self) {
+        *self = Self { claims: std::mem::take(&mut self.claims), ..Self::default() };
+    }
+
     fn commit(&mut self, shard: ShardId, counts: Counts, failures: &[TaskOutcome]) -> bool {
         let new = self.committed.entry(shard.round).or_default().insert(shard.index);
         if new {
@@ -81,7 +87,7 @@ impl EmbeddedProgress {
         let mut state = self.state();
         let known = state.runs.entry(run.clone()).or_default();
         if known.forget_at.is_some_and(|at| at <= Instant::now()) {
-            *known = Run::default();
+            known.forget();
         }
         step(known)
     }
@@ -118,7 +124,7 @@ impl EmbeddedProgress {
     /// Forgets a part of what is known of the run, as an eviction does.
     pub fn lose(&self, run: &RunId, part: Part) {
         self.with_run(run, |run| match part {
-            Part::State => (run.committed, run.counted) = Default::default(),
+            Part::State => (run.committed, run.counted, run.generation) = Default::default(),
             Part::Head => run.head = None,
             Part::Throughput => run.throughput.clear(),
             Part::Failures => run.failures.clear(),
@@ -158,8 +164,15 @@ impl Progress for EmbeddedProgress {
         Ok(self.with_run(run, |run| run.counted))
     }
 
-    async fn complete(&self, run: &RunId, shards: u64) -> Result<(), ProgressError> {
-        self.with_run(run, |run| run.counted.complete |= run.counted.counts.shards >= shards);
+    async fn generation(&self, run: &RunId) -> Result<Generation, ProgressError> {
+        Ok(self.with_run(run, |run| run.generation.get_or_insert_with(|| Generation(AttemptId::generate())).clone()))
+    }
+
+    async fn complete(&self, run: &RunId, generation: &Generation, shards: u64) -> Result<(), ProgressError> {
+        self.with_run(run, |run| {
+            let is_this_one = run.generation.as_ref() == Some(generation);
+            run.counted.complete |= is_this_one && run.counted.counts.shards >= shards;
+        });
         Ok(())
     }
 
@@ -281,7 +294,13 @@ impl Progress for EmbeddedProgress {
     }
 
     async fn forget(&self, run: &RunId) -> Result<(), ProgressError> {
-        self.state().runs.remove(run);
+        let mut state = self.state();
+        if let Some(known) = state.runs.get_mut(run) {
+            known.forget();
+            if known.claims.is_empty() {
+                state.runs.remove(run);
+            }
+        }
         Ok(())
     }
 }
@@ -329,6 +348,11 @@ mod tests {
     #[tokio::test]
     async fn many_shards_at_once_count_like_each_by_itself() {
         conformance::many_shards_at_once_count_like_each_by_itself(&EmbeddedProgress::default()).await;
+    }
+
+    #[tokio::test]
+    async fn counts_are_complete_in_one_generation() {
+        conformance::counts_are_complete_in_one_generation(&EmbeddedProgress::default()).await;
     }
 
     #[tokio::test]

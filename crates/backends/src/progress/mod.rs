@@ -94,6 +94,11 @@ pub struct Counted {
     pub complete: bool,
 }
 
+/// A nonce that the counts of a run begin with and are lost with: what was learnt of one generation says nothing of the
+/// next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation(pub(crate) AttemptId);
+
 /// How far a run's log is, as whoever wrote to it last says: so that workers need not ask the object store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
@@ -219,9 +224,12 @@ pub trait Progress: Send + Sync {
     /// The run's counts.
     async fn counted(&self, run: &RunId) -> Result<Counted, ProgressError>;
 
-    /// Says that every marker of the run has been added, `shards` of them, until its counts are lost or forgotten. Where
-    /// fewer are counted some were lost meanwhile, and it says nothing.
-    async fn complete(&self, run: &RunId, shards: u64) -> Result<(), ProgressError>;
+    /// The generation of the run's counts. Where they have none, one begins.
+    async fn generation(&self, run: &RunId) -> Result<Generation, ProgressError>;
+
+    /// Says that every marker of the run has been added to this generation of its counts, `shards` of them, until they are
+    /// lost or forgotten. Where another generation began, or fewer are counted because some were lost, it says nothing.
+    async fn complete(&self, run: &RunId, generation: &Generation, shards: u64) -> Result<(), ProgressError>;
 
     /// Says, or says again, that `holder` works on the shard; forgotten after `ttl`, and refused once the shard is
     /// committed.
@@ -255,7 +263,8 @@ pub trait Progress: Send + Sync {
     async fn head(&self, run: &RunId) -> Result<Option<Head>, ProgressError>;
 
     /// For a store that ignores the condition of a conditional put: the one attempt that may write the run's object
-    /// `what`. That is `attempt`, unless another one claimed it less than `ttl` ago. Asking again renews.
+    /// `what`. That is `attempt`, unless another one claimed it less than `ttl` ago. Asking again renews. Claims outlast
+    /// [`Self::forget`] and [`Self::expire`]: whoever has one may be about to write.
     async fn claim(
         &self,
         run: &RunId,

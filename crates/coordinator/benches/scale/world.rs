@@ -130,7 +130,8 @@ impl World {
         };
         let all: Vec<_> = (0..committed).map(counts).collect();
         self.backends.progress.commit_many(&spec.run, &all).await.unwrap();
-        self.backends.progress.complete(&spec.run, committed.into()).await.unwrap();
+        let generation = self.backends.progress.generation(&spec.run).await.unwrap();
+        self.backends.progress.complete(&spec.run, &generation, committed.into()).await.unwrap();
     }
 
     pub(crate) fn service(&self) -> Service {

@@ -44,8 +44,6 @@ pub(super) struct Calm {
     since: Duration,
     /// Of messages and of what the progress service knows: since when all of it is made good.
     nothing_lost_since: Duration,
-    /// Workers of a pool serve different models and pause each other's runs: only the longest bounds hold.
-    two_models: bool,
     /// Until when a run went behind one of a higher priority.
     behind_until: BTreeMap<RunId, Duration>,
 }
@@ -64,11 +62,6 @@ struct Wanted<'a> {
 }
 
 impl Checker {
-    /// A checker of a fleet whose workers serve one model, or two.
-    pub(crate) fn new(two_models: bool) -> Self {
-        Self { calm: Calm { two_models, ..Calm::default() }, ..Self::default() }
-    }
-
     /// Something got in the way, from which the fleet recovers within this time.
     pub(crate) fn disturbed(&mut self, world: &World, recovery: Duration) {
         self.calm.since = self.calm.since.max(world.now() + recovery);
@@ -125,9 +118,6 @@ impl Checker {
         this.passed_over(world, since, patience)?;
         this.counted(world, since)?;
         let since = since.max(self.calm.nothing_lost_since);
-        if self.calm.two_models {
-            return Ok(());
-        }
         this.passed_over(world, since, PASSED_OVER)?;
         let since = since.max(self.pool_moved(world, this.pool));
         if now > since + STANDSTILL {

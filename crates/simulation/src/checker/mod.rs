@@ -4,6 +4,7 @@
 //! Folds the log of writes, so that nothing is looked at twice and nothing that was there in between is missed.
 
 mod answers;
+mod blame;
 mod liveness;
 mod record;
 mod rest;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use diorama_core::id::{RunId, Sha256Hex};
-use diorama_core::key::{RUNS, SharedKey, run_of};
+use diorama_core::key::{BLOB_LISTS, RUNS, SharedKey, blob_of, run_of};
 use diorama_core::outcome::FileRef;
 use diorama_protocol::history::History;
 
@@ -41,7 +42,7 @@ impl Checker {
     pub(crate) fn look(&mut self, world: &World) -> Result<(), Broken> {
         for write in world.writes() {
             let key = write.key.clone();
-            self.fold(write).map_err(|broken| format!("{key}: {broken}"))?;
+            self.fold(world, write).map_err(|broken| format!("{key}: {broken}"))?;
         }
         for (run, record) in &self.runs {
             record.counts_follow_from_bits(world).map_err(|broken| format!("{run}: {broken}"))?;
@@ -60,7 +61,7 @@ impl Checker {
         self.runs.entry(run.clone()).or_default().may_be_deleted = true;
     }
 
-    fn fold(&mut self, write: Write) -> Result<(), Broken> {
+    fn fold(&mut self, world: &World, write: Write) -> Result<(), Broken> {
         let Write { at, key, bytes } = write;
         let before = self.objects.get(&key).cloned();
         match &bytes {
@@ -83,10 +84,13 @@ impl Checker {
             };
             return Ok(());
         }
+        if let Some(blob) = blob_of(&key).filter(|_| bytes.is_none()) {
+            return self.nobody_names(&blob);
+        }
         let Some(run) = run_of(&key) else { return Ok(()) };
         let relative = key.strip_prefix(&format!("runs/{run}/")).unwrap_or_default();
         let record = self.runs.entry(run.clone()).or_default();
-        let seen = Seen { at, run: &run, objects: &self.objects };
+        let seen = Seen { at, run: &run, objects: &self.objects, world };
         match bytes {
             Some(_) if before.is_some() => Ok(()),
             Some(bytes) => record.written(relative, &bytes, &seen),
@@ -95,8 +99,23 @@ impl Checker {
     }
 }
 
+impl Checker {
+    /// No run that is there names the reference.
+    fn nobody_names(&self, blob: &Sha256Hex) -> Result<(), Broken> {
+        for (run, _) in self.living() {
+            let prefix = format!("runs/{run}/{BLOB_LISTS}");
+            let mut lists = self.objects.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+            if lists.any(|(_, list)| list.split(|byte| *byte == b'\n').any(|line| line == blob.as_str().as_bytes())) {
+                return Err(format!("{run} names it, and it was removed"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What a record may look at besides itself.
 struct Seen<'a> {
+    world: &'a World,
     at: Duration,
     run: &'a RunId,
     objects: &'a BTreeMap<String, Bytes>,

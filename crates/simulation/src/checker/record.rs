@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use diorama_backends::progress::{Counts, Progress};
 use diorama_core::id::ShardId;
-use diorama_core::key::{ObjectKey, RunRoot, decision_of, shard_of};
+use diorama_core::key::{BLOB_LISTS, BLOBS, ObjectKey, RunRoot, decision_of, shard_of};
 use diorama_core::marker::{CommitMarker, settings_digest};
-use diorama_core::outcome::{FileRef, Outcome};
+use diorama_core::outcome::{ErrorCode, FileRef, Outcome};
 use diorama_core::round::RoundInfo;
 use diorama_core::run::{RunSpec, RunState};
 use diorama_core::shards::ShardSet;
@@ -17,6 +17,7 @@ use diorama_protocol::decision::{Act, Decision, Ended, Void};
 use diorama_protocol::history::History;
 use futures::FutureExt;
 
+use super::blame::may_be_blamed;
 use super::{Broken, Seen};
 use crate::world::World;
 
@@ -122,6 +123,11 @@ impl Record {
         ensure(marker.settings == settings_digest(spec), "it was made with other settings")?;
         let mut files = Vec::new();
         for outcome in &marker.outcomes {
+            if let Outcome::Failed(error) = &outcome.outcome
+                && error.code == ErrorCode::Poison
+            {
+                may_be_blamed(seen, shard, outcome.task)?;
+            }
             if let Outcome::Done { archive: None, files: made, .. } = &outcome.outcome {
                 // What a void shard's attempts had stored may be gone: it counts for nothing.
                 for file in made.values().filter(|_| !self.is_void(shard)) {
@@ -152,6 +158,7 @@ impl Record {
             Act::Submitted { round } => {
                 ensure(self.spec.is_some(), "a run without a spec was submitted")?;
                 inputs_are_there(round, seen)?;
+                references_are_there(round, seen)?;
             }
             Act::RoundOpened { round } => {
                 ensure(!self.cancelled, "a round of a cancelled run was opened")?;
@@ -247,6 +254,18 @@ fn each(a: Counts, b: Counts, which: fn(u64, u64) -> u64) -> Counts {
         failed: which(a.failed, b.failed),
         retrying: which(a.retrying, b.retrying),
     }
+}
+
+/// What the rows begin from was not removed before the run could name it; the store may have lost it.
+fn references_are_there(round: &RoundInfo, seen: &Seen<'_>) -> Result<(), Broken> {
+    let prefix = format!("runs/{}/{BLOB_LISTS}{}.", seen.run, round.inputs);
+    let lists = seen.objects.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+    for (_, list) in lists {
+        for blob in String::from_utf8_lossy(list).lines() {
+            ensure(seen.objects.contains_key(&format!("{BLOBS}{blob}")), &format!("its reference {blob} was removed"))?;
+        }
+    }
+    Ok(())
 }
 
 fn inputs_are_there(round: &RoundInfo, seen: &Seen<'_>) -> Result<(), Broken> {

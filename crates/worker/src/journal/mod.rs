@@ -4,7 +4,8 @@
 //! An attempt that began and neither committed nor handed the shard back died or stands still. Kept in the object store,
 //! because a count of deliveries dies with an embedded queue. Each entry is an object of its own, written once, so that
 //! neither a late writer nor the length of a shard costs anything: `journal/SHARD.json` that the first attempt began, in
-//! one request and with nothing to read; everything else `journal/SHARD.ATTEMPT.NUMBER.json`. Nobody asks once the shard
+//! one request and with nothing to read, where the store honours conditions; everything else
+//! `journal/SHARD.ATTEMPT.NUMBER.json`. Nobody asks once the shard
 //! is committed: the end of the run removes all journals in a few requests.
 
 use std::collections::BTreeMap;
@@ -88,23 +89,25 @@ impl Journal {
     ) -> Result<Self, ObjectError> {
         let mut journal = Self { shard, attempt: attempt.clone(), earlier: BTreeMap::new(), own: Vec::new(), next: 0 };
         let began = Event::Began { worker: worker.clone() };
-        let first = store.path(&ObjectKey::FirstAttempt(shard));
-        // A store that ignores the condition would overwrite that another one began.
-        let is_free = exclusive == Exclusive::ConditionalPut || store.objects().head(&first).await?.is_none();
-        let entry = journal.entry(began.clone());
-        let bytes = store.json_lines(&ObjectKey::FirstAttempt(shard), std::slice::from_ref(&entry))?;
-        let is_first = is_free && store.objects().put_if_absent(&first, bytes).await? == Put::Created;
-        if is_first {
-            journal.own.push(first);
+        // A store that ignores the condition would let two attempts be the first, and one of them would not be noted.
+        if exclusive == Exclusive::ConditionalPut && journal.is_first(store, &began).await? {
+            return Ok(journal);
         }
-        // A stranger may have begun, and handed back, before a first attempt whose note was lost.
-        if !is_first || exclusive == Exclusive::Claim {
-            journal.earlier = read(store, shard, attempt).await?;
-        }
-        if !is_first {
-            journal.add(store, began).await?;
-        }
+        journal.earlier = read(store, shard, attempt).await?;
+        journal.add(store, began).await?;
         Ok(journal)
+    }
+
+    /// Notes in the one object of this name that the first attempt began, unless another one did.
+    async fn is_first(&mut self, store: &RunStore, began: &Event) -> Result<bool, ObjectError> {
+        let (key, entry) = (ObjectKey::FirstAttempt(self.shard), self.entry(began.clone()));
+        let bytes = store.json_lines(&key, std::slice::from_ref(&entry))?;
+        let first = store.path(&key);
+        let is_first = store.objects().put_if_absent(&first, bytes).await? == Put::Created;
+        if is_first {
+            self.own.push(first);
+        }
+        Ok(is_first)
     }
 
     /// Attempts before this one that died or stand still, as far as is known.

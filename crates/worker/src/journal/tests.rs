@@ -96,10 +96,13 @@ async fn an_entry_that_nobody_can_read_blames_nobody() {
 }
 
 #[tokio::test]
-async fn a_store_that_ignores_conditions_keeps_who_began_first() {
-    let case = Case::new();
-    let (worker, b) = (WorkerId::new("w").unwrap(), AttemptId::new("b").unwrap());
-    case.begin("a").await;
-    let journal = Journal::begin(&case.store, SHARD, &b, &worker, Exclusive::Claim).await.unwrap();
-    assert_eq!(journal.unfinished(), 1);
+async fn where_conditions_are_ignored_no_attempt_writes_in_the_place_of_another_one() {
+    let (case, worker) = (Case::new(), WorkerId::new("w").unwrap());
+    for (earlier, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let attempt = AttemptId::new(name).unwrap();
+        let journal = Journal::begin(&case.store, SHARD, &attempt, &worker, Exclusive::Claim).await.unwrap();
+        assert_eq!(journal.unfinished(), earlier as u32);
+    }
+    let first = ObjectKey::FirstAttempt(SHARD).relative(case.store.root());
+    assert!(!case.keys().await.contains(&first), "it is one name for all");
 }

@@ -1,7 +1,10 @@
--- Every marker has been added, so many of them; unless some were lost meanwhile.
+-- Every marker has been added to this generation, so many of them; unless some were lost meanwhile.
 local state, ends = unpack(KEYS)
-local long, shards = unpack(ARGV)
+local generation, shards, long = unpack(ARGV)
 
+if redis.call('HGET', state, 'generation') ~= generation then
+  return 0
+end
 if tonumber(redis.call('HGET', state, 'shards') or 0) < tonumber(shards) then
   return 0
 end

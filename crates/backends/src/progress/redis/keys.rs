@@ -46,9 +46,9 @@ impl RunKeys {
         self.key("failures")
     }
 
-    /// End and attempt by object.
-    pub(super) fn claims(&self) -> String {
-        self.key("claims")
+    /// The attempt that may write the object `what`. It ends by itself, and is lost with nothing else.
+    pub(super) fn claim(&self, what: &str) -> String {
+        self.key(&format!("claim:{what}"))
     }
 
     /// The millisecond in which an ended run is forgotten.
@@ -56,18 +56,9 @@ impl RunKeys {
         self.key("ends")
     }
 
-    /// All of them; `ends` comes first, as the scripts expect.
-    pub(super) fn all(&self) -> [String; 8] {
-        [
-            self.ends(),
-            self.state(),
-            self.head(),
-            self.throughput(),
-            self.holders(),
-            self.holding(),
-            self.failures(),
-            self.claims(),
-        ]
+    /// All of them but the claims; `ends` comes first, as the scripts expect.
+    pub(super) fn all(&self) -> [String; 7] {
+        [self.ends(), self.state(), self.head(), self.throughput(), self.holders(), self.holding(), self.failures()]
     }
 }
 

@@ -27,8 +27,8 @@ use self::keys::{HEARTBEATS, RunKeys, SEEN};
 use self::link::{Link, Request};
 use self::scripts::Scripts;
 use super::{
-    Counted, Counts, Head, Heartbeat, Holder, Interval, Progress, ProgressError, RECENT_FAILURES, THROUGHPUT_INTERVALS,
-    THROUGHPUT_SECONDS, Throughput,
+    Counted, Counts, Generation, Head, Heartbeat, Holder, Interval, Progress, ProgressError, RECENT_FAILURES,
+    THROUGHPUT_INTERVALS, THROUGHPUT_SECONDS, Throughput,
 };
 use crate::kind::ErrorKind;
 
@@ -198,10 +198,18 @@ impl Progress for RedisProgress {
         })
     }
 
-    async fn complete(&self, run: &RunId, shards: u64) -> Result<(), ProgressError> {
+    async fn generation(&self, run: &RunId) -> Result<Generation, ProgressError> {
+        let doing = "reading the generation of a run's counts";
+        let keys = RunKeys::of(run);
+        let mut read = self.scripts.generation.key(keys.state());
+        read.key(keys.ends()).arg(AttemptId::generate().as_str()).arg(millis(LIFE));
+        nonce(doing, self.script(doing, &read).await?).map(Generation)
+    }
+
+    async fn complete(&self, run: &RunId, generation: &Generation, shards: u64) -> Result<(), ProgressError> {
         let keys = RunKeys::of(run);
         let mut complete = self.scripts.complete.key(keys.state());
-        complete.key(keys.ends()).arg(millis(LIFE)).arg(shards);
+        complete.key(keys.ends()).arg(generation.0.as_str()).arg(shards).arg(millis(LIFE));
         self.script("saying that a run's counts are complete", &complete).await
     }
 
@@ -294,14 +302,9 @@ impl Progress for RedisProgress {
         ttl: Duration,
     ) -> Result<AttemptId, ProgressError> {
         let doing = "claiming what is written once";
-        let keys = RunKeys::of(run);
-        let mut claim = self.scripts.claim.key(keys.claims());
-        claim.key(keys.ends()).arg(what).arg(attempt.as_str()).arg(millis(ttl)).arg(millis(LIFE));
-        let winner: String = self.script(doing, &claim).await?;
-        AttemptId::new(winner).map_err(|error| {
-            let advice = "something else writes to diorama's keys in this Redis: give it a database";
-            ProgressError::new(ErrorKind::Permanent, doing, format!("{error}; {advice}")).caused_by(error)
-        })
+        let mut claim = self.scripts.claim.key(RunKeys::of(run).claim(what));
+        claim.arg(attempt.as_str()).arg(millis(ttl).max(1));
+        nonce(doing, self.script(doing, &claim).await?)
     }
 
     async fn lease(&self, name: &str, owner: &str, ttl: Duration) -> Result<bool, ProgressError> {
@@ -334,6 +337,14 @@ impl Progress for RedisProgress {
         expire.key(&RunKeys::of(run).all()).arg(millis(after));
         self.script("setting the end of a run's progress", &expire).await
     }
+}
+
+/// What a script gives back of ours.
+fn nonce(doing: &'static str, text: String) -> Result<AttemptId, ProgressError> {
+    AttemptId::new(text).map_err(|error| {
+        let advice = "something else writes to diorama's keys in this Redis: give it a database";
+        ProgressError::new(ErrorKind::Permanent, doing, format!("{error}; {advice}")).caused_by(error)
+    })
 }
 
 /// As the scripts take a length of time.

@@ -119,12 +119,12 @@ impl World {
         if committed.len() >= u64::from(round.shards) {
             return Phase::Deciding(after_round(state, known));
         }
-        if known.history().state() == Some(RunState::Paused) {
-            plan.pause(true, self.now);
-            return Phase::Pumping { plan, committed };
-        }
         let of_round = state.holders.iter().filter(|(shard, _)| shard.round == round.round);
         let holders: HashMap<_, _> = of_round.map(|(shard, holder)| (shard.index, holder.attempt.id())).collect();
+        if known.history().state() == Some(RunState::Paused) {
+            plan.pause(&committed, Some(&holders), self.now);
+            return Phase::Pumping { plan, committed };
+        }
         plan.see(&committed, Some(&holders), self.now);
         let consumers = self.workers.iter().filter(|worker| !worker.stands_still).count() as u64;
         let depth = QueueDepth { ready: self.queue.len() as u64, consumers, dead: 0 };

@@ -6,7 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use diorama_backends::kind::ErrorKind;
 use diorama_backends::progress::embedded::EmbeddedProgress;
-use diorama_backends::progress::{Counted, Counts, Head, Heartbeat, Holder, Progress, ProgressError, Throughput};
+use diorama_backends::progress::{
+    Counted, Counts, Generation, Head, Heartbeat, Holder, Progress, ProgressError, Throughput,
+};
 use diorama_core::id::{AttemptId, Round, RunId, ShardId};
 use diorama_core::outcome::TaskOutcome;
 use diorama_core::shards::ShardSet;
@@ -85,9 +87,14 @@ impl Progress for MoodyProgress {
         self.inner.counted(run).await
     }
 
-    async fn complete(&self, run: &RunId, shards: u64) -> Result<(), ProgressError> {
+    async fn generation(&self, run: &RunId) -> Result<Generation, ProgressError> {
         self.asks()?;
-        self.inner.complete(run, shards).await
+        self.inner.generation(run).await
+    }
+
+    async fn complete(&self, run: &RunId, generation: &Generation, shards: u64) -> Result<(), ProgressError> {
+        self.asks()?;
+        self.inner.complete(run, generation, shards).await
     }
 
     async fn hold(&self, run: &RunId, shard: ShardId, holder: &Holder, ttl: Duration) -> Result<(), ProgressError> {
