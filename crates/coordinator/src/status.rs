@@ -2,13 +2,14 @@
 //! can say, whoever drives it.
 
 use diorama_backends::progress::{Counts, Holder, THROUGHPUT_SECONDS, Throughput};
+use diorama_core::clock;
 use diorama_core::id::{Pool, RunId, ShardId};
 use diorama_core::round::RoundInfo;
 use diorama_core::run::{Labels, RunSpec, RunState, RunSummary};
 use diorama_protocol::history::History;
 use diorama_protocol::outcomes::Outcomes;
 use diorama_protocol::{Backends, RunStore};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -18,6 +19,9 @@ use crate::watch::retrying;
 
 /// The rate is taken over this many seconds.
 const RATE_SECONDS: i64 = 60;
+
+/// How soon the leading coordinator has taken up a run that was submitted.
+const FRESH: SignedDuration = SignedDuration::from_secs(10);
 
 /// Shards whose markers are counted one by one where the progress service is away. Of a larger run, the counts are left
 /// out then.
@@ -201,7 +205,9 @@ fn by_log(spec: &RunSpec, history: &History) -> Result<RunStatus, CoordinatorErr
 
 /// What the progress service adds to that.
 fn add(status: &mut RunStatus, live: &Live, history: &History, round: &RoundInfo) {
-    if !live.complete {
+    // Of a run that was just submitted there is nothing to count, and nobody has said so yet.
+    let is_fresh = live.counts.shards == 0 && clock::now().duration_since(status.submitted_at) < FRESH;
+    if !live.complete && !is_fresh {
         status.degrade("the counts are being rebuilt from the markers".to_owned());
     }
     status.in_work = live.holders.iter().map(|(_, holder)| holder.done).sum();

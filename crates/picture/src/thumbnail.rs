@@ -1,6 +1,6 @@
 //! Small pictures of large ones, for pages.
 
-use diorama_core::outcome::TaskError;
+use diorama_core::outcome::{ErrorCode, TaskError};
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 
@@ -9,7 +9,11 @@ use crate::codec::{PictureLimits, decode};
 /// JPEG's scale of 1 to 100: at this, a mask's edges are still sharp.
 const QUALITY: u8 = 88;
 
-/// A picture that is at most `width` pixels wide, its proportions kept, as JPEG. A narrower one keeps its size.
+/// How high a thumbnail may be, in widths.
+const HIGHEST: f64 = 4.0;
+
+/// A picture that is at most `width` pixels wide and four times as high, its proportions kept, as JPEG. A smaller one keeps
+/// its size.
 ///
 /// # Errors
 /// Those of [`decode`].
@@ -17,18 +21,24 @@ pub fn thumbnail(bytes: &[u8], width: u32, limits: &PictureLimits) -> Result<Vec
     let picture = decode(bytes, limits)?;
     // A decoded picture has as many bytes as its size says.
     let picture = RgbImage::from_raw(picture.width, picture.height, picture.data).unwrap_or_default();
-    let small = match picture.width() > width.max(1) {
-        true => {
-            let width = width.max(1);
-            let height = (u64::from(picture.height()) * u64::from(width) / u64::from(picture.width())).max(1);
-            image::imageops::thumbnail(&picture, width, u32::try_from(height).unwrap_or(u32::MAX))
-        }
-        false => picture,
+    let (width, height) = fit(picture.width(), picture.height(), width.max(1));
+    let small = match (width, height) == picture.dimensions() {
+        true => picture,
+        false => image::imageops::thumbnail(&picture, width, height),
     };
     let mut encoded = Vec::new();
-    // Into memory this cannot fail.
-    let _ = JpegEncoder::new_with_quality(&mut encoded, QUALITY).encode_image(&small);
+    JpegEncoder::new_with_quality(&mut encoded, QUALITY).encode_image(&small).map_err(|error| {
+        let message = format!("cannot be shown smaller: {error}");
+        TaskError::permanent(ErrorCode::ReferenceUndecodable, message)
+    })?;
     Ok(encoded)
+}
+
+/// The size of a picture that is at most `most` wide, and not much higher; never larger than it was.
+fn fit(width: u32, height: u32, most: u32) -> (u32, u32) {
+    let shrunk = |side: u32, by: f64| ((f64::from(side) * by) as u32).max(1);
+    let by = (f64::from(most) / f64::from(width)).min(f64::from(most) * HIGHEST / f64::from(height)).min(1.0);
+    (shrunk(width, by), shrunk(height, by))
 }
 
 #[cfg(test)]
@@ -52,6 +62,8 @@ mod tests {
         assert_eq!(size(512, 256, 128), (128, 64));
         assert_eq!(size(64, 64, 256), (64, 64), "it is never made larger");
         assert_eq!(size(300, 1, 100), (100, 1));
+        assert_eq!(size(1, 70_000, 64), (1, 256), "no JPEG is as high as that");
+        assert_eq!(size(20, 1000, 64), (5, 256));
         assert_eq!(size(10, 10, 0), (1, 1));
         let small = thumbnail(&picture(512, 512), 128, &PictureLimits::default()).unwrap();
         let small = decode(&small, &PictureLimits::default()).unwrap();

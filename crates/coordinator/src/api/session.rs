@@ -1,6 +1,7 @@
 //! Logging in from a browser: a token becomes a cookie that scripts cannot read and other pages cannot use.
 
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -51,9 +52,10 @@ pub(super) async fn show(State(api): State<Shared>, Extension(caller): Extension
 pub(super) async fn log_in(
     State(api): State<Shared>,
     headers: HeaderMap,
-    Json(Login { token }): Json<Login>,
+    login: Result<Json<Login>, JsonRejection>,
 ) -> Result<Response, Problem> {
     check_page(&headers)?;
+    let Json(Login { token }) = login.map_err(|error| Problem::bad_request("invalid_body", error.body_text()))?;
     let Some(tokens) = &api.config.tokens else { return Ok(StatusCode::NO_CONTENT.into_response()) };
     tokens.caller(token.trim(), clock::now())?;
     let value = BASE64_URL_SAFE_NO_PAD.encode(token.trim());

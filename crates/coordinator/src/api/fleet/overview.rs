@@ -39,6 +39,9 @@ const UNBUFFERED: UnbufferedHeader = [("x-accel-buffering", "no")];
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
 
+/// How long a part of a look may take.
+const PART: Duration = Duration::from_secs(3);
+
 /// Runs submitted lately that are asked what they made in the last hour, when the first one looks.
 const LATELY: usize = 50;
 
@@ -97,6 +100,8 @@ pub(crate) struct Overview(tokio::sync::Mutex<Looks>);
 struct Looks {
     last: Option<(Instant, Arc<Told>)>,
     history: Option<History>,
+    /// How the runs stood.
+    runs: Vec<RunStatus>,
     since: Since,
 }
 
@@ -160,27 +165,33 @@ async fn look(api: &Api, looks: &mut Looks) -> Fleet {
     let mut note = |what: &str, problem: Problem| {
         problems.push(FleetProblem::degraded(format!("{what}: {}.", problem.detail)));
     };
-    let specs = active::specs(api, active::LIST).await.unwrap_or_else(|problem| {
+    // The runs are listed now and then only; so the store itself is asked, too.
+    let leader = SharedKey::Leader.to_string();
+    let store = async { Ok(api.backends().objects.head(&leader).await.map(drop)?) };
+    let (specs, store) = tokio::join!(within(active::specs(api, active::LIST)), within(store));
+    if let Err(problem) = store {
+        note("The object store is away", problem);
+    }
+    let specs = specs.unwrap_or_else(|problem| {
         note("The runs cannot be listed", problem);
         api.active.last()
     });
-    let outlooks =
-        outlook::of(api, &specs).await.map_err(|problem| note("How runs and workers stand is not known", problem));
-    let pools = match &outlooks {
+    let outlooks = within(outlook::of(api, &specs)).await;
+    let outlooks = outlooks.map_err(|problem| note("How runs and workers stand is not known", problem));
+    let (pools, workers) = match &outlooks {
         Ok(outlooks) => {
-            all(api, outlooks).await.map_err(|problem| note("How the pools stand is not known", problem)).ok()
+            let workers = async { Ok(api.backends().progress.workers().await?) };
+            let (pools, workers) = tokio::join!(within(all(api, outlooks)), within(workers));
+            let pools = pools.map_err(|problem| note("How the pools stand is not known", problem)).ok();
+            (pools, workers.ok().map(|workers| at_work(outlooks, workers)))
         }
-        Err(()) => None,
+        Err(()) => (None, None),
     };
     let outlooks = outlooks.ok();
-    let workers = match &outlooks {
-        Some(outlooks) => api.backends().progress.workers().await.ok().map(|workers| at_work(outlooks, workers)),
-        None => None,
-    };
 
     let (mut history, is_whole) = match looks.history.take() {
         Some(history) => (history, true),
-        None => made_lately(api).await,
+        None => within(async { Ok(made_lately(api).await) }).await.unwrap_or_default(),
     };
     for outlook in outlooks.iter().flatten() {
         if let Some(live) = &outlook.live {
@@ -200,13 +211,23 @@ async fn look(api: &Api, looks: &mut Looks) -> Fleet {
             }
             runs
         }
-        None => by_markers(api, &specs, &turns).await,
+        // Those that cannot be told of in time stand as they stood.
+        None => {
+            within(async { Ok(by_markers(api, &specs, &turns).await) }).await.unwrap_or_else(|_| looks.runs.clone())
+        }
     };
     runs.sort_by(|a, b| b.run.cmp(&a.run));
     problems.extend(problems::find(pools.as_deref().unwrap_or_default(), &runs, &mut looks.since));
+    looks.runs.clone_from(&runs);
     let leader = api.config.leading.borrow().then_some(true);
     let version = env!("CARGO_PKG_VERSION");
     Fleet { at: clock::now(), version, leader, pools, workers, runs, throughput, problems }
+}
+
+/// Waits for a part of a look, but not for long: a service that hangs is one that is away.
+async fn within<T>(part: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    let late = || Problem::new(503, "late", format!("no answer within {} s", PART.as_secs()));
+    tokio::time::timeout(PART, part).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// How the runs stand while the progress service is away: by their logs and markers. One that cannot be read is left out.

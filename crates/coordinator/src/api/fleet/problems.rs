@@ -15,6 +15,9 @@ use crate::waiting::Waiting;
 /// Work that nobody takes up for so long stands still.
 const STANDS_STILL: Duration = Duration::from_secs(90);
 
+/// Workers that are there have said so within that time, also after the progress service forgot them.
+const HEARTBEATS: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
+
 /// Failures are many from this share of the outcomes.
 const MANY: f64 = 0.05;
 
@@ -87,7 +90,8 @@ pub(super) fn find(pools: &[PoolStatus], runs: &[RunStatus], since: &mut Since) 
 
 fn of_pool(pool: &PoolStatus, runs: &[RunStatus], since: &mut Since) -> impl Iterator<Item = FleetProblem> + use<> {
     let name = &pool.pool;
-    let no_workers = (pool.wanted_workers > 0 && pool.workers == 0).then(|| {
+    let alone = pool.wanted_workers > 0 && pool.workers == 0;
+    let no_workers = since.holds(format!("workers of {name}"), alone, HEARTBEATS).then(|| {
         let what = format!("{} shards wait in the pool {name}, and no workers are connected to it.", pool.outstanding);
         let advice =
             format!("Start workers with `diorama worker --pool {name}`, or look why those that there were are gone.");

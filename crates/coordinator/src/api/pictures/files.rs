@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use diorama_backends::blocking;
-use diorama_backends::objects::{ObjectErrorKind, ObjectReader};
+use diorama_backends::objects::ObjectReader;
 use diorama_core::address::bucket_and_key;
 use diorama_core::id::Sha256Hex;
 use diorama_core::key::{ObjectKey, RunRoot};
@@ -30,6 +30,9 @@ const WIDEST: u32 = 2048;
 
 /// Bytes of a reference that is shown.
 const LARGEST_REFERENCE: u64 = 64 << 20;
+
+/// Bytes of a thumbnail that is kept for the next page.
+const LARGEST_KEPT: usize = 128 << 10;
 
 /// How wide.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -144,8 +147,12 @@ async fn read_reference(api: &Shared, run: &Opened, reference: &Reference) -> Re
     };
     let ObjectReader { body, bytes } = match opened {
         Ok(reader) => reader,
-        Err(error) if error.kind == ObjectErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
+        Err(error) if error.may_pass_later() => return Err(error.into()),
+        // It is gone, or it is the row that names what we may not read.
+        Err(error) => {
+            tracing::debug!(%error, "a reference cannot be shown");
+            return Ok(None);
+        }
     };
     if bytes > LARGEST_REFERENCE {
         return Ok(None);
@@ -173,7 +180,9 @@ fn tag(sha256: &Sha256Hex, width: Option<u32>) -> String {
 
 fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    known.is_some_and(|known| known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag))
+    known.is_some_and(|known| {
+        known.split(',').any(|known| matches!(known.trim(), "*") || known.trim().trim_start_matches("W/") == tag)
+    })
 }
 
 /// A thumbnail that was made before.
@@ -193,7 +202,9 @@ async fn shown(api: &Shared, name: &str, width: Option<u32>, whole: Bytes) -> Re
         Ok(Err(error)) => return Err(undecodable(error.code.as_str(), &error.message)),
         Err(panicked) => return Err(undecodable("reference_undecodable", &panicked.to_string())),
     };
-    on(&api.shelf.thumbnails).put((name.to_owned(), width), small.clone());
+    if small.len() <= LARGEST_KEPT {
+        on(&api.shelf.thumbnails).put((name.to_owned(), width), small.clone());
+    }
     Ok(small)
 }
 
@@ -215,6 +226,7 @@ fn content_type(bytes: &[u8]) -> &'static str {
         [0xFF, 0xD8, 0xFF, ..] => "image/jpeg",
         [b'G', b'I', b'F', b'8', ..] => "image/gif",
         [b'B', b'M', ..] => "image/bmp",
+        [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => "image/tiff",
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "image/webp",
         [b'{', ..] => "application/json",
         _ => "application/octet-stream",

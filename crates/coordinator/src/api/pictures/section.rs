@@ -24,6 +24,9 @@ const NAME: usize = 100;
 /// The files of one task that are read at a time, in bytes.
 const MOST: u64 = 64 << 20;
 
+/// Bytes of the files that are kept for the next request.
+const LARGEST_KEPT: u64 = 8 << 20;
+
 /// The files of `task` in the archive `key`, by their paths.
 pub(super) async fn read(
     api: &Shared,
@@ -44,7 +47,9 @@ pub(super) async fn read(
     }
     let bytes = api.backends().objects.read_range(&run.store.relative(key), from, length).await?;
     let section = Arc::new(members(&bytes));
-    on(&api.shelf.sections).put(known, section.clone());
+    if length <= LARGEST_KEPT {
+        on(&api.shelf.sections).put(known, section.clone());
+    }
     Ok(section)
 }
 

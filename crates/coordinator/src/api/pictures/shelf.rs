@@ -26,11 +26,11 @@ const fn at_most(number: usize) -> NonZeroUsize {
 /// Shards whose marker or tasks are kept: a marker of 64 tasks has some 60 kB.
 const SHARDS: NonZeroUsize = at_most(256);
 
-/// Tasks whose files are kept: some MB each.
+/// Tasks whose files are kept: some MB each, and 8 at most.
 const SECTIONS: NonZeroUsize = at_most(16);
 
-/// Thumbnails: some 20 kB each.
-const THUMBNAILS: NonZeroUsize = at_most(1024);
+/// Thumbnails: some 20 kB each, and 128 kB at most.
+const THUMBNAILS: NonZeroUsize = at_most(512);
 
 /// Runs of which is known what was committed last.
 const RUNS: NonZeroUsize = at_most(64);

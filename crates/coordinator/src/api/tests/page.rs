@@ -154,7 +154,6 @@ async fn the_overview_says_who_is_at_what_and_what_is_wrong() {
     assert_eq!(fleet["leader"], true);
 
     let progress = &bench.backends.progress;
-    progress.complete(&id, 0).await.unwrap();
     progress.heartbeat(&heartbeat("w1"), Duration::from_secs(3600)).await.unwrap();
     let shard = ShardId { round: Round(0), index: 1 };
     let attempt = AttemptId::new("a").unwrap();

@@ -50,7 +50,7 @@ export function throughputChart(what) {
   function draw() {
     if (!series || width < 40) return;
     const last = series.intervals.at(-1)?.at ?? series.now;
-    const to = ended ? last + series.seconds : series.now - (series.now % series.seconds);
+    const to = ended || series.intervals.length === 1 ? last + series.seconds : series.now - (series.now % series.seconds);
     const first = series.intervals[0]?.at ?? to;
     const long = to - first > 3600 + series.seconds;
     const from = long && hour ? to - 3600 : ended ? first : Math.min(first, to - 120);

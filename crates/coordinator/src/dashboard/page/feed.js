@@ -43,7 +43,7 @@ export function feed({ name, load, draw, fail = () => {}, every = 2000, signal }
     else if (timer && !now) return;
     else {
       clearTimeout(timer);
-      const gap = now ? 0 : every * 2 ** Math.min(failures, 3);
+      const gap = now ? 0 : Math.max(every, Math.min(every * 2 ** failures, 5000));
       timer = setTimeout(run, Math.max(0, last + gap - performance.now()));
     }
   };

@@ -135,7 +135,7 @@ async function begin() {
     session = await api.session();
   } catch (problem) {
     if (problem.status === 401) return logInFirst();
-    away(true, problem.isAway ? undefined : problem.detail);
+    away(true, problem.isAway ? undefined : problem.message);
     setTimeout(begin, 2000);
     return;
   }

@@ -52,7 +52,7 @@ function history(list) {
 export function pictureView({ parts: [run, task], signal, ready, title }) {
   const place = h("div", { class: "view" });
   const missing = h("div", { role: "alert" });
-  const heading = h("h1", { tabindex: "-1" });
+  const heading = h("h1", { class: "prompt", tabindex: "-1" });
   const steps = h("nav", { class: "pages", "aria-label": "Pictures of the shard" });
   const [facts, notes, crumbs] = [h("p", { class: "facts" }), h("div", { class: "notes" }), h("p", { class: "crumbs" })];
   const element = h("div", { class: "view picture" }, h("header", { class: "runhead", "data-task": task }, crumbs, h("div", { class: "title" }, heading, h("span", { class: "grow" }), steps), facts, notes), missing, place);
