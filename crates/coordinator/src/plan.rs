@@ -8,7 +8,6 @@ use std::time::Duration;
 use diorama_backends::queue::QueueDepth;
 use diorama_core::id::AttemptId;
 use diorama_core::shards::ShardSet;
-use diorama_protocol::mutant::{self, Mutant};
 use tokio::time::Instant;
 
 use crate::share::{Share, Standing, Turn};
@@ -65,9 +64,7 @@ impl Plan {
     /// The run is paused. Workers let go of what they hold, and with that it is out no more: a pause may last, and the
     /// pool's window is the others' then. It is all published again when the run goes on.
     pub(crate) fn pause(&mut self, committed: &ShardSet, holders: Option<&HashMap<u32, AttemptId>>, now: Instant) {
-        if !mutant::is_back(Mutant::PausedRunsKeepTheWindow) {
-            self.window.look(committed, holders, now);
-        }
+        self.window.look(committed, holders, now);
         self.window.reset(holders.is_some(), now);
         self.share.tell(Standing { wants: false, waiting: 0, ..self.stands() }, now);
     }

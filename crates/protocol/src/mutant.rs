@@ -9,9 +9,6 @@ pub enum Mutant {
     LostStaysLost,
     /// A pause that was over before the coordinator heard of it is taken for none, though workers have let go of shards.
     BriefPauseIsMissed,
-    /// What workers held of a run when it was paused counts as out for as long as it is, and keeps its place in the pool's
-    /// window.
-    PausedRunsKeepTheWindow,
     /// Entries of the log are written without the condition that there is none.
     LogIsRewritten,
     /// A marker is written without the condition that there is none.
@@ -48,10 +45,9 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 17] = [
         Self::LostStaysLost,
         Self::BriefPauseIsMissed,
-        Self::PausedRunsKeepTheWindow,
         Self::LogIsRewritten,
         Self::MarkersAreRewritten,
         Self::FinalFilesShareNames,

@@ -43,7 +43,6 @@ fn found_within(mutant: Mutant) -> u64 {
         | Mutant::BriefPauseIsMissed
         | Mutant::ClaimsAreTimeless
         | Mutant::CompleteIsTimeless
-        | Mutant::PausedRunsKeepTheWindow
         | Mutant::RepairTakesNewRounds
         | Mutant::SilenceIsDeath
         | Mutant::NobodySweeps
