@@ -175,7 +175,7 @@ mod tests {
     async fn a_paused_run_keeps_nothing_of_the_window_for_what_was_let_go() {
         let (shares, pool, now) = (Shares::new(2), Pool::new("pool").unwrap(), Instant::now());
         let plan = |run: &str| Plan::new(shares.join(&RunId::new(run).unwrap(), &pool, 0, 1), 9);
-        let (mut paused, mut other, none) = (plan("paused"), plan("other"), ShardSet::default());
+        let (mut paused, none) = (plan("paused"), ShardSet::default());
         let publish = |plan: &mut Plan| {
             let depth = QueueDepth { ready: 0, consumers: 9, dead: 0 };
             plan.see(&none, None, now);
@@ -183,6 +183,7 @@ mod tests {
             plan.publish(&turn, Some(&depth), &none, Duration::from_secs(90), now).new
         };
         assert_eq!(publish(&mut paused), [0, 1]);
+        let mut other = plan("other");
         let held = [0, 1].map(|index| (index, AttemptId::new("a").unwrap())).into();
         paused.pause(&none, Some(&held), now);
         assert_eq!(publish(&mut other), [0; 0], "workers are at them still");

@@ -31,8 +31,6 @@ pub enum Mutant {
     /// That the counts of a run are complete is believed whenever it is heard, though they were lost and begun anew since
     /// it was said.
     CompleteIsTimeless,
-    /// An attempt that was not heard of again counts as a death, though its process may only have stood still.
-    SilenceIsDeath,
     /// Nothing is published while the progress service is away.
     ProgressIsNeeded,
     /// A cancelled run may end as finished.
@@ -45,7 +43,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 16] = [
         Self::LostStaysLost,
         Self::BriefPauseIsMissed,
         Self::LogIsRewritten,
@@ -58,7 +56,6 @@ impl Mutant {
         Self::BellIsMissed,
         Self::CountsOutliveBits,
         Self::CompleteIsTimeless,
-        Self::SilenceIsDeath,
         Self::ProgressIsNeeded,
         Self::CancelIsForgotten,
         Self::ClaimsAreTimeless,

@@ -44,7 +44,6 @@ fn found_within(mutant: Mutant) -> u64 {
         | Mutant::ClaimsAreTimeless
         | Mutant::CompleteIsTimeless
         | Mutant::RepairTakesNewRounds
-        | Mutant::SilenceIsDeath
         | Mutant::NobodySweeps
         | Mutant::LostAnswerIsRefusal => 500,
     }

@@ -26,7 +26,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use diorama_core::id::TaskIndex;
-use diorama_protocol::mutant::{self, Mutant};
 
 /// Proven deaths after which the task that ran alone is to blame.
 pub(crate) const DEATHS: u32 = 2;
@@ -58,7 +57,7 @@ fn suspicions(traces: &[Trace]) -> BTreeMap<TaskIndex, Suspicion> {
         let Some(task) = trace.last else { continue };
         let suspicion = suspicions.entry(task).or_default();
         suspicion.silences += 1;
-        suspicion.deaths += u32::from(trace.is_dead || mutant::is_back(Mutant::SilenceIsDeath));
+        suspicion.deaths += u32::from(trace.is_dead);
     }
     for survived in traces.iter().flat_map(|trace| &trace.survived) {
         suspicions.remove(survived);

@@ -60,6 +60,7 @@ async fn a_run_that_goes_on_shows_its_shards_pictures_failures_and_scores() {
     assert_eq!(get(&bench, &format!("{run}/pictures")).await["pictures"], json!([]));
 
     commits(&bench, &store, 0, &[2]).await;
+    assert_eq!(get(&bench, &format!("{run}/pictures")).await["pictures"][0]["task"], 8);
     commits(&bench, &store, 0, &[0]).await;
     let map = get(&bench, &format!("{run}/shards?round=0")).await;
     assert_eq!((&map["committed"], &map["failing"]), (&json!([[0, 1], [2, 1]]), &json!([0])), "{map}");
