@@ -14,6 +14,7 @@ mod gallery;
 mod manifests;
 #[cfg(feature = "engine")]
 mod model;
+mod page;
 mod references;
 mod replay;
 mod resume;
