@@ -1,5 +1,6 @@
 //! Errors as RFC 9457 says: a status, a stable code, a sentence that helps.
 
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use diorama_backends::objects::{ObjectError, ObjectErrorKind};
@@ -129,6 +130,12 @@ impl From<Refused> for Problem {
             Refused::Late { .. } => Self::conflict("changed_meanwhile", format!("{refused}; look again")),
             Refused::Deleted => Self::not_found("unknown_run", refused.to_string()),
         }
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad_request("invalid_query", rejection.body_text())
     }
 }
 

@@ -98,7 +98,7 @@ pub(super) async fn list(
     State(api): State<Shared>,
     paging: Result<Query<Paging>, QueryRejection>,
 ) -> Result<Json<RunPage>, Problem> {
-    let Query(paging) = paging.map_err(|error| Problem::bad_request("invalid_query", error.body_text()))?;
+    let Query(paging) = paging?;
     let prefix = if paging.active { SharedKey::ACTIVE } else { SharedKey::SUBMITTED };
     let limit = paging.limit.unwrap_or(50).clamp(1, 100);
     // The latest first.

@@ -52,7 +52,7 @@ pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> R
     };
     let (updates, shown) = watch::channel(RunProgress::start(plan.spec.tasks));
     let display = tokio::spawn(progress::show(shown));
-    let end = folder.run_on(services, plan, drain.clone(), updates).await;
+    let end = folder.run(services, plan, drain.clone(), updates).await;
     display.await.map_err(Failure::permanent)?;
     let code = finish(cli, folder.path(), end.map_err(embedded)?).await?;
     if let Some(page) = page.filter(|_| !drain.is_cancelled()) {

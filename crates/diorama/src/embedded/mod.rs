@@ -135,25 +135,15 @@ impl RunFolder {
         Ok(Some(Existing { spec, history: store.history().await? }))
     }
 
-    /// Submits or resumes the run and brings it to its end. Cancel `drain` to stop in good order.
+    /// Submits or resumes the run on these services and brings it to its end. Cancel `drain` to stop in good order.
     pub async fn run(
-        &self,
-        plan: Plan,
-        drain: CancellationToken,
-        progress: watch::Sender<RunProgress>,
-    ) -> Result<RunEnd, EmbeddedError> {
-        self.run_on(self.services(), plan, drain, progress).await
-    }
-
-    /// The same on services that somebody looks at.
-    pub(crate) async fn run_on(
         &self,
         services: Backends,
         plan: Plan,
         drain: CancellationToken,
         progress: watch::Sender<RunProgress>,
     ) -> Result<RunEnd, EmbeddedError> {
-        run_on(services, self.objects.scratch(), plan, drain, progress).await
+        run_on(services, self.scratch(), plan, drain, progress).await
     }
 
     /// The services of a run in this folder: those in this process, and the folder.

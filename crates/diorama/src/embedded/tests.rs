@@ -299,7 +299,7 @@ async fn what_is_there_is_known_by_the_log_and_a_run_that_has_ended_shows_its_su
     let folder = RunFolder::open(bench.folder.path()).unwrap();
     assert_eq!(folder.existing().await.unwrap(), None);
     let (progress, _watched) = watch::channel(RunProgress::start(0));
-    let end = folder.run(bench.plan(), CancellationToken::new(), progress).await.unwrap();
+    let end = folder.run(folder.services(), bench.plan(), CancellationToken::new(), progress).await.unwrap();
     let RunEnd::Finished(summary) = end else { panic!("{end:?}") };
     let existing = folder.existing().await.unwrap().unwrap();
     assert!(existing.history.is_submitted());
@@ -309,7 +309,7 @@ async fn what_is_there_is_known_by_the_log_and_a_run_that_has_ended_shows_its_su
     std::fs::remove_file(bench.folder.path().join("summary.json")).unwrap();
     bench.made.lock().unwrap().clear();
     let (progress, _watched) = watch::channel(RunProgress::start(0));
-    let again = folder.run(bench.plan(), CancellationToken::new(), progress).await.unwrap();
+    let again = folder.run(folder.services(), bench.plan(), CancellationToken::new(), progress).await.unwrap();
     assert_eq!((again, bench.summary()), (RunEnd::Finished(summary), (TASKS, TASKS, 0)));
     assert!(bench.made.lock().unwrap().is_empty(), "it was made again");
 }

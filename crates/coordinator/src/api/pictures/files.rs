@@ -53,7 +53,7 @@ pub(super) async fn file(
     how_wide: Result<Query<HowWide>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(how_wide) = how_wide.map_err(|error| Problem::bad_request("invalid_query", error.body_text()))?;
+    let Query(how_wide) = how_wide?;
     let width = how_wide.width.map(|width| width.clamp(16, WIDEST));
     let run = api.run(&run).await?;
     let shard = shard_of(&run, &shard)?;

@@ -66,7 +66,7 @@ pub(super) async fn list(
     Path(run): Path<String>,
     how_many: Result<Query<HowMany>, QueryRejection>,
 ) -> Result<Json<Pictures>, Problem> {
-    let Query(how_many) = how_many.map_err(|error| Problem::bad_request("invalid_query", error.body_text()))?;
+    let Query(how_many) = how_many?;
     let limit = how_many.limit.unwrap_or(24).clamp(1, 100);
     let run = api.run(&run).await?;
     let shards = latest(&api, &run).await?;
@@ -83,11 +83,7 @@ pub(super) async fn list(
 /// The shards that were committed last.
 async fn latest(api: &Shared, run: &Opened) -> Result<Vec<ShardId>, Problem> {
     for info in run.history.rounds() {
-        let mut committed = committed(api, run, info).await?;
-        if run.history.ended().is_some() {
-            let void = void(run, info.round).await?;
-            committed = committed.iter().filter(|index| !void.contains(*index)).collect();
-        }
+        let committed = committed(api, run, info, &void(run, info.round).await?).await?;
         let mut latest = on(&api.shelf.latest);
         latest.get_or_insert_mut(run.spec.run.clone(), Latest::default).note(info.round, committed);
     }

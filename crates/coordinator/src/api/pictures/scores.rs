@@ -60,9 +60,8 @@ pub(super) async fn scores(State(api): State<Shared>, Path(run): Path<String>) -
     let run = api.run(&run).await?;
     let nothing = Scores { pictures: 0, of: 0, measures: BTreeMap::new(), warnings: BTreeMap::new() };
     let Some(round) = run.history.rounds().first() else { return Ok(Json(nothing)) };
-    let void = void(&run, round.round).await?;
-    let committed: Vec<u32> =
-        committed(&api, &run, round).await?.iter().filter(|index| !void.contains(*index)).collect();
+    let committed = committed(&api, &run, round, &void(&run, round.round).await?).await?;
+    let committed: Vec<u32> = committed.iter().collect();
     let chosen = spread(&committed, SHARDS).into_iter().map(|index| ShardId { round: round.round, index });
     let (shelf, opened) = (&api.shelf, &run);
     let read = stream::iter(chosen).map(|shard| shelf.marker(opened, shard)).buffered(AT_ONCE);

@@ -106,7 +106,7 @@ pub(super) async fn map(
     Path(run): Path<String>,
     which: Result<Query<WhichRound>, QueryRejection>,
 ) -> Result<Json<ShardMap>, Problem> {
-    let Query(which) = which.map_err(|error| Problem::bad_request("invalid_query", error.body_text()))?;
+    let Query(which) = which?;
     let run = api.run(&run).await?;
     let round = match which.round {
         Some(round) => run.history.round(Round(round)),
@@ -114,10 +114,7 @@ pub(super) async fn map(
     };
     let round = round.ok_or_else(|| Problem::not_found("unknown_round", "the run has no such round"))?;
     let void = void(&run, round.round).await?;
-    let mut committed = committed(&api, &run, round).await?;
-    if run.history.ended().is_some() {
-        committed = committed.iter().filter(|index| !void.contains(*index)).collect();
-    }
+    let committed = committed(&api, &run, round, &void).await?;
     let progress = &api.backends().progress;
     let is_over = run.history.ended().is_some();
     // Beside the truth of the markers these are news, and left out while the progress service is away.
@@ -191,14 +188,20 @@ pub(super) async fn show(
     }))
 }
 
-/// The committed shards of a round: all of a run that has ended (the void ones among them), else as the progress
-/// service counts them, or, while it is away, as their markers are listed.
-pub(super) async fn committed(api: &Shared, run: &Opened, round: &RoundInfo) -> Result<ShardSet, Problem> {
+/// The shards of a round that have a marker, `void` being those that endings left out: all others of a run that has
+/// ended, else as the progress service counts them, or, while it is away, as their markers are listed.
+pub(super) async fn committed(
+    api: &Shared,
+    run: &Opened,
+    round: &RoundInfo,
+    void: &ShardSet,
+) -> Result<ShardSet, Problem> {
     if run.history.ended().is_some() {
-        return Ok((0..round.shards).collect());
+        return Ok(void.missing(round.shards));
     }
     match api.backends().progress.committed(&run.spec.run, round.round).await {
-        Ok(committed) => Ok(committed),
+        // Void shards are counted, too.
+        Ok(counted) => Ok(counted.iter().filter(|index| !void.contains(*index)).collect()),
         Err(error) => {
             tracing::debug!(%error, "the markers are listed, because the progress service is away");
             Ok(run.store.committed(round, 0..round.shards).await?)
