@@ -64,7 +64,8 @@ fn a_run_is_followed_to_its_end_with_its_pictures_through_the_death_of_the_coord
     browser.until("the run is shown", &format!("document.querySelector('[data-run=\"{run}\"]') !== null"));
     browser.until("what is wrong is shown", "document.querySelector('[data-problem=\"no_workers\"]') !== null");
 
-    let _workers = [fleet.worker("w1"), fleet.worker("w2")];
+    // Slow enough that a page on a busy machine is loaded long before the run is over.
+    let _workers = ["w1", "w2"].map(|name| fleet.start(fleet.working(name, "250")));
     browser.open(&fleet.page(&format!("#/runs/{run}")));
     ready(&browser, "run");
     let shown =
