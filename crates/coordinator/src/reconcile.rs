@@ -3,11 +3,10 @@
 use diorama_backends::kind::ErrorKind;
 use diorama_backends::progress::{Counts, ProgressError};
 use diorama_core::id::ShardId;
-use diorama_core::marker::CommitMarker;
 use diorama_core::round::RoundInfo;
 use diorama_core::run::RunSpec;
 use diorama_core::shards::ShardSet;
-use diorama_protocol::count::{count_marker, counts_of_void};
+use diorama_protocol::count::{count_tally, counts_of_void};
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -122,10 +121,9 @@ async fn add_round(
     let unknown: Vec<u32> = committed.iter().filter(|index| !known.contains(*index) && !is_void(*index)).collect();
     let add = |index: u32| async move {
         let shard = ShardId { round: round.round, index };
-        if let Some(marker) = store.marker(shard).await? {
-            // One that speaks of another shard is a damage that `verify` names; it is this one's all the same.
-            let marker = CommitMarker { shard, ..marker };
-            count_marker(progress, &spec.run, &marker, last_round).await?;
+        // A marker that speaks of another shard is a damage that `verify` names; it is this one's all the same.
+        if let Some(tally) = store.tally(shard).await? {
+            count_tally(progress, &spec.run, shard, tally, last_round).await?;
         }
         Ok::<_, CoordinatorError>(())
     };

@@ -3,8 +3,10 @@
 //! The inputs of a round carry their writer in their names, and the log says whose count: a coordinator that is late
 //! writes beside those that another one wrote, never over them.
 
+use std::collections::HashSet;
+
 use diorama_core::clock;
-use diorama_core::id::{AttemptId, Round, ShardId};
+use diorama_core::id::{AttemptId, Round, ShardId, TaskIndex};
 use diorama_core::outcome::{Outcome, TaskOutcome};
 use diorama_core::round::RoundInfo;
 use diorama_core::run::RunSpec;
@@ -18,10 +20,9 @@ use crate::error::CoordinatorError;
 /// Shards that are looked at, at a time.
 const AT_ONCE: usize = 256;
 
-/// Whether a task of `round` that ended like this goes into another one.
-fn is_tried_again(outcome: &TaskOutcome, spec: &RunSpec, round: &RoundInfo) -> bool {
-    let in_budget = round.round.0 < round.last_round(&spec.retry);
-    in_budget && matches!(&outcome.outcome, Outcome::Failed(error) if error.retryable)
+/// Whether a task that ended like this goes into another round, where the run may have one.
+fn is_tried_again(outcome: &TaskOutcome) -> bool {
+    matches!(&outcome.outcome, Outcome::Failed(error) if error.retryable)
 }
 
 /// Writes the round after the last one, all of whose shards are committed; `None` where nothing is to be tried again.
@@ -37,7 +38,7 @@ pub(crate) async fn next(
         return Ok(None);
     }
     let mut writer = RoundWriter::new(store, spec, round);
-    let failed_of = |shard| failed_tasks(store, spec, last, shard);
+    let failed_of = |shard| failed_tasks(store, last, shard);
     let mut failed = stream::iter(last.shard_ids()).map(failed_of).buffered(AT_ONCE);
     while let Some(tasks) = failed.try_next().await? {
         writer.add(tasks).await?;
@@ -53,23 +54,23 @@ pub(crate) async fn next(
 }
 
 /// The tasks of a committed shard that are tried again, in the shard's order.
-async fn failed_tasks(
-    store: &RunStore,
-    spec: &RunSpec,
-    round: &RoundInfo,
-    shard: ShardId,
-) -> Result<Vec<Task>, CoordinatorError> {
+async fn failed_tasks(store: &RunStore, round: &RoundInfo, shard: ShardId) -> Result<Vec<Task>, CoordinatorError> {
     let unusable = |problem: &str| CoordinatorError::Unusable { shard, problem: problem.to_owned() };
-    let marker = store.marker(shard).await?.ok_or_else(|| unusable("its commit marker is gone"))?;
-    let again: Vec<bool> = marker.outcomes.iter().map(|o| is_tried_again(o, spec, round)).collect();
-    if !again.contains(&true) {
+    let tally = store.tally(shard).await?.ok_or_else(|| unusable("its commit marker is gone"))?;
+    let again: HashSet<TaskIndex> = tally.failed.iter().filter(|end| is_tried_again(end)).map(|end| end.task).collect();
+    if again.is_empty() {
         return Ok(Vec::new());
     }
-    let tasks = store.input(shard, &round.inputs).await?.ok_or_else(|| unusable("its input is gone"))?;
-    if tasks.len() != again.len() {
-        return Err(unusable("its marker and its input speak of different tasks"));
+    let mut tasks = store.input(shard, &round.inputs).await?.ok_or_else(|| unusable("its input is gone"))?;
+    let speaks_of_others = || unusable("its marker and its input speak of different tasks");
+    if tasks.len() as u64 != tally.tasks() {
+        return Err(speaks_of_others());
     }
-    Ok(tasks.into_iter().zip(again).filter_map(|(task, again)| again.then_some(task)).collect())
+    tasks.retain(|task| again.contains(&task.index));
+    if tasks.len() != again.len() {
+        return Err(speaks_of_others());
+    }
+    Ok(tasks)
 }
 
 /// The inputs of a round, written.

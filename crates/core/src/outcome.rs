@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{CustomId, Seed, Sha256Hex, TaskIndex};
@@ -176,6 +177,27 @@ struct Flat {
     retryable: Option<bool>,
 }
 
+/// How a task ended, as far as it counts; what was made is passed over.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "FlatEnd")]
+pub(crate) enum TaskEnd {
+    Done,
+    Failed(TaskOutcome),
+}
+
+/// A [`TaskOutcome`] of which only a failure is read.
+#[derive(Deserialize)]
+struct FlatEnd {
+    task: TaskIndex,
+    custom_id: String,
+    seed: Seed,
+    status: Status,
+    files: Option<IgnoredAny>,
+    code: Option<ErrorCode>,
+    message: Option<String>,
+    retryable: Option<bool>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Status {
@@ -188,20 +210,46 @@ impl TryFrom<Flat> for TaskOutcome {
 
     fn try_from(flat: Flat) -> Result<Self, String> {
         let Flat { task, custom_id, seed, status, archive, files, mask_coverage, scores, warnings, .. } = flat;
-        let missing = |field: &str| format!("the outcome of {custom_id} has no {field}");
         let outcome = match status {
             Status::Done => {
-                let files = files.ok_or_else(|| missing("files"))?;
+                let files = files.ok_or_else(|| missing(custom_id.as_str(), "files"))?;
                 Outcome::Done { archive, files, mask_coverage, scores, warnings }
             }
-            Status::Failed => Outcome::Failed(TaskError {
-                code: flat.code.ok_or_else(|| missing("code"))?,
-                message: flat.message.ok_or_else(|| missing("message"))?,
-                retryable: flat.retryable.ok_or_else(|| missing("retryable"))?,
-            }),
+            Status::Failed => Outcome::Failed(failure(custom_id.as_str(), flat.code, flat.message, flat.retryable)?),
         };
         Ok(Self { task, custom_id, seed, outcome })
     }
+}
+
+impl TryFrom<FlatEnd> for TaskEnd {
+    type Error = String;
+
+    fn try_from(flat: FlatEnd) -> Result<Self, String> {
+        let FlatEnd { task, custom_id, seed, status, files, code, message, retryable } = flat;
+        match status {
+            Status::Done if files.is_none() => Err(missing(&custom_id, "files")),
+            Status::Done => Ok(Self::Done),
+            Status::Failed => {
+                let error = failure(&custom_id, code, message, retryable)?;
+                let custom_id = CustomId::new(custom_id).map_err(|error| error.to_string())?;
+                Ok(Self::Failed(TaskOutcome { task, custom_id, seed, outcome: Outcome::Failed(error) }))
+            }
+        }
+    }
+}
+
+fn failure(
+    id: &str,
+    code: Option<ErrorCode>,
+    message: Option<String>,
+    retryable: Option<bool>,
+) -> Result<TaskError, String> {
+    let (code, message) = (code.ok_or_else(|| missing(id, "code"))?, message.ok_or_else(|| missing(id, "message"))?);
+    Ok(TaskError { code, message, retryable: retryable.ok_or_else(|| missing(id, "retryable"))? })
+}
+
+fn missing(id: &str, field: &str) -> String {
+    format!("the outcome of {id} has no {field}")
 }
 
 #[cfg(test)]

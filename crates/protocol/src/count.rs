@@ -1,23 +1,24 @@
 //! What a marker adds to the counts of its run.
 
 use diorama_backends::progress::{Counts, Progress, ProgressError, RECENT_FAILURES};
-use diorama_core::id::RunId;
-use diorama_core::marker::CommitMarker;
+use diorama_core::id::{RunId, ShardId};
+use diorama_core::marker::{CommitMarker, Tally};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskOutcome};
 use diorama_core::round::RoundInfo;
 
 /// What a marker adds. A failure counts as `retrying` where it may be tried again and its round is not the last one that
 /// it may go into.
 pub fn counts_of(marker: &CommitMarker, last_round: u32) -> Counts {
-    let mut counts = Counts { shards: 1, ..Counts::default() };
-    for outcome in &marker.outcomes {
-        match &outcome.outcome {
-            Outcome::Done { .. } => counts.done += 1,
-            Outcome::Failed(error) if error.retryable && marker.shard.round.0 < last_round => counts.retrying += 1,
-            Outcome::Failed(_) => counts.failed += 1,
-        }
-    }
-    counts
+    counts_of_tally(marker.shard, &Tally::from(marker), last_round)
+}
+
+fn counts_of_tally(shard: ShardId, tally: &Tally, last_round: u32) -> Counts {
+    let is_retrying = |outcome: &&TaskOutcome| match &outcome.outcome {
+        Outcome::Failed(error) => error.retryable && shard.round.0 < last_round,
+        Outcome::Done { .. } => false,
+    };
+    let retrying = tally.failed.iter().filter(is_retrying).count() as u64;
+    Counts { shards: 1, done: tally.done, retrying, failed: tally.failed.len() as u64 - retrying }
 }
 
 /// What a shard adds that an ending left out: its tasks have failed for good.
@@ -35,16 +36,27 @@ pub async fn count_marker(
     marker: &CommitMarker,
     last_round: u32,
 ) -> Result<bool, ProgressError> {
-    progress.commit(run, marker.shard, counts_of(marker, last_round), &failures(marker)).await
+    count_tally(progress, run, marker.shard, Tally::from(marker), last_round).await
 }
 
-/// The failures of a marker that are worth showing, at most [`RECENT_FAILURES`]: those of tasks that were tried.
-fn failures(marker: &CommitMarker) -> Vec<TaskOutcome> {
-    let shown = |outcome: &&TaskOutcome| match &outcome.outcome {
+/// The same of a marker of which only that was read.
+pub async fn count_tally(
+    progress: &dyn Progress,
+    run: &RunId,
+    shard: ShardId,
+    tally: Tally,
+    last_round: u32,
+) -> Result<bool, ProgressError> {
+    let counts = counts_of_tally(shard, &tally, last_round);
+    progress.commit(run, shard, counts, &worth_showing(tally.failed)).await
+}
+
+/// The failures that are worth showing, at most [`RECENT_FAILURES`]: those of tasks that were tried.
+fn worth_showing(mut failed: Vec<TaskOutcome>) -> Vec<TaskOutcome> {
+    failed.retain(|outcome| match &outcome.outcome {
         Outcome::Failed(error) => error.code != ErrorCode::Cancelled,
         Outcome::Done { .. } => false,
-    };
-    let mut failures: Vec<_> = marker.outcomes.iter().filter(shown).cloned().collect();
-    failures.drain(..failures.len().saturating_sub(RECENT_FAILURES));
-    failures
+    });
+    failed.drain(..failed.len().saturating_sub(RECENT_FAILURES));
+    failed
 }

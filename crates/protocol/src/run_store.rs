@@ -10,7 +10,7 @@ use diorama_backends::objects::{ObjectError, ObjectErrorKind, Objects, Put, list
 use diorama_core::id::{AttemptId, Round, RunId, ShardId};
 use diorama_core::key::{COMMITS, DECISIONS, ObjectKey, RunRoot, decision_of, shard_of};
 use diorama_core::manifest::ManifestIssue;
-use diorama_core::marker::{CommitMarker, Part};
+use diorama_core::marker::{CommitMarker, Part, Tally};
 use diorama_core::round::RoundInfo;
 use diorama_core::run::RunSpec;
 use diorama_core::shards::ShardSet;
@@ -211,6 +211,11 @@ impl RunStore {
 
     /// A shard's commit marker; `None` before the shard is done.
     pub async fn marker(&self, shard: ShardId) -> Result<Option<CommitMarker>, ObjectError> {
+        self.read_json(&ObjectKey::Commit(shard)).await
+    }
+
+    /// What a shard's commit marker counts, without the files of its pictures; `None` before the shard is done.
+    pub async fn tally(&self, shard: ShardId) -> Result<Option<Tally>, ObjectError> {
         self.read_json(&ObjectKey::Commit(shard)).await
     }
 
