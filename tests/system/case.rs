@@ -20,13 +20,15 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// Three small references and an empty place for manifests.
+    /// Three small references, a region of them (the left half) and an empty place for manifests.
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         for n in 0..3u8 {
             let shade = |x: u32, y: u32| image::Rgb([n * 80, (x * 4) as u8, (y * 4) as u8]);
             image::RgbImage::from_fn(48, 32, shade).save(folder.path().join(format!("place-{n}.png"))).unwrap();
         }
+        let left = |x: u32, _: u32| image::Luma([if x < 24 { 255 } else { 0 }]);
+        image::GrayImage::from_fn(48, 32, left).save(folder.path().join("left-half.png")).unwrap();
         Self { folder }
     }
 

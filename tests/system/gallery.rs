@@ -37,7 +37,8 @@ fn without_scripts(html: &str) -> String {
 fn page(case: &Case, more: &[&str]) -> PathBuf {
     let row = |n: usize| {
         let prompt = if n == 4 { EVIL.to_owned() } else { format!("seagull number {n}") };
-        json!({"custom_id": format!("row-{n:03}"), "reference": format!("place-{}.png", n % 3), "prompt": prompt})
+        json!({"custom_id": format!("row-{n:03}"), "reference": format!("place-{}.png", n % 3), "prompt": prompt,
+               "region": "left-half.png"})
     };
     case.write_rows(&(0..20).map(row).collect::<Vec<_>>());
     let rest = ["--synthetic-fail-rate", "0.2", "--max-rounds", "0", "--compare", "img2img,img2img-reduced"];
@@ -68,7 +69,7 @@ fn the_gallery_shows_each_row_with_its_pictures_side_by_side() {
     let first = html.split("data-id=\"row-000\"").nth(1).unwrap().split("</article>").next().unwrap();
     let captions: Vec<&str> = first.split("<figcaption>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect();
     assert_eq!(captions, ["reference", "picture", "mask", "heat map: seagull", "img2img", "img2img-reduced"]);
-    for fact in ["seagull number 0", "seed <b>", "mask <b>", "background <b>"] {
+    for fact in ["seagull number 0", "seed <b>", "mask <b>", "place kept <b>"] {
         assert!(first.contains(fact), "{fact:?} is not in {first}");
     }
     let means = html.split("id=\"kept\"").nth(1).unwrap().split("</p>").next().unwrap();
@@ -94,7 +95,7 @@ fn the_gallery_filters_and_sorts() {
     assert_eq!(failed.matches("note failure").count(), ids(&failed).len());
     assert_eq!(ids(&rendered(&page, "#text=number+17")), ["row-017"]);
     assert_eq!(ids(&rendered(&page, "#text=no+such+thing")), [] as [&str; 0]);
-    for (sort, fact, unit) in [("coverage-down", "mask <b>", " %"), ("background-down", "background <b>", " dB")] {
+    for (sort, fact, unit) in [("coverage-down", "mask <b>", " %"), ("outside-down", "place kept <b>", " dB")] {
         let html = rendered(&page, &format!("#status=done&sort={sort}"));
         let values: Vec<f64> =
             html.split(fact).skip(1).map(|rest| rest.split(unit).next().unwrap().parse().unwrap()).collect();

@@ -86,3 +86,44 @@ fn each_bad_reference_fails_its_own_row_with_the_reason_and_odd_ones_are_read() 
         assert!(error["message"].as_str().unwrap().contains(file), "{error}");
     }
 }
+
+#[test]
+fn what_was_kept_of_the_place_is_measured_outside_a_given_region_or_not_at_all() {
+    let case = Case::new();
+    let flat = |name: &str, width: u32, value: u8| {
+        image::GrayImage::from_pixel(width, 32, image::Luma([value])).save(case.path(name)).unwrap();
+    };
+    flat("small.png", 24, 255);
+    flat("white.png", 48, 255);
+    flat("ones.png", 48, 1);
+    fs::write(case.path("text.png"), "a poem").unwrap();
+    let row = |id: &str| json!({"custom_id": id, "reference": "place-0.png", "prompt": "a seagull"});
+    let with = |id: &str, region: &str| {
+        let mut row = row(id);
+        row["region"] = region.into();
+        row
+    };
+    let bad = [
+        ("small", "small.png", "the region has 24x32 pixels, its reference 48x32"),
+        ("white", "white.png", "all white"),
+        ("ones", "ones.png", "all black"),
+        ("text", "text.png", "text.png is not a picture"),
+    ];
+    let mut rows = vec![row("without"), with("left", "left-half.png")];
+    rows.extend(bad.map(|(id, region, _)| with(id, region)));
+    case.write_rows(&rows);
+    end(&mut case.run("out", &["--compare", "img2img"])).expect(3);
+    let results = lines(&case.path("out/results.jsonl"));
+    let scores = |id: &str| results.iter().find(|line| line["custom_id"] == id).unwrap()["scores"].clone();
+    assert_eq!(scores("without"), Value::Null);
+    let measured: Vec<String> = scores("left").as_object().unwrap().keys().cloned().collect();
+    assert_eq!(measured, ["outside_psnr", "outside_psnr.img2img"]);
+    let record: Value = serde_json::from_slice(&fs::read(case.path("out/records/left.json")).unwrap()).unwrap();
+    assert_eq!((&record["region"]["source"], &record["region"]["outside"]), (&"left-half.png".into(), &0.5.into()));
+    let errors = lines(&case.path("out/errors.jsonl"));
+    assert_eq!(errors.len(), bad.len());
+    for (error, (id, _, message)) in errors.iter().zip(bad) {
+        assert_eq!((&error["custom_id"], &error["code"]), (&id.into(), &"region_unusable".into()));
+        assert!(error["message"].as_str().unwrap().contains(message), "{error}");
+    }
+}

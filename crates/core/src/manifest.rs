@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The keys of a row that are not settings of the method (those are [`crate::settings::Settings::KEYS`]).
-pub const ROW_KEYS: [&str; 5] = ["custom_id", "reference", "prompt", "subjects", "seed"];
+pub const ROW_KEYS: [&str; 6] = ["custom_id", "reference", "region", "prompt", "subjects", "seed"];
 
 /// One thing that is wrong with a manifest, at one place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -36,6 +36,8 @@ codes! {
     ReferenceUndecodable = "reference_undecodable",
     /// The reference is larger than the limits allow.
     ReferenceTooLarge = "reference_too_large",
+    /// The region is no mask of the reference: it cannot be had, has another size, or is all white or all black.
+    RegionUnusable = "region_unusable",
     /// The prompt names no subject that the method could edit.
     NoSubject = "no_subject",
     /// A subject that was given does not occur in the prompt.
@@ -121,8 +123,8 @@ pub enum Outcome {
         /// The share of the picture that the last mask covers, 0 to 1, where there is a mask.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         mask_coverage: Option<f64>,
-        /// What can be measured on the spot: `background_psnr`, and `background_psnr.METHOD` of a comparison: PSNR in
-        /// dB against the reference outside the task's mask, 0 to 100.
+        /// What can be measured on the spot, where the task gives a region: `outside_psnr`, and `outside_psnr.METHOD` of
+        /// a comparison: PSNR in dB against the reference outside that region, 0 to 100.
         #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
         scores: BTreeMap<String, f64>,
         /// What the user should know, such as an empty mask or a truncated prompt.
@@ -281,7 +283,7 @@ mod tests {
             archive: Some("shards/x.tar".to_owned()),
             files: [("image".to_owned(), file)].into(),
             mask_coverage: Some(0.25),
-            scores: [("background_psnr".to_owned(), 31.5)].into(),
+            scores: [("outside_psnr".to_owned(), 31.5)].into(),
             warnings: vec!["an empty mask".to_owned()],
         };
         let outcome = TaskOutcome { outcome: done, ..outcome };

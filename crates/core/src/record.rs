@@ -26,6 +26,9 @@ pub struct Record {
     /// The reference picture.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reference: Option<ReferenceRecord>,
+    /// Where it was measured how much of the place was kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub region: Option<RegionRecord>,
     /// Every setting in force, resolved: nothing here is a default that may change.
     pub settings: serde_json::Value,
     /// What made it.
@@ -71,6 +74,7 @@ impl Record {
             subjects: Vec::new(),
             seed: task.seed,
             reference: None,
+            region: None,
             settings: serde_json::json!({}),
             generator: generator.clone(),
             edits: Vec::new(),
@@ -101,6 +105,17 @@ pub struct ReferenceRecord {
     pub width: u32,
     /// Its height before resizing, in pixels.
     pub height: u32,
+}
+
+/// The region: a mask of the reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegionRecord {
+    /// Where it came from, as the manifest has it.
+    pub source: String,
+    /// The digest of its encoded bytes.
+    pub sha256: Sha256Hex,
+    /// The share of its pixels that are black, above 0 and below 1: what `outside_psnr` is the mean over.
+    pub outside: f64,
 }
 
 /// One edit step.

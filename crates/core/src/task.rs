@@ -40,6 +40,10 @@ pub struct Task {
     pub custom_id: CustomId,
     /// The place; only `txt2img` does without.
     pub reference: Option<Reference>,
+    /// A mask of the reference: white where the subject may be, black where the place must stay. Decides no pixel, only
+    /// where it is measured how much of the place was kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub region: Option<Reference>,
     /// What should appear.
     pub prompt: String,
     /// The words of the prompt that name the subject; without them, the prompt's nouns.

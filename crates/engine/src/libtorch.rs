@@ -152,6 +152,7 @@ impl LibtorchGenerator {
                 .collect(),
             seed: task.seed,
             reference: job.reference.as_deref().map(reference),
+            region: None,
             settings: resolved,
             generator: self.info.clone(),
             edits: sample

@@ -98,7 +98,7 @@ fn row(line: u64, columns: &[String], cells: &[&str]) -> Raw {
 /// The JSON that a cell means. A cell that is no number where one is wanted stays text, and is refused as such later.
 fn value(column: &str, cell: &str) -> Value {
     match column {
-        "custom_id" | "prompt" | "reference" => Value::from(cell),
+        "custom_id" | "prompt" | "reference" | "region" => Value::from(cell),
         "subjects" => cell.split(';').map(|subject| Value::from(subject.trim())).collect(),
         "seed" => settings::number(cell),
         setting => Settings::read_text(setting, cell),

@@ -220,18 +220,20 @@ struct Checks<'a> {
 impl Checks<'_> {
     fn issues(&mut self, line: u64, task: &Task) -> io::Result<Vec<ManifestIssue>> {
         self.ids.add(&task.custom_id, line)?;
-        let file = match &task.reference {
-            Some(Reference::File(path)) => self.files.check(path).err(),
+        let mut missing = |key: &'static str, reference: &Option<Reference>| match reference {
+            Some(Reference::File(path)) => self.files.check(path).err().map(|refusal| (key, refusal)),
             Some(Reference::S3(_) | Reference::Https(_) | Reference::Blob(_)) | None => None,
         };
+        let files = [missing("reference", &task.reference), missing("region", &task.region)];
         let model = (self.model)(task).err();
         let named = |code: &str, param: Option<&str>, message: String| ManifestIssue {
             custom_id: Some(task.custom_id.to_string()),
             ..issue(line, code, param, message)
         };
-        let file = file.map(|(code, message)| named(code, Some("reference"), message));
+        let file = |(key, (code, message)): (&'static str, _)| named(code, Some(key), format!("{key} {message}"));
+        let files = files.into_iter().flatten().map(file);
         let model = model.map(|error| named(error.code.as_str(), key_of(error.code), error.message));
-        Ok(file.into_iter().chain(model).collect())
+        Ok(files.chain(model).collect())
     }
 }
 

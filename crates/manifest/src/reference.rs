@@ -13,19 +13,19 @@ use crate::rules::Rules;
 /// A stable code and a message.
 pub(crate) type Refusal = (&'static str, String);
 
-/// Reads a reference. Looks at nothing but the text.
-pub(crate) fn parse(text: &str, rules: &Rules) -> Result<Reference, Refusal> {
-    let bad_url = |want: &str| Err(("bad_reference", format!("reference {text:?} is not of the form {want}")));
+/// Reads the reference that stands under `key`. Looks at nothing but the text.
+pub(crate) fn parse(key: &str, text: &str, rules: &Rules) -> Result<Reference, Refusal> {
+    let bad_url = |want: &str| Err(("bad_reference", format!("{key} {text:?} is not of the form {want}")));
     let object = |reference: Reference| {
         if rules.references.objects() {
             return Ok(reference);
         }
         let message =
-            format!("reference {text:?} needs the fleet: a run on this machine reads files and https://; download it");
+            format!("{key} {text:?} needs the fleet: a run on this machine reads files and https://; download it");
         Err(("needs_fleet", message))
     };
     if text.is_empty() || text.contains('\0') {
-        return Err(("bad_reference", "reference is empty or holds a NUL; write a path".to_owned()));
+        return Err(("bad_reference", format!("{key} is empty or holds a NUL; write a path")));
     }
     if let Some(sha256) = text.strip_prefix("blob:") {
         let sha256 = Sha256Hex::try_from(sha256.to_owned());
@@ -36,7 +36,7 @@ pub(crate) fn parse(text: &str, rules: &Rules) -> Result<Reference, Refusal> {
             return Ok(Reference::File(text.to_owned()));
         }
         let message = format!(
-            "reference {text:?} is a file, which the coordinator cannot read; `diorama submit` uploads files, or write \
+            "{key} {text:?} is a file, which the coordinator cannot read; `diorama submit` uploads files, or write \
              an s3:// or https:// address"
         );
         return Err(("local_reference", message));
@@ -48,7 +48,7 @@ pub(crate) fn parse(text: &str, rules: &Rules) -> Result<Reference, Refusal> {
         },
         "http" if !rules.plain_http => {
             let message = format!(
-                "reference {text:?} is plain http://, which is fetched only where allow_private_references is set; write \
+                "{key} {text:?} is plain http://, which is fetched only where allow_private_references is set; write \
                  https://"
             );
             Err(("bad_reference", message))
@@ -56,7 +56,7 @@ pub(crate) fn parse(text: &str, rules: &Rules) -> Result<Reference, Refusal> {
         "https" | "http" => {
             let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
             if host.contains('@') {
-                let message = "reference holds a user name or password; a manifest is no place for them".to_owned();
+                let message = format!("{key} holds a user name or password; a manifest is no place for them");
                 return Err(("bad_reference", message));
             }
             if host.is_empty() || host.starts_with(':') || text.chars().any(char::is_whitespace) {
@@ -66,7 +66,7 @@ pub(crate) fn parse(text: &str, rules: &Rules) -> Result<Reference, Refusal> {
         }
         _ => Err((
             "bad_reference",
-            format!("reference {text:?} has the scheme {scheme:?}; a path, s3:// or https:// is wanted"),
+            format!("{key} {text:?} has the scheme {scheme:?}; a path, s3:// or https:// is wanted"),
         )),
     }
 }
@@ -101,8 +101,7 @@ impl Files {
 
 fn check(root: &Path, path: &str) -> Result<(), Refusal> {
     let outside = || {
-        let message =
-            format!("reference {path:?} leaves the manifest's folder {}; move or copy it there", root.display());
+        let message = format!("{path:?} leaves the manifest's folder {}; move or copy it there", root.display());
         Err(("outside_folder", message))
     };
     let full = root.join(path);
@@ -111,19 +110,17 @@ fn check(root: &Path, path: &str) -> Result<(), Refusal> {
         // Nothing is told about files outside, not even whether they exist.
         Err(_) if !stays_inside(root, Path::new(path)) => return outside(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(("missing_file", format!("reference {path:?} does not exist (looked in {})", root.display())));
+            return Err(("missing_file", format!("{path:?} does not exist (looked in {})", root.display())));
         }
-        Err(error) => return Err(("unreadable_file", format!("reference {path:?} cannot be read: {error}"))),
+        Err(error) => return Err(("unreadable_file", format!("{path:?} cannot be read: {error}"))),
     };
     if !real.starts_with(root) {
         return outside();
     }
     if !real.is_file() {
-        return Err(("not_a_file", format!("reference {path:?} is not a file")));
+        return Err(("not_a_file", format!("{path:?} is not a file")));
     }
-    File::open(&real)
-        .map(drop)
-        .map_err(|error| ("unreadable_file", format!("reference {path:?} cannot be read: {error}")))
+    File::open(&real).map(drop).map_err(|error| ("unreadable_file", format!("{path:?} cannot be read: {error}")))
 }
 
 /// Whether `path`, read without looking at the disk, stays below `root`.

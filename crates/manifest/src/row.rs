@@ -18,7 +18,7 @@ pub(crate) fn task(line: u64, cells: Map<String, Value>, rules: &Rules) -> Resul
     let mut row = Reading { line, issues: Vec::new() };
     let mut settings = Settings::default();
     let (mut custom_id, mut prompt, mut reference, mut subjects, mut seed) = (None, None, None, None, None);
-    let mut written_id = None;
+    let (mut written_id, mut region) = (None, None);
     for (key, value) in cells.into_iter().filter(|(_, value)| !value.is_null()) {
         match key.as_str() {
             "custom_id" => {
@@ -26,7 +26,8 @@ pub(crate) fn task(line: u64, cells: Map<String, Value>, rules: &Rules) -> Resul
                 custom_id = Some(row.custom_id(value));
             }
             "prompt" => prompt = Some(row.prompt(value)),
-            "reference" => reference = Some(row.reference(value, rules)),
+            "reference" => reference = Some(row.reference("reference", value, rules)),
+            "region" => region = Some(row.reference("region", value, rules)),
             "subjects" => subjects = row.subjects(value),
             "seed" => seed = row.seed(&value),
             _ => row.setting(&mut settings, &key, &value),
@@ -41,11 +42,14 @@ pub(crate) fn task(line: u64, cells: Map<String, Value>, rules: &Rules) -> Resul
     if reference.is_none() && needs_reference(&settings, &rules.compare) {
         row.refuse("missing_key", "reference", "reference is missing; only the method txt2img does without".to_owned());
     }
+    if region.is_some() && reference.is_none() {
+        row.refuse("missing_key", "reference", "reference is missing; a region is a mask of it".to_owned());
+    }
     match (custom_id.flatten(), prompt.flatten()) {
         (Some(custom_id), Some(prompt)) if row.issues.is_empty() => {
             let seed = seed.unwrap_or_else(|| Seed::derive(rules.seed, &custom_id));
-            let reference = reference.flatten();
-            Ok(Task { index: TaskIndex(0), custom_id, reference, prompt, subjects, seed, settings })
+            let (reference, region) = (reference.flatten(), region.flatten());
+            Ok(Task { index: TaskIndex(0), custom_id, reference, region, prompt, subjects, seed, settings })
         }
         _ => {
             for issue in &mut row.issues {
@@ -101,9 +105,10 @@ impl Reading {
         Some(text)
     }
 
-    fn reference(&mut self, value: Value, rules: &Rules) -> Option<Reference> {
-        let text = self.text("reference", value)?;
-        reference::parse(&text, rules).map_err(|(code, message)| self.refuse(code, "reference", message)).ok()
+    /// The picture that `key` names: the reference or its region.
+    fn reference(&mut self, key: &str, value: Value, rules: &Rules) -> Option<Reference> {
+        let text = self.text(key, value)?;
+        reference::parse(key, &text, rules).map_err(|(code, message)| self.refuse(code, key, message)).ok()
     }
 
     fn subjects(&mut self, value: Value) -> Option<Vec<String>> {

@@ -155,7 +155,12 @@ fn no_reference_leaves_the_manifests_folder() {
         ("http://host/x.png", "bad_reference"),
     ] {
         assert_eq!(code(bad), format!("1 {want} reference"), "{bad}");
+        // A region is fetched as a reference is.
+        let line = serde_json::json!({"custom_id": "a", "reference": "sea.png", "region": bad, "prompt": "x"});
+        assert_eq!(case.issues("m.jsonl", line.to_string()), [format!("1 {want} region")], "{bad}");
     }
+    let alone = r#"{"custom_id":"a","method":"txt2img","region":"sea.png","prompt":"x"}"#;
+    assert_eq!(case.issues("m.jsonl", alone), ["1 missing_key reference"]);
     assert_eq!(code("https://host/x.png"), "");
     let rules = Rules { plain_http: true, ..Case::rules() };
     let path = case.folder.path().join("set/m.jsonl");

@@ -2,11 +2,11 @@
 //!
 //! Knows no worker, no model and no store, and waits for nothing.
 
-mod background;
 mod codec;
+mod region;
 mod thumbnail;
 
-pub use background::Background;
 pub use codec::{PictureLimits, decode, encode_gray, encode_rgb, read_reference, reference_from_bytes};
 pub use image::ImageError;
+pub use region::{Outside, Region};
 pub use thumbnail::thumbnail;

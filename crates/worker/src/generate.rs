@@ -115,22 +115,22 @@ impl Generation<'_> {
         let (work, device) = (self.work, &self.context.device);
         let mut submitted = Submitted {
             positions: loaded.iter().map(|(position, _)| *position).collect(),
-            references: BTreeMap::new(),
+            places: BTreeMap::new(),
             refused: Vec::new(),
             batches: Vec::new(),
         };
-        for (position, reference) in loaded {
-            match reference {
-                Ok(reference) => drop(submitted.references.insert(position, reference)),
+        for (position, place) in loaded {
+            match place {
+                Ok(place) => drop(submitted.places.insert(position, place)),
                 Err(error) => submitted.refused.push((position, error)),
             }
         }
-        let positions: Vec<usize> = submitted.references.keys().copied().collect();
+        let positions: Vec<usize> = submitted.places.keys().copied().collect();
         for variant in 0..=work.spec.compare.len() {
             for batch in batches(self.keys, &positions, variant) {
                 let job = |position: &usize| Job {
                     task: work.variants[*position][variant].clone(),
-                    reference: submitted.references[position].clone(),
+                    reference: submitted.places[position].reference.clone(),
                 };
                 let jobs = batch.iter().map(job).collect();
                 let has_begun = !submitted.batches.is_empty();

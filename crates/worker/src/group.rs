@@ -1,4 +1,4 @@
-//! A group of a shard's tasks, on either side of the device: its references are loaded before, its pictures encoded,
+//! A group of a shard's tasks, on either side of the device: its references and regions are loaded before, its pictures encoded,
 //! measured and stored after. Off the async threads, a group at a time.
 
 use std::collections::BTreeMap;
@@ -8,8 +8,10 @@ use std::sync::Arc;
 use diorama_backends::blocking::{self, panic_message};
 use diorama_core::generator::{Generated, ReferencePicture};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError};
+use diorama_core::record::RegionRecord;
 use diorama_core::settings::Method;
-use diorama_picture::Background;
+use diorama_core::task::Task;
+use diorama_picture::{Outside, Region};
 use diorama_protocol::fault;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
@@ -22,13 +24,22 @@ use crate::work::Work;
 /// A task with its files stored: [`Outcome::Done`]; or its error.
 pub(crate) type TaskEnd = Result<Outcome, TaskError>;
 
+/// What a task begins with.
+#[derive(Clone, Default)]
+pub(crate) struct Place {
+    /// The reference, where the task or a comparison starts from one.
+    pub(crate) reference: Option<Arc<ReferencePicture>>,
+    /// Where the subject may be, as the task gives it.
+    region: Option<Arc<Region>>,
+}
+
 /// A group of tasks whose references are there.
-pub(crate) type Loaded = Vec<(usize, Result<Option<Arc<ReferencePicture>>, TaskError>)>;
+pub(crate) type Loaded = Vec<(usize, Result<Place, TaskError>)>;
 
 /// A group that the device has or will get: its batches by variant.
 pub(crate) struct Submitted {
     pub(crate) positions: Vec<usize>,
-    pub(crate) references: BTreeMap<usize, Option<Arc<ReferencePicture>>>,
+    pub(crate) places: BTreeMap<usize, Place>,
     pub(crate) refused: Vec<(usize, TaskError)>,
     pub(crate) batches: Vec<(usize, Vec<usize>, Pending)>,
 }
@@ -39,25 +50,42 @@ pub(crate) struct Finished {
     pub(crate) device_seconds: f64,
 }
 
-/// Fetches the references of a group, all at once.
+/// Fetches the references and regions of a group, all at once.
 pub(crate) async fn load(work: &Arc<Work>, positions: Vec<usize>) -> Result<Loaded, WorkerError> {
     let fetch = |position: usize| {
         let wanted = work.variants[position].iter().any(|task| task.settings.method != Some(Method::Txt2img));
-        let reference = work.tasks[position].reference.clone().filter(|_| wanted)?;
-        let work = work.clone();
-        let load = async move { Ok(work.references.load(&reference).await?) };
-        Some(AbortOnDropHandle::new(tokio::spawn(load.in_current_span())))
+        let load = load_place(work.clone(), position);
+        wanted.then(|| AbortOnDropHandle::new(tokio::spawn(load.in_current_span())))
     };
     let fetching: Vec<_> = positions.into_iter().map(|position| (position, fetch(position))).collect();
     let mut loaded = Vec::with_capacity(fetching.len());
     for (position, fetching) in fetching {
-        let reference = match fetching {
-            Some(fetching) => flatten::<Result<_, TaskError>>(fetching.await)?.map(|picture| Some(Arc::new(picture))),
-            None => Ok(None),
+        let place = match fetching {
+            Some(fetching) => flatten::<Result<_, TaskError>>(fetching.await)?,
+            None => Ok(Place::default()),
         };
-        loaded.push((position, reference));
+        loaded.push((position, place));
     }
     Ok(loaded)
+}
+
+/// The outer error is the infrastructure's, the inner one the task's.
+async fn load_place(work: Arc<Work>, position: usize) -> Result<Result<Place, TaskError>, WorkerError> {
+    let Task { reference: Some(reference), region, .. } = &work.tasks[position] else {
+        return Ok(Ok(Place::default()));
+    };
+    let reference = match work.references.load(reference).await? {
+        Ok(picture) => Arc::new(picture),
+        Err(error) => return Ok(Err(error)),
+    };
+    let region = match region {
+        None => None,
+        Some(region) => match work.references.load_region(region, &reference).await? {
+            Ok(region) => Some(Arc::new(region)),
+            Err(error) => return Ok(Err(error)),
+        },
+    };
+    Ok(Ok(Place { reference: Some(reference), region }))
 }
 
 /// What the device made of one task: the task itself and the methods that it is compared with, by their numbers.
@@ -81,8 +109,8 @@ pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<
         let made = match refused.remove(&position) {
             Some(error) => Err(error),
             None => {
-                let reference = submitted.references.remove(&position).flatten();
-                Ok((reference, made.remove(&position).unwrap_or_default()))
+                let place = submitted.places.remove(&position).unwrap_or_default();
+                Ok((place, made.remove(&position).unwrap_or_default()))
             }
         };
         encoding.push((position, made));
@@ -90,7 +118,7 @@ pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<
     let (group, span) = (work.clone(), Span::current());
     let encode = move || {
         let end = |(position, made): (usize, Result<(_, _), TaskError>)| {
-            let encoded = made.and_then(|(reference, made)| encode_task(&group, position, reference, made));
+            let encoded = made.and_then(|(place, made)| encode_task(&group, position, &place, made));
             (position, encoded)
         };
         encoding.into_iter().map(end).collect::<Vec<_>>()
@@ -115,7 +143,7 @@ pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<
 fn encode_task(
     work: &Work,
     position: usize,
-    reference: Option<Arc<ReferencePicture>>,
+    begun_with: &Place,
     made: Variants,
 ) -> Result<(Outcome, Vec<OutputFile>), TaskError> {
     let mut main = None;
@@ -129,11 +157,12 @@ fn encode_task(
         }
     }
     let lost = || TaskError::transient(ErrorCode::ModelError, "the model gave no result");
-    let main = main.ok_or_else(lost)??;
+    let mut main = main.ok_or_else(lost)??;
+    main.record.region = region_record(&work.tasks[position], begun_with);
     warnings.splice(0..0, main.record.warnings.iter().cloned());
     let (place, id) = (work.sink.place(), &work.tasks[position].custom_id);
     let encoded = catch_unwind(AssertUnwindSafe(|| {
-        encode(place, id, &main, &compared).map(|files| (files, scores(reference.as_deref(), &main, &compared)))
+        encode(place, id, &main, &compared).map(|files| (files, scores(begun_with, &main, &compared)))
     }));
     let (files, scores) = encoded.unwrap_or_else(|panic| {
         let message = format!("encoding the picture ended badly: {}", panic_message(&*panic));
@@ -144,18 +173,22 @@ fn encode_task(
     Ok((outcome, files))
 }
 
-/// What [`Outcome::Done`] says of the background of the task's picture and of those that it is compared with.
-fn scores(
-    reference: Option<&ReferencePicture>,
-    main: &Generated,
-    compared: &[(Method, Generated)],
-) -> BTreeMap<String, f64> {
-    let background =
-        reference.zip(main.mask.as_ref()).and_then(|(reference, mask)| Background::new(&reference.picture, mask));
-    let Some(background) = background else { return BTreeMap::new() };
-    let own = background.psnr(&main.image).map(|psnr| ("background_psnr".to_owned(), psnr));
+fn region_record(task: &Task, place: &Place) -> Option<RegionRecord> {
+    let (source, region) = task.region.as_ref().zip(place.region.as_ref())?;
+    Some(RegionRecord { source: source.to_string(), sha256: region.sha256().clone(), outside: region.outside() })
+}
+
+/// How much of the place the task's picture kept, and each that it is compared with: outside the region that the task
+/// gives. Without one nothing is said. The mask that a picture's own method found is no measure of that picture.
+fn scores(place: &Place, main: &Generated, compared: &[(Method, Generated)]) -> BTreeMap<String, f64> {
+    let outside =
+        place.reference.as_ref().zip(place.region.as_ref()).and_then(|(reference, region)| {
+            Outside::new(&reference.picture, region, main.image.width, main.image.height)
+        });
+    let Some(outside) = outside else { return BTreeMap::new() };
+    let own = outside.psnr(&main.image).map(|psnr| ("outside_psnr".to_owned(), psnr));
     let other = |(method, made): &(Method, Generated)| {
-        background.psnr(&made.image).map(|psnr| (format!("background_psnr.{method}"), psnr))
+        outside.psnr(&made.image).map(|psnr| (format!("outside_psnr.{method}"), psnr))
     };
     own.into_iter().chain(compared.iter().filter_map(other)).collect()
 }

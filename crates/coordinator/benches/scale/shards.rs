@@ -83,6 +83,7 @@ impl Template {
             index: TaskIndex(TASK),
             custom_id,
             reference: None,
+            region: None,
             prompt: "a seagull standing".to_owned(),
             subjects: None,
             seed: Seed::new(1_234_567_890_123).unwrap(),

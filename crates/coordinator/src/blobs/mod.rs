@@ -52,8 +52,10 @@ impl<'a> BlobLists<'a> {
     /// Lists what the tasks name.
     pub(crate) async fn add(&mut self, tasks: &[Task]) -> Result<(), CoordinatorError> {
         for task in tasks {
-            if let Some(Reference::Blob(sha256)) = &task.reference {
-                self.named.insert(sha256.digest());
+            for named in [&task.reference, &task.region] {
+                if let Some(Reference::Blob(sha256)) = named {
+                    self.named.insert(sha256.digest());
+                }
             }
             if self.named.len() >= LISTED {
                 self.write(false).await?;

@@ -90,6 +90,7 @@ fn task(index: u64) -> Task {
         index: TaskIndex(index),
         custom_id: CustomId::new(format!("t{index}")).unwrap(),
         reference: None,
+        region: None,
         prompt: "a duck".to_owned(),
         subjects: None,
         seed: Seed::new(index).unwrap(),

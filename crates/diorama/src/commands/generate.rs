@@ -71,6 +71,7 @@ fn task(command: &Generate, config: &Config) -> Result<Task, Failure> {
         index: TaskIndex(0),
         custom_id: CustomId::new("image").map_err(Failure::permanent)?,
         reference: command.reference.as_ref().map(|path| Reference::File(path.display().to_string())),
+        region: None,
         prompt: command.prompt.clone(),
         subjects,
         seed: config.run.seed,

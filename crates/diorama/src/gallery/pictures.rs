@@ -38,7 +38,7 @@ impl References {
             self.made.insert(path.clone(), made);
         }
         let src = self.made.get(path)?.clone()?;
-        Some(Picture { role: "reference".to_owned(), name: "reference".to_owned(), src, background: None })
+        Some(Picture { role: "reference".to_owned(), name: "reference".to_owned(), src, outside: None })
     }
 
     fn make(&self, path: &str, sha256: Option<&Sha256Hex>) -> Option<String> {

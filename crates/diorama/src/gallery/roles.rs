@@ -10,8 +10,8 @@ pub(super) struct Picture {
     pub(super) role: String,
     pub(super) name: String,
     pub(super) src: String,
-    /// PSNR in dB outside the mask, of the picture and of those that it is compared with.
-    pub(super) background: Option<f64>,
+    /// PSNR in dB outside the region that the row gives, of the picture and of those that it is compared with.
+    pub(super) outside: Option<f64>,
 }
 
 /// What the page calls a role; the bare mask is not shown beside its overlay.
@@ -42,11 +42,11 @@ pub(super) fn is_shown(role: &str) -> bool {
     name(role).is_some()
 }
 
-/// The PSNR outside the mask of a role's picture, where it was measured.
-pub(super) fn background(role: &str, scores: &BTreeMap<String, f64>) -> Option<f64> {
+/// The PSNR outside the row's region of a role's picture, where it was measured.
+pub(super) fn outside(role: &str, scores: &BTreeMap<String, f64>) -> Option<f64> {
     let key = match role.split_once('.') {
-        None if role == "image" => "background_psnr".to_owned(),
-        Some(("compare", method)) => format!("background_psnr.{method}"),
+        None if role == "image" => "outside_psnr".to_owned(),
+        Some(("compare", method)) => format!("outside_psnr.{method}"),
         _ => return None,
     };
     scores.get(&key).copied()

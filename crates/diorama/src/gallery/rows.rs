@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::folder::Folder;
 use super::pictures::{Archive, References};
-use super::roles::{Picture, background, name, rank};
+use super::roles::{Picture, name, outside, rank};
 
 /// One row of the page.
 #[derive(Debug, Serialize)]
@@ -25,8 +25,8 @@ pub(super) struct Row {
     subjects: Vec<String>,
     seed: Option<u64>,
     coverage: Option<f64>,
-    /// PSNR in dB outside the mask.
-    background: Option<f64>,
+    /// PSNR in dB outside the region that the row gives.
+    outside: Option<f64>,
     warnings: Vec<String>,
     /// Names and values of the settings that the run or the row set.
     settings: Vec<(String, String)>,
@@ -145,7 +145,7 @@ fn files(folder: &Path, archive: Option<&str>, outcomes: &[TaskOutcome]) -> Resu
             if role == "record" {
                 made.record = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
             } else if let (Some(name), Some(src)) = (name(role), src) {
-                made.pictures.push(Picture { role: role.clone(), name, src, background: background(role, scores) });
+                made.pictures.push(Picture { role: role.clone(), name, src, outside: outside(role, scores) });
             }
         }
         made.pictures.sort_by_key(|picture| rank(&picture.role));
@@ -166,7 +166,7 @@ fn row(task: &Task, outcome: &TaskOutcome, made: Option<Made>, references: &mut 
     match &outcome.outcome {
         Outcome::Done { mask_coverage, scores, warnings, .. } => {
             row.coverage = *mask_coverage;
-            row.background = background("image", scores);
+            row.outside = outside("image", scores);
             row.warnings.clone_from(warnings);
         }
         Outcome::Failed(error) => row.error = Some(problem(error.code.as_str(), &error.message)),
@@ -183,7 +183,7 @@ fn bare(task: &Task, error: Option<Problem>) -> Row {
         subjects: task.subjects.clone().unwrap_or_default(),
         seed: Some(task.seed.get()),
         coverage: None,
-        background: None,
+        outside: None,
         warnings: Vec::new(),
         settings: settings.map(|(key, value)| (key, plain(&value))).collect(),
         pictures: Vec::new(),
@@ -208,7 +208,7 @@ async fn refused(run: &Folder, limit: u64) -> Result<Vec<Row>> {
         subjects: Vec::new(),
         seed: None,
         coverage: None,
-        background: None,
+        outside: None,
         warnings: Vec::new(),
         settings: Vec::new(),
         pictures: Vec::new(),

@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const rows = data.rows;
-const explained = "PSNR against the reference, outside the mask: how much of the place was kept";
+const explained = "PSNR against the reference outside the region that the row gives: how much of the place was kept";
 
 // Everything from outside becomes text or an attribute, never markup.
 function make(tag, attributes, ...children) {
@@ -21,13 +21,13 @@ $("made-by").textContent = data.made_by ?? "";
 // How much of the place each method keeps, over the rows of this page.
 const kept = new Map();
 for (const picture of rows.flatMap((row) => row.pictures)) {
-  if (picture.background === null) continue;
+  if (picture.outside === null) continue;
   const sum = kept.get(picture.name) ?? { total: 0, count: 0 };
-  kept.set(picture.name, { total: sum.total + picture.background, count: sum.count + 1 });
+  kept.set(picture.name, { total: sum.total + picture.outside, count: sum.count + 1 });
 }
 if (kept.size > 0) {
   const means = [...kept].map(([name, { total, count }]) => fact(name, decibel(total / count)));
-  $("kept").append("mean background: ", ...means.flatMap((mean, i) => (i ? [" · ", mean] : [mean])));
+  $("kept").append("place kept, mean: ", ...means.flatMap((mean, i) => (i ? [" · ", mean] : [mean])));
   $("kept").title = explained;
 }
 for (const row of rows) {
@@ -39,8 +39,8 @@ const order = {
   "manifest": null,
   "id": (a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0),
   "coverage-up": (a, b) => (a.coverage ?? 2) - (b.coverage ?? 2),
-  "background-up": (a, b) => (a.background ?? 101) - (b.background ?? 101),
-  "background-down": (a, b) => (b.background ?? -1) - (a.background ?? -1),
+  "outside-up": (a, b) => (a.outside ?? 101) - (b.outside ?? 101),
+  "outside-down": (a, b) => (b.outside ?? -1) - (a.outside ?? -1),
   "coverage-down": (a, b) => (b.coverage ?? -1) - (a.coverage ?? -1),
 };
 const shows = {
@@ -99,10 +99,10 @@ function card(row, at) {
   const facts = make("p", { class: "facts" }, fact("id", row.id));
   if (row.seed !== null) facts.append(fact("seed", row.seed));
   if (row.coverage !== null) facts.append(fact("mask", percent(row.coverage)));
-  if (row.background !== null) {
-    const background = fact("background", decibel(row.background));
-    background.title = explained;
-    facts.append(background);
+  if (row.outside !== null) {
+    const kept = fact("place kept", decibel(row.outside));
+    kept.title = explained;
+    facts.append(kept);
   }
   if (row.subjects.length) facts.append(fact("subject", row.subjects.join(", ")));
   for (const [name, value] of row.settings) facts.append(fact(name, value));
@@ -120,7 +120,7 @@ function card(row, at) {
     button.addEventListener("click", () => open(at, i));
     const made = picture.role === "image" ? "made" : "";
     const caption = make("figcaption", {}, picture.name);
-    if (picture.background !== null) caption.append(make("span", { class: "score" }, decibel(picture.background)));
+    if (picture.outside !== null) caption.append(make("span", { class: "score" }, decibel(picture.outside)));
     strip.append(make("figure", { class: made }, button, caption));
   });
   element.append(strip);

@@ -53,6 +53,7 @@ fn task(index: u64, prompt: &str) -> Task {
         index: TaskIndex(index),
         custom_id: CustomId::new(format!("t{index}")).unwrap(),
         reference: None,
+        region: None,
         prompt: prompt.to_owned(),
         subjects: None,
         seed: Seed::new(1).unwrap(),

@@ -23,7 +23,7 @@ use diorama_core::id::Sha256Hex;
 use diorama_core::key::ObjectKey;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::Reference;
-use diorama_picture::{PictureLimits, read_reference, reference_from_bytes};
+use diorama_picture::{PictureLimits, Region, read_reference, reference_from_bytes};
 use diorama_protocol::RunStore;
 
 pub use self::cache::CacheConfig;
@@ -84,6 +84,25 @@ impl References {
             Reference::Blob(sha256) => self.load_blob(sha256).await,
             Reference::S3(url) | Reference::Https(url) => self.load_remote(reference, url).await,
         }
+    }
+
+    /// The mask of `reference` that the manifest calls its region, fetched as references are.
+    pub(crate) async fn load_region(
+        &self,
+        region: &Reference,
+        reference: &Arc<ReferencePicture>,
+    ) -> Result<Result<Region, TaskError>, ObjectError> {
+        let unusable = |error: TaskError| TaskError {
+            code: ErrorCode::RegionUnusable,
+            message: format!("the region cannot be used: {}", error.message),
+            retryable: error.retryable,
+        };
+        let mask = match self.load(region).await? {
+            Ok(mask) => mask,
+            Err(error) => return Ok(Err(unusable(error))),
+        };
+        let reference = reference.clone();
+        Ok(off_thread(move || Region::new(&mask, &reference.picture)).await)
     }
 
     async fn load_blob(&self, sha256: &Sha256Hex) -> Result<Result<ReferencePicture, TaskError>, ObjectError> {
@@ -180,9 +199,9 @@ async fn is_folder(path: &Path) -> bool {
 }
 
 /// Decodes off the threads that must not wait; a decoder that panics fails its task only.
-async fn off_thread(
-    decode: impl FnOnce() -> Result<ReferencePicture, TaskError> + Send + 'static,
-) -> Result<ReferencePicture, TaskError> {
+async fn off_thread<T: Send + 'static>(
+    decode: impl FnOnce() -> Result<T, TaskError> + Send + 'static,
+) -> Result<T, TaskError> {
     blocking::run(decode).await.unwrap_or_else(|error| {
         let message = format!("decoding the reference ended badly: {error}");
         Err(TaskError::permanent(ErrorCode::ReferenceUndecodable, message))

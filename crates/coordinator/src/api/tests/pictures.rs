@@ -32,7 +32,7 @@ fn decide() -> Decide {
         (2, 0) => failed(true),
         (task, _) => match done() {
             Outcome::Done { archive, files, warnings, .. } => {
-                let scores = [("background_psnr".to_owned(), 20.0 + task as f64)].into();
+                let scores = [("outside_psnr".to_owned(), 20.0 + task as f64)].into();
                 Outcome::Done { archive, files, mask_coverage: Some(0.1 * task as f64), scores, warnings }
             }
             other => other,
@@ -84,7 +84,7 @@ async fn a_run_that_goes_on_shows_its_shards_pictures_failures_and_scores() {
         (&json!(4), &json!(5)),
         "four of six outcomes are pictures: {scores}"
     );
-    assert_eq!(scores["measures"]["background_psnr"]["from"], 20.0);
+    assert_eq!(scores["measures"]["outside_psnr"]["from"], 20.0);
     assert_eq!(get(&bench, &format!("{run}/spec")).await["shard_size"], 4);
     let series = get(&bench, &format!("{run}/throughput")).await;
     let made: u64 = series["intervals"].as_array().unwrap().iter().map(|made| made["done"].as_u64().unwrap()).sum();

@@ -4,7 +4,7 @@ import { below, figure, h, link, put, set, show, text, thumbnail } from "./dom.j
 import { decibel, exactPercent, moment } from "./format.js";
 import { href, roleName, roles } from "./words.js";
 
-export const explained = "PSNR against the reference, outside the mask: how much of the place was kept";
+export const explained = "PSNR against the reference outside the region that the row gives: how much of the place was kept";
 
 // Small pictures keep their pixels when they are shown large. One that cannot be loaded says so.
 export function image(url, alt, { width = 256, lazy = true } = {}) {
@@ -44,9 +44,9 @@ export function pictureCard(run, picture) {
   const title = link(href.task(run, picture.task));
   const frames = h("div", { class: "frames" });
   const facts = h("p", { class: "facts" });
-  const [id, shard, mask, background, made] = [h("span", { class: "id" }), h("span"), h("span"), h("span", { title: explained }), h("time")];
+  const [id, shard, mask, outside, made] = [h("span", { class: "id" }), h("span"), h("span"), h("span", { title: explained }), h("time")];
   const notes = h("div", { class: "notes" });
-  facts.append(id, shard, mask, background, made);
+  facts.append(id, shard, mask, outside, made);
   const element = h("li", { class: "card", "data-task": picture.task }, frames, h("h3", {}, title), facts, notes);
 
   element.update = (now) => {
@@ -68,9 +68,9 @@ export function pictureCard(run, picture) {
     text(shard, now.shard);
     figure(mask, "mask", now.mask_coverage, (share) => `mask ${exactPercent(share)}`);
     show(mask, typeof now.mask_coverage === "number");
-    const kept = now.scores?.background_psnr;
-    figure(background, "background", kept, (psnr) => `background ${decibel(psnr)}`);
-    show(background, typeof kept === "number");
+    const kept = now.scores?.outside_psnr;
+    figure(outside, "outside", kept, (psnr) => `place kept ${decibel(psnr)}`);
+    show(outside, typeof kept === "number");
     moment(made, now.committed_at);
     show(made, now.committed_at);
     put(notes, [now.error, now.warnings], () => [

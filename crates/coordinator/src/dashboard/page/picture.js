@@ -36,7 +36,7 @@ function gallery(picture) {
 }
 
 function scoreOf(picture, role) {
-  const name = role === "image" ? "background_psnr" : role.startsWith("compare.") ? `background_psnr.${role.slice(8)}` : null;
+  const name = role === "image" ? "outside_psnr" : role.startsWith("compare.") ? `outside_psnr.${role.slice(8)}` : null;
   const score = name && picture.scores?.[name];
   if (typeof score === "number") return h("span", { class: "score", title: explained }, decibel(score));
   if (role === "mask" && typeof picture.mask_coverage === "number") return h("span", { class: "score" }, exactPercent(picture.mask_coverage));
@@ -78,7 +78,7 @@ export function pictureView({ parts: [run, task], signal, ready, title }) {
       h("span", {}, "id ", h("b", {}, picture.custom_id)), h("span", {}, "row ", h("b", {}, String(picture.task))), typeof picture.seed !== "undefined" && h("span", {}, "seed ", h("b", {}, String(picture.seed))),
       picture.subjects?.length > 0 && h("span", {}, "subject ", h("b", {}, picture.subjects.join(", "))),
       typeof picture.mask_coverage === "number" && h("span", {}, "mask ", h("b", {}, exactPercent(picture.mask_coverage))),
-      typeof picture.scores?.background_psnr === "number" && h("span", { title: explained }, "background ", h("b", {}, decibel(picture.scores.background_psnr))),
+      typeof picture.scores?.outside_psnr === "number" && h("span", { title: explained }, "place kept ", h("b", {}, decibel(picture.scores.outside_psnr))),
       picture.worker && h("span", {}, "made by ", h("b", {}, picture.worker)), picture.committed_at && h("span", {}, when(picture.committed_at)),
       picture.reference && h("span", {}, "reference ", h("b", {}, picture.reference.source))]);
     put(notes, [picture.error, picture.warnings, picture.status], () => [

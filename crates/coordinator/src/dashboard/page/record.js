@@ -16,13 +16,14 @@ function edits(record) {
 }
 
 export function recordSection(record, picture) {
-  const { generator = {}, reference } = record;
+  const { generator = {}, reference, region } = record;
   const subjects = list(record.subjects).map((subject) => `${words(subject?.text)} (${words(subject?.positions)})`).join(", ");
   const file = below(picture.files?.record);
   return h("section", { "aria-labelledby": "h-record" }, h("h2", { id: "h-record" }, "Record"),
     h("div", { class: "tables" },
       facts([["prompt", record.prompt], ["cut to", record.prompt_truncated_to], ["subjects", subjects], ["seed", record.seed],
         ["reference", reference && `${words(reference.source)}, ${words(reference.width)} × ${words(reference.height)}`], ["reference’s sha256", reference?.sha256],
+        ["region", region && `${words(region.source)}, ${typeof region.outside === "number" ? share(region.outside) : "–"} outside`], ["region’s sha256", region?.sha256],
         ["mask", typeof record.mask_coverage === "number" ? share(record.mask_coverage) : null], ["engine", generator.engine], ["library", generator.library], ["model", generator.model],
         ["model’s sha256", generator.model_sha256], ["device", generator.device && `${words(generator.device)}, ${words(generator.dtype)}`], ["batch", generator.batch_size]]),
       Object.keys(record.settings ?? {}).length > 0 && h("div", {}, h("h3", {}, "Settings in force"), settings(record.settings))),

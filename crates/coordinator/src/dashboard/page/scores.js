@@ -7,8 +7,8 @@ import { count, counted, decibel, decimal, percent } from "./format.js";
 
 function measureOf(name) {
   if (name === "mask_coverage") return ["Mask’s share of the picture", percent];
-  if (name === "background_psnr") return ["Background kept", decibel, explained];
-  if (name.startsWith("background_psnr.")) return [`Background kept: ${name.slice(16)}`, decibel, explained];
+  if (name === "outside_psnr") return ["Place kept", decibel, explained];
+  if (name.startsWith("outside_psnr.")) return [`Place kept: ${name.slice(13)}`, decibel, explained];
   return [name, decimal];
 }
 

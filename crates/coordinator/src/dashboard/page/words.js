@@ -55,6 +55,7 @@ export const CODES = {
   reference_forbidden: "The reference leads to an address that references are not fetched from.",
   reference_undecodable: "The reference is not a picture that can be decoded, or is cut short.",
   reference_too_large: "The reference is larger than the limits allow.",
+  region_unusable: "The region is no mask of its reference: it cannot be had, has another size, or is all white or all black.",
   no_subject: "The prompt names no subject that the method could edit.",
   subject_not_in_prompt: "A subject that was given does not occur in the prompt.",
   invalid_settings: "A setting does not fit the model or another setting.",

@@ -1,4 +1,4 @@
-//! The references that are files: each is hashed and uploaded once, unless it is there.
+//! The references and regions that are files: each is hashed and uploaded once, unless it is there.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -84,10 +84,13 @@ async fn files(
 ) -> Result<(usize, mpsc::Receiver<Result<String, Failure>>), Failure> {
     let each = |manifest: &Manifest, report: &ManifestReport, visit: &mut dyn FnMut(String) -> bool| {
         for task in manifest.tasks(report).map_err(Failure::try_again)? {
-            if let Some(Reference::File(path)) = task.map_err(Failure::try_again)?.reference
-                && !visit(path)
-            {
-                break;
+            let task = task.map_err(Failure::try_again)?;
+            for named in [task.reference, task.region] {
+                if let Some(Reference::File(path)) = named
+                    && !visit(path)
+                {
+                    return Ok(());
+                }
             }
         }
         Ok::<_, Failure>(())

@@ -46,16 +46,18 @@ fn row(task: &Task, of_the_run: &serde_json::Value, blobs: &Blobs) -> anyhow::Re
     if let Some(subjects) = &task.subjects {
         row["subjects"] = serde_json::json!(subjects);
     }
-    if let Some(reference) = &task.reference {
-        let text = match reference {
-            Reference::File(path) => {
-                let gone = || anyhow::anyhow!("the manifest changed while it was read; start again");
-                format!("blob:{}", blobs.of(path).ok_or_else(gone)?)
-            }
-            Reference::Blob(sha256) => format!("blob:{sha256}"),
-            Reference::S3(url) | Reference::Https(url) => url.clone(),
-        };
-        row["reference"] = serde_json::json!(text);
+    let text = |reference: &Reference| match reference {
+        Reference::File(path) => {
+            let gone = || anyhow::anyhow!("the manifest changed while it was read; start again");
+            Ok::<_, anyhow::Error>(format!("blob:{}", blobs.of(path).ok_or_else(gone)?))
+        }
+        Reference::Blob(sha256) => Ok(format!("blob:{sha256}")),
+        Reference::S3(url) | Reference::Https(url) => Ok(url.clone()),
+    };
+    for (key, named) in [("reference", &task.reference), ("region", &task.region)] {
+        if let Some(named) = named {
+            row[key] = serde_json::json!(text(named)?);
+        }
     }
     if let Some(row) = row.as_object_mut() {
         row.retain(|_, value| !value.is_null());
@@ -78,6 +80,7 @@ mod tests {
             index: TaskIndex(0),
             custom_id: CustomId::new("a").unwrap(),
             reference: None,
+            region: None,
             prompt: "a duck".to_owned(),
             subjects: None,
             seed: Seed::new(7).unwrap(),

@@ -67,6 +67,7 @@ fn jobs(count: u64) -> Vec<Job> {
             index: TaskIndex(index),
             custom_id: CustomId::new(format!("t{index}")).unwrap(),
             reference: None,
+            region: None,
             prompt: "a duck".to_owned(),
             subjects: None,
             seed: Seed::new(index).unwrap(),
