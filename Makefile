@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet soak simulate test bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images chart setup-chart dashboards setup-dashboards
+.PHONY: help demo fleet soak simulate archives test bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images chart setup-chart dashboards setup-dashboards
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
@@ -43,6 +43,11 @@ simulate: setup ## Stories of a simulated fleet, each told by its seed, in relea
 
 chart: setup-chart ## Lint, render and tests of helm/diorama, without a cluster
 	.chart/venv/bin/python -B -m pytest -q tests/chart
+
+archives: setup ## What a run makes, loaded with webdataset, datasets, pandas and pyarrow
+	scripts/setup-archives
+	cargo build --locked -p diorama
+	.archives/venv/bin/python -B tests/archives/load.py target/debug/diorama $(MODEL)
 
 test: setup setup-chromium setup-services ## Runs every test; one that fails does not stop the others
 	cargo test --workspace --locked --no-fail-fast; code=$$?; $(MAKE) chart && exit $$code

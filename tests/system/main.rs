@@ -14,7 +14,9 @@ mod gallery;
 mod manifests;
 #[cfg(feature = "engine")]
 mod model;
+mod overwriting;
 mod page;
 mod references;
 mod replay;
 mod resume;
+mod shapes;

@@ -369,3 +369,26 @@ fn the_example_of_the_repository_runs_to_its_gallery() {
     assert_eq!(tree(&case.path("out/images")).len(), rows);
     assert!(case.path("out/index.html").is_file());
 }
+
+#[test]
+fn a_picture_takes_its_references_size_whatever_else_is_in_its_batch() {
+    let case = Case::new();
+    let sizes = [("wide", (96, 64), (96, 64)), ("tall", (50, 75), (48, 72)), ("large", (600, 400), (96, 64))];
+    let rows = sizes.map(|(id, (width, height), _)| {
+        image::RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, 90]))
+            .save(case.path(&format!("{id}.png")))
+            .unwrap();
+        json!({"custom_id": id, "reference": format!("{id}.png"), "prompt": "a red circle", "size": "reference"})
+    });
+    case.write_rows(&rows);
+    end(&mut run(&case, "out", &[])).expect(0);
+    for (id, _, size) in sizes {
+        for picture in ["images", "masks"] {
+            assert_eq!(image::image_dimensions(case.path(&format!("out/{picture}/{id}.png"))).unwrap(), size, "{id}");
+        }
+        let again = ["replay", "--out", "out", id, "--model", MODEL];
+        end(&mut case.diorama(&again)).expect(0);
+    }
+    let refused = generate(&case, "one", &["--method", "txt2img", "--prompt", "a circle", "--size", "reference"]);
+    assert!(refused.expect(42).stderr.contains("needs a reference"));
+}

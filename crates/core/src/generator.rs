@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::fit::Placement;
 use crate::outcome::TaskError;
 use crate::picture::{Gray8, Rgb8};
 use crate::record::{GeneratorInfo, Record};
@@ -23,10 +24,22 @@ pub struct Job {
 /// A decoded reference.
 #[derive(Debug, Clone)]
 pub struct ReferencePicture {
-    /// The pixels after EXIF rotation.
+    /// The pixels after EXIF rotation; of a very large picture a smaller copy.
     pub picture: Rgb8,
+    /// Its own width after EXIF rotation, in pixels.
+    pub width: u32,
+    /// Its own height after EXIF rotation, in pixels.
+    pub height: u32,
     /// The digest of the encoded bytes.
     pub sha256: crate::id::Sha256Hex,
+}
+
+impl ReferencePicture {
+    /// The part of it that a placement uses, in the pixels that are there.
+    pub fn used(&self, placement: &Placement) -> Rgb8 {
+        let here = (self.picture.width, self.picture.height);
+        self.picture.cut(placement.crop.scaled((self.width, self.height), here))
+    }
 }
 
 /// What a generator makes of one task.
@@ -38,6 +51,8 @@ pub struct Generated {
     pub mask: Option<Gray8>,
     /// The picture with the mask's outline and tint.
     pub overlay: Option<Rgb8>,
+    /// The reference at the picture's size, as it was used; `None` for methods without one.
+    pub reference: Option<Rgb8>,
     /// The score of each subject over the picture, coloured.
     pub heatmaps: Vec<Heatmap>,
     /// What replay and the gallery need.

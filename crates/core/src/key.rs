@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::id::{AttemptId, CustomId, RunId, Sha256Hex, ShardId};
+use crate::run::OutputFormat;
 
 /// Where a run's objects lie: below `runs/{run}/` in a shared store, or at the root of a folder that holds one run
 /// (`diorama run --out DIR`).
@@ -70,12 +71,14 @@ pub enum Folder {
     Records,
     /// What other methods make of the same tasks.
     Compare,
+    /// The references as they were used.
+    UsedReferences,
 }
 
 impl Folder {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Images, Self::Masks, Self::Overlays, Self::Heatmaps, Self::Records, Self::Compare];
+    pub const ALL: [Self; 7] =
+        [Self::Images, Self::Masks, Self::Overlays, Self::Heatmaps, Self::Records, Self::Compare, Self::UsedReferences];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -86,6 +89,7 @@ impl Folder {
             Self::Heatmaps => "heatmaps",
             Self::Records => "records",
             Self::Compare => "compare",
+            Self::UsedReferences => "used-references",
         }
     }
 }
@@ -121,10 +125,10 @@ impl ObjectKey {
             Self::FirstAttempt(shard) => format!("journal/{shard}.json"),
             Self::Journal(shard, attempt, number) => format!("journal/{shard}.{attempt}.{number:05}.json"),
             Self::Void(ending) => format!("endings/{ending}/void.json"),
-            Self::Results(_) if own => "results.jsonl".to_owned(),
-            Self::Results(ending) => format!("endings/{ending}/results.jsonl"),
-            Self::Errors(_) if own => "errors.jsonl".to_owned(),
-            Self::Errors(ending) => format!("endings/{ending}/errors.jsonl"),
+            Self::Results(_) if own => RESULTS.to_owned(),
+            Self::Results(ending) => format!("endings/{ending}/{RESULTS}"),
+            Self::Errors(_) if own => ERRORS.to_owned(),
+            Self::Errors(ending) => format!("endings/{ending}/{ERRORS}"),
             Self::Summary => "summary.json".to_owned(),
             Self::Gallery => "index.html".to_owned(),
             Self::Blob(sha256) => format!("{BLOBS}{sha256}"),
@@ -132,8 +136,29 @@ impl ObjectKey {
     }
 }
 
+/// What a run in a folder of its own has directly in it: what its objects' keys begin with.
+pub fn names_in_own_folder(format: OutputFormat) -> Vec<&'static str> {
+    let shared = ["run.json", RESULTS, TABLE, ERRORS, "summary.json", "index.html"];
+    let folders =
+        [DECISIONS, INPUTS, COMMITS, ENDINGS, "parts/", "journal/"].map(|folder| folder.trim_end_matches('/'));
+    let pictures = match format {
+        OutputFormat::Files => Folder::ALL.map(Folder::as_str).to_vec(),
+        OutputFormat::Webdataset => vec!["shards"],
+    };
+    [&shared[..], &folders[..], &pictures].concat()
+}
+
 /// The folders of a run, relative to it, whose objects belong to one shard each.
 pub const SHARD_FOLDERS: [&str; 4] = ["shards/", "files/", "parts/", "journal/"];
+
+/// The list of a run's pictures, in a folder of its own and for users.
+pub const RESULTS: &str = "results.jsonl";
+
+/// The same list as a table in Parquet.
+pub const TABLE: &str = "results.parquet";
+
+/// The list of what has no picture.
+pub const ERRORS: &str = "errors.jsonl";
 
 /// What every [`ObjectKey::Commit`] begins with, relative to the run.
 pub const COMMITS: &str = "commits/";
@@ -193,6 +218,25 @@ pub fn run_of(key: &str) -> Option<RunId> {
 pub fn as_users_name_it(relative: &str) -> &str {
     let within = relative.strip_prefix("files/").and_then(|rest| rest.split_once('/'));
     within.map_or(relative, |(_, file)| file)
+}
+
+/// Where a user expects a member of an archive that is about this task: where the same file lies in files format.
+pub fn member_as_users_name_it(id: &CustomId, member: &str) -> String {
+    let in_folder = |folder: Folder, rest: &str| format!("{}/{id}.{rest}", folder.as_str());
+    match member.split_once('.').map(|(_, end)| end) {
+        Some("png") => in_folder(Folder::Images, "png"),
+        Some("record") => in_folder(Folder::Records, "json"),
+        Some("json") => format!("metadata/{id}.json"),
+        Some("txt") => format!("prompts/{id}.txt"),
+        end => match end.and_then(|end| end.split_once('.')) {
+            Some(("mask", rest)) => in_folder(Folder::Masks, rest),
+            Some(("overlay", rest)) => in_folder(Folder::Overlays, rest),
+            Some(("heatmap", rest)) => in_folder(Folder::Heatmaps, rest),
+            Some(("compare", rest)) => in_folder(Folder::Compare, rest),
+            Some(("reference", rest)) => in_folder(Folder::UsedReferences, rest),
+            _ => member.to_owned(),
+        },
+    }
 }
 
 /// An object beside the runs of a shared store.
@@ -263,8 +307,52 @@ mod tests {
         let shared = picture.relative(&RunRoot::Shared(run.clone()));
         assert_eq!((shared.as_str(), as_users_name_it(&shared)), ("files/r0-000012.0a/images/x.y.png", file));
         assert_eq!(as_users_name_it(file), file);
+        let id = CustomId::new("x.y").unwrap();
+        for (member, place) in [
+            ("x%2Ey.png", "images/x.y.png"),
+            ("x%2Ey.mask.png", "masks/x.y.png"),
+            ("x%2Ey.heatmap.png", "heatmaps/x.y.png"),
+            ("x%2Ey.compare.img2img-reduced.png", "compare/x.y.img2img-reduced.png"),
+            ("x%2Ey.reference.png", "used-references/x.y.png"),
+            ("x%2Ey.record", "records/x.y.json"),
+            ("x%2Ey.json", "metadata/x.y.json"),
+            ("x%2Ey.txt", "prompts/x.y.txt"),
+            ("x%2Ey.later.bin", "x%2Ey.later.bin"),
+        ] {
+            assert_eq!(member_as_users_name_it(&id, member), place);
+        }
         let blob = ObjectKey::Blob(Sha256Hex::of(b""));
         assert_eq!(blob.path(&RunRoot::Own), blob.path(&RunRoot::Shared(run)));
+    }
+
+    #[test]
+    fn every_object_of_a_run_in_a_folder_of_its_own_has_a_name_that_is_listed() {
+        let (shard, attempt) = (ShardId { round: Round(0), index: 1 }, AttemptId::new("0a").unwrap());
+        let file =
+            |folder| ObjectKey::File(shard, attempt.clone(), folder, CustomId::new("x").unwrap(), ".png".to_owned());
+        let shared = [
+            ObjectKey::Spec,
+            ObjectKey::Decision(1),
+            ObjectKey::Input(shard, attempt.clone()),
+            ObjectKey::InvalidRows(attempt.clone()),
+            ObjectKey::Part(shard, attempt.clone()),
+            ObjectKey::Commit(shard),
+            ObjectKey::FirstAttempt(shard),
+            ObjectKey::Void(attempt.clone()),
+            ObjectKey::Results(attempt.clone()),
+            ObjectKey::Errors(attempt.clone()),
+            ObjectKey::Summary,
+            ObjectKey::Gallery,
+        ];
+        for (format, own) in [
+            (OutputFormat::Files, Folder::ALL.map(file).to_vec()),
+            (OutputFormat::Webdataset, vec![ObjectKey::Archive(shard, attempt.clone())]),
+        ] {
+            for key in shared.iter().chain(&own) {
+                let path = key.path(&RunRoot::Own);
+                assert!(names_in_own_folder(format).contains(&path.split('/').next().unwrap()), "{path}");
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 pub mod address;
 pub mod causes;
 pub mod clock;
+pub mod fit;
 pub mod generator;
 pub mod id;
 pub mod key;

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fit::Placement;
 use crate::id::{CustomId, Seed, Sha256Hex};
 use crate::task::Task;
 
@@ -105,6 +106,9 @@ pub struct ReferenceRecord {
     pub width: u32,
     /// Its height before resizing, in pixels.
     pub height: u32,
+    /// Which part of it became which part of the picture. Records of versions that squashed every reference have none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub used: Option<Placement>,
 }
 
 /// The region: a mask of the reference.

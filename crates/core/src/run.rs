@@ -62,6 +62,9 @@ pub struct RunSpec {
     pub compare: Vec<Method>,
     /// How pictures are stored.
     pub format: OutputFormat,
+    /// Whether the reference, as it was used, is stored beside each picture.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub keep_references: bool,
     /// Tasks a shard.
     pub shard_size: u32,
     /// Tasks in all: valid rows.

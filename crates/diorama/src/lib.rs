@@ -12,7 +12,9 @@ mod identity;
 mod issues;
 mod maker;
 mod output;
+mod overwrite;
 mod progress;
+mod table;
 
 use std::process::ExitCode;
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use diorama_core::fit::{Placement, Region};
 use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Heatmap, Job, ReferencePicture};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::picture::{Gray8, Rgb8};
@@ -9,12 +10,12 @@ use diorama_core::record::{EditRecord, GeneratorInfo, Record, ReferenceRecord, S
 use diorama_core::settings as core;
 use diorama_core::task::Task;
 use diorama_diffusion::device::{Device, Dtype};
-use diorama_diffusion::image_processor::{Gray, Rgb};
+use diorama_diffusion::image_processor::{Gray, Rgb, resize};
 use diorama_diffusion::method::{Score, Settings};
 use diorama_diffusion::pipeline::{LoadOptions, Request, Sample, StableDiffusion};
 use diorama_diffusion::{Error, LIBTORCH_VERSION, memory, reproducible_arithmetic};
 
-use crate::resolve::resolve;
+use crate::resolve::{fit, resolve};
 
 /// Settles what holds for a whole process that uses libtorch. Belongs at its start.
 pub fn prepare_process() {
@@ -96,16 +97,20 @@ impl LibtorchGenerator {
     }
 
     fn request(&self, job: &Job) -> Result<Request, TaskError> {
+        let (task, reference) = (&job.task, job.reference.as_deref());
+        let size = reference.map(|reference| (reference.width, reference.height));
+        if task.settings.size == Some(core::Size::Reference) && size.is_none() {
+            return Err(no_size());
+        }
+        let settings = resolve(&self.model, &task.settings, size);
+        let wanted = reference.filter(|_| task.settings.method != Some(core::Method::Txt2img));
+        let used = |reference| as_used(reference, &placement(task, &settings, reference));
         Ok(Request {
-            prompt: job.task.prompt.clone(),
-            subjects: job.task.subjects.clone(),
-            seed: job.task.seed.get(),
-            reference: job.reference.as_ref().map(|reference| Rgb {
-                width: reference.picture.width,
-                height: reference.picture.height,
-                data: reference.picture.data.clone(),
-            }),
-            settings: resolve(&self.model, &job.task.settings),
+            prompt: task.prompt.clone(),
+            subjects: task.subjects.clone(),
+            seed: task.seed.get(),
+            reference: wanted.map(used).transpose().map_err(|error| task_error(&error))?,
+            settings,
         })
     }
 
@@ -116,6 +121,7 @@ impl LibtorchGenerator {
             image: rgb8(sample.image.clone()),
             mask: sample.mask().cloned().map(gray8),
             overlay: sample.overlay().map_err(failed)?.map(rgb8),
+            reference: sample.reference.clone().map(rgb8),
             heatmaps: heatmaps
                 .into_iter()
                 .map(|(subject, picture)| Heatmap { subject, picture: rgb8(picture) })
@@ -131,13 +137,15 @@ impl LibtorchGenerator {
         if let Some(object) = resolved.as_object_mut() {
             object
                 .insert("method".to_owned(), task.settings.method.unwrap_or(core::Method::AbsGradSam).as_str().into());
+            object.insert("fit".to_owned(), fit(&task.settings).to_string().into());
         }
         let source = task.reference.as_ref().map(ToString::to_string).unwrap_or_default();
         let reference = |reference: &ReferencePicture| ReferenceRecord {
             source: source.clone(),
             sha256: reference.sha256.clone(),
-            width: reference.picture.width,
-            height: reference.picture.height,
+            width: reference.width,
+            height: reference.height,
+            used: Some(placement(task, settings, reference)),
         };
         Ok(Record {
             version: 1,
@@ -184,7 +192,10 @@ impl Generator for LibtorchGenerator {
     }
 
     fn check(&self, task: &Task) -> Result<BatchKey, TaskError> {
-        let settings = resolve(&self.model, &task.settings);
+        if task.settings.size == Some(core::Size::Reference) && task.reference.is_none() {
+            return Err(no_size());
+        }
+        let settings = resolve(&self.model, &task.settings, None);
         self.model.check(&task.prompt, task.subjects.as_deref(), &settings).map_err(|error| task_error(&error))?;
         Ok(BatchKey(settings.batch_key()))
     }
@@ -194,9 +205,44 @@ impl Generator for LibtorchGenerator {
         batch: &[Job],
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
-        let requests = batch.iter().map(|job| self.request(job)).collect::<Result<Vec<_>, _>>();
-        let requests = requests.map_err(|error| GeneratorError::Failed(error.to_string()))?;
-        let samples = self.model.generate(&requests, stop).map_err(|error| match error {
+        let mut ends: Vec<Option<Result<Generated, TaskError>>> = vec![None; batch.len()];
+        // Sizes that follow references may differ within what shares a key.
+        let mut alike: Vec<(Vec<usize>, Vec<Request>)> = Vec::new();
+        for (place, job) in batch.iter().enumerate() {
+            let request = match self.request(job) {
+                Ok(request) => request,
+                Err(error) => {
+                    ends[place] = Some(Err(error));
+                    continue;
+                }
+            };
+            let size = |request: &Request| (request.settings.width, request.settings.height);
+            match alike.iter_mut().find(|(_, others)| others.first().map(size) == Some(size(&request))) {
+                Some((places, requests)) => {
+                    places.push(place);
+                    requests.push(request);
+                }
+                None => alike.push((vec![place], vec![request])),
+            }
+        }
+        for (places, requests) in alike {
+            let samples = self.model.generate(&requests, stop).map_err(|error| self.failed(error))?;
+            for ((place, request), sample) in places.into_iter().zip(&requests).zip(samples) {
+                ends[place] = Some(match sample {
+                    Ok(sample) => self.explained(&batch[place], &request.settings, &sample),
+                    Err(error) => Err(task_error(&error)),
+                });
+            }
+        }
+        let lost = || Err(TaskError::transient(ErrorCode::ModelError, "the model gave no picture"));
+        Ok(ends.into_iter().map(|end| end.unwrap_or_else(lost)).collect())
+    }
+}
+
+impl LibtorchGenerator {
+    /// What a failure of a whole batch means.
+    fn failed(&mut self, error: Error) -> GeneratorError {
+        match error {
             Error::OutOfMemory(message) => {
                 // Fewer tasks alone would not help: a batch is padded to its size. Records say which size it was.
                 let batch = self.info.batch_size;
@@ -207,17 +253,30 @@ impl Generator for LibtorchGenerator {
             Error::Stopped => GeneratorError::Stopped,
             Error::Torch(message) if message.contains("CUDA error") => GeneratorError::DeviceLost(message),
             other => GeneratorError::Failed(other.to_string()),
-        })?;
-        Ok(batch
-            .iter()
-            .zip(&requests)
-            .zip(samples)
-            .map(|((job, request), sample)| match sample {
-                Ok(sample) => self.explained(job, &request.settings, &sample),
-                Err(error) => Err(task_error(&error)),
-            })
-            .collect())
+        }
     }
+}
+
+/// Where a task's reference lies in its picture.
+fn placement(task: &Task, settings: &Settings, reference: &ReferencePicture) -> Placement {
+    fit(&task.settings).place((reference.width, reference.height), (settings.width, settings.height))
+}
+
+/// A reference at the picture's size.
+fn as_used(reference: &ReferencePicture, placement: &Placement) -> Result<Rgb, Error> {
+    let Rgb8 { width, height, data } = reference.used(placement);
+    let Placement { at, width: whole_width, height: whole_height, .. } = *placement;
+    let resized = resize(&Rgb { width, height, data }, at.width, at.height)?;
+    if at == Region::whole((whole_width, whole_height)) {
+        return Ok(resized);
+    }
+    let Rgb8 { width, height, data } = rgb8(resized).extended(at, whole_width, whole_height);
+    Ok(Rgb { width, height, data })
+}
+
+fn no_size() -> TaskError {
+    let message = "size: reference needs a reference, and this task has none; give a size such as 512x512";
+    TaskError::permanent(ErrorCode::InvalidSettings, message)
 }
 
 /// What the fleet makes of a model's error.
@@ -247,4 +306,58 @@ fn rgb8(picture: Rgb) -> Rgb8 {
 
 fn gray8(picture: Gray) -> Gray8 {
     Gray8 { width: picture.width, height: picture.height, data: picture.data }
+}
+
+#[cfg(test)]
+mod tests {
+    use diorama_core::id::Sha256Hex;
+    use diorama_core::settings::Fit;
+
+    use super::*;
+
+    fn reference(width: u32, height: u32) -> ReferencePicture {
+        let value = |x: u32, y: u32, c: u32| ((x * 37 + y * 91 + x * y * (c + 1)) % 256) as u8;
+        let pixel = |y: u32, x: u32| (0..3).map(move |c| value(x, y, c));
+        let data = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(y, x))).collect();
+        ReferencePicture { picture: Rgb8 { width, height, data }, width, height, sha256: Sha256Hex::of(b"") }
+    }
+
+    fn used(reference: &ReferencePicture, fit: Fit, side: u32) -> Rgb {
+        as_used(reference, &fit.place((reference.width, reference.height), (side, side))).unwrap()
+    }
+
+    fn plain(reference: &ReferencePicture) -> Rgb {
+        let Rgb8 { width, height, data } = reference.picture.clone();
+        Rgb { width, height, data }
+    }
+
+    #[test]
+    fn a_square_reference_and_a_stretched_one_are_resized_as_ever() {
+        for side in [16, 64, 200, 301] {
+            let square = reference(side, side);
+            for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
+                assert_eq!(used(&square, fit, 64), resize(&plain(&square), 64, 64).unwrap(), "{fit} {side}");
+            }
+        }
+        let wide = reference(300, 200);
+        assert_eq!(used(&wide, Fit::Stretch, 64), resize(&plain(&wide), 64, 64).unwrap());
+    }
+
+    #[test]
+    fn what_is_cropped_is_resized_as_if_nothing_had_been_around_it() {
+        let wide = reference(300, 200);
+        let middle = wide.picture.cut(Region { x: 50, y: 0, width: 200, height: 200 });
+        let alone = ReferencePicture { picture: middle, width: 200, height: 200, ..wide.clone() };
+        assert_eq!(used(&wide, Fit::Crop, 64), used(&alone, Fit::Stretch, 64));
+        let padded = used(&wide, Fit::Pad, 60);
+        let part = rgb8(padded.clone()).cut(Region { x: 0, y: 10, width: 60, height: 40 });
+        assert_eq!(part.data, resize(&plain(&wide), 60, 40).unwrap().data);
+        assert_eq!(padded.data[..180], padded.data[180 * 10..180 * 11], "its first row goes on");
+    }
+
+    #[test]
+    fn of_a_reference_that_is_kept_smaller_the_same_part_is_used() {
+        let wide = ReferencePicture { width: 9000, height: 6000, ..reference(300, 200) };
+        assert_eq!(used(&wide, Fit::Crop, 64), used(&reference(300, 200), Fit::Crop, 64));
+    }
 }

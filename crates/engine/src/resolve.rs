@@ -1,6 +1,7 @@
 //! Every setting of a task decided, in the model's words.
 
-use diorama_core::settings::{self as core, Layers, Preset};
+use diorama_core::fit::size_like;
+use diorama_core::settings::{self as core, Fit, Layers, Preset, Size};
 use diorama_diffusion::method::settings::PAPER_EDIT_FRACTIONS;
 use diorama_diffusion::method::{Edits, Method, Score, Settings, Start};
 use diorama_diffusion::pipeline::StableDiffusion;
@@ -19,9 +20,20 @@ mod default {
     pub(super) const PROBES: u32 = 64;
 }
 
+/// How many times the pixels of the model's own size a picture may have that takes its size from its reference: 768x512 for
+/// a model of 512x512.
+const ROOM: f64 = 1.5;
+
+/// How a task's reference becomes the picture's shape; the paper's author squashed it.
+pub(crate) fn fit(wanted: &core::Settings) -> Fit {
+    let paper = wanted.preset == Some(Preset::Paper);
+    wanted.fit.unwrap_or(if paper { Fit::Stretch } else { Fit::Crop })
+}
+
 /// Every setting decided: what the task says, else the preset, else what was measured for the model, else the
-/// model's configuration and the method's defaults.
-pub(crate) fn resolve(model: &StableDiffusion, wanted: &core::Settings) -> Settings {
+/// model's configuration and the method's defaults. `reference` is the reference's size; before it is known, a size that
+/// follows it is the model's own.
+pub(crate) fn resolve(model: &StableDiffusion, wanted: &core::Settings, reference: Option<(u32, u32)>) -> Settings {
     let paper = wanted.preset == Some(Preset::Paper);
     let measured = model.measured();
     let method = wanted.method.unwrap_or(core::Method::AbsGradSam);
@@ -33,6 +45,14 @@ pub(crate) fn resolve(model: &StableDiffusion, wanted: &core::Settings) -> Setti
     let paper_is = |value: f64| paper.then_some(value);
     let last = || model.cross_attention_layers().last().cloned().into_iter().collect::<Vec<_>>();
     let native = model.native_size();
+    let (width, height) = match (wanted.size, reference) {
+        (Some(Size::Pixels { width, height }), _) => (width, height),
+        (Some(Size::Reference), Some(reference)) => {
+            let budget = f64::from(native) * f64::from(native) * ROOM;
+            size_like(reference, model.factor().max(8), budget as u64)
+        }
+        (Some(Size::Reference), None) | (None, _) => (native, native),
+    };
     Settings {
         method: match method {
             core::Method::AbsGradSam => Method::AbsGradSam,
@@ -85,8 +105,8 @@ pub(crate) fn resolve(model: &StableDiffusion, wanted: &core::Settings) -> Setti
             None if paper => Start::Noise,
             None => Start::Reference,
         },
-        width: wanted.size.map_or(native, |size| size.width),
-        height: wanted.size.map_or(native, |size| size.height),
+        width,
+        height,
         paste_back: wanted.paste_back.map(|feather| feather.round() as u32),
     }
 }
@@ -122,14 +142,14 @@ mod tests {
         for folder in [TINY, "../../models/demo"] {
             let model = model(folder);
             let wanted = core::Settings { preset: Some(Preset::Paper), ..core::Settings::default() };
-            let paper = resolve(&model, &wanted);
+            let paper = resolve(&model, &wanted, None);
             assert_eq!((paper.scheduler, paper.published_timesteps, paper.steps), (SchedulerKind::Ddpm, true, 50));
             assert_eq!((paper.strength, paper.guidance, paper.threshold), (0.9, 8.0, 0.5));
             assert_eq!((paper.score, paper.start, paper.blur), (Score::ReluGrad, Start::Noise, 0.0));
             assert_eq!(paper.edits.indices(45).unwrap(), [5, 18, 28]);
             assert_eq!(paper.layers.first(), model.cross_attention_layers().last());
             // What the user says goes before the preset.
-            let changed = resolve(&model, &core::Settings { guidance: Some(2.0), ..wanted });
+            let changed = resolve(&model, &core::Settings { guidance: Some(2.0), ..wanted }, None);
             assert_eq!((changed.guidance, changed.steps), (2.0, 50));
         }
     }
@@ -138,15 +158,15 @@ mod tests {
     fn measured_settings_of_a_model_go_before_the_defaults_and_behind_the_user() {
         let measured = model("../../models/demo");
         let file = measured.measured().clone();
-        let settings = resolve(&measured, &core::Settings::default());
+        let settings = resolve(&measured, &core::Settings::default(), None);
         assert_eq!(Some(settings.steps as u32), file.steps);
         assert_eq!(Some(settings.layers), file.layers);
         let user = core::Settings { steps: Some(7), layers: Some(Layers::Last), ..core::Settings::default() };
-        let settings = resolve(&measured, &user);
+        let settings = resolve(&measured, &user, None);
         assert_eq!(settings.steps, 7);
         assert_eq!(settings.layers.first(), measured.cross_attention_layers().last());
         // Without such a file: the method's own.
-        let settings = resolve(&model(TINY), &core::Settings::default());
+        let settings = resolve(&model(TINY), &core::Settings::default(), None);
         assert_eq!((settings.steps, settings.guidance, settings.strength), (50, 8.0, 0.9));
     }
 
@@ -159,8 +179,30 @@ mod tests {
             strength: Some(0.8),
             ..core::Settings::default()
         };
-        let img2img = resolve(&model, &with(core::Method::Img2img));
+        let img2img = resolve(&model, &with(core::Method::Img2img), None);
         assert_eq!((img2img.start, img2img.strength), (Start::Reference, 0.8));
-        assert_eq!(resolve(&model, &with(core::Method::Img2imgReduced)).strength, 0.6);
+        assert_eq!(resolve(&model, &with(core::Method::Img2imgReduced), None).strength, 0.6);
+    }
+
+    #[test]
+    fn a_picture_like_its_reference_has_its_shape_and_no_more_pixels_than_the_model_has_room_for() {
+        let model = model("../../models/demo");
+        let like = core::Settings { size: Some(Size::Reference), ..core::Settings::default() };
+        let size = |reference| {
+            let settings = resolve(&model, &like, reference);
+            (settings.width, settings.height)
+        };
+        assert_eq!(size(None), (64, 64));
+        assert_eq!(size(Some((48, 32))), (48, 32));
+        assert_eq!(size(Some((1200, 800))), (96, 64));
+        assert_eq!(size(Some((5, 3))), (8, 8));
+    }
+
+    #[test]
+    fn a_reference_is_cropped_where_nobody_says_otherwise_and_squashed_as_in_the_paper() {
+        let wanted = |preset, wish| core::Settings { preset, fit: wish, ..core::Settings::default() };
+        assert_eq!(fit(&wanted(None, None)), Fit::Crop);
+        assert_eq!(fit(&wanted(Some(Preset::Paper), None)), Fit::Stretch);
+        assert_eq!(fit(&wanted(Some(Preset::Paper), Some(Fit::Pad))), Fit::Pad);
     }
 }

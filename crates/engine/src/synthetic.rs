@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Heatmap, Job};
+use diorama_core::fit::Placement;
+use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Heatmap, Job, ReferencePicture};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::picture::{Gray8, Rgb8};
 use diorama_core::record::{GeneratorInfo, Record, ReferenceRecord, SubjectRecord};
-use diorama_core::settings::Method;
+use diorama_core::settings::{Fit, Method};
 use diorama_core::task::Task;
 use sha2::{Digest, Sha256};
 
@@ -88,14 +89,20 @@ impl SyntheticGenerator {
         let reference = job.reference.as_ref().map(|reference| ReferenceRecord {
             source: task.reference.as_ref().map(ToString::to_string).unwrap_or_default(),
             sha256: reference.sha256.clone(),
-            width: reference.picture.width,
-            height: reference.picture.height,
+            width: reference.width,
+            height: reference.height,
+            used: Some(placement(task, reference, side)),
         });
         let heatmaps =
             subjects.iter().zip(4u8..).map(|(subject, salt)| Heatmap { subject: subject.clone(), picture: rgb(salt) });
         Ok(Generated {
             image: rgb(1),
             overlay: masked.then(|| rgb(2)),
+            reference: job
+                .reference
+                .as_deref()
+                .filter(|_| task.settings.method != Some(Method::Txt2img))
+                .map(|reference| as_used(reference, &placement(task, reference, side))),
             heatmaps: if masked { heatmaps.collect() } else { Vec::new() },
             mask: masked.then_some(Gray8 { width: side, height: side, data: mask }),
             record: Record {
@@ -111,6 +118,24 @@ impl SyntheticGenerator {
             },
         })
     }
+}
+
+/// Where a task's reference lies in its picture, whatever size was asked for.
+fn placement(task: &Task, reference: &ReferencePicture, side: u32) -> Placement {
+    let fit = task.settings.fit.unwrap_or(Fit::Crop);
+    fit.place((reference.width, reference.height), (side, side))
+}
+
+/// A reference at the picture's size: of each pixel's place, the nearest one.
+fn as_used(reference: &ReferencePicture, placement: &Placement) -> Rgb8 {
+    let (used, at) = (reference.used(placement), placement.at);
+    let nearest = |place: u32, from: u32, to: u32| (u64::from(place) * u64::from(from) / u64::from(to)) as usize;
+    let pixel = |x: u32, y: u32| {
+        let at = nearest(y, used.height, at.height) * used.width as usize + nearest(x, used.width, at.width);
+        &used.data[at * 3..at * 3 + 3]
+    };
+    let data = (0..at.height).flat_map(|y| (0..at.width).flat_map(move |x| pixel(x, y))).copied().collect();
+    Rgb8 { width: at.width, height: at.height, data }.extended(at, placement.width, placement.height)
 }
 
 /// Everything that decides a task's pixels, and nothing else: not the batch, not the time.

@@ -1,12 +1,13 @@
-//! Pictures from outside, and pictures to files. Nothing that a picture claims can take a worker down: its header is
-//! checked against the limits before its pixels are decoded.
+//! Pictures from outside, and pictures to files. Nothing that a picture claims can take a worker down: what its header
+//! says is held against what a file of its length may take before its pixels are decoded, and pictures that would take
+//! too much together are decoded one after the other.
 //!
 //! A decoded picture is upright (EXIF orientation applied), 8-bit RGB, alpha laid on white, the first frame where there
 //! are several. Colour profiles are not applied, as in PIL's `convert("RGB")`. Encoding gives the same bytes for the
 //! same pixels.
 
 use std::fs;
-use std::io::{self, Cursor, Read};
+use std::io::{self, BufRead, Cursor, Read, Seek};
 use std::path::Path;
 
 use diorama_core::generator::ReferencePicture;
@@ -14,23 +15,29 @@ use diorama_core::id::Sha256Hex;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::picture::{Gray8, Rgb8};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::metadata::Orientation;
 use image::{
-    DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageError, ImageFormat, ImageReader, Limits,
+    ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageError, ImageFormat, ImageReader,
+    Limits, RgbImage,
 };
 
-/// What a reference may be at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PictureLimits {
-    /// Decoded pixels: 100 million.
-    pub max_pixels: u64,
-    /// Encoded bytes: 256 MiB.
-    pub max_file_bytes: u64,
-}
+use crate::limits::{Deadline, PictureLimits, Room};
+use crate::problem::Problem;
+use crate::shrink::shrunk;
+use crate::{jpeg, kind, png_rows};
 
-impl Default for PictureLimits {
-    fn default() -> Self {
-        Self { max_pixels: 100_000_000, max_file_bytes: 256 << 20 }
-    }
+/// Formats that are read, besides PNG.
+const READ: [ImageFormat; 5] =
+    [ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Tiff];
+
+/// A decoded picture.
+pub(crate) struct Decoded {
+    /// Its pixels; of a picture of many, fewer.
+    pub(crate) picture: Rgb8,
+    /// Its own width in pixels.
+    pub(crate) width: u32,
+    /// Its own height in pixels.
+    pub(crate) height: u32,
 }
 
 /// Reads and decodes a reference from a file. Reads nothing but regular files, and never more than the limit.
@@ -59,11 +66,12 @@ pub fn read_reference(path: &Path, limits: &PictureLimits) -> Result<ReferencePi
 
 /// Decodes a reference that was already fetched from `source`.
 pub fn reference_from_bytes(bytes: &[u8], source: &str, limits: &PictureLimits) -> Result<ReferencePicture, TaskError> {
-    let picture = decode(bytes, limits).map_err(|mut error| {
+    let Decoded { picture, width, height } = upright(bytes, limits).map_err(|problem| {
+        let mut error = problem.into_error(limits);
         error.message = format!("the reference {source} {}", error.message);
         error
     })?;
-    Ok(ReferencePicture { picture, sha256: Sha256Hex::of(bytes) })
+    Ok(ReferencePicture { picture, width, height, sha256: Sha256Hex::of(bytes) })
 }
 
 enum ReadError {
@@ -100,43 +108,116 @@ fn too_many_bytes(source: &str, bytes: u64, limits: &PictureLimits) -> TaskError
     TaskError::permanent(ErrorCode::ReferenceTooLarge, message)
 }
 
-/// Decodes a picture. Errors: [`ErrorCode::ReferenceTooLarge`], [`ErrorCode::ReferenceUndecodable`]; their messages
-/// continue a sentence that begins with the picture's name.
+/// Decodes a picture; of one of many pixels, fewer are left. Errors: [`ErrorCode::ReferenceTooLarge`],
+/// [`ErrorCode::ReferenceUndecodable`]; their messages continue a sentence that begins with the picture's name.
 pub fn decode(bytes: &[u8], limits: &PictureLimits) -> Result<Rgb8, TaskError> {
-    let undecodable = |message: String| TaskError::permanent(ErrorCode::ReferenceUndecodable, message);
-    let too_large = |message: String| TaskError::permanent(ErrorCode::ReferenceTooLarge, message);
-    let from_library = |error: ImageError| match error {
-        ImageError::Limits(error) => too_large(format!("is larger than the limits allow: {error}")),
-        error => undecodable(format!("cannot be decoded; it is damaged or truncated: {error}")),
-    };
-    if bytes.len() as u64 > limits.max_file_bytes {
-        let message = format!("has {} bytes; at most {} are allowed", bytes.len(), limits.max_file_bytes);
-        return Err(too_large(message));
-    }
-    let mut reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|error| undecodable(format!("cannot be read: {error}")))?;
-    let Some(format) = reader.format() else {
-        return Err(undecodable("is not a picture; PNG, JPEG, WebP, BMP, GIF and TIFF are read".to_owned()));
-    };
-    let mut allowed = Limits::default();
-    // 16-bit RGBA is the widest that a decoder makes; its own buffers come on top.
-    allowed.max_alloc = Some(limits.max_pixels.saturating_mul(8).saturating_add(64 << 20));
-    reader.limits(allowed);
+    upright(bytes, limits).map(|decoded| decoded.picture).map_err(|problem| problem.into_error(limits))
+}
 
-    let mut decoder = reader.into_decoder().map_err(from_library)?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > limits.max_pixels {
-        let message = format!("claims {width}x{height} pixels; at most {} are allowed", limits.max_pixels);
-        return Err(too_large(message));
+/// Decodes a picture and turns it as its EXIF says.
+fn upright(bytes: &[u8], limits: &PictureLimits) -> Result<Decoded, Problem> {
+    if bytes.len() as u64 > limits.max_file_bytes {
+        let allowed = limits.max_file_bytes;
+        return Err(Problem::Limits(format!("has {} bytes; at most {allowed} are allowed", bytes.len())));
     }
-    if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
-        return Err(undecodable("cannot be decoded; it is a truncated JPEG".to_owned()));
+    let (decoded, orientation) = match bytes.starts_with(png_rows::SIGNATURE) {
+        true => png_rows::decode(bytes, limits)?,
+        false => whole(bytes, limits)?,
+    };
+    if orientation == Orientation::NoTransforms {
+        return Ok(decoded);
     }
-    let orientation = decoder.orientation().map_err(from_library)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(from_library)?;
+    let Decoded { picture: Rgb8 { width, height, data }, .. } = decoded;
+    let mut image = DynamicImage::from(RgbImage::from_raw(width, height, data).unwrap_or_default());
     image.apply_orientation(orientation);
-    Ok(to_rgb(image))
+    let picture = Rgb8 { width: image.width(), height: image.height(), data: image.into_rgb8().into_raw() };
+    let lies = matches!(
+        orientation,
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
+    );
+    let (width, height) = (decoded.width, decoded.height);
+    let (width, height) = if lies { (height, width) } else { (width, height) };
+    Ok(Decoded { picture, width, height })
+}
+
+/// Decodes a picture whose decoder gives all of it at once.
+fn whole(bytes: &[u8], limits: &PictureLimits) -> Result<(Decoded, Orientation), Problem> {
+    let format = image::guess_format(bytes).ok().filter(|format| READ.contains(format));
+    let Some(format) = format else { return Err(Problem::NotRead(kind::describe(bytes))) };
+    let jpeg = (format == ImageFormat::Jpeg).then(|| jpeg::facts(bytes));
+    let memory = PictureLimits::memory(bytes.len());
+    let deadline = Deadline::of(limits);
+    let mut reader = ImageReader::with_format(Timely { bytes: Cursor::new(bytes), deadline }, format);
+    let mut allowed = Limits::default();
+    allowed.max_alloc = Some(memory);
+    reader.limits(allowed);
+    let mut decoder = reader.into_decoder().map_err(|error| from_library(error, deadline))?;
+    let (width, height) = decoder.dimensions();
+    limits.check_pixels(width, height, bytes.len())?;
+    if jpeg.is_some_and(|jpeg| !jpeg.is_complete) {
+        return Err(Problem::CutOff("it has no end".to_owned()));
+    }
+    let samples = f64::from(decoder.color_type().bytes_per_pixel());
+    let a_pixel = match format {
+        ImageFormat::Jpeg => samples + jpeg.map_or(0.0, |jpeg| jpeg.coefficients),
+        // A lossy picture's planes; the pixels of a frame beside those of the screen; a strip that holds everything.
+        ImageFormat::WebP => samples + 4.0,
+        ImageFormat::Gif => samples * 2.0,
+        ImageFormat::Tiff => samples * 2.0,
+        _ => samples,
+    };
+    // What is no 8-bit RGB becomes it in a buffer of its own, and what is kept has one too.
+    let is_rgb = decoder.color_type() == ColorType::Rgb8;
+    let a_pixel = a_pixel + if is_rgb { 0.0 } else { 3.0 };
+    let pixels = u64::from(width) * u64::from(height);
+    let most = PictureLimits::kept(bytes.len());
+    let needed = (pixels as f64 * a_pixel) as u64 + if pixels > most { most * 3 } else { 0 };
+    if needed > memory {
+        return Err(Problem::claims(width, height, bytes.len()));
+    }
+    let _room = Room::take(needed);
+    let orientation = decoder.orientation().map_err(|error| from_library(error, deadline))?;
+    let image = DynamicImage::from_decoder(decoder).map_err(|error| from_library(error, deadline))?;
+    Ok((Decoded { picture: shrunk(to_rgb(image), most), width, height }, orientation))
+}
+
+/// The bytes of a picture, until its time is over.
+struct Timely<'a> {
+    bytes: Cursor<&'a [u8]>,
+    deadline: Deadline,
+}
+
+impl Read for Timely<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if self.deadline.is_past() { Err(io::ErrorKind::TimedOut.into()) } else { self.bytes.read(to) }
+    }
+}
+
+impl BufRead for Timely<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.deadline.is_past() { Err(io::ErrorKind::TimedOut.into()) } else { self.bytes.fill_buf() }
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.bytes.consume(bytes);
+    }
+}
+
+impl Seek for Timely<'_> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.bytes.seek(to)
+    }
+}
+
+fn from_library(error: ImageError, deadline: Deadline) -> Problem {
+    match error {
+        _ if deadline.is_past() => Problem::TooSlow,
+        ImageError::Limits(error) => Problem::Limits(format!("is larger than the limits allow: {error}")),
+        ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Problem::CutOff("it breaks off".to_owned())
+        }
+        error => Problem::Damaged(error.to_string()),
+    }
 }
 
 fn to_rgb(image: DynamicImage) -> Rgb8 {
@@ -144,37 +225,15 @@ fn to_rgb(image: DynamicImage) -> Rgb8 {
     if !image.color().has_alpha() {
         return Rgb8 { width, height, data: image.into_rgb8().into_raw() };
     }
-    let on_white = |colour: u8, alpha: u8| {
-        let (colour, alpha) = (u32::from(colour), u32::from(alpha));
-        ((colour * alpha + 255 * (255 - alpha) + 127) / 255) as u8
-    };
     let rgba = image.into_rgba8().into_raw();
     let data = rgba.chunks_exact(4).flat_map(|p| [on_white(p[0], p[3]), on_white(p[1], p[3]), on_white(p[2], p[3])]);
     Rgb8 { width, height, data: data.collect() }
 }
 
-/// Whether a JPEG goes on to its end-of-image marker. The decoder fills what is missing with grey and says nothing,
-/// and a grey half would spoil a picture unnoticed.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while at + 1 < bytes.len() {
-        if bytes[at] != 0xFF {
-            // Inside a scan, or between segments of a sloppy writer.
-            at += 1;
-            continue;
-        }
-        match bytes[at + 1] {
-            0xD9 => return true,
-            0xFF => at += 1,
-            // A stuffed byte, a restart marker, TEM: no length follows.
-            0x00 | 0x01 | 0xD0..=0xD8 => at += 2,
-            _ => match bytes.get(at + 2..at + 4) {
-                Some(length) => at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]])).max(2),
-                None => return false,
-            },
-        }
-    }
-    false
+/// A colour of this opacity on white.
+pub(crate) fn on_white(colour: u8, alpha: u8) -> u8 {
+    let (colour, alpha) = (u32::from(colour), u32::from(alpha));
+    ((colour * alpha + 255 * (255 - alpha) + 127) / 255) as u8
 }
 
 /// PNG, 8-bit RGB.

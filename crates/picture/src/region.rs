@@ -3,12 +3,11 @@
 //! Never outside the mask that the picture's own method found: a mask that is wrong and large leaves little to look at,
 //! and would score best.
 
+use diorama_core::fit::Placement;
 use diorama_core::generator::ReferencePicture;
 use diorama_core::id::Sha256Hex;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::picture::Rgb8;
-use image::RgbImage;
-use image::imageops::{FilterType, resize};
 
 /// What a picture that equals the reference to the last bit scores.
 const MOST: f64 = 100.0;
@@ -19,8 +18,10 @@ const WHITE: u32 = 128;
 /// Where the subject may be, as a mask of a reference gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Region {
-    width: u32,
-    height: u32,
+    /// Columns and rows of `white`.
+    here: (u32, u32),
+    /// Width and height of the reference; of a very large one, `white` is smaller.
+    of: (u32, u32),
     /// Whether each pixel is white: the subject may be there.
     white: Vec<bool>,
     sha256: Sha256Hex,
@@ -31,14 +32,12 @@ impl Region {
     ///
     /// # Errors
     /// [`ErrorCode::RegionUnusable`] for a mask of another size than the reference, all white or all black.
-    pub fn new(mask: &ReferencePicture, reference: &Rgb8) -> Result<Self, TaskError> {
+    pub fn new(mask: &ReferencePicture, reference: &ReferencePicture) -> Result<Self, TaskError> {
         let refuse = |message: String| Err(TaskError::permanent(ErrorCode::RegionUnusable, message));
-        let (width, height) = (mask.picture.width, mask.picture.height);
-        if (width, height) != (reference.width, reference.height) {
+        if (mask.width, mask.height) != (reference.width, reference.height) {
             return refuse(format!(
-                "the region has {width}x{height} pixels, its reference {}x{}; a region is a mask of the reference, \
-                 pixel by pixel",
-                reference.width, reference.height
+                "the region has {}x{} pixels, its reference {}x{}; a region is a mask of the reference, pixel by pixel",
+                mask.width, mask.height, reference.width, reference.height
             ));
         }
         let is_white = |pixel: &[u8]| pixel.iter().map(|value| u32::from(*value)).sum::<u32>() >= 3 * WHITE;
@@ -53,7 +52,12 @@ impl Region {
                  white on black"
             ));
         }
-        Ok(Self { width, height, white, sha256: mask.sha256.clone() })
+        Ok(Self {
+            here: (mask.picture.width, mask.picture.height),
+            of: (mask.width, mask.height),
+            white,
+            sha256: mask.sha256.clone(),
+        })
     }
 
     /// The digest of the mask's encoded bytes.
@@ -66,16 +70,24 @@ impl Region {
         self.white.iter().filter(|white| !**white).count() as f64 / self.white.len() as f64
     }
 
-    /// Whether the pixel of a picture of another size lies outside: by the mask's pixel that its centre falls on.
-    fn is_outside(&self, x: u32, y: u32, width: u32, height: u32) -> bool {
-        let at = |place: u32, of: u32, mine: u32| {
-            ((2 * u64::from(place) + 1) * u64::from(mine) / (2 * u64::from(of))) as usize
+    /// Whether the pixel of a picture shows the reference outside the region: by the mask's pixel that its centre falls on.
+    /// Where the reference was extended beyond its edges, it shows nothing of it.
+    fn is_outside(&self, x: u32, y: u32, used: &Placement) -> bool {
+        let along = |place: u32, at: (u32, u32), crop: (u32, u32), of: u32, here: u32| {
+            let place = place.checked_sub(at.0).filter(|place| *place < at.1)?;
+            // The centre in the reference, in halves of a part of the picture's pixel.
+            let centre = (2 * u64::from(place) + 1) * u64::from(crop.1) + 2 * u64::from(crop.0) * u64::from(at.1);
+            let pixel = centre * u64::from(here) / (2 * u64::from(at.1) * u64::from(of.max(1)));
+            Some(pixel.min(u64::from(here.saturating_sub(1))) as usize)
         };
-        !self.white[at(y, height, self.height) * self.width as usize + at(x, width, self.width)]
+        let (at, crop) = (&used.at, &used.crop);
+        let column = along(x, (at.x, at.width), (crop.x, crop.width), self.of.0, self.here.0);
+        let row = along(y, (at.y, at.height), (crop.y, crop.height), self.of.1, self.here.1);
+        column.zip(row).is_some_and(|(column, row)| !self.white[row * self.here.0 as usize + column])
     }
 }
 
-/// The reference at the pictures' size, and the pixels outside the region.
+/// A reference as it was used, and the pixels of it that are outside the region.
 pub struct Outside {
     reference: Vec<u8>,
     width: u32,
@@ -84,23 +96,17 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// For pictures of `width` × `height`; `None` where the region leaves none of their pixels. The reference is resized
-    /// with a Lanczos filter, as before generation.
-    pub fn new(reference: &Rgb8, region: &Region, width: u32, height: u32) -> Option<Self> {
-        let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
-        let pixels = places.enumerate().filter(|(_, (x, y))| region.is_outside(*x, *y, width, height));
-        let pixels: Vec<usize> = pixels.map(|(at, _)| at).collect();
-        if pixels.is_empty() {
+    /// `reference` is what was used of it, at the pictures' size; `used` says which part that was. `None` where the region
+    /// leaves none of its pixels.
+    pub fn new(reference: &Rgb8, region: &Region, used: &Placement) -> Option<Self> {
+        let (width, height) = (reference.width, reference.height);
+        if (used.width, used.height) != (width, height) {
             return None;
         }
-        let data = reference.data.clone();
-        let reference = if (reference.width, reference.height) == (width, height) {
-            data
-        } else {
-            let image = RgbImage::from_raw(reference.width, reference.height, data)?;
-            resize(&image, width, height, FilterType::Lanczos3).into_raw()
-        };
-        Some(Self { reference, width, height, pixels })
+        let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+        let pixels = places.enumerate().filter(|(_, (x, y))| region.is_outside(*x, *y, used));
+        let pixels: Vec<usize> = pixels.map(|(at, _)| at).collect();
+        (!pixels.is_empty()).then(|| Self { reference: reference.data.clone(), width, height, pixels })
     }
 
     /// Peak signal-to-noise ratio in dB, `10·log10(255² / MSE)` with the mean over the pixels outside the region and the
@@ -121,57 +127,80 @@ impl Outside {
 
 #[cfg(test)]
 mod tests {
+    use diorama_core::settings::Fit;
+
     use super::*;
 
     fn flat(width: u32, height: u32, value: u8) -> Rgb8 {
         Rgb8 { width, height, data: vec![value; (width * height * 3) as usize] }
     }
 
-    fn region(width: u32, values: &[u8], reference: &Rgb8) -> Result<Region, TaskError> {
+    fn reference(width: u32, height: u32) -> ReferencePicture {
+        ReferencePicture { picture: flat(width, height, 7), width, height, sha256: Sha256Hex::of(b"") }
+    }
+
+    fn region(width: u32, values: &[u8], reference: &ReferencePicture) -> Result<Region, TaskError> {
         let data = values.iter().flat_map(|value| [*value; 3]).collect();
-        let picture = Rgb8 { width, height: values.len() as u32 / width, data };
-        Region::new(&ReferencePicture { picture, sha256: Sha256Hex::of(values) }, reference)
+        let height = values.len() as u32 / width;
+        let picture = Rgb8 { width, height, data };
+        Region::new(&ReferencePicture { picture, width, height, sha256: Sha256Hex::of(values) }, reference)
+    }
+
+    /// The pixels outside the region of a picture of `size` that starts from such a reference.
+    fn outside(fit: Fit, of: (u32, u32), region: &Region, size: (u32, u32)) -> Option<Outside> {
+        Outside::new(&flat(size.0, size.1, 100), region, &fit.place(of, size))
     }
 
     #[test]
     fn only_what_is_outside_the_region_counts() {
-        let reference = flat(2, 1, 100);
-        let region = region(2, &[255, 0], &reference).unwrap();
+        let region = region(2, &[255, 0], &reference(2, 1)).unwrap();
         assert_eq!(region.outside(), 0.5);
         let mut picture = flat(2, 1, 100);
         picture.data[..3].fill(0);
-        let outside = Outside::new(&reference, &region, 2, 1).unwrap();
+        let outside = outside(Fit::Crop, (2, 1), &region, (2, 1)).unwrap();
         assert_eq!(outside.psnr(&picture), Some(MOST));
         // A difference of 10 everywhere: 20·log10(255 / 10).
         picture.data[3..].fill(110);
         assert!((outside.psnr(&picture).unwrap() - 28.1308).abs() < 1e-4);
+        assert_eq!(outside.psnr(&flat(4, 4, 7)), None);
     }
 
     #[test]
-    fn reference_and_region_are_brought_to_the_pictures_size() {
+    fn the_region_is_brought_to_the_pictures_size() {
         // White above, black below, with the grey edges of a JPEG.
-        let reference = flat(6, 4, 7);
         let rows: Vec<u8> = [250, 129, 127, 3].iter().flat_map(|value| [*value; 6]).collect();
-        let region = region(6, &rows, &reference).unwrap();
+        let region = region(6, &rows, &reference(6, 4)).unwrap();
         for (width, height) in [(2, 2), (3, 8), (12, 4)] {
-            let outside = Outside::new(&reference, &region, width, height).unwrap();
             let below = (width * height / 2) as usize;
+            let outside = outside(Fit::Stretch, (6, 4), &region, (width, height)).unwrap();
             assert_eq!(outside.pixels, (below..2 * below).collect::<Vec<_>>());
-            assert_eq!(outside.psnr(&flat(width, height, 7)), Some(MOST));
         }
-        assert_eq!(Outside::new(&reference, &region, 2, 2).unwrap().psnr(&flat(4, 4, 7)), None);
     }
 
     #[test]
-    fn nothing_is_said_where_the_region_leaves_no_pixel_of_the_picture() {
-        let reference = flat(3, 1, 0);
-        let region = region(3, &[0, 255, 0], &reference).unwrap();
-        assert!(Outside::new(&reference, &region, 1, 1).is_none());
+    fn the_region_is_cropped_and_padded_as_its_reference_is() {
+        // Six columns of two rows: black, black, white, white, white, black.
+        let columns = [0, 0, 255, 255, 255, 0];
+        let region = region(6, &columns.repeat(2), &reference(6, 2)).unwrap();
+        // Of a square picture the two columns in the middle are there, which are white.
+        assert!(outside(Fit::Crop, (6, 2), &region, (2, 2)).is_none());
+        // All columns in two rows in the middle; what was made up above and below shows nothing of the place.
+        let padded = outside(Fit::Pad, (6, 2), &region, (6, 6)).unwrap();
+        assert_eq!(padded.pixels, [12, 13, 17, 18, 19, 23]);
+    }
+
+    #[test]
+    fn a_mask_of_a_very_large_reference_may_have_fewer_pixels_than_it() {
+        let of = ReferencePicture { width: 4000, height: 2000, ..reference(2, 1) };
+        let picture = Rgb8 { width: 2, height: 1, data: vec![255, 255, 255, 0, 0, 0] };
+        let mask = ReferencePicture { picture, width: 4000, height: 2000, sha256: Sha256Hex::of(b"m") };
+        let region = Region::new(&mask, &of).unwrap();
+        let outside = outside(Fit::Stretch, (4000, 2000), &region, (4, 2)).unwrap();
+        assert_eq!(outside.pixels, [2, 3, 6, 7]);
     }
 
     #[test]
     fn a_mask_that_is_none_of_the_reference_is_refused_with_what_is_wrong() {
-        let reference = flat(2, 2, 0);
         for (width, values, wrong) in [
             (2, [255, 0].as_slice(), "the region has 2x1 pixels, its reference 2x2"),
             (2, &[255; 4], "all white"),
@@ -179,7 +208,7 @@ mod tests {
             // Ones instead of 255.
             (2, &[1, 0, 0, 1], "all black"),
         ] {
-            let error = region(width, values, &reference).unwrap_err();
+            let error = region(width, values, &reference(2, 2)).unwrap_err();
             assert_eq!((error.code, error.retryable), (ErrorCode::RegionUnusable, false));
             assert!(error.message.contains(wrong), "{error}");
         }

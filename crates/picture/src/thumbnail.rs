@@ -4,7 +4,8 @@ use diorama_core::outcome::{ErrorCode, TaskError};
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::codec::{PictureLimits, decode};
+use crate::codec::decode;
+use crate::limits::PictureLimits;
 
 /// JPEG's scale of 1 to 100: at this, a mask's edges are still sharp.
 const QUALITY: u8 = 88;

@@ -45,9 +45,9 @@ fn pixel(picture: &Rgb8, x: u32, y: u32) -> [u8; 3] {
 
 #[test]
 fn what_is_no_picture_or_only_half_of_one_is_refused() {
-    refused(b"", ErrorCode::ReferenceUndecodable, "is not a picture");
+    refused(b"", ErrorCode::ReferenceUndecodable, "is empty");
     refused(b"a poem about a picture", ErrorCode::ReferenceUndecodable, "is not a picture");
-    refused(b"<svg xmlns='http://www.w3.org/2000/svg'/>", ErrorCode::ReferenceUndecodable, "is not a picture");
+    refused(b"<svg xmlns='http://www.w3.org/2000/svg'/>", ErrorCode::ReferenceUndecodable, "is an SVG drawing");
     let noise = image::RgbImage::from_fn(64, 64, |x, y| Rgb([(x * y) as u8, (x ^ y) as u8, (x * 7 + y * 13) as u8]));
     for format in
         [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Tiff, ImageFormat::WebP]
@@ -57,6 +57,8 @@ fn what_is_no_picture_or_only_half_of_one_is_refused() {
         for part in [whole.len() / 2, whole.len() * 9 / 10, 20] {
             let error = read(&whole[..part]).unwrap_err();
             assert_eq!(error.code, ErrorCode::ReferenceUndecodable, "{format:?} cut to {part} bytes: {error}");
+            let is_said = error.message.contains("is truncated") || error.message.contains("is damaged");
+            assert!(is_said, "{format:?} cut to {part} bytes: {error}");
         }
     }
 }
@@ -97,6 +99,70 @@ fn png_header(width: u32, height: u32) -> Vec<u8> {
     bytes.extend(crc.to_be_bytes());
     bytes.extend(b"\0\0\0\x01IDAT\0\0\0\0\0");
     bytes
+}
+
+#[test]
+fn a_png_is_read_whatever_comes_behind_its_last_row() {
+    let chunk = |kind: &[u8], data: &[u8]| [&(data.len() as u32).to_be_bytes()[..], kind, data, &[0; 4]].concat();
+    for interlaced in [false, true] {
+        let whole = if interlaced { include_bytes!("interlaced.png").to_vec() } else { png(two_colours()) };
+        let picture = read(&whole).unwrap();
+        let without_end = &whole[..whole.len() - 12];
+        let torn = [without_end, b"\0\0\0\0IE"].concat();
+        let text = [without_end, &chunk(b"tEXt", b"Comment\0its checksum is wrong")].concat();
+        let behind = [&whole, &[7; 100][..]].concat();
+        for (what, bytes) in
+            [("no end", without_end), ("half an end", &torn), ("no checksum", &text), ("more", &behind)]
+        {
+            assert_eq!(read(bytes).map(|read| read == picture), Ok(true), "{what}, interlaced: {interlaced}");
+        }
+        // The last checksum alone says nothing about the pixels.
+        assert_eq!(read(&without_end[..without_end.len() - 4]).map(|read| read == picture), Ok(true));
+        let cut = read(&whole[..whole.len() / 2]).unwrap_err();
+        assert!(cut.message.contains("is truncated"), "{cut}");
+    }
+}
+
+#[test]
+fn a_picture_of_many_pixels_costs_what_its_bytes_may_cost() {
+    // A GIF of 35 bytes with a screen of 9999×9999.
+    let mut gif = b"GIF89a".to_vec();
+    gif.extend([0x0F, 0x27, 0x0F, 0x27, 0xF0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    gif.extend([0x2C, 0, 0, 0, 0, 1, 0, 1, 0, 0, 2, 2, 0x44, 1, 0, 0x3B]);
+    refused(&gif, ErrorCode::ReferenceTooLarge, "9999x9999 pixels in 42 bytes");
+    // Two rows, longer than any that fit into the memory.
+    refused(&png_header(9_000_000, 11), ErrorCode::ReferenceTooLarge, "9000000x11");
+    // A blank JPEG that a camera's sensor could have made, in too few bytes.
+    let blank = bytes(image::RgbImage::new(6000, 4000), ImageFormat::Jpeg);
+    refused(&blank, ErrorCode::ReferenceTooLarge, "6000x4000");
+}
+
+#[test]
+fn a_picture_of_many_pixels_is_read_smaller_and_says_how_large_it_was() {
+    // Stripes of 100 columns, 24 million pixels, in few bytes.
+    let stripes =
+        image::RgbImage::from_fn(6000, 4000, |x, _| if x / 100 % 2 == 0 { Rgb([250, 0, 0]) } else { Rgb([0; 3]) });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stripes.png");
+    fs::write(&path, png(stripes)).unwrap();
+    let read = read_reference(&path, &PictureLimits::default()).unwrap();
+    assert_eq!((read.width, read.height), (6000, 4000));
+    assert_eq!((read.picture.width, read.picture.height), (2000, 1334));
+    let at = |x: u32| pixel(&read.picture, x, 700)[0];
+    assert_eq!([at(10), at(40), at(1999), at(1950)], [250, 0, 0, 0]);
+    // What is used of it is the same part as of the whole.
+    let used = read.used(&diorama_core::settings::Fit::Crop.place((6000, 4000), (64, 64)));
+    assert_eq!((used.width, used.height), (1333, 1334));
+}
+
+#[test]
+fn a_picture_lies_as_its_exif_says_whatever_else_is_wrong_with_that() {
+    let turned = jpeg(6);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("turned.jpg");
+    fs::write(&path, &turned).unwrap();
+    let read = read_reference(&path, &PictureLimits::default()).unwrap();
+    assert_eq!((read.width, read.height), (16, 32));
 }
 
 #[test]

@@ -53,6 +53,7 @@ impl Studio {
         Generated {
             image: Rgb8 { width: 1, height: 1, data: vec![red, green, blue] },
             overlay: None,
+            reference: None,
             heatmaps: Vec::new(),
             mask: None,
             record: Record::of(task, &self.info),

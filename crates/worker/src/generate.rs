@@ -12,7 +12,7 @@ use tracing::Instrument;
 use crate::context::Context;
 use crate::ending::{Ending, Interrupt};
 use crate::error::{WorkerError, flatten};
-use crate::group::{Finished, Loaded, Submitted, finish, load};
+use crate::group::{Finished, Loaded, Place, Submitted, finish, load};
 use crate::journal::{Journal, Note};
 use crate::made::Made;
 use crate::plan::{Keys, batches};
@@ -115,22 +115,27 @@ impl Generation<'_> {
         let (work, device) = (self.work, &self.context.device);
         let mut submitted = Submitted {
             positions: loaded.iter().map(|(position, _)| *position).collect(),
-            places: BTreeMap::new(),
+            regions: BTreeMap::new(),
             refused: Vec::new(),
             batches: Vec::new(),
         };
+        // Given to the device, which lets go of them: a picture brings along what was used of its reference.
+        let mut references = BTreeMap::new();
         for (position, place) in loaded {
             match place {
-                Ok(place) => drop(submitted.places.insert(position, place)),
+                Ok(Place { reference, region }) => {
+                    references.insert(position, reference);
+                    submitted.regions.extend(region.map(|region| (position, region)));
+                }
                 Err(error) => submitted.refused.push((position, error)),
             }
         }
-        let positions: Vec<usize> = submitted.places.keys().copied().collect();
+        let positions: Vec<usize> = references.keys().copied().collect();
         for variant in 0..=work.spec.compare.len() {
             for batch in batches(self.keys, &positions, variant) {
                 let job = |position: &usize| Job {
                     task: work.variants[*position][variant].clone(),
-                    reference: submitted.places[position].reference.clone(),
+                    reference: references[position].clone(),
                 };
                 let jobs = batch.iter().map(job).collect();
                 let has_begun = !submitted.batches.is_empty();

@@ -9,7 +9,7 @@ use diorama_backends::blocking::{self, panic_message};
 use diorama_core::generator::{Generated, ReferencePicture};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError};
 use diorama_core::record::RegionRecord;
-use diorama_core::settings::Method;
+use diorama_core::settings::{Method, Size};
 use diorama_core::task::Task;
 use diorama_picture::{Outside, Region};
 use diorama_protocol::fault;
@@ -18,19 +18,19 @@ use tracing::{Instrument, Span};
 
 use crate::device::Pending;
 use crate::error::{WorkerError, flatten};
-use crate::output::{OutputFile, by_role, encode};
+use crate::output::{OutputFile, Wanted, by_role, encode};
 use crate::work::Work;
 
 /// A task with its files stored: [`Outcome::Done`]; or its error.
 pub(crate) type TaskEnd = Result<Outcome, TaskError>;
 
 /// What a task begins with.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Place {
     /// The reference, where the task or a comparison starts from one.
     pub(crate) reference: Option<Arc<ReferencePicture>>,
     /// Where the subject may be, as the task gives it.
-    region: Option<Arc<Region>>,
+    pub(crate) region: Option<Region>,
 }
 
 /// A group of tasks whose references are there.
@@ -39,7 +39,8 @@ pub(crate) type Loaded = Vec<(usize, Result<Place, TaskError>)>;
 /// A group that the device has or will get: its batches by variant.
 pub(crate) struct Submitted {
     pub(crate) positions: Vec<usize>,
-    pub(crate) places: BTreeMap<usize, Place>,
+    /// Where the subject may be, of the tasks that say so.
+    pub(crate) regions: BTreeMap<usize, Region>,
     pub(crate) refused: Vec<(usize, TaskError)>,
     pub(crate) batches: Vec<(usize, Vec<usize>, Pending)>,
 }
@@ -53,7 +54,9 @@ pub(crate) struct Finished {
 /// Fetches the references and regions of a group, all at once.
 pub(crate) async fn load(work: &Arc<Work>, positions: Vec<usize>) -> Result<Loaded, WorkerError> {
     let fetch = |position: usize| {
-        let wanted = work.variants[position].iter().any(|task| task.settings.method != Some(Method::Txt2img));
+        let needs_it =
+            |task: &Task| task.settings.method != Some(Method::Txt2img) || task.settings.size == Some(Size::Reference);
+        let wanted = work.variants[position].iter().any(needs_it);
         let load = load_place(work.clone(), position);
         wanted.then(|| AbortOnDropHandle::new(tokio::spawn(load.in_current_span())))
     };
@@ -81,7 +84,7 @@ async fn load_place(work: Arc<Work>, position: usize) -> Result<Result<Place, Ta
     let region = match region {
         None => None,
         Some(region) => match work.references.load_region(region, &reference).await? {
-            Ok(region) => Some(Arc::new(region)),
+            Ok(region) => Some(region),
             Err(error) => return Ok(Err(error)),
         },
     };
@@ -108,17 +111,14 @@ pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<
     for position in submitted.positions {
         let made = match refused.remove(&position) {
             Some(error) => Err(error),
-            None => {
-                let place = submitted.places.remove(&position).unwrap_or_default();
-                Ok((place, made.remove(&position).unwrap_or_default()))
-            }
+            None => Ok((submitted.regions.remove(&position), made.remove(&position).unwrap_or_default())),
         };
         encoding.push((position, made));
     }
     let (group, span) = (work.clone(), Span::current());
     let encode = move || {
         let end = |(position, made): (usize, Result<(_, _), TaskError>)| {
-            let encoded = made.and_then(|(place, made)| encode_task(&group, position, &place, made));
+            let encoded = made.and_then(|(region, made)| encode_task(&group, position, region.as_ref(), made));
             (position, encoded)
         };
         encoding.into_iter().map(end).collect::<Vec<_>>()
@@ -143,7 +143,7 @@ pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<
 fn encode_task(
     work: &Work,
     position: usize,
-    begun_with: &Place,
+    region: Option<&Region>,
     made: Variants,
 ) -> Result<(Outcome, Vec<OutputFile>), TaskError> {
     let mut main = None;
@@ -158,11 +158,12 @@ fn encode_task(
     }
     let lost = || TaskError::transient(ErrorCode::ModelError, "the model gave no result");
     let mut main = main.ok_or_else(lost)??;
-    main.record.region = region_record(&work.tasks[position], begun_with);
+    main.record.region = region_record(&work.tasks[position], region);
     warnings.splice(0..0, main.record.warnings.iter().cloned());
     let (place, id) = (work.sink.place(), &work.tasks[position].custom_id);
     let encoded = catch_unwind(AssertUnwindSafe(|| {
-        encode(place, id, &main, &compared).map(|files| (files, scores(begun_with, &main, &compared)))
+        let files = encode(place, id, Wanted::by(&work.spec), &main, &compared);
+        files.map(|files| (files, scores(region, &main, &compared)))
     }));
     let (files, scores) = encoded.unwrap_or_else(|panic| {
         let message = format!("encoding the picture ended badly: {}", panic_message(&*panic));
@@ -173,18 +174,19 @@ fn encode_task(
     Ok((outcome, files))
 }
 
-fn region_record(task: &Task, place: &Place) -> Option<RegionRecord> {
-    let (source, region) = task.region.as_ref().zip(place.region.as_ref())?;
+fn region_record(task: &Task, region: Option<&Region>) -> Option<RegionRecord> {
+    let (source, region) = task.region.as_ref().zip(region)?;
     Some(RegionRecord { source: source.to_string(), sha256: region.sha256().clone(), outside: region.outside() })
 }
 
 /// How much of the place the task's picture kept, and each that it is compared with: outside the region that the task
 /// gives. Without one nothing is said. The mask that a picture's own method found is no measure of that picture.
-fn scores(place: &Place, main: &Generated, compared: &[(Method, Generated)]) -> BTreeMap<String, f64> {
-    let outside =
-        place.reference.as_ref().zip(place.region.as_ref()).and_then(|(reference, region)| {
-            Outside::new(&reference.picture, region, main.image.width, main.image.height)
-        });
+fn scores(region: Option<&Region>, main: &Generated, compared: &[(Method, Generated)]) -> BTreeMap<String, f64> {
+    let made = std::iter::once(main).chain(compared.iter().map(|(_, made)| made));
+    let used = |made: &'_ Generated| made.record.reference.as_ref().and_then(|reference| reference.used);
+    let mut references = made.filter_map(|made| made.reference.as_ref().zip(used(made)));
+    let outside = region.zip(references.next());
+    let outside = outside.and_then(|(region, (reference, used))| Outside::new(reference, region, &used));
     let Some(outside) = outside else { return BTreeMap::new() };
     let own = outside.psnr(&main.image).map(|psnr| ("outside_psnr".to_owned(), psnr));
     let other = |(method, made): &(Method, Generated)| {

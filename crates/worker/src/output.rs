@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use diorama_core::generator::Generated;
-use diorama_core::id::{AttemptId, CustomId, Sha256Hex, ShardId};
+use diorama_core::generator::{Generated, Heatmap};
+use diorama_core::id::{AttemptId, CustomId, Seed, Sha256Hex, ShardId};
 use diorama_core::key::{Folder, ObjectKey, RunRoot};
 use diorama_core::outcome::{ErrorCode, FileRef, TaskError};
-use diorama_core::run::OutputFormat;
+use diorama_core::picture::{Gray8, Rgb8};
+use diorama_core::record::Record;
+use diorama_core::run::{OutputFormat, RunSpec};
 use diorama_core::settings::Method;
 use diorama_picture::{ImageError, encode_gray, encode_rgb};
+use serde::Serialize;
 
 /// One file, encoded.
 #[derive(Debug, Clone)]
@@ -71,8 +74,14 @@ impl Place {
             }
             Self::Archive(_) => {
                 let role = match folder {
-                    Folder::Images | Folder::Records => String::new(),
-                    folder => format!(".{}", folder.as_str().trim_end_matches('s')),
+                    // Readers take what ends in json apart, and want the same types in every sample.
+                    Folder::Records => return format!("{}.record", member_key(id)),
+                    Folder::Images => "",
+                    Folder::Masks => ".mask",
+                    Folder::Overlays => ".overlay",
+                    Folder::Heatmaps => ".heatmap",
+                    Folder::Compare => ".compare",
+                    Folder::UsedReferences => ".reference",
                 };
                 format!("{}{role}{suffix}", member_key(id))
             }
@@ -80,11 +89,127 @@ impl Place {
     }
 }
 
+/// What a run wants of each of its pictures.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// The reference as it was used.
+    reference: bool,
+    /// A mask: its method is one that masks.
+    masked: bool,
+}
+
+impl Wanted {
+    /// As the run's spec has it.
+    pub(crate) fn by(spec: &RunSpec) -> Self {
+        let method = spec.settings.method.unwrap_or(Method::AbsGradSam);
+        Self { reference: spec.keep_references, masked: method == Method::AbsGradSam }
+    }
+}
+
 /// Encodes everything that was made of a task: its picture, mask, overlay, heat maps and record, and the pictures of
 /// the methods that it is compared with. Blocking.
+///
+/// In an archive every sample has the same members, whatever its subjects and its own method, because readers take the
+/// first ones for all: the heat maps lie side by side in one picture, and where nothing was masked the mask is empty.
 pub(crate) fn encode(
     place: &Place,
     id: &CustomId,
+    wanted: Wanted,
+    made: &Generated,
+    compared: &[(Method, Generated)],
+) -> Result<Vec<OutputFile>, TaskError> {
+    if let Place::Archive(_) = place {
+        let sample = as_sample(wanted, made);
+        let mut files = encode_files(place, id, wanted, &sample, compared)?;
+        let record = &made.record;
+        let metadata = serde_json::to_vec(&Metadata::of(record, &made.image)).map_err(unencodable)?;
+        files.push(OutputFile::new("metadata", format!("{}.json", member_key(id)), metadata));
+        files.push(OutputFile::new("prompt", format!("{}.txt", member_key(id)), record.prompt.clone().into_bytes()));
+        return Ok(files);
+    }
+    encode_files(place, id, wanted, made, compared)
+}
+
+fn unencodable(error: serde_json::Error) -> TaskError {
+    TaskError::permanent(ErrorCode::OutputUnwritable, format!("the record cannot be encoded: {error}"))
+}
+
+/// What an archive says of a sample as `ID.json`: of every sample the same keys, each with the same type and never
+/// without a value, because readers that make tables take the types of the first samples for all. The record has the rest.
+#[derive(Debug, Serialize)]
+struct Metadata<'a> {
+    custom_id: &'a CustomId,
+    prompt: &'a str,
+    /// Joined by `, `.
+    subjects: String,
+    method: &'static str,
+    seed: Seed,
+    width: u32,
+    height: u32,
+    /// 0 where nothing was masked.
+    mask_coverage: f64,
+    /// As the manifest has it; empty where there is none.
+    reference: &'a str,
+    model: &'a str,
+    model_sha256: &'a str,
+    /// One a line.
+    warnings: String,
+}
+
+impl<'a> Metadata<'a> {
+    fn of(record: &'a Record, picture: &Rgb8) -> Self {
+        let subjects: Vec<&str> = record.subjects.iter().map(|subject| subject.text.as_str()).collect();
+        Self {
+            custom_id: &record.custom_id,
+            prompt: &record.prompt,
+            subjects: subjects.join(", "),
+            method: record.task.settings.method.unwrap_or(Method::AbsGradSam).as_str(),
+            seed: record.seed,
+            width: picture.width,
+            height: picture.height,
+            mask_coverage: record.mask_coverage.unwrap_or(0.0),
+            reference: record.reference.as_ref().map_or("", |reference| &reference.source),
+            model: &record.generator.model,
+            model_sha256: &record.generator.model_sha256,
+            warnings: record.warnings.join("\n"),
+        }
+    }
+}
+
+/// What was made, with the members of any other sample of its run.
+fn as_sample(wanted: Wanted, made: &Generated) -> Generated {
+    let (width, height) = (made.image.width, made.image.height);
+    let pixels = width as usize * height as usize;
+    let blank = || Rgb8 { width, height, data: vec![0; pixels * 3] };
+    let nothing = || Gray8 { width, height, data: vec![0; pixels] };
+    let heatmap = match made.heatmaps.is_empty() {
+        true => wanted.masked.then(blank),
+        false => Some(side_by_side(&made.heatmaps)),
+    };
+    Generated {
+        mask: made.mask.clone().or_else(|| wanted.masked.then(nothing)),
+        overlay: made.overlay.clone().or_else(|| wanted.masked.then(|| made.image.clone())),
+        heatmaps: heatmap.into_iter().map(|picture| Heatmap { subject: String::new(), picture }).collect(),
+        ..made.clone()
+    }
+}
+
+/// Heat maps of one size in one picture, in their order.
+fn side_by_side(heatmaps: &[Heatmap]) -> Rgb8 {
+    let height = heatmaps.iter().map(|map| map.picture.height).min().unwrap_or(0);
+    let width = heatmaps.iter().map(|map| map.picture.width).sum();
+    let row = |map: &Heatmap, y: usize| {
+        let stride = map.picture.width as usize * 3;
+        map.picture.data[y * stride..(y + 1) * stride].to_vec()
+    };
+    let data = (0..height as usize).flat_map(|y| heatmaps.iter().flat_map(move |map| row(map, y))).collect();
+    Rgb8 { width, height, data }
+}
+
+fn encode_files(
+    place: &Place,
+    id: &CustomId,
+    wanted: Wanted,
     made: &Generated,
     compared: &[(Method, Generated)],
 ) -> Result<Vec<OutputFile>, TaskError> {
@@ -104,13 +229,19 @@ pub(crate) fn encode(
     }
     let mut names = SafeNames::default();
     for heatmap in &made.heatmaps {
-        let (role, part) = names.next_name(&heatmap.subject);
         let bytes = encode_rgb(&heatmap.picture).map_err(unwritable)?;
-        files.push(OutputFile::new(
-            format!("heatmap.{role}"),
-            name(Folder::Heatmaps, &format!(".{part}"), ".png"),
-            bytes,
-        ));
+        let (role, part) = match heatmap.subject.as_str() {
+            "" => ("heatmap".to_owned(), String::new()),
+            subject => {
+                let (role, part) = names.next_name(subject);
+                (format!("heatmap.{role}"), format!(".{part}"))
+            }
+        };
+        files.push(OutputFile::new(role, name(Folder::Heatmaps, &part, ".png"), bytes));
+    }
+    if let Some(reference) = made.reference.as_ref().filter(|_| wanted.reference) {
+        let bytes = encode_rgb(reference).map_err(unwritable)?;
+        files.push(OutputFile::new("reference", name(Folder::UsedReferences, "", ".png"), bytes));
     }
     for (method, other) in compared {
         let bytes = encode_rgb(&other.image).map_err(unwritable)?;
@@ -120,9 +251,7 @@ pub(crate) fn encode(
             bytes,
         ));
     }
-    let mut record = serde_json::to_vec_pretty(&made.record).map_err(|error| {
-        TaskError::permanent(ErrorCode::OutputUnwritable, format!("the record cannot be encoded: {error}"))
-    })?;
+    let mut record = serde_json::to_vec_pretty(&made.record).map_err(unencodable)?;
     record.push(b'\n');
     files.push(OutputFile::new("record", name(Folder::Records, "", ".json"), record));
     Ok(files)
@@ -167,6 +296,17 @@ impl SafeNames {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heat_maps_lie_side_by_side_in_one_picture() {
+        let map = |grey: u8| Heatmap {
+            subject: "x".to_owned(),
+            picture: Rgb8 { width: 1, height: 2, data: vec![grey, grey, grey, grey + 1, grey + 1, grey + 1] },
+        };
+        let both = side_by_side(&[map(10), map(20)]);
+        assert_eq!((both.width, both.height), (2, 2));
+        assert_eq!(both.data.iter().step_by(3).copied().collect::<Vec<_>>(), [10, 20, 11, 21]);
+    }
 
     #[test]
     fn a_subject_never_leaves_its_folder_and_two_never_share_a_file() {

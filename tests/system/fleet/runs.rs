@@ -29,6 +29,38 @@ fn a_fleet_makes_every_picture_once_and_its_results_are_downloaded_whole() {
     std::fs::remove_file(to.join(results[3]["files"]["image"]["path"].as_str().unwrap())).unwrap();
     fleet.run(&["results", &run, "--to", "results"]).expect(0);
     assert!(to.join(results[3]["files"]["image"]["path"].as_str().unwrap()).is_file(), "what is missing comes again");
+
+    // As a run on one machine leaves it, though the fleet stored archives.
+    for result in &results {
+        let id = result["custom_id"].as_str().unwrap();
+        let path = |role: &str| result["files"][role]["path"].as_str().unwrap().to_owned();
+        assert_eq!([path("image"), path("record")], [format!("images/{id}.png"), format!("records/{id}.json")]);
+        assert!(result.get("archive").is_none(), "{result}");
+    }
+    for name in ["index.html", "summary.json", "results.parquet", "errors.jsonl", "run.json"] {
+        assert!(to.join(name).is_file(), "{name} is missing");
+    }
+    let page = std::fs::read_to_string(to.join("index.html")).unwrap();
+    assert!(page.contains("20 of 20 pictures") && page.contains("seagull number 3"), "the gallery shows no row");
+    fleet.run(&["report", "results"]).expect(0);
+
+    let kept = fleet.run(&["results", &run, "--to", "kept", "--keep-archives"]).expect(0);
+    let results = lines(&fleet.case.path("kept/results.jsonl"));
+    for result in &results {
+        assert!(fleet.case.path("kept").join(result["archive"].as_str().unwrap()).is_file(), "{}", kept.stderr);
+    }
+    assert!(!fleet.case.path("kept/images").exists(), "an archive was taken apart");
+    let page = std::fs::read_to_string(fleet.case.path("kept/index.html")).unwrap();
+    assert!(page.contains("thumbnails/row-003."), "the gallery shows no picture");
+
+    // A folder of one's own, and one of another run, are not written to.
+    std::fs::create_dir(fleet.case.path("mine")).unwrap();
+    std::fs::write(fleet.case.path("mine/results.jsonl"), "mine").unwrap();
+    fleet.run(&["results", &run, "--to", "mine"]).expect(42);
+    assert_eq!(std::fs::read(fleet.case.path("mine/results.jsonl")).unwrap(), b"mine");
+    let other = fleet.submit_as("other", 1, &[]);
+    until("the other run ends", || !fleet.status(&other)["summary"].is_null());
+    assert!(fleet.run(&["results", &other, "--to", "results"]).expect(42).stderr.contains("holds the run"));
 }
 
 #[test]

@@ -76,6 +76,7 @@ pub(crate) fn spec(tasks: u64, shard_size: u32) -> RunSpec {
         tasks,
         invalid_rows: 0,
         retry: RetryPolicy { max_rounds: 2, delay_seconds: 0.0, poison_after: 2 },
+        keep_references: false,
         stop_if: None,
         model: Some(ModelIdentity { sha256: "none".to_owned(), dtype: "f32".to_owned() }),
         name: None,

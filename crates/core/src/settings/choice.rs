@@ -68,6 +68,19 @@ pub enum Scheduler {
     DpmppTwoM,
 }
 
+/// How a reference of another shape becomes the picture's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Display, VariantNames)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum Fit {
+    /// Its largest part in the middle that has the picture's shape is used.
+    Crop,
+    /// All of it is used, and its edges are repeated where it leaves room.
+    Pad,
+    /// All of it is used, squashed into the picture's shape.
+    Stretch,
+}
+
 /// Where denoising starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Display, VariantNames)]
 #[serde(rename_all = "kebab-case")]
@@ -97,5 +110,6 @@ mod tests {
         read::<Score>(Score::VARIANTS);
         read::<Scheduler>(Scheduler::VARIANTS);
         read::<Start>(Start::VARIANTS);
+        read::<Fit>(Fit::VARIANTS);
     }
 }

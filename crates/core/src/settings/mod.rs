@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use strum::VariantNames;
 
-pub use self::choice::{Method, Preset, Scheduler, Score, Start};
+pub use self::choice::{Fit, Method, Preset, Scheduler, Score, Start};
 pub use self::key::{Key, Kind, SettingError, number, reads};
 pub use self::value::{Layers, Size};
 use crate::range::Range;
@@ -101,8 +101,11 @@ settings! {
     probes: u32, "N", Kind::Whole(Range::new(1.0, 4096.0));
     /// Where denoising starts.
     start: Start, "NAME", Kind::OneOf(Start::VARIANTS);
-    /// The picture's size, each side 8 to 4096 and a multiple of 8, such as 512x512.
-    size: Size, "WxH", Kind::Text("a size such as \"512x512\""), checked by Size::check;
+    /// The picture's size, each side 8 to 4096 and a multiple of 8, such as 512x512; or reference, for that of the
+    /// reference, made smaller where the model has no room for it.
+    size: Size, "WxH", Kind::Text("a size such as \"512x512\", or \"reference\""), checked by Size::check;
+    /// How a reference of another shape becomes the picture's (unset: crop, around its centre).
+    fit: Fit, "NAME", Kind::OneOf(Fit::VARIANTS);
     /// Puts the reference's own pixels back outside the mask, with an edge this many pixels soft.
     paste_back: f64, "F", Kind::Real(Range::new(0.0, 256.0));
 }
@@ -162,7 +165,7 @@ mod tests {
             "preset": "paper", "method": "img2img", "scheduler": "dpmpp-2m", "steps": 25, "strength": 0.6,
             "guidance": 7.5, "negative_prompt": "blurry", "edit_steps": [5, 18], "threshold": 0.5, "dilation": 1,
             "blur": 6, "layers": "last", "score": "relu-grad", "probes": 16, "start": "noise", "size": "512x768",
-            "paste_back": 4,
+            "fit": "pad", "paste_back": 4,
         });
         let mut settings = Settings::default();
         for key in Settings::KEYS {
@@ -208,6 +211,8 @@ mod tests {
         assert_eq!(read("strength", " 0.6 ").unwrap().strength, Some(0.6));
         assert_eq!(read("steps", "20").unwrap().steps, Some(20));
         assert_eq!(read("negative_prompt", "007").unwrap().negative_prompt.as_deref(), Some("007"));
+        assert_eq!(read("size", "reference").unwrap().size, Some(Size::Reference));
+        assert_eq!(read("fit", "stretch").unwrap().fit, Some(Fit::Stretch));
         assert_eq!(read("layers", "a.attn2,b.attn2").unwrap().layers.map(String::from), Some("a.attn2,b.attn2".into()));
         for (key, text) in [("steps", "many"), ("guidance", "NaN"), ("guidance", "inf"), ("edit_steps", "5,x")] {
             assert_eq!(read(key, text).unwrap_err().code, "wrong_type", "{key} {text}");

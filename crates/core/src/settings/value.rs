@@ -49,21 +49,27 @@ impl From<Layers> for String {
     }
 }
 
-/// The size of a picture in pixels. Written `WxH`.
+/// The size of a picture in pixels. Written `WxH`, or `reference`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Size {
-    /// Pixels a row.
-    pub width: u32,
-    /// Rows.
-    pub height: u32,
+pub enum Size {
+    /// This one.
+    Pixels {
+        /// Pixels a row.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+    /// That of its reference: [`size_like`](crate::fit::size_like).
+    Reference,
 }
 
 impl Size {
     /// Refuses what no model makes.
     pub(super) fn check(&self) -> Result<(), String> {
+        let Self::Pixels { width, height } = *self else { return Ok(()) };
         let wrong = |side: u32| !(8..=4096).contains(&side) || !side.is_multiple_of(8);
-        if wrong(self.width) || wrong(self.height) {
+        if wrong(width) || wrong(height) {
             return Err(format!("{self} is out of range; each side must be 8 to 4096 and a multiple of 8"));
         }
         Ok(())
@@ -72,18 +78,26 @@ impl Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}", self.width, self.height)
+        match self {
+            Self::Pixels { width, height } => write!(f, "{width}x{height}"),
+            Self::Reference => f.write_str("reference"),
+        }
     }
 }
 
 impl FromStr for Size {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "reference" {
+            return Ok(Self::Reference);
+        }
         let parse = || {
             let (width, height) = text.split_once(['x', 'X'])?;
-            Some(Self { width: width.trim().parse().ok()?, height: height.trim().parse().ok()? })
+            Some(Self::Pixels { width: width.trim().parse().ok()?, height: height.trim().parse().ok()? })
         };
-        parse().ok_or_else(|| format!("{text:?} is not a size; write it as WIDTHxHEIGHT, such as 512x512"))
+        parse().ok_or_else(|| {
+            format!("{text:?} is not a size; write it as WIDTHxHEIGHT, such as 512x512, or as reference")
+        })
     }
 }
 

@@ -169,6 +169,11 @@ impl StableDiffusion {
         (self.unet.sample_size() * self.vae.factor()).clamp(8, 4096) as u32
     }
 
+    /// Pixels a latent element, along a side.
+    pub fn factor(&self) -> u32 {
+        self.vae.factor() as u32
+    }
+
     /// Checks everything that can be known before the reference is read, and gives the prompt as the model sees it.
     ///
     /// # Errors
@@ -179,7 +184,7 @@ impl StableDiffusion {
 
     /// [`check`](Self::check), with the scheduler that it needed.
     fn examine(&self, prompt: &str, subjects: Option<&[String]>, settings: &Settings) -> Result<(Prompt, Scheduler)> {
-        let factor = self.vae.factor() as u32;
+        let factor = self.factor();
         for (side, pixels) in [("width", settings.width), ("height", settings.height)] {
             if pixels == 0 || !pixels.is_multiple_of(factor) {
                 let message =

@@ -295,6 +295,9 @@ pub(crate) struct Results {
     /// Of a run that has not ended, what is committed so far
     #[arg(long)]
     pub(crate) partial: bool,
+    /// Keeps archives as they are, as shards/*.tar, and takes nothing out of them
+    #[arg(long)]
+    pub(crate) keep_archives: bool,
     /// Prints what was downloaded as JSON
     #[arg(long)]
     json: bool,

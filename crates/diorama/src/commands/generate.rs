@@ -20,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{Cli, Generate};
 use crate::exit::{self, Failure};
 use crate::progress::Steps;
-use crate::{maker, output};
+use crate::{maker, output, overwrite};
 
 pub(crate) async fn run(command: &Generate, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
     let task = task(command, &config)?;
+    overwrite::refuse_within(&command.out, config.engine.model.as_deref(), "the model")?;
+    overwrite::check_picture_folder(&command.out, command.reference.as_deref())?;
     fs::create_dir_all(&command.out)
         .with_context(|| format!("making the output folder {}", command.out.display()))
         .map_err(Failure::try_again)?;
@@ -106,15 +108,19 @@ fn refused(error: TaskError) -> Failure {
     Failure::new(code, error).with_json(json)
 }
 
-/// Writes what was made into `out` and gives the files' names.
+/// Writes what was made into `out` and gives the files' names. Each is written aside and renamed, the record first: it
+/// shows whose folder this is.
 fn write(out: &Path, made: &Generated) -> anyhow::Result<Vec<String>> {
     let mut files = Vec::new();
     let mut put = |name: String, bytes: Vec<u8>| -> anyhow::Result<()> {
-        let path = out.join(&name);
-        fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
+        let (path, part) = (out.join(&name), out.join(format!(".{name}.part")));
+        fs::write(&part, bytes)
+            .and_then(|()| fs::rename(&part, &path))
+            .with_context(|| format!("writing {}", path.display()))?;
         files.push(name);
         Ok(())
     };
+    put("record.json".to_owned(), [serde_json::to_vec_pretty(&made.record)?, b"\n".to_vec()].concat())?;
     put("image.png".to_owned(), encode_rgb(&made.image)?)?;
     if let Some(mask) = &made.mask {
         put("mask.png".to_owned(), encode_gray(mask)?)?;
@@ -127,7 +133,6 @@ fn write(out: &Path, made: &Generated) -> anyhow::Result<Vec<String>> {
         let (_, name) = names.next_name(&heatmap.subject);
         put(format!("heatmap-{name}.png"), encode_rgb(&heatmap.picture)?)?;
     }
-    put("record.json".to_owned(), [serde_json::to_vec_pretty(&made.record)?, b"\n".to_vec()].concat())?;
     Ok(files)
 }
 

@@ -21,16 +21,19 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::blocking;
 use crate::cli::{Cli, Run};
 use crate::embedded::page::RunPage;
 use crate::embedded::{EmbeddedError, Existing, Plan, RunFolder};
 use crate::exit::{self, Failure};
 use crate::fleet::references;
 use crate::maker::{self, Maker};
-use crate::{gallery, issues, output, progress};
+use crate::{gallery, issues, output, overwrite, progress, table};
 
 pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
+    overwrite::refuse_within(&command.out, config.engine.model.as_deref(), "the model")?;
+    overwrite::check_run_folder(&command.out, &[config.run.format])?;
     let manifest = manifest(command, &config)?;
     let folder = RunFolder::open(&command.out).map_err(embedded)?;
     let plan = match folder.existing().await.map_err(embedded)? {
@@ -166,6 +169,7 @@ fn spec(
         seed: options.seed,
         compare: options.compare.clone(),
         format: options.format,
+        keep_references: options.keep_references,
         shard_size: options.shard_size,
         tasks,
         invalid_rows,
@@ -212,6 +216,11 @@ async fn finish(cli: &Cli, out: &Path, end: RunEnd) -> Result<u8, Failure> {
             return Err(Failure::permanent(anyhow::anyhow!(message)));
         }
     };
+    let folder = out.to_owned();
+    blocking(move || table::write(&folder))
+        .await?
+        .context("the pictures are made, results.parquet is not")
+        .map_err(Failure::try_again)?;
     let page =
         gallery::write(out).await.context("the pictures are made, the gallery is not").map_err(Failure::try_again)?;
     if cli.json() {

@@ -105,6 +105,7 @@ impl Bench {
             invalid_rows: 0,
             // A simulated death is a death: many of them must not make a shard poison here.
             retry: RetryPolicy { max_rounds: 1, delay_seconds: 0.0, poison_after: 1000 },
+            keep_references: false,
             stop_if: None,
             model: Some(ModelIdentity::from(generator.info())),
             name: None,

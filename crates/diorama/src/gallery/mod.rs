@@ -6,6 +6,7 @@
 mod folder;
 mod page;
 mod pictures;
+mod results;
 mod roles;
 mod rows;
 #[cfg(test)]
@@ -18,15 +19,23 @@ use anyhow::{Context, Result};
 use diorama_core::key::{ObjectKey, RunRoot};
 
 use self::folder::Folder;
+use self::results::Downloaded;
+
+/// The folders beside a run's own that its gallery needs.
+pub(crate) const FOLDERS: [&str; 2] = ["references", "thumbnails"];
 
 /// Rows in the page: a browser holds so many with ease. The rest is in `results.jsonl`.
 const MAX_ROWS: u64 = 20_000;
 
-/// Writes `index.html` into `folder`, which `diorama run` made, and gives its path.
+/// Writes `index.html` into `folder`, which `diorama run` or `diorama results` made, and gives its path.
 pub(crate) async fn write(folder: &Path) -> Result<PathBuf> {
-    let run = Folder::open(folder).await?;
-    let rows = rows::read(&run, MAX_ROWS).await?;
-    let html = page::render(&run.spec, run.summary(), &rows);
+    let html = match Downloaded::open(folder)? {
+        Some(run) => page::render(&run.spec, run.summary.as_ref(), &run.rows(MAX_ROWS)?),
+        None => {
+            let run = Folder::open(folder).await?;
+            page::render(&run.spec, run.summary(), &rows::read(&run, MAX_ROWS).await?)
+        }
+    };
     let path = folder.join(ObjectKey::Gallery.relative(&RunRoot::Own));
     // Written aside and renamed: a page is whole or not there.
     let draft = folder.join(".index.html.part");

@@ -7,22 +7,33 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use diorama_core::fit::{Placement, Region};
 use diorama_core::id::Sha256Hex;
 use diorama_core::outcome::{Outcome, TaskOutcome};
 use diorama_core::picture::Rgb8;
+use diorama_core::record::ReferenceRecord;
 use diorama_core::task::Reference;
-use diorama_picture::{PictureLimits, decode, encode_rgb, read_reference};
+use diorama_picture::{PictureLimits, as_used, decode, encode_rgb, read_reference};
 
 use super::roles::{Picture, is_shown};
 
 /// Pixels of a thumbnail's longer side.
 const SIDE: u32 = 512;
 
-/// Thumbnails of references, one a picture however many rows use it: `references/{sha256}.png`.
+/// Thumbnails of references, one a picture however many rows use it: `references/{sha256}.png`; and where it was fitted to
+/// another shape, one of what was used: `references/{sha256}.{placement}.png`.
 pub(super) struct References {
     folder: PathBuf,
     root: PathBuf,
-    made: HashMap<String, Option<String>>,
+    made: HashMap<(String, String), Option<Thumbnails>>,
+}
+
+/// A reference as the page shows it.
+#[derive(Clone)]
+struct Thumbnails {
+    whole: String,
+    /// Where that is something else.
+    used: Option<String>,
 }
 
 impl References {
@@ -30,27 +41,59 @@ impl References {
         Self { folder: folder.to_owned(), root: root.to_owned(), made: HashMap::new() }
     }
 
-    /// The reference as the page shows it; `None` where it can no longer be read, which is no reason for no page.
-    pub(super) fn thumbnail(&mut self, reference: &Reference, sha256: Option<&Sha256Hex>) -> Option<Picture> {
-        let Reference::File(path) = reference else { return None };
-        if !self.made.contains_key(path) {
-            let made = self.make(path, sha256);
-            self.made.insert(path.clone(), made);
+    /// The reference as it was used, and, where that is something else, all of it. Nothing where it can no longer be read,
+    /// which is no reason for no page.
+    pub(super) fn thumbnails(&mut self, reference: &Reference, record: Option<&ReferenceRecord>) -> Vec<Picture> {
+        let Reference::File(path) = reference else { return Vec::new() };
+        let used = record.and_then(|record| record.used);
+        let key = (path.clone(), used.as_ref().map(placed).unwrap_or_default());
+        if !self.made.contains_key(&key) {
+            let made = self.make(path, record, used);
+            self.made.insert(key.clone(), made);
         }
-        let src = self.made.get(path)?.clone()?;
-        Some(Picture { role: "reference".to_owned(), name: "reference".to_owned(), src, outside: None })
+        let Some(Some(made)) = self.made.get(&key) else { return Vec::new() };
+        let picture = |role: &str, name: &str, src: &str| Picture {
+            role: role.to_owned(),
+            name: name.to_owned(),
+            src: src.to_owned(),
+            outside: None,
+        };
+        match &made.used {
+            Some(used) => {
+                vec![picture("reference", "reference", used), picture("whole", "whole reference", &made.whole)]
+            }
+            None => vec![picture("reference", "reference", &made.whole)],
+        }
     }
 
-    fn make(&self, path: &str, sha256: Option<&Sha256Hex>) -> Option<String> {
-        let name = |sha256: &Sha256Hex| format!("references/{sha256}.png");
-        if let Some(done) = sha256.map(name).filter(|name| self.folder.join(name).is_file()) {
+    fn make(&self, path: &str, record: Option<&ReferenceRecord>, used: Option<Placement>) -> Option<Thumbnails> {
+        let names = |sha256: &Sha256Hex, used: Option<Placement>| Thumbnails {
+            whole: format!("references/{sha256}.png"),
+            used: used.map(|used| format!("references/{sha256}.{}.png", placed(&used))),
+        };
+        let used = used.zip(record).filter(|(used, of)| !used.keeps_shape((of.width, of.height))).map(|(used, _)| used);
+        let is_there = |name: &String| self.folder.join(name).is_file();
+        let known = record.map(|record| names(&record.sha256, used));
+        if let Some(done) = known.filter(|names| is_there(&names.whole) && names.used.iter().all(is_there)) {
             return Some(done);
         }
         let reference = read_reference(&self.root.join(path), &PictureLimits::default()).ok()?;
-        let name = name(&reference.sha256);
-        write_thumbnail(&self.folder.join(&name), &reference.picture).ok()?;
-        Some(name)
+        // What was used can only be shown of the picture that was.
+        let used = used.filter(|_| record.is_some_and(|record| record.sha256 == reference.sha256));
+        let shown = used.and_then(|used| Some((used, as_used(&reference, &used, SIDE)?)));
+        let names = names(&reference.sha256, shown.as_ref().map(|(used, _)| *used));
+        write_thumbnail(&self.folder.join(&names.whole), &reference.picture).ok()?;
+        if let (Some(name), Some((_, picture))) = (&names.used, &shown) {
+            write_thumbnail(&self.folder.join(name), picture).ok()?;
+        }
+        Some(names)
     }
+}
+
+/// A placement as part of a file's name.
+fn placed(used: &Placement) -> String {
+    let region = |region: Region| format!("{}-{}-{}x{}", region.x, region.y, region.width, region.height);
+    format!("{}.{}.{}x{}", region(used.crop), region(used.at), used.width, used.height)
 }
 
 /// What one archive holds of the rows that are shown.

@@ -19,6 +19,8 @@ pub(super) fn name(role: &str) -> Option<String> {
     match role {
         "image" => Some("picture".to_owned()),
         "overlay" => Some("mask".to_owned()),
+        "heatmap" => Some("heat maps".to_owned()),
+        "reference" => Some("reference".to_owned()),
         _ => match role.split_once('.')? {
             ("heatmap", subject) => Some(format!("heat map: {subject}")),
             ("compare", method) => Some(method.to_owned()),
@@ -30,10 +32,11 @@ pub(super) fn name(role: &str) -> Option<String> {
 /// Where a role stands in its row.
 pub(super) fn rank(role: &str) -> u8 {
     match role.split('.').next() {
-        Some("image") => 0,
-        Some("overlay") => 1,
-        Some("heatmap") => 2,
-        _ => 3,
+        Some("reference") => 0,
+        Some("image") => 1,
+        Some("overlay") => 2,
+        Some("heatmap") => 3,
+        _ => 4,
     }
 }
 

@@ -18,7 +18,7 @@ use super::pictures::{Archive, References};
 use super::roles::{Picture, name, outside, rank};
 
 /// One row of the page.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Row {
     id: String,
     prompt: String,
@@ -88,7 +88,7 @@ async fn outcomes(run: &Folder, limit: u64) -> Result<BTreeMap<Option<String>, V
 }
 
 /// `demo, f32 on cpu · abs-grad-sam, ddim, 25 steps, strength 0.9, guidance 4`: what the record says, where it does.
-fn describe(record: &Record) -> String {
+pub(super) fn describe(record: &Record) -> String {
     let generator = &record.generator;
     let setting = |key: &str, before: &str, after: &str| match &record.settings[key] {
         serde_json::Value::Null => None,
@@ -122,13 +122,13 @@ async fn tasks(run: &Folder, limit: u64) -> Result<BTreeMap<u64, Task>> {
 }
 
 /// What was made of a task: its pictures to show, and its record.
-struct Made {
+pub(super) struct Made {
     pictures: Vec<Picture>,
-    record: Option<Record>,
+    pub(super) record: Option<Record>,
 }
 
 /// What was made of tasks whose files are in one archive, or all in the folder.
-fn files(folder: &Path, archive: Option<&str>, outcomes: &[TaskOutcome]) -> Result<BTreeMap<u64, Made>> {
+pub(super) fn files(folder: &Path, archive: Option<&str>, outcomes: &[TaskOutcome]) -> Result<BTreeMap<u64, Made>> {
     let mut archive = archive.map(|archive| Archive::read(folder, archive, outcomes)).transpose()?;
     let mut all = BTreeMap::new();
     for outcome in outcomes {
@@ -154,24 +154,41 @@ fn files(folder: &Path, archive: Option<&str>, outcomes: &[TaskOutcome]) -> Resu
     Ok(all)
 }
 
-fn row(task: &Task, outcome: &TaskOutcome, made: Option<Made>, references: &mut References) -> Row {
+pub(super) fn row(task: &Task, outcome: &TaskOutcome, made: Option<Made>, references: &mut References) -> Row {
     let made = made.unwrap_or(Made { pictures: Vec::new(), record: None });
     let mut row = bare(task, None);
-    let known = made.record.as_ref().and_then(|record| record.reference.as_ref()).map(|reference| &reference.sha256);
-    row.pictures.extend(task.reference.as_ref().and_then(|reference| references.thumbnail(reference, known)));
+    let known = made.record.as_ref().and_then(|record| record.reference.as_ref());
+    let mut shown = task.reference.as_ref().map(|it| references.thumbnails(it, known)).unwrap_or_default().into_iter();
+    let used = shown.next();
+    // The one that is stored is the one that was used.
+    row.pictures.extend(used.filter(|_| made.pictures.iter().all(|picture| picture.role != "reference")));
     row.pictures.extend(made.pictures);
+    row.pictures.extend(shown);
     if let Some(record) = made.record {
         row.subjects = record.subjects.into_iter().map(|subject| subject.text).collect();
     }
-    match &outcome.outcome {
-        Outcome::Done { mask_coverage, scores, warnings, .. } => {
-            row.coverage = *mask_coverage;
-            row.outside = outside("image", scores);
-            row.warnings.clone_from(warnings);
-        }
-        Outcome::Failed(error) => row.error = Some(problem(error.code.as_str(), &error.message)),
-    }
+    row.tell(&outcome.outcome);
     row
+}
+
+/// A row of which only its line is there.
+pub(super) fn without_record(outcome: &TaskOutcome) -> Row {
+    let mut row = Row { id: outcome.custom_id.to_string(), seed: Some(outcome.seed.get()), ..Row::default() };
+    row.tell(&outcome.outcome);
+    row
+}
+
+impl Row {
+    fn tell(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Done { mask_coverage, scores, warnings, .. } => {
+                self.coverage = *mask_coverage;
+                self.outside = outside("image", scores);
+                self.warnings.clone_from(warnings);
+            }
+            Outcome::Failed(error) => self.error = Some(problem(error.code.as_str(), &error.message)),
+        }
+    }
 }
 
 fn bare(task: &Task, error: Option<Problem>) -> Row {
@@ -182,12 +199,9 @@ fn bare(task: &Task, error: Option<Problem>) -> Row {
         prompt: task.prompt.clone(),
         subjects: task.subjects.clone().unwrap_or_default(),
         seed: Some(task.seed.get()),
-        coverage: None,
-        outside: None,
-        warnings: Vec::new(),
         settings: settings.map(|(key, value)| (key, plain(&value))).collect(),
-        pictures: Vec::new(),
         error,
+        ..Row::default()
     }
 }
 
@@ -202,17 +216,11 @@ fn problem(code: &str, message: &str) -> Problem {
 /// The manifest's rows that never became tasks.
 async fn refused(run: &Folder, limit: u64) -> Result<Vec<Row>> {
     let issues = invalid_rows(&run.store, &run.history).await?;
-    let row = |issue: ManifestIssue| Row {
-        id: issue.custom_id.unwrap_or_default(),
-        prompt: String::new(),
-        subjects: Vec::new(),
-        seed: None,
-        coverage: None,
-        outside: None,
-        warnings: Vec::new(),
-        settings: Vec::new(),
-        pictures: Vec::new(),
-        error: Some(Problem { code: issue.code, message: issue.message, line: Some(issue.line) }),
-    };
-    Ok(issues.into_iter().take(limit as usize).map(row).collect())
+    Ok(issues.into_iter().take(limit as usize).map(refused_row).collect())
+}
+
+/// A row that never became a task.
+pub(super) fn refused_row(issue: ManifestIssue) -> Row {
+    let error = Problem { code: issue.code, message: issue.message, line: Some(issue.line) };
+    Row { id: issue.custom_id.unwrap_or_default(), error: Some(error), ..Row::default() }
 }

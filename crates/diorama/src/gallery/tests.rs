@@ -39,6 +39,7 @@ fn spec() -> RunSpec {
         tasks: 1,
         invalid_rows: 0,
         retry: RetryPolicy::default(),
+        keep_references: false,
         stop_if: None,
         model: Some(ModelIdentity { sha256: "none".to_owned(), dtype: "f32".to_owned() }),
         name: None,

@@ -51,6 +51,8 @@ keys! {
         seed: Seed = 0, "N", Kind::Whole(range::SEED);
         /// How pictures are stored: files (images/ID.png …) or tar archives.
         format: OutputFormat = OutputFormat::Files, "NAME", Kind::OneOf(OutputFormat::VARIANTS);
+        /// Whether the reference, as it was used, is stored beside each picture.
+        keep_references: bool = false, "BOOL", Kind::Switch;
         /// Other methods to make beside each picture, such as img2img,img2img-reduced.
         compare: Vec<Method> = Vec::<Method>::new(), "NAMES", Kind::ManyOf(Method::VARIANTS);
         /// What happens to a manifest with bad rows: nothing starts, or the good rows run and the bad ones are listed.

@@ -102,7 +102,7 @@ impl References {
             Err(error) => return Ok(Err(unusable(error))),
         };
         let reference = reference.clone();
-        Ok(off_thread(move || Region::new(&mask, &reference.picture)).await)
+        Ok(off_thread(move || Region::new(&mask, &reference)).await)
     }
 
     async fn load_blob(&self, sha256: &Sha256Hex) -> Result<Result<ReferencePicture, TaskError>, ObjectError> {

@@ -38,12 +38,14 @@ impl FlatGenerator {
         let reference = job.reference.as_ref().map(|reference| ReferenceRecord {
             source: task.reference.as_ref().map(ToString::to_string).unwrap_or_default(),
             sha256: reference.sha256.clone(),
-            width: reference.picture.width,
-            height: reference.picture.height,
+            width: reference.width,
+            height: reference.height,
+            used: None,
         });
         Generated {
             image: rgb(),
             overlay: masked.then(rgb),
+            reference: job.reference.as_ref().map(|_| rgb()),
             heatmaps: Vec::new(),
             mask: masked.then_some(Gray8 { width: SIDE, height: SIDE, data: mask }),
             record: Record { reference, mask_coverage: masked.then_some(0.5), ..Record::of(task, &self.info) },

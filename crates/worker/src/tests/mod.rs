@@ -112,6 +112,7 @@ pub(crate) fn spec(run: &RunId, format: OutputFormat, tasks: u64) -> RunSpec {
         tasks,
         invalid_rows: 0,
         retry: RetryPolicy::default(),
+        keep_references: false,
         stop_if: None,
         model: None,
     }

@@ -42,7 +42,8 @@ pub(super) struct HowWide {
     width: Option<u32>,
 }
 
-/// A file of a task by its role: `image`, `mask`, `overlay`, `heatmap.NOUN`, `compare.METHOD`, `record`; or `reference`.
+/// A file of a task by its role: `image`, `mask`, `overlay`, `heatmap.NOUN`, `heatmap`, `compare.METHOD`, `record`,
+/// `metadata`, `prompt`; or `reference`.
 #[utoipa::path(get, path = "/v1/runs/{run}/files/{shard}/{task}/{role}", tag = "pictures",
     params(("run" = String, Path), ("shard" = String, Path), ("task" = u64, Path), ("role" = String, Path), HowWide),
     responses((status = 200, description = "image/png, image/jpeg or application/json, with an ETag"),
@@ -79,7 +80,7 @@ pub(super) async fn file(
     }
     let marker = api.shelf.marker(&run, shard).await?.ok_or_else(unknown)?;
     let sha256 = file_of(&marker, task, &role).map(|(file, _)| file.sha256.clone()).ok_or_else(unknown)?;
-    let is_picture = role != "record";
+    let is_picture = !["record", "metadata", "prompt"].contains(&role.as_str());
     let width = width.filter(|_| is_picture);
     let tag = tag(&sha256, width);
     if is_known(&headers, &tag) {

@@ -119,6 +119,7 @@ impl Upload {
             tasks: report.tasks,
             invalid_rows: report.invalid_rows + self.invalid.len() as u64,
             retry: request.retry.clone(),
+            keep_references: request.keep_references,
             stop_if: request.stop_if,
             model: None,
         })

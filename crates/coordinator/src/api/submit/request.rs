@@ -59,6 +59,9 @@ pub struct SubmitRequest {
     #[serde(default = "webdataset")]
     #[schema(value_type = String)]
     pub format: OutputFormat,
+    /// Stores the reference, as it was used, beside each picture.
+    #[serde(default)]
+    pub keep_references: bool,
     /// Tasks a shard: [`range::SHARD_SIZE`].
     #[serde(default = "sixty_four")]
     #[schema(schema_with = shard_size)]

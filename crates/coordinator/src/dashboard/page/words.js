@@ -80,6 +80,7 @@ export function roles(picture) {
 
 export function roleName(role) {
   if (role === "image") return "picture";
+  if (role === "heatmap") return "heat maps";
   if (role.startsWith("heatmap.")) return `heat map: ${role.slice(8)}`;
   if (role.startsWith("compare.")) return role.slice(8);
   return role;

@@ -57,6 +57,7 @@ pub(super) async fn fetch(
         return already_there(to, from, &wanted, expected).await;
     }
     let part = parent.join(format!("{name}.fetching"));
+    refuse_foreign(&part)?;
     let mut files = download(objects, &part, &wanted).await?;
     if expected.is_some_and(|expected| folder::digest_of(&files) != *expected) {
         // What an earlier try left may be at fault.
@@ -89,7 +90,8 @@ fn absent(error: io::Error) -> io::Result<()> {
 async fn lock(path: PathBuf) -> Result<File, Failure> {
     let at = path.clone();
     let held = blocking(move || {
-        let file = File::create(at)?;
+        // Somebody may have a file of that name: it is locked, not emptied.
+        let file = File::options().write(true).create(true).truncate(false).open(at)?;
         file.lock()?;
         Ok(file)
     });
@@ -136,6 +138,20 @@ async fn already_there(
         "{} holds something else than {what} (its sha256 is {sha256}); give another folder, or remove it",
         to.display()
     )))
+}
+
+/// Refuses a folder that holds what no download leaves: it would be removed as a leftover.
+fn refuse_foreign(part: &Path) -> Result<(), Failure> {
+    let left = |name: &str| [&READ[..], &["part"]].concat().iter().any(|kind| name.ends_with(&format!(".{kind}")));
+    let there = if part.exists() { folder::names(part).map_err(|error| disk(part, &error))? } else { Vec::new() };
+    match there.iter().find(|name| !left(name)) {
+        None => Ok(()),
+        Some(name) => Err(Failure::permanent(anyhow::anyhow!(
+            "{} is where the download is prepared, and it holds {name}, which is no file of a model; move that folder away, \
+             or give --to another name",
+            part.display()
+        ))),
+    }
 }
 
 async fn download(objects: &dyn Objects, part: &Path, wanted: &[ObjectMeta]) -> Result<Files, Failure> {
@@ -276,6 +292,20 @@ mod tests {
         let refused = case.fetch(None).await.err().unwrap();
         assert!(refused.code == exit::PERMANENT && refused.to_string().contains("holds something else"), "{refused}");
         assert_eq!(fs::read_to_string(case.to().join("mine.txt")).unwrap(), "mine");
+    }
+
+    #[tokio::test]
+    async fn files_beside_the_model_that_bear_its_working_names_are_kept() {
+        let case = Case::new().await;
+        let beside = |name: &str| case.folder.path().join("models").join(name);
+        fs::create_dir_all(beside("demo.fetching")).unwrap();
+        fs::write(beside("demo.lock"), "mine").unwrap();
+        fs::write(beside("demo.fetching/notes.odt"), "mine").unwrap();
+        let refused = case.fetch(None).await.err().unwrap();
+        assert!(refused.code == exit::PERMANENT && refused.to_string().contains("notes.odt"), "{refused}");
+        fs::remove_dir_all(beside("demo.fetching")).unwrap();
+        case.fetch(None).await.unwrap();
+        assert_eq!(fs::read_to_string(beside("demo.lock")).unwrap(), "mine");
     }
 
     #[tokio::test]

@@ -35,6 +35,11 @@ pub(super) fn keep_only(folder: &Path, wanted: &Files) -> io::Result<()> {
     others.try_for_each(|(_, path)| std::fs::remove_file(path))
 }
 
+/// The paths of the files below `folder`, in it.
+pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
+    Ok(below(folder, "")?.into_iter().map(|(name, _)| name).collect())
+}
+
 /// The files below `folder`, with their paths in it, which begin with `before`.
 fn below(folder: &Path, before: &str) -> io::Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();

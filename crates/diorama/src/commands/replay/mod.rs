@@ -1,11 +1,12 @@
 //! `diorama replay RUN CUSTOM_ID`: makes one committed picture again from its record and compares the bytes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diorama_core::generator::{Generated, Job, ReferencePicture};
 use diorama_core::id::{CustomId, Sha256Hex};
 use diorama_core::record::{GeneratorInfo, Record};
+use diorama_core::settings::Fit;
 use diorama_core::task::Reference;
 use diorama_picture::{PictureLimits, encode_rgb, read_reference, reference_from_bytes};
 use diorama_runtime::config::Config;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::committed::Committed;
 use crate::cli::{Cli, Replay};
 use crate::exit::{self, Failure};
-use crate::{maker, output};
+use crate::{maker, output, overwrite};
 
 mod committed;
 
@@ -54,6 +55,11 @@ pub(crate) async fn run(command: &Replay, cli: &Cli, drain: CancellationToken) -
             return Err(Failure::usage(anyhow::anyhow!(message)));
         }
     };
+    if let Some(to) = &command.to {
+        overwrite::refuse_same(to, file(command, &committed).as_deref(), "the reference")?;
+        overwrite::refuse_within(to, command.out.as_deref(), "the run")?;
+        overwrite::refuse_within(to, config.engine.model.as_deref(), "the model")?;
+    }
     let reference = reference(command, &committed).await?;
     let (options, stop, record) = (options(&config, &committed.record), drain.clone(), committed.record.clone());
     let made = tokio::task::spawn_blocking(move || make(&options, record, reference, &|| stop.is_cancelled()));
@@ -88,14 +94,21 @@ fn options(config: &Config, record: &Record) -> EngineOptions {
     options
 }
 
+/// The file that the reference is read from, where it is one.
+fn file(command: &Replay, committed: &Committed) -> Option<PathBuf> {
+    match (&command.reference, &committed.record.task.reference) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Some(Reference::File(path))) => Some(Path::new(&committed.reference_root).join(path)),
+        (None, _) => None,
+    }
+}
+
 /// The reference that the record names, and no other.
 async fn reference(command: &Replay, committed: &Committed) -> Result<Option<ReferencePicture>, Failure> {
     let Some(recorded) = &committed.record.reference else { return Ok(None) };
     let limits = PictureLimits::default();
-    let read = |path: &Path| read_reference(path, &limits).map_err(Failure::permanent);
-    let found = match (&command.reference, &committed.record.task.reference) {
-        (Some(path), _) => read(path)?,
-        (None, Some(Reference::File(path))) => read(&Path::new(&committed.reference_root).join(path))?,
+    let found = match (file(command, committed), &committed.record.task.reference) {
+        (Some(path), _) => read_reference(&path, &limits).map_err(Failure::permanent)?,
         (None, Some(Reference::Blob(sha256))) => {
             let bytes = committed.blob(sha256).await?;
             reference_from_bytes(&bytes, &recorded.source, &limits).map_err(Failure::permanent)?
@@ -104,7 +117,7 @@ async fn reference(command: &Replay, committed: &Committed) -> Result<Option<Ref
             let message = format!("the reference {url} is remote: download it and give it with --reference FILE");
             return Err(Failure::permanent(anyhow::anyhow!(message)));
         }
-        (None, None) => return Ok(None),
+        (None, Some(Reference::File(_)) | None) => return Ok(None),
     };
     if found.sha256 != recorded.sha256 {
         let message = format!(
@@ -136,8 +149,13 @@ fn make(
         );
         return Err(Failure::permanent(anyhow::anyhow!(message)));
     }
-    maker.as_generator().check(&record.task).map_err(Failure::permanent)?;
-    maker.one(Job { task: record.task, reference: reference.map(Arc::new) }, None, stop).map_err(Failure::permanent)
+    let mut task = record.task;
+    if record.reference.is_some_and(|reference| reference.used.is_none()) {
+        // Of a version that squashed every reference.
+        task.settings.fit = Some(Fit::Stretch);
+    }
+    maker.as_generator().check(&task).map_err(Failure::permanent)?;
+    maker.one(Job { task, reference: reference.map(Arc::new) }, None, stop).map_err(Failure::permanent)
 }
 
 fn compare(id: CustomId, committed: &Committed, made: &Generated, bytes: &[u8]) -> Result<Comparison, Failure> {

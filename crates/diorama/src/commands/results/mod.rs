@@ -6,20 +6,21 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diorama_core::id::Sha256Hex;
-use diorama_core::key::as_users_name_it;
+use diorama_core::key::{ERRORS, ObjectKey, RESULTS, RunRoot};
 use diorama_core::outcome::FileRef;
+use diorama_core::run::OutputFormat;
 use futures::StreamExt;
 use reqwest::Method;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::wanted::{Wanted, WantedObjects, name_as_users_do};
+use self::wanted::{Kind, Target, Wanted, WantedObjects, name_as_users_do};
 use super::blocking;
 use crate::cli::{Cli, Results};
 use crate::exit::{self, Failure};
 use crate::fleet::client::Client;
-use crate::{output, progress};
+use crate::{gallery, output, overwrite, progress, table};
 
 /// Objects that are downloaded at a time.
 const DOWNLOADING: usize = 4;
@@ -33,15 +34,23 @@ pub(crate) async fn run(command: &Results, cli: &Cli, drain: CancellationToken) 
 }
 
 async fn download(command: &Results, cli: &Cli, client: &Client) -> Result<u8, Failure> {
+    let there = overwrite::check_run_folder(&command.to, &[OutputFormat::Files, OutputFormat::Webdataset])?;
+    if let Some(other) = there.filter(|there| there.run.as_str() != command.run) {
+        let message = format!("{} holds the run {}; choose another folder", command.to.display(), other.run);
+        return Err(Failure::permanent(anyhow::anyhow!(message)));
+    }
     std::fs::create_dir_all(&command.to).map_err(|error| disk(&command.to, &error))?;
+    // The spec first: it shows whose folder this is.
+    let spec = ObjectKey::Spec.path(&RunRoot::Own);
+    fetch(client, &format!("/v1/runs/{}/objects/{spec}", command.run), &command.to.join(&spec), true).await?;
     // As the coordinator gives them, with the names that objects have in the store.
     let results = command.to.join(".part-results.jsonl");
     let mut complete = true;
-    for (name, to) in [("results", results.clone()), ("errors", command.to.join("errors.jsonl"))] {
+    for (name, to) in [("results", results.clone()), ("errors", command.to.join(ERRORS))] {
         complete &= fetch(client, &format!("/v1/runs/{}/{name}", command.run), &to, command.partial).await?;
     }
     let lines = WantedObjects::count(&results).map_err(|error| disk(&results, &error))?;
-    let mut wanted = WantedObjects::open(&results).map_err(|error| disk(&results, &error))?;
+    let mut wanted = WantedObjects::open(&results, command.keep_archives).map_err(|error| disk(&results, &error))?;
     let bar = progress::count(lines, "pictures");
     let mut downloading: JoinSet<Result<(usize, u64), Failure>> = JoinSet::new();
     let (mut files, mut objects, mut all_begun) = (0, 0, false);
@@ -61,10 +70,11 @@ async fn download(command: &Results, cli: &Cli, client: &Client) -> Result<u8, F
         bar.inc(lines);
     }
     bar.finish_and_clear();
-    let to = command.to.join("results.jsonl");
-    let (from, named) = (results.clone(), to.clone());
-    blocking(move || name_as_users_do(&from, &named)).await?.map_err(|error| disk(&to, &error))?;
+    let to = command.to.join(RESULTS);
+    let (from, named, keep) = (results.clone(), to.clone(), command.keep_archives);
+    blocking(move || name_as_users_do(&from, &named, keep)).await?.map_err(|error| disk(&to, &error))?;
     let _ = std::fs::remove_file(&results);
+    describe(command, client).await?;
     if cli.json() {
         let done = serde_json::json!({ "to": command.to, "files": files, "objects": objects, "complete": complete });
         output::line(&done.to_string());
@@ -75,43 +85,72 @@ async fn download(command: &Results, cli: &Cli, client: &Client) -> Result<u8, F
     Ok(exit::DONE)
 }
 
+/// What a run on one machine has beside its pictures: how it ended, the results as a table, and the gallery.
+async fn describe(command: &Results, client: &Client) -> Result<(), Failure> {
+    let to = command.to.join(ObjectKey::Summary.path(&RunRoot::Own));
+    if let Some(summary) = client.run(&command.run).await?.summary {
+        let bytes = serde_json::to_vec_pretty(&summary).map_err(Failure::permanent)?;
+        std::fs::write(&to, bytes).map_err(|error| disk(&to, &error))?;
+    }
+    let folder = command.to.clone();
+    blocking(move || table::write(&folder)).await?.map_err(Failure::permanent)?;
+    gallery::write(&command.to).await.map(drop).map_err(Failure::permanent)
+}
+
 /// Downloads one object, unless everything that comes out of it is there. Gives the number of its files, and of the
 /// lines that are done with it.
 async fn one(client: Client, run: String, to: PathBuf, wanted: Wanted) -> Result<(usize, u64), Failure> {
     let count = (wanted.files.len(), wanted.lines);
-    let (folder, files) = (to.clone(), wanted.files.clone());
-    if blocking(move || files.iter().all(|file| is_there(&folder, file))).await? {
+    let (folder, files, kept) = (to.clone(), wanted.files.clone(), to.join(&wanted.object));
+    let is_there = move || match wanted.kind {
+        Kind::Kept => kept.is_file() && each_member(&kept, &files, |_, _| Ok(())).is_ok(),
+        Kind::File | Kind::Extracted => files.iter().all(|target| is_there(&folder, target)),
+    };
+    if blocking(is_there).await? {
         return Ok(count);
     }
     let part = to.join(format!(".part-{}", wanted.object.replace('/', "-")));
     fetch(&client, &format!("/v1/runs/{run}/objects/{}", wanted.object), &part, true).await?;
     let place = part.clone();
-    blocking(
-        move || if wanted.is_archive { extract(&place, &to, &wanted.files) } else { keep(&place, &to, &wanted.files) },
-    )
-    .await??;
+    let put = move || match wanted.kind {
+        Kind::Extracted => each_member(&place, &wanted.files, |target, bytes| write(&to, target, bytes)),
+        Kind::File => keep(&place, &to, &wanted.files),
+        Kind::Kept => {
+            each_member(&place, &wanted.files, |_, _| Ok(()))?;
+            let at = to.join(&wanted.object);
+            let made = at.parent().map_or(Ok(()), std::fs::create_dir_all);
+            made.and_then(|()| std::fs::rename(&place, &at)).map_err(|error| disk(&at, &error))
+        }
+    };
+    blocking(put).await??;
     let _ = std::fs::remove_file(&part);
     Ok(count)
 }
 
-fn is_there(folder: &Path, file: &FileRef) -> bool {
-    let path = folder.join(as_users_name_it(&file.path));
+fn is_there(folder: &Path, Target { file, to }: &Target) -> bool {
+    let path = folder.join(to);
     let same_size = std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == file.bytes);
     same_size && std::fs::read(&path).is_ok_and(|bytes| Sha256Hex::of(&bytes) == file.sha256)
 }
 
-fn extract(archive: &Path, to: &Path, files: &[FileRef]) -> Result<(), Failure> {
+/// Gives each of these members of an archive to `take`; all of them must be there, with the digests that were committed.
+fn each_member(
+    archive: &Path,
+    files: &[Target],
+    mut take: impl FnMut(&Target, &[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| disk(archive, error);
-    let mut left: BTreeMap<&str, &FileRef> = files.iter().map(|file| (file.path.as_str(), file)).collect();
+    let mut left: BTreeMap<&str, &Target> = files.iter().map(|target| (target.file.path.as_str(), target)).collect();
     let opened = std::fs::File::open(archive).map_err(|error| failed(&error))?;
     let mut tar = tar::Archive::new(std::io::BufReader::new(opened));
     for entry in tar.entries().map_err(|error| failed(&error))? {
         let mut entry = entry.map_err(|error| failed(&error))?;
         let path = entry.path().map_err(|error| failed(&error))?.to_string_lossy().into_owned();
-        let Some(file) = left.remove(path.as_str()) else { continue };
-        let mut bytes = Vec::with_capacity(file.bytes as usize);
+        let Some(target) = left.remove(path.as_str()) else { continue };
+        let mut bytes = Vec::new();
         std::io::copy(&mut entry, &mut bytes).map_err(|error| failed(&error))?;
-        write(to, file, &bytes)?;
+        check(&target.file, &bytes)?;
+        take(target, &bytes)?;
     }
     match left.keys().next() {
         Some(path) => Err(Failure::permanent(anyhow::anyhow!("{path} is not in its archive; run `diorama verify`"))),
@@ -119,18 +158,22 @@ fn extract(archive: &Path, to: &Path, files: &[FileRef]) -> Result<(), Failure> 
     }
 }
 
-fn keep(part: &Path, to: &Path, files: &[FileRef]) -> Result<(), Failure> {
+fn keep(part: &Path, to: &Path, files: &[Target]) -> Result<(), Failure> {
     let bytes = std::fs::read(part).map_err(|error| disk(part, &error))?;
-    files.iter().try_for_each(|file| write(to, file, &bytes))
+    files.iter().try_for_each(|target| check(&target.file, &bytes).and_then(|()| write(to, target, &bytes)))
 }
 
-/// Writes a file whose digest is right, as a whole.
-fn write(to: &Path, file: &FileRef, bytes: &[u8]) -> Result<(), Failure> {
-    if Sha256Hex::of(bytes) != file.sha256 {
-        let message = format!("{} is not what was committed; run `diorama verify`", file.path);
-        return Err(Failure::permanent(anyhow::anyhow!(message)));
+fn check(file: &FileRef, bytes: &[u8]) -> Result<(), Failure> {
+    if Sha256Hex::of(bytes) == file.sha256 {
+        return Ok(());
     }
-    let path = to.join(as_users_name_it(&file.path));
+    let message = format!("{} is not what was committed; run `diorama verify`", file.path);
+    Err(Failure::permanent(anyhow::anyhow!(message)))
+}
+
+/// Writes a file as a whole.
+fn write(to: &Path, target: &Target, bytes: &[u8]) -> Result<(), Failure> {
+    let path = to.join(&target.to);
     let folder = path.parent().unwrap_or(to);
     let written = std::fs::create_dir_all(folder)
         .and_then(|()| tempfile::NamedTempFile::new_in(folder))

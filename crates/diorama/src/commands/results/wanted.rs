@@ -5,20 +5,40 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
 
-use diorama_core::key::as_users_name_it;
+use diorama_core::key::{as_users_name_it, member_as_users_name_it};
 use diorama_core::outcome::{FileRef, Outcome, TaskOutcome};
 
 /// Archives that are gathered at a time. Lines come in the manifest's order, so that those of one archive are
 /// neighbours, but for lines of the other rounds in between: there are never more archives at a time than rounds.
 const GATHERED: usize = 32;
 
+/// What becomes of an object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It is a file.
+    #[default]
+    File,
+    /// It is an archive, whose members become files.
+    Extracted,
+    /// It is an archive, which stays one.
+    Kept,
+}
+
+/// A file that comes out of an object.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Target {
+    /// As the store has it.
+    pub(super) file: FileRef,
+    /// Where it goes, below the folder.
+    pub(super) to: String,
+}
+
 /// An object to download, with what is to come out of it.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Wanted {
     pub(super) object: String,
-    /// An archive, whose members are extracted; otherwise a file.
-    pub(super) is_archive: bool,
-    pub(super) files: Vec<FileRef>,
+    pub(super) kind: Kind,
+    pub(super) files: Vec<Target>,
     /// Lines that are done with it.
     pub(super) lines: u64,
 }
@@ -32,12 +52,14 @@ pub(super) struct WantedObjects {
     gathered: VecDeque<Wanted>,
     /// Files of the last line.
     files: VecDeque<Wanted>,
+    /// Archives stay archives.
+    keep_archives: bool,
 }
 
 impl WantedObjects {
-    pub(super) fn open(results: &Path) -> io::Result<Self> {
+    pub(super) fn open(results: &Path, keep_archives: bool) -> io::Result<Self> {
         let lines = BufReader::new(File::open(results)?).lines();
-        Ok(Self { path: results.to_owned(), lines, gathered: VecDeque::new(), files: VecDeque::new() })
+        Ok(Self { path: results.to_owned(), lines, gathered: VecDeque::new(), files: VecDeque::new(), keep_archives })
     }
 
     /// The number of its lines.
@@ -69,16 +91,24 @@ impl WantedObjects {
 
     fn gather(&mut self, outcome: TaskOutcome) -> anyhow::Result<()> {
         let Outcome::Done { archive, files, .. } = outcome.outcome else { return Ok(()) };
-        let files: Vec<FileRef> = files.into_values().collect();
         // A coordinator is believed about many things, but not about where to write here.
-        let leaves = |file: &&FileRef| !Path::new(&file.path).components().all(|it| matches!(it, Component::Normal(_)));
-        if let Some(file) = files.iter().find(leaves) {
-            anyhow::bail!("the result {:?} would leave the folder", file.path);
+        let leaves = |path: &str| !Path::new(path).components().all(|it| matches!(it, Component::Normal(_)));
+        let named = files.values().map(|file| file.path.as_str()).chain(archive.as_deref());
+        if let Some(path) = named.into_iter().find(|path| leaves(path)) {
+            anyhow::bail!("the result {path:?} would leave the folder");
         }
+        let files = files.into_values().map(|file| Target {
+            to: match &archive {
+                Some(_) => member_as_users_name_it(&outcome.custom_id, &file.path),
+                None => as_users_name_it(&file.path).to_owned(),
+            },
+            file,
+        });
+        let files: Vec<Target> = files.collect();
         let Some(archive) = archive else {
-            self.files.extend(files.into_iter().map(|file| Wanted {
-                object: file.path.clone(),
-                files: vec![file],
+            self.files.extend(files.into_iter().map(|target| Wanted {
+                object: target.file.path.clone(),
+                files: vec![target],
                 ..Wanted::default()
             }));
             if let Some(last) = self.files.back_mut() {
@@ -89,7 +119,7 @@ impl WantedObjects {
         let known = self.gathered.iter().position(|wanted| wanted.object == archive);
         let mut wanted = known.and_then(|place| self.gathered.remove(place)).unwrap_or_else(|| Wanted {
             object: archive,
-            is_archive: true,
+            kind: if self.keep_archives { Kind::Kept } else { Kind::Extracted },
             ..Wanted::default()
         });
         wanted.files.extend(files);
@@ -99,25 +129,36 @@ impl WantedObjects {
     }
 }
 
-/// Writes the lines of `from` as the file `to`, with the files named as they are named beside it.
-pub(super) fn name_as_users_do(from: &Path, to: &Path) -> io::Result<()> {
+/// Writes the lines of `from` as the file `to`, with the files named as they lie beside it.
+pub(super) fn name_as_users_do(from: &Path, to: &Path, keep_archives: bool) -> io::Result<()> {
     let mut written = BufWriter::new(tempfile::NamedTempFile::new_in(to.parent().unwrap_or(Path::new(".")))?);
     for line in BufReader::new(File::open(from)?).lines() {
-        writeln!(written, "{}", as_users_name_them(line?))?;
+        writeln!(written, "{}", as_users_name_them(line?, keep_archives))?;
     }
     written.into_inner().map_err(io::IntoInnerError::into_error)?.persist(to)?;
     Ok(())
 }
 
 /// The line with other names and nothing else changed: numbers that are read and written again may differ.
-fn as_users_name_them(line: String) -> String {
-    let Ok(TaskOutcome { outcome: Outcome::Done { files, archive: None, .. }, .. }) = serde_json::from_str(&line)
+fn as_users_name_them(line: String, keep_archives: bool) -> String {
+    let Ok(TaskOutcome { custom_id, outcome: Outcome::Done { files, archive, .. }, .. }) = serde_json::from_str(&line)
     else {
         return line;
     };
+    if archive.is_some() && keep_archives {
+        return line;
+    }
+    let line = match &archive {
+        Some(archive) => line.replacen(&format!("\"archive\":{},", serde_json::json!(archive)), "", 1),
+        None => line,
+    };
     files.values().fold(line, |line, file| {
         let named = |path: &str| format!("\"path\":{}", serde_json::json!(path));
-        line.replace(&named(&file.path), &named(as_users_name_it(&file.path)))
+        let to = match &archive {
+            Some(_) => member_as_users_name_it(&custom_id, &file.path),
+            None => as_users_name_it(&file.path).to_owned(),
+        };
+        line.replace(&named(&file.path), &named(&to))
     })
 }
 
@@ -151,7 +192,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new()?;
         std::fs::write(file.path(), lines)?;
         assert_eq!(WantedObjects::count(file.path())?, lines.lines().count() as u64);
-        let mut objects = WantedObjects::open(file.path())?;
+        let mut objects = WantedObjects::open(file.path(), false)?;
         let (mut all, mut most) = (Vec::new(), 0);
         while let Some(wanted) = objects.next()? {
             most = most.max(objects.gathered.len());
@@ -176,7 +217,7 @@ mod tests {
         let names: std::collections::BTreeSet<_> = all.iter().map(|wanted| &wanted.object).collect();
         assert_eq!((names.len(), all.len()), (20_000usize.div_ceil(64) + 20_000usize.div_ceil(640), names.len()));
         assert_eq!(all.iter().map(|wanted| wanted.files.len() as u64).sum::<u64>(), 20_000);
-        assert!(all.iter().all(|wanted| wanted.is_archive && wanted.lines == wanted.files.len() as u64));
+        assert!(all.iter().all(|wanted| wanted.kind == Kind::Extracted && wanted.lines == wanted.files.len() as u64));
         assert!(most <= GATHERED);
     }
 
@@ -187,19 +228,20 @@ mod tests {
             (0..2000).map(|task| line(task, &format!("t{task}.png"), Some(&archive(task))) + "\n").collect();
         let (all, _) = read(&lines).unwrap();
         let files: std::collections::BTreeSet<_> =
-            all.iter().flat_map(|wanted| &wanted.files).map(|file| &file.path).collect();
+            all.iter().flat_map(|wanted| &wanted.files).map(|target| &target.to).collect();
         assert_eq!(files.len(), 2000);
     }
 
     #[test]
     fn files_come_one_by_one_and_none_that_leaves_the_folder() {
         let (all, _) = read(&(line(0, "images/a.png", None) + "\n" + &line(1, "images/b.png", None))).unwrap();
-        let found: Vec<_> =
-            all.iter().map(|wanted| (wanted.object.as_str(), wanted.is_archive, wanted.lines)).collect();
-        assert_eq!(found, [("images/a.png", false, 1), ("images/b.png", false, 1)]);
+        let found: Vec<_> = all.iter().map(|wanted| (wanted.object.as_str(), wanted.kind, wanted.lines)).collect();
+        assert_eq!(found, [("images/a.png", Kind::File, 1), ("images/b.png", Kind::File, 1)]);
         for path in ["../a.png", "/etc/a.png", "a/../../b.png", "files/r0-000000.0a/../../b.png"] {
             assert!(read(&line(0, path, None)).unwrap_err().to_string().contains("would leave the folder"), "{path}");
         }
+        let archive = line(0, "a.png", Some("../../shards/x.tar"));
+        assert!(read(&archive).unwrap_err().to_string().contains("would leave the folder"));
         assert!(read("{\"status\"").is_err());
     }
 
@@ -212,7 +254,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
         std::fs::write(&from, format!("{stored}\n{other}\n")).unwrap();
-        name_as_users_do(&from, &to).unwrap();
-        assert_eq!(std::fs::read_to_string(to).unwrap(), format!("{named}\n{other}\n"));
+        name_as_users_do(&from, &to, true).unwrap();
+        assert_eq!(std::fs::read_to_string(&to).unwrap(), format!("{named}\n{other}\n"));
+        // Taken out of its archive, it lies where any picture does.
+        name_as_users_do(&from, &to, false).unwrap();
+        let taken_out =
+            other.replace("\"archive\":\"shards/r0-000000.0a.tar\",", "").replace("\"b.png\"", "\"images/t1.png\"");
+        assert_eq!(std::fs::read_to_string(to).unwrap(), format!("{named}\n{taken_out}\n"));
+        let outcome: TaskOutcome = serde_json::from_str(&taken_out).unwrap();
+        assert!(matches!(outcome.outcome, Outcome::Done { archive: None, .. }));
     }
 }

@@ -145,6 +145,7 @@ fn request(command: &Submit, config: &Config) -> Result<SubmitRequest, Failure> 
             delay_seconds: options.retry_delay,
             ..RetryPolicy::default()
         },
+        keep_references: options.keep_references,
         stop_if: command.stop_if,
         // The bad rows were left out here, with their lines.
         skip_invalid: false,

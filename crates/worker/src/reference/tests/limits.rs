@@ -117,7 +117,7 @@ async fn what_is_no_picture_or_claims_to_be_huge_or_comes_compressed_is_refused(
     let huge =
         [b"BM".as_slice(), &[0; 8], &[54, 0, 0, 0, 40, 0, 0, 0], &side, &side, &[1, 0, 24, 0], &[0; 24]].concat();
     let server = Server::start(move |path, _, _| match path {
-        "/page.png" => axum::response::Html("<h1>Log in</h1>").into_response(),
+        "/page.png" => axum::response::Html("<html><h1>Log in</h1>").into_response(),
         "/empty.png" => status(StatusCode::OK),
         "/half.png" => picture()[..40].to_vec().into_response(),
         "/huge.bmp" => huge.clone().into_response(),
@@ -126,8 +126,8 @@ async fn what_is_no_picture_or_claims_to_be_huge_or_comes_compressed_is_refused(
     .await;
     let case = Case::new();
     for (path, code, why) in [
-        ("/page.png", ErrorCode::ReferenceUndecodable, "is not a picture"),
-        ("/empty.png", ErrorCode::ReferenceUndecodable, "is not a picture"),
+        ("/page.png", ErrorCode::ReferenceUndecodable, "is a web page (HTML)"),
+        ("/empty.png", ErrorCode::ReferenceUndecodable, "is empty"),
         ("/half.png", ErrorCode::ReferenceUndecodable, "truncated"),
         ("/huge.bmp", ErrorCode::ReferenceTooLarge, "30000x30000"),
         ("/bomb.png", ErrorCode::ReferenceUndecodable, "\"gzip\""),
