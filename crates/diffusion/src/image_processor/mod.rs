@@ -1,7 +1,7 @@
 //! Between 8-bit pictures and what the autoencoder takes and gives, as diffusers' `VaeImageProcessor` does it: Lanczos
 //! resizing with Pillow's arithmetic, and [-1, 1]. Tensors are float32 `[n, 3, h, w]`, on the CPU going in.
 
-mod lanczos;
+pub mod resample;
 
 use tch::{Device, Kind, Tensor};
 
@@ -83,7 +83,7 @@ pub fn resize(picture: &Rgb, width: u32, height: u32) -> Result<Rgb> {
     picture.check()?;
     check(width, height, width as usize * height as usize * 3, 3)?;
     let from = (picture.width as usize, picture.height as usize);
-    let data = lanczos::resize(&picture.data, 3, from, (width as usize, height as usize));
+    let data = resample::resize(&picture.data, 3, from, (width as usize, height as usize), resample::Filter::Lanczos);
     Ok(Rgb { width, height, data })
 }
 

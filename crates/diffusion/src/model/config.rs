@@ -36,6 +36,11 @@ impl Config {
         Ok(Self { path: path.to_owned(), values })
     }
 
+    /// Takes an object inside this one, as a configuration of its own; an empty one where it is absent.
+    pub fn section(&mut self, key: &str) -> Result<Self> {
+        Ok(Self { path: self.path.clone(), values: self.take(key, Map::new())? })
+    }
+
     /// An error about this file.
     pub fn error(&self, problem: impl Into<String>) -> Error {
         Error::Model { path: self.path.clone(), problem: problem.into() }

@@ -64,6 +64,16 @@ impl Weights {
         self.digest
     }
 
+    /// The type that tensors are given out in.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where tensors are given out.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
     /// Renames tensors, for folders written by other versions of diffusers and transformers.
     pub fn rename(&self, new_name: impl Fn(&str) -> Option<String>) {
         let mut tensors = self.tensors.borrow_mut();

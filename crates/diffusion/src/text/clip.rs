@@ -60,7 +60,15 @@ pub struct ClipTextModel {
 impl ClipTextModel {
     /// Reads a model's `text_encoder` folder.
     pub fn load(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
-        let mut config = Config::read(&folder.join("config.json"))?;
+        let config = Config::read(&folder.join("config.json"))?;
+        let weights = Weights::open(folder, "model", variant, kind, device)?;
+        let model = Self::take(config, &weights)?;
+        weights.finish()?;
+        Ok(model)
+    }
+
+    /// Takes the text tower out of weights that may hold more, such as those of a `CLIPModel`.
+    pub fn take(mut config: Config, weights: &Weights) -> Result<Self> {
         let vocab = config.number("vocab_size", 49408, 1..=1 << 24)?;
         let width = config.number("hidden_size", 512, SIZES)?;
         let inner = config.number("intermediate_size", 2048, SIZES)?;
@@ -85,13 +93,12 @@ impl ClipTextModel {
         }
         config.finish()?;
 
-        let weights = Weights::open(folder, "model", variant, kind, device)?;
-        let digest = weights.digest();
+        let (kind, device, digest) = (weights.kind(), weights.device(), weights.digest());
         // Published folders have the prefix, transformers 5 writes without it.
         weights.rename(|name| name.strip_prefix("text_model.").map(str::to_owned));
         weights.ignore("embeddings.position_ids");
-        let linear = |name: &str, i, o| Linear::load(&weights, name, i, o, true);
-        let norm = |name: &str| LayerNorm::load(&weights, name, width, eps);
+        let linear = |name: &str, i, o| Linear::load(weights, name, i, o, true);
+        let norm = |name: &str| LayerNorm::load(weights, name, width, eps);
         let token_embedding = weights.take("embeddings.token_embedding.weight", &[vocab, width])?;
         let position_embedding = weights.take("embeddings.position_embedding.weight", &[length, width])?;
         let layers = (0..count)
@@ -110,7 +117,6 @@ impl ClipTextModel {
             })
             .collect::<Result<_>>()?;
         let final_norm = norm("final_layer_norm")?;
-        weights.finish()?;
         let causal_mask =
             Tensor::f_full([length, length], f64::NEG_INFINITY, (Kind::Float, device))?.f_triu(1)?.f_to_kind(kind)?;
         Ok(Self {

@@ -83,6 +83,11 @@ impl ClipTokenizer {
         Ok(Self { tokenizer, start, end, pad, length })
     }
 
+    /// The token that ends a prompt.
+    pub fn end(&self) -> i64 {
+        self.end
+    }
+
     /// The largest id that a token may have.
     pub fn largest_id(&self) -> i64 {
         self.tokenizer.get_vocab(true).into_values().max().map_or(0, i64::from)
