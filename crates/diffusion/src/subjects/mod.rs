@@ -5,17 +5,22 @@
 //!
 //! The rules:
 //! 1. A subject is the head of a noun phrase outside a place: in "a red circle on a beach" the circle should appear, and
-//!    the beach is there already. A place runs from a preposition to the next comma; "of" and "with" join things rather
-//!    than place them ("a vase of flowers").
-//! 2. The head is the last of adjacent nouns ("mountain goat" is a goat). A word that the tagger does not know counts as
-//!    a noun, and so does whatever ends a phrase that an article opened ("a red square"), unless it is an -ing, -ed or
-//!    -ly form. An -ing form after a noun is what that noun does ("sky setting"), except the few that name things.
-//! 3. What only names the picture is skipped ("a photo of a dog").
+//!    the beach is there already. A place runs from a preposition to the next comma, or, in front, to the article behind
+//!    its noun; "of" and "with" join things rather than place them ("a vase of flowers").
+//! 2. The head is the last noun of a phrase ("mountain goat" is a goat), and whatever ends a phrase that an article opened
+//!    ("a red"). A noun is what a small dictionary of other words does not have and what does not end like a verb or an
+//!    adverb. A verb after a noun is what that noun does ("sky setting", "a dog runs"), except the few that name things.
+//! 3. What only names the picture is skipped ("a photo of a dog"), and so is what counts ("a flock of birds").
 //! 4. After the first part with a subject, only parts that an article or "and" opens count: the rest is style ("a cat,
-//!    oil painting, highly detailed").
-//! 5. If nothing is left, nouns in places count, too ("on a beach").
+//!    oil painting, highly detailed"). What stands in double quotes is text in the picture.
+//! 5. If nothing is left, nouns in places count, too ("on a beach"), and then what is quoted.
 
-use harper_brill::{Tagger, UPOS, brill_tagger};
+mod dictionary;
+mod part;
+mod word_number;
+
+use part::{Head, Part};
+pub use word_number::word_number;
 
 /// A subject and where it stands in the prompt.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,59 +39,35 @@ impl SubjectSpan {
     }
 }
 
-/// Nouns for a picture, skipped before "of".
-const PICTURES: [&str; 15] = [
-    "close-up",
-    "closeup",
-    "drawing",
-    "illustration",
-    "image",
-    "painting",
-    "photo",
-    "photograph",
-    "picture",
-    "portrait",
-    "render",
-    "rendering",
-    "shot",
-    "sketch",
-    "view",
-];
-
-/// Words for things also after a noun ("a brick building").
-const THINGS_IN_ING: [&str; 16] = [
-    "building",
-    "ceiling",
-    "clothing",
-    "duckling",
-    "earring",
-    "evening",
-    "king",
-    "lightning",
-    "morning",
-    "painting",
-    "railing",
-    "ring",
-    "spring",
-    "string",
-    "wedding",
-    "wing",
-];
-
 /// The subjects of a prompt, in its order; a word that is repeated is found as often. Empty if the prompt has none.
 #[must_use]
 pub fn find_subjects(prompt: &str) -> Vec<SubjectSpan> {
-    let parts: Vec<Part> = parts(prompt).into_iter().map(|span| Part::read(prompt, span)).collect();
+    let stretches = parts(prompt);
+    let read = |quoted: bool| -> Vec<Part> {
+        let wanted = stretches.iter().filter(|stretch| stretch.is_quoted == quoted);
+        wanted.map(|stretch| Part::read(prompt, (stretch.start, stretch.text))).collect()
+    };
+    let unquoted = subjects_of(&read(false));
+    if unquoted.is_empty() { subjects_of(&read(true)) } else { unquoted }
+}
+
+fn subjects_of(parts: &[Part]) -> Vec<SubjectSpan> {
     let mut found = Vec::new();
-    for part in &parts {
+    let mut pictures = Vec::new();
+    for part in parts {
         if found.is_empty() || part.goes_on() {
-            found.extend(part.heads(part.before_place()));
+            let (named, others): (Vec<Head>, Vec<Head>) = part.heads().into_iter().partition(|head| head.is_picture);
+            pictures.extend(named);
+            found.extend(others);
         }
     }
     if found.is_empty() {
-        found.extend(parts.iter().flat_map(|part| part.heads(&part.words)));
+        found = pictures;
     }
-    found
+    if found.is_empty() {
+        found = parts.iter().flat_map(Part::all_heads).collect();
+    }
+    found.into_iter().map(|head| head.span).collect()
 }
 
 /// Every occurrence of a subject in a prompt: whole words, in any case, with any white space between them.
@@ -132,136 +113,24 @@ fn runs(text: &str, inside: impl Fn(char) -> bool) -> Vec<(usize, &str)> {
     found
 }
 
-/// Stretches between punctuation.
-fn parts(prompt: &str) -> Vec<(usize, &str)> {
-    runs(prompt, |c| !matches!(c, ',' | '.' | ';' | ':' | '!' | '?' | '(' | ')' | '[' | ']' | '|' | '—' | '\n' | '"'))
-}
-
-/// What a word is to the rules.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Role {
-    Noun,
-    /// Not known to the tagger, or out of place by its tag.
-    Likely,
-    Adjective,
-    Article,
-    /// A preposition that starts a place.
-    Place,
-    /// "of".
-    Of,
-    And,
-    Other,
-}
-
-#[derive(Clone, Debug)]
-struct Word {
+/// A stretch between punctuation.
+struct Stretch<'a> {
     start: usize,
-    end: usize,
-    lower: String,
-    role: Role,
+    text: &'a str,
+    is_quoted: bool,
 }
 
-/// A stretch between punctuation, tagged.
-struct Part<'a> {
-    prompt: &'a str,
-    words: Vec<Word>,
-}
-
-impl<'a> Part<'a> {
-    fn read(prompt: &'a str, (offset, text): (usize, &str)) -> Self {
-        let spans = runs(text, |c| c.is_alphanumeric() || matches!(c, '\'' | '’' | '-'));
-        // The tagger's dictionary is in lower case: it takes a capital for a proper noun.
-        let lower: Vec<String> = spans.iter().map(|(_, word)| word.to_lowercase()).collect();
-        let tags = brill_tagger().tag_sentence(&lower);
-        let mut words: Vec<Word> = Vec::with_capacity(spans.len());
-        for (((at, word), lower), tag) in spans.into_iter().zip(lower).zip(tags) {
-            let role = role(&lower, tag, words.last().map(|word| word.role));
-            words.push(Word { start: offset + at, end: offset + at + word.len(), lower, role });
-        }
-        Self { prompt, words }
-    }
-
-    /// Whether this part goes on with the sentence before it, rather than adding a style.
-    fn goes_on(&self) -> bool {
-        self.words.first().is_some_and(|word| matches!(word.role, Role::Article | Role::And))
-    }
-
-    fn before_place(&self) -> &[Word] {
-        let place = self.words.iter().position(|word| word.role == Role::Place);
-        &self.words[..place.unwrap_or(self.words.len())]
-    }
-
-    /// The heads of the noun phrases in `words`, which are words of this part.
-    fn heads(&self, words: &[Word]) -> Vec<SubjectSpan> {
-        let phrases = words.split_inclusive(|word| ends_phrase(word.role)).map(|phrase| match phrase {
-            [phrase @ .., last] if ends_phrase(last.role) => (phrase, Some(last)),
-            phrase => (phrase, None),
-        });
-        let mut heads = Vec::new();
-        let mut opened = false;
-        for (phrase, ended_by) in phrases {
-            let names_a_picture = |head: &Word| {
-                PICTURES.contains(&head.lower.as_str()) && ended_by.is_some_and(|word| word.role == Role::Of)
-            };
-            heads.extend(phrase_heads(phrase, opened).into_iter().filter(|head| !names_a_picture(head)));
-            opened = ended_by.is_some_and(|word| word.role == Role::Article);
-        }
-        heads.into_iter().map(|head| SubjectSpan::of(self.prompt, head.start, head.end)).collect()
-    }
-}
-
-fn ends_phrase(role: Role) -> bool {
-    match role {
-        Role::Noun | Role::Likely | Role::Adjective => false,
-        Role::Article | Role::Place | Role::Of | Role::And | Role::Other => true,
-    }
-}
-
-/// The last of each run of nouns. In a phrase that an article opened and that has no known noun: its last word.
-fn phrase_heads(phrase: &[Word], opened_by_article: bool) -> Vec<&Word> {
-    if opened_by_article && phrase.iter().all(|word| word.role != Role::Noun) {
-        return phrase.last().filter(|word| !is_verb_form(&word.lower)).into_iter().collect();
-    }
-    phrase.split(|word| word.role == Role::Adjective).filter_map(<[Word]>::last).collect()
-}
-
-fn role(word: &str, tag: Option<UPOS>, before: Option<Role>) -> Role {
-    let after_noun = matches!(before, Some(Role::Noun | Role::Likely));
-    let after_article = matches!(before, Some(Role::Article | Role::Adjective));
-    match tag {
-        Some(UPOS::NOUN | UPOS::PROPN) if word.ends_with("ing") && after_noun && !THINGS_IN_ING.contains(&word) => {
-            Role::Other
-        }
-        Some(UPOS::NOUN | UPOS::PROPN) => Role::Noun,
-        None if is_verb_form(word) || !starts_with_letter(word) => Role::Other,
-        None => Role::Likely,
-        // "a parked car", and "a rose": the commonest reading of the word, but no verb follows an article.
-        Some(UPOS::VERB) if after_article => {
-            if is_verb_form(word) {
-                Role::Adjective
-            } else {
-                Role::Likely
-            }
-        }
-        Some(UPOS::ADJ) if after_noun && is_verb_form(word) => Role::Other,
-        Some(UPOS::ADJ) => Role::Adjective,
-        Some(UPOS::DET) => Role::Article,
-        Some(UPOS::ADP) => match word {
-            "of" => Role::Of,
-            "with" => Role::And,
-            _ => Role::Place,
-        },
-        Some(UPOS::CCONJ) => Role::And,
-        Some(_) => Role::Other,
-    }
-}
-
-fn is_verb_form(word: &str) -> bool {
-    ["ing", "ed", "ly"].iter().any(|ending| word.ends_with(ending))
-}
-
-fn starts_with_letter(word: &str) -> bool {
-    word.chars().next().is_some_and(char::is_alphabetic)
+/// Stretches between punctuation, and whether each stands between double quotes. A quote that is not closed is none.
+fn parts(prompt: &str) -> Vec<Stretch<'_>> {
+    let is_quote = |c: char| matches!(c, '"' | '“' | '”');
+    let quotes: Vec<usize> = prompt.match_indices(is_quote).map(|(at, _)| at).collect();
+    let closed = quotes.len() / 2 * 2;
+    let is_quoted = |at: usize| quotes[..closed].iter().filter(|quote| **quote < at).count() % 2 == 1;
+    let ends = |c: char| {
+        is_quote(c) || matches!(c, ',' | '.' | ';' | ':' | '!' | '?' | '(' | ')' | '[' | ']' | '|' | '—' | '\n')
+    };
+    let stretch = |(start, text)| Stretch { start, text, is_quoted: is_quoted(start) };
+    runs(prompt, |c| !ends(c)).into_iter().map(stretch).collect()
 }
 
 #[cfg(test)]
