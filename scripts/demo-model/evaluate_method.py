@@ -5,6 +5,8 @@ names an object on that scene.
     python evaluate_method.py WORK FOLDER --probe          where does each score look, step by step?
     python evaluate_method.py WORK FOLDER --run JSON ...   one row of figures for each JSON of settings, such as
                                                            {"layers": "first"} or {"layers": "all", "probes": 16}
+    python evaluate_method.py WORK FOLDER --paired         what each score and threshold changes, case by case
+    python evaluate_method.py WORK FOLDER --masks          how masks that miss their object look (uses diorama.json)
     python evaluate_method.py WORK FOLDER [--grid OUT.png] the table of the model card (uses diorama.json)
 
 The algorithm is the project's: the gradient of the conditional prediction in the forward pass that step i has
@@ -151,11 +153,14 @@ class Study:
         generator = torch.Generator().manual_seed(20_000 + i)
         return random_signs(lambda: self.unet(z, t, self.text).sample, processors, NOUN_POSITION, s.probes, generator)
 
-    def background(self, x, seen):
-        """Mean PSNR against the reference, more than 2 pixels away from the drawn object."""
+    def backgrounds(self, x, seen):
+        """PSNR of each picture against its reference, more than 2 pixels away from the drawn object."""
         outside = ~(F.max_pool2d(seen.mask[:, None].float(), 5, 1, 2) > 0)
         error = (((x - self.reference) / 2).square().mean(1, keepdim=True) * outside).sum((1, 2, 3)) / outside.sum((1, 2, 3))
-        return (-10 * error.log10()).mean().item()
+        return -10 * error.log10()
+
+    def background(self, x, seen):
+        return self.backgrounds(x, seen).mean().item()
 
     def figures(self, s):
         x, masks = self.run(s)
@@ -176,6 +181,49 @@ class Study:
                     "area_union": mean(lambda _, m: union(m).float().mean((1, 2, 3)))}
         return row, x, masks
 
+    def paired(self, ours):
+        """Background of the default settings less that of others, over the same cases: mean and standard error. Outside
+        what all of the pictures compared draw, so that no picture chooses where it is measured."""
+        others = {"attention": replace(ours, score="attention"), "relu-grad": replace(ours, score="relu-grad"),
+                  "guidance-difference": replace(ours, score="guidance-difference"),
+                  "threshold 0.5": replace(ours, threshold=0.5), "threshold 1.5": replace(ours, threshold=1.5),
+                  "img2img": replace(ours, score="none")}
+        pictures = {name: self.run(s)[0] for name, s in {"ours": ours, **others}.items()}
+        drawn = torch.stack([Verdict(self.judge, x).mask for x in pictures.values()]).any(0)
+        verdict = Verdict(self.judge, pictures["ours"])
+        verdict.mask = drawn
+        kept = {name: self.backgrounds(x, verdict) for name, x in pictures.items()}
+        print(f"ours: {kept['ours'].mean():.2f} dB over {self.cases} cases")
+        for name in others:
+            difference = kept["ours"] - kept[name]
+            print(f"  less {name:20s} {difference.mean():+.2f} \u00b1 {difference.std() / self.cases ** 0.5:.2f} dB", flush=True)
+
+    def masks(self, ours):
+        """Coverage, share of the border and IoU with the object finally drawn of the dilated masks at each edit, over good
+        and bad scores and thresholds: which figures tell a bad mask?"""
+        ways = [replace(ours, score=kind, threshold=k) for kind in ("abs-grad", "guidance-difference")
+                for k in (-0.5, 0.25, 1.0, 2.5, 4.0)]
+        rows = []
+        for s in ways:
+            x, masks = self.run(s)
+            seen = Verdict(self.judge, x)
+            for _, mask in masks:
+                union = mask.any(1, keepdim=True)
+                overlap = iou(enlarge(union), seen.mask[:, None])
+                covered, edge = union.float().mean((1, 2, 3)), border(union)
+                rows += [(covered[i].item(), edge[i].item(), overlap[i].item()) for i in range(self.cases) if seen.present[i]]
+        rows = torch.tensor(rows)
+        print(f"{len(rows)} masks")
+        for name, column in (("coverage", 0), ("border", 1)):
+            print(name)
+            edges = (0, 0.02, 0.04, 0.06, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.001)
+            for low, high in zip(edges, edges[1:]):
+                inside = rows[(rows[:, column] >= low) & (rows[:, column] < high)]
+                if len(inside):
+                    good = (inside[:, 2] >= 0.5).float().mean()
+                    print(f"  {low:.2f} to {high:.2f}: {len(inside):5d}, median IoU {inside[:, 2].median():.2f}, "
+                          f"{good:.0%} with IoU of 0.5 and more", flush=True)
+
     def probe(self, s):
         """On an undisturbed img2img run: IoU of every score's mask with the object finally drawn."""
         kinds, seen_scores = ("abs-grad", "attention", "guidance-difference"), []
@@ -192,6 +240,13 @@ class Study:
 
 def iou(a, b):
     return ((a & b).sum((2, 3)) / (a | b).sum((2, 3)).clamp(min=1)).mean(1)
+
+
+def border(m):
+    """The share of a mask's outermost rows and columns that is set."""
+    edge = torch.ones_like(m[0, 0])
+    edge[1:-1, 1:-1] = False
+    return m[:, 0, edge].float().mean(1)
 
 
 def recall(a, b):
@@ -223,6 +278,8 @@ def main():
     parser.add_argument("work")
     parser.add_argument("folder")
     parser.add_argument("--probe", action="store_true")
+    parser.add_argument("--paired", action="store_true")
+    parser.add_argument("--masks", action="store_true")
     parser.add_argument("--run", nargs="+")
     parser.add_argument("--cases", type=int, default=64, choices=(8, 16, 32, 64))
     parser.add_argument("--grid")
@@ -238,6 +295,10 @@ def main():
     with open(f"{o.folder}/diorama.json") as f:
         best = json.load(f)
     ours = Settings(**{k: v for k, v in best.items() if k not in ("layers", "scheduler")})
+    if o.paired:
+        return study.paired(ours)
+    if o.masks:
+        return study.masks(ours)
     plain = study.figures(replace(ours, score="none"))
     edited = study.figures(ours)
     show("img2img", plain[0])

@@ -27,7 +27,7 @@ import scores
 import tiny_models
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..", "crates", "diffusion", "tests", "golden")
-MOST_BYTES, MOST_BYTES_OF_A_FILE = 5_000_000, 1_000_000
+MOST_BYTES, MOST_BYTES_OF_A_FILE = 8_000_000, 1_000_000
 SCORED_TOKENS = [1, 3, 7]       # two words and one that follows the sentence's end
 LAST = "last"
 
@@ -37,7 +37,11 @@ METHOD_RUNS = {
                        edit_steps=[2, 5], score="abs-grad", blur=6.0, threshold=0.5, dilation=0, start="reference")],
     "demo": [dict(name="default", scheduler="ddpm", config={}, prompt="a seagull standing on a beach",
                   subjects=["seagull"], seed=7, steps=10, strength=0.9, guidance=8.0, negative_prompt="",
-                  edit_steps=[1, 4, 6], score="abs-grad", blur=6.0, threshold=0.5, dilation=1, start="reference")],
+                  edit_steps=[1, 4, 6], score="abs-grad", blur=6.0, threshold=0.5, dilation=1, start="reference"),
+             # The author's procedure with two subjects, on latents whose rows are no multiple of eight long.
+             dict(name="published", scheduler="ddpm", config={}, prompt="the tiger and the deer", subjects=["tiger", "deer"],
+                  seed=9, steps=10, strength=0.9, guidance=8.0, negative_prompt="", edit_steps=[2, 5],
+                  score="mixed-relu-grad", blur="box-sum", threshold=0.5, dilation=0, start="noise", token_index="word")],
     "deep": [dict(name="several", scheduler="euler", config={},
                   prompt="the tiger and the xylophone beside the deer and the tiger",
                   subjects=["tiger", "xylophone", "deer"], seed=18, steps=10, strength=0.9, guidance=8.0,
@@ -48,7 +52,8 @@ METHOD_RUNS = {
                    edit_steps=[1, 3, 5], score="abs-grad", blur=6.0, threshold=1.0, dilation=1, start="reference")],
     "sd1": [dict(name="paper", scheduler="ddpm", config={"steps_offset": 0}, prompt="Tiger walking",
                  subjects=["tiger"], seed=51828, steps=50, strength=0.9, guidance=8.0, negative_prompt="",
-                 edit_steps=[5, 18, 28], score="relu-grad", blur=0.0, threshold=0.5, dilation=1, start="noise")],
+                 edit_steps=[5, 18, 28], score="mixed-relu-grad", blur="box-sum", threshold=0.5, dilation=0,
+                 start="noise", token_index="word")],
 }
 
 
@@ -86,8 +91,10 @@ def write_configuration(name, reference):
     whole, run_facts = pipelines.golden(pipe, spec, reference)
     methods = []
     for run in METHOD_RUNS.get(name, []):
-        run = dict(run, layer=scores.last_layer(pipe.unet))
-        scheduler = schedulers.make(run["scheduler"], {**spec.scheduler, **run["config"]})
+        run = dict({"token_index": "pieces"}, **run, layer=scores.last_layer(pipe.unet))
+        # As the pipelines' constructors would have it.
+        config = {**spec.scheduler, "steps_offset": 1, "clip_sample": False, **run["config"]}
+        scheduler = schedulers.make(run["scheduler"], config)
         size = run_facts["height"], run_facts["width"]
         values, found = reference_method.abs_grad_sam(pipe, scheduler, reference, size, run["prompt"], run["subjects"],
                                                       run["seed"], run)

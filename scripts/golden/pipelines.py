@@ -21,7 +21,9 @@ def runs(spec):
                             seed=1000 * spec.seed + 10 + i, strength=strength, picture=strength == 0.9))
     out.append(dict(name="img2img.unguided", method="img2img", scheduler="ddpm", steps=7, guidance=1.0,
                     negative_prompt="", prompt=PROMPT, seed=51828, strength=0.9, picture=False))
-    return out
+    out.append(dict(name="img2img.as-is", method="img2img", scheduler="ddim", steps=7, guidance=5.0, negative_prompt="",
+                    prompt=OTHER, seed=77, strength=0.9, picture=False, scheduler_config="as-is"))
+    return [{"scheduler_config": "pipeline", **run} for run in out]
 
 
 @torch.no_grad()
@@ -32,9 +34,11 @@ def golden(pipe, spec, reference):
     out, facts = {"reference.resized": torch.from_numpy(np.array(resized))}, []
     for run in runs(spec):
         kind = StableDiffusionPipeline if run["method"] == "txt2img" else StableDiffusionImg2ImgPipeline
-        runner = kind(**pipe.components, requires_safety_checker=False)
-        # Set afterwards: the pipelines' constructors rewrite steps_offset and clip_sample of older configurations.
-        runner.scheduler = schedulers.make(run["scheduler"], spec.scheduler)
+        # Given to the constructors, which set steps_offset to 1 and clip_sample to false, whatever the file says.
+        scheduler = schedulers.make(run["scheduler"], spec.scheduler)
+        runner = kind(**{**pipe.components, "scheduler": scheduler}, requires_safety_checker=False)
+        if run["scheduler_config"] == "as-is":
+            runner.scheduler = schedulers.make(run["scheduler"], spec.scheduler)
         runner.set_progress_bar_config(disable=True)
         options = dict(height=height, width=width) if run["method"] == "txt2img" else \
             dict(image=resized, strength=run["strength"])

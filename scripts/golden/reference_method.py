@@ -4,6 +4,7 @@ a time, nothing shared with the Rust code. It exports what `diorama generate --s
 import torch
 import torch.nn.functional as F
 
+import published
 import scores
 
 
@@ -24,6 +25,13 @@ def gaussian_blur(score, sigma):
     return F.conv2d(F.pad(score[None], (1, 1, 1, 1), mode="reflect"), kernel, groups=score.shape[0])[0]
 
 
+def smoothed(score, blur):
+    """The score as it is thresholded: `blur` is a sigma, 0, or "box-sum"."""
+    if blur == "box-sum":
+        return published.box_sum(score)
+    return gaussian_blur(score, blur) if blur else score
+
+
 def mask_of(score, threshold, dilation):
     """(mask [4,h,w], the smallest distance of a score from its threshold in standard deviations)."""
     mean, std = score.mean((1, 2), keepdim=True), score.std((1, 2), keepdim=True)
@@ -38,7 +46,10 @@ def mask_of(score, threshold, dilation):
 def abs_grad_sam(pipe, scheduler, picture, size, prompt, subjects, seed, settings):
     """Runs the method; `picture` is a PIL image, `size` (height, width) in pixels. Gives the exported tensors."""
     s, out = settings, {}
-    positions = [token_positions(pipe.tokenizer, prompt, subject) for subject in subjects]
+    if s["token_index"] == "word":
+        positions = [[published.word_number(prompt, subject)] for subject in subjects]
+    else:
+        positions = [token_positions(pipe.tokenizer, prompt, subject) for subject in subjects]
     encode = lambda text: pipe.text_encoder(pipe.tokenizer(
         text, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids).last_hidden_state
     hidden = torch.cat([encode(s["negative_prompt"]), encode(prompt)])
@@ -48,6 +59,7 @@ def abs_grad_sam(pipe, scheduler, picture, size, prompt, subjects, seed, setting
     pixels = pipe.image_processor.preprocess(picture, *size)
     z0 = pipe.vae.encode(pixels).latent_dist.sample(generator) * pipe.vae.config.scaling_factor
     noise = torch.randn(z0.shape, generator=generator)
+    start = torch.randn(z0.shape, generator=generator) if s["start"] == "noise" else None
 
     scheduler.set_timesteps(s["steps"])
     begin = s["steps"] - min(int(s["steps"] * s["strength"]), s["steps"])
@@ -55,7 +67,7 @@ def abs_grad_sam(pipe, scheduler, picture, size, prompt, subjects, seed, setting
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
     noised = lambda i: scheduler.add_noise(z0, noise, timesteps[i:i + 1])
-    z = noised(0) if s["start"] == "reference" else noise * scheduler.init_noise_sigma
+    z = noised(0) if start is None else start * scheduler.init_noise_sigma
 
     edits, margin = 0, float("inf")
     for i, t in enumerate(timesteps):
@@ -64,9 +76,13 @@ def abs_grad_sam(pipe, scheduler, picture, size, prompt, subjects, seed, setting
         if editing:
             output, probabilities = scores.capture(pipe.unet, s["layer"], model_input, t, hidden)
             # The conditional row only; a subject's score is the sum over all its pieces.
-            form = {"abs-grad": "abs", "relu-grad": "relu"}[s["score"]]
             every = sorted({p for span in positions for p in span})
-            per_token = scores.sums(output, probabilities, every)[form][1]
+            if s["score"] == "mixed-relu-grad":
+                mixture = published.mixtures(published.edit_seed(seed, i), output[0].numel())
+                per_token = published.mixed_sums(output, probabilities, every, mixture)[1]
+            else:
+                form = {"abs-grad": "abs", "relu-grad": "relu"}[s["score"]]
+                per_token = scores.sums(output, probabilities, every)[form][1]
             output = output.detach()
         else:
             output = pipe.unet(model_input, t, hidden).sample
@@ -79,8 +95,7 @@ def abs_grad_sam(pipe, scheduler, picture, size, prompt, subjects, seed, setting
         for n, span in enumerate(positions):
             score = per_token[[every.index(p) for p in span]].sum(0)
             out[f"score.{edits}.{n}"] = score
-            blurred = gaussian_blur(score, s["blur"]) if s["blur"] else score
-            mask, distance = mask_of(blurred, s["threshold"], s["dilation"])
+            mask, distance = mask_of(smoothed(score, s["blur"]), s["threshold"], s["dilation"])
             margin = min(margin, distance)
             union |= mask
         out[f"mask.{edits}"] = union.to(torch.uint8)

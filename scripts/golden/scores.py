@@ -6,6 +6,10 @@ layer is constant, as in the definition of the Jacobian. `jacobian` then differe
 import torch
 import torch.nn.functional as F
 
+import published
+
+MIXTURE_SEED = 11
+
 
 class LeafAttention:
     """diffusers attention processor whose probabilities [B, H, N, T] are a leaf of the graph."""
@@ -75,6 +79,8 @@ def golden(pipe, data, tokens):
     truth = sums(output, a, tokens)
     out["score.last.f64.abs"], out["score.last.f64.relu"] = truth["abs"][0], truth["relu"][0]
     out["score.last.batch.abs"], out["score.last.batch.relu"] = truth["abs"].float(), truth["relu"].float()
+    mixture = published.mixtures(MIXTURE_SEED, output[0].numel())
+    out["score.last.mixed"] = published.mixed_sums(output, a, tokens, mixture).float()
     columns = a.detach()[..., tokens]                                                    # [3, H, N, tokens]
     out["score.last.probabilities"] = columns.float()
     # Without a gradient: the attention that each latent position pays, the same for every channel.
@@ -91,6 +97,8 @@ def golden(pipe, data, tokens):
         output, a = capture(unet, back, sample[:1], t, hidden[:1])
         for form, value in sums(output, a, tokens).items():
             out[f"score.{name}.{form}"] = value[0].float()
+        if name == "mid":
+            out["score.mid.mixed"] = published.mixed_sums(output, a, tokens, mixture)[0].float()
 
     with torch.no_grad():
         empty = data["hidden"][data["empty"]].double().expand(3, -1, -1)

@@ -17,9 +17,9 @@ use std::time::Instant;
 
 use diorama_diffusion::Error;
 use diorama_diffusion::image_processor::Rgb;
-use diorama_diffusion::method::{Edits, Method, Score, Settings, Start};
+use diorama_diffusion::method::{Edits, Method, Score, Settings, Smoothing, Start, SubjectTokens};
 use diorama_diffusion::pipeline::{LoadOptions, Request, StableDiffusion};
-use diorama_diffusion::scheduler::SchedulerKind;
+use diorama_diffusion::scheduler::{ConfigReading, SchedulerKind};
 use serde::{Deserialize, Serialize};
 
 type Failure = Box<dyn std::error::Error>;
@@ -151,6 +151,7 @@ fn settings(model: &StableDiffusion, order: &Make) -> Result<Settings, Failure> 
             "dpmpp-2m" => SchedulerKind::DpmppTwoM,
             other => return Err(format!("no scheduler {other:?}").into()),
         },
+        scheduler_config: ConfigReading::Pipeline,
         published_timesteps: false,
         steps: order.steps,
         strength: order.strength,
@@ -159,7 +160,8 @@ fn settings(model: &StableDiffusion, order: &Make) -> Result<Settings, Failure> 
         edits: Edits::Steps(order.edits.clone()),
         threshold: 0.5,
         dilation: 1,
-        blur: 6.0,
+        smoothing: Smoothing::Gaussian(6.0),
+        subject_tokens: SubjectTokens::Pieces,
         layers: model.cross_attention_layers().last().cloned().into_iter().collect(),
         score: Score::AbsGrad,
         probes: 64,

@@ -102,7 +102,7 @@ impl LibtorchGenerator {
         if task.settings.size == Some(core::Size::Reference) && size.is_none() {
             return Err(no_size());
         }
-        let settings = resolve(&self.model, &task.settings, size);
+        let settings = resolve(&self.model, &task.settings, size).map_err(|error| task_error(&error))?;
         let wanted = reference.filter(|_| task.settings.method != Some(core::Method::Txt2img));
         let used = |reference| as_used(reference, &placement(task, &settings, reference));
         Ok(Request {
@@ -195,7 +195,7 @@ impl Generator for LibtorchGenerator {
         if task.settings.size == Some(core::Size::Reference) && task.reference.is_none() {
             return Err(no_size());
         }
-        let settings = resolve(&self.model, &task.settings, None);
+        let settings = resolve(&self.model, &task.settings, None).map_err(|error| task_error(&error))?;
         self.model.check(&task.prompt, task.subjects.as_deref(), &settings).map_err(|error| task_error(&error))?;
         Ok(BatchKey(settings.batch_key()))
     }

@@ -2,10 +2,11 @@
 
 use diorama_core::fit::size_like;
 use diorama_core::settings::{self as core, Fit, Layers, Preset, Size};
+use diorama_diffusion::Error;
 use diorama_diffusion::method::settings::PAPER_EDIT_FRACTIONS;
-use diorama_diffusion::method::{Edits, Method, Score, Settings, Start};
+use diorama_diffusion::method::{Edits, Method, Score, Settings, Smoothing, Start, SubjectTokens};
 use diorama_diffusion::pipeline::StableDiffusion;
-use diorama_diffusion::scheduler::SchedulerKind;
+use diorama_diffusion::scheduler::{ConfigReading, SchedulerKind};
 
 /// The method's own defaults, where neither user nor preset nor the model's measured settings say otherwise.
 mod default {
@@ -26,18 +27,30 @@ const ROOM: f64 = 1.5;
 
 /// How a task's reference becomes the picture's shape; the paper's author squashed it.
 pub(crate) fn fit(wanted: &core::Settings) -> Fit {
-    let paper = wanted.preset == Some(Preset::Paper);
-    wanted.fit.unwrap_or(if paper { Fit::Stretch } else { Fit::Crop })
+    wanted.fit.unwrap_or(if is_papers(wanted) { Fit::Stretch } else { Fit::Crop })
+}
+
+/// Whether the settings are the paper's, of its text or as its author ran it.
+fn is_papers(wanted: &core::Settings) -> bool {
+    matches!(wanted.preset, Some(Preset::Paper | Preset::PaperText))
 }
 
 /// Every setting decided: what the task says, else the preset, else what was measured for the model, else the
 /// model's configuration and the method's defaults. `reference` is the reference's size; before it is known, a size that
 /// follows it is the model's own.
-pub(crate) fn resolve(model: &StableDiffusion, wanted: &core::Settings, reference: Option<(u32, u32)>) -> Settings {
-    let paper = wanted.preset == Some(Preset::Paper);
+///
+/// # Errors
+/// [`Error::Model`] where nobody chooses a scheduler and the model's own is none that we have.
+pub(crate) fn resolve(
+    model: &StableDiffusion,
+    wanted: &core::Settings,
+    reference: Option<(u32, u32)>,
+) -> Result<Settings, Error> {
+    // The schedule is the same in the paper's text and in what its author ran; the masks are not.
+    let published = wanted.preset == Some(Preset::Paper);
+    let paper = is_papers(wanted);
     let measured = model.measured();
     let method = wanted.method.unwrap_or(core::Method::AbsGradSam);
-    let config = model.scheduler_config();
     // `wanted`, then the paper's value, then the measured one, then the default.
     fn pick<T>(wanted: Option<T>, paper: Option<T>, measured: Option<T>, default: T) -> T {
         wanted.or(paper).or(measured).unwrap_or(default)
@@ -48,23 +61,27 @@ pub(crate) fn resolve(model: &StableDiffusion, wanted: &core::Settings, referenc
     let (width, height) = match (wanted.size, reference) {
         (Some(Size::Pixels { width, height }), _) => (width, height),
         (Some(Size::Reference), Some(reference)) => {
-            let budget = f64::from(native) * f64::from(native) * ROOM;
+            let budget = f64::from(native.0) * f64::from(native.1) * ROOM;
             size_like(reference, model.factor().max(8), budget as u64)
         }
-        (Some(Size::Reference), None) | (None, _) => (native, native),
+        (Some(Size::Reference), None) | (None, _) => native,
     };
-    Settings {
+    let scheduler =
+        wanted.scheduler.map(scheduler_kind).or(paper.then_some(SchedulerKind::Ddpm)).or(measured.scheduler);
+    Ok(Settings {
         method: match method {
             core::Method::AbsGradSam => Method::AbsGradSam,
             core::Method::Img2img | core::Method::Img2imgReduced => Method::Img2img,
             core::Method::Txt2img => Method::Txt2img,
         },
-        scheduler: pick(
-            wanted.scheduler.map(scheduler_kind),
-            paper.then_some(SchedulerKind::Ddpm),
-            measured.scheduler,
-            config.kind(),
-        ),
+        scheduler: match scheduler {
+            Some(scheduler) => scheduler,
+            None => model.scheduler_config().kind()?,
+        },
+        scheduler_config: match wanted.scheduler_config {
+            Some(core::SchedulerConfig::AsIs) => ConfigReading::AsIs,
+            Some(core::SchedulerConfig::Pipeline) | None => ConfigReading::Pipeline,
+        },
         published_timesteps: paper,
         steps: pick(wanted.steps, paper.then_some(50), measured.steps, default::STEPS) as usize,
         strength: if method == core::Method::Img2imgReduced {
@@ -80,8 +97,17 @@ pub(crate) fn resolve(model: &StableDiffusion, wanted: &core::Settings, referenc
             None => Edits::Fractions(measured.edit_fractions.clone().unwrap_or_else(|| PAPER_EDIT_FRACTIONS.to_vec())),
         },
         threshold: pick(wanted.threshold, paper_is(0.5), measured.threshold, default::THRESHOLD),
-        dilation: pick(wanted.dilation, paper.then_some(1), measured.dilation, default::DILATION),
-        blur: pick(wanted.blur, paper_is(0.0), measured.blur, default::BLUR),
+        dilation: pick(
+            wanted.dilation,
+            paper.then_some(if published { 0 } else { default::DILATION }),
+            measured.dilation,
+            default::DILATION,
+        ),
+        smoothing: match wanted.blur {
+            None if published => Smoothing::BoxSum,
+            blur => Smoothing::Gaussian(pick(blur, paper_is(default::BLUR), measured.blur, default::BLUR)),
+        },
+        subject_tokens: if published { SubjectTokens::WordNumber } else { SubjectTokens::Pieces },
         layers: match &wanted.layers {
             Some(Layers::Paths(paths)) => paths.clone(),
             Some(Layers::Last) => last(),
@@ -91,9 +117,10 @@ pub(crate) fn resolve(model: &StableDiffusion, wanted: &core::Settings, referenc
         score: match wanted.score {
             Some(core::Score::AbsGrad) => Score::AbsGrad,
             Some(core::Score::ReluGrad) => Score::ReluGrad,
+            Some(core::Score::MixedReluGrad) => Score::MixedReluGrad,
             Some(core::Score::Attention) => Score::Attention,
             Some(core::Score::GuidanceDifference) => Score::GuidanceDifference,
-            None if paper => Score::ReluGrad,
+            None if published => Score::MixedReluGrad,
             None => Score::AbsGrad,
         },
         probes: wanted.probes.unwrap_or(default::PROBES),
@@ -102,13 +129,13 @@ pub(crate) fn resolve(model: &StableDiffusion, wanted: &core::Settings, referenc
             _ if method != core::Method::AbsGradSam => Start::Reference,
             Some(core::Start::Reference) => Start::Reference,
             Some(core::Start::Noise) => Start::Noise,
-            None if paper => Start::Noise,
+            None if published => Start::Noise,
             None => Start::Reference,
         },
         width,
         height,
         paste_back: wanted.paste_back.map(|feather| feather.round() as u32),
-    }
+    })
 }
 
 fn scheduler_kind(scheduler: core::Scheduler) -> SchedulerKind {
@@ -142,31 +169,48 @@ mod tests {
         for folder in [TINY, "../../models/demo"] {
             let model = model(folder);
             let wanted = core::Settings { preset: Some(Preset::Paper), ..core::Settings::default() };
-            let paper = resolve(&model, &wanted, None);
+            let paper = resolve(&model, &wanted, None).unwrap();
             assert_eq!((paper.scheduler, paper.published_timesteps, paper.steps), (SchedulerKind::Ddpm, true, 50));
             assert_eq!((paper.strength, paper.guidance, paper.threshold), (0.9, 8.0, 0.5));
-            assert_eq!((paper.score, paper.start, paper.blur), (Score::ReluGrad, Start::Noise, 0.0));
+            assert_eq!((paper.score, paper.start), (Score::MixedReluGrad, Start::Noise));
+            assert_eq!((paper.smoothing, paper.dilation), (Smoothing::BoxSum, 0));
+            assert_eq!(paper.subject_tokens, SubjectTokens::WordNumber);
             assert_eq!(paper.edits.indices(45).unwrap(), [5, 18, 28]);
             assert_eq!(paper.layers.first(), model.cross_attention_layers().last());
             // What the user says goes before the preset.
-            let changed = resolve(&model, &core::Settings { guidance: Some(2.0), ..wanted }, None);
+            let changed = resolve(&model, &core::Settings { guidance: Some(2.0), ..wanted }, None).unwrap();
             assert_eq!((changed.guidance, changed.steps), (2.0, 50));
         }
+    }
+
+    #[test]
+    fn the_papers_text_shares_the_published_schedule_and_not_its_slips() {
+        let model = model("../../models/demo");
+        let preset =
+            |preset| resolve(&model, &core::Settings { preset: Some(preset), ..core::Settings::default() }, None).unwrap();
+        let (text, published) = (preset(Preset::PaperText), preset(Preset::Paper));
+        let schedule =
+            |s: &Settings| (s.scheduler, s.published_timesteps, s.steps, s.strength, s.guidance, s.threshold);
+        assert_eq!(schedule(&text), schedule(&published));
+        assert_eq!((&text.layers, &text.edits), (&published.layers, &published.edits));
+        assert_eq!((text.score, text.start), (Score::AbsGrad, Start::Reference));
+        assert_eq!((text.smoothing, text.dilation), (Smoothing::Gaussian(6.0), 1));
+        assert_eq!(text.subject_tokens, SubjectTokens::Pieces);
     }
 
     #[test]
     fn measured_settings_of_a_model_go_before_the_defaults_and_behind_the_user() {
         let measured = model("../../models/demo");
         let file = measured.measured().clone();
-        let settings = resolve(&measured, &core::Settings::default(), None);
+        let settings = resolve(&measured, &core::Settings::default(), None).unwrap();
         assert_eq!(Some(settings.steps as u32), file.steps);
         assert_eq!(Some(settings.layers), file.layers);
         let user = core::Settings { steps: Some(7), layers: Some(Layers::Last), ..core::Settings::default() };
-        let settings = resolve(&measured, &user, None);
+        let settings = resolve(&measured, &user, None).unwrap();
         assert_eq!(settings.steps, 7);
         assert_eq!(settings.layers.first(), measured.cross_attention_layers().last());
         // Without such a file: the method's own.
-        let settings = resolve(&model(TINY), &core::Settings::default(), None);
+        let settings = resolve(&model(TINY), &core::Settings::default(), None).unwrap();
         assert_eq!((settings.steps, settings.guidance, settings.strength), (50, 8.0, 0.9));
     }
 
@@ -179,9 +223,9 @@ mod tests {
             strength: Some(0.8),
             ..core::Settings::default()
         };
-        let img2img = resolve(&model, &with(core::Method::Img2img), None);
+        let img2img = resolve(&model, &with(core::Method::Img2img), None).unwrap();
         assert_eq!((img2img.start, img2img.strength), (Start::Reference, 0.8));
-        assert_eq!(resolve(&model, &with(core::Method::Img2imgReduced), None).strength, 0.6);
+        assert_eq!(resolve(&model, &with(core::Method::Img2imgReduced), None).unwrap().strength, 0.6);
     }
 
     #[test]
@@ -189,7 +233,7 @@ mod tests {
         let model = model("../../models/demo");
         let like = core::Settings { size: Some(Size::Reference), ..core::Settings::default() };
         let size = |reference| {
-            let settings = resolve(&model, &like, reference);
+            let settings = resolve(&model, &like, reference).unwrap();
             (settings.width, settings.height)
         };
         assert_eq!(size(None), (64, 64));

@@ -32,8 +32,10 @@ impl Method {
 pub enum Preset {
     /// What we recommend.
     Default,
-    /// As the paper's author published it.
+    /// What the paper's author published and ran, its slips included.
     Paper,
+    /// What the paper's text says: the same schedule with the absolute value of the gradient and the subject's own token.
+    PaperText,
 }
 
 /// What says which latent elements belong to the subject.
@@ -43,8 +45,10 @@ pub enum Preset {
 pub enum Score {
     /// `Σ A·|∂ẑ/∂A|`.
     AbsGrad,
-    /// `Σ A·ReLU(∂ẑ/∂A)`, as the published code has it.
+    /// `Σ A·ReLU(∂ẑ/∂A)`.
     ReluGrad,
+    /// `Σ A·ReLU` of random mixtures of eight neighbours' `∂ẑ/∂A`: what the published code computes.
+    MixedReluGrad,
     /// `Σ A`, without a gradient.
     Attention,
     /// `|ε_c − ε_u|`, as in DiffEdit.
@@ -81,6 +85,17 @@ pub enum Fit {
     Stretch,
 }
 
+/// How much of a model's `scheduler_config.json` is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Display, VariantNames)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum SchedulerConfig {
+    /// As the Stable Diffusion pipelines of diffusers read it: `steps_offset` 1, `clip_sample` false.
+    Pipeline,
+    /// As it stands.
+    AsIs,
+}
+
 /// Where denoising starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Display, VariantNames)]
 #[serde(rename_all = "kebab-case")]
@@ -88,7 +103,7 @@ pub enum Fit {
 pub enum Start {
     /// The noised reference `q(z_{t0} | z0)`.
     Reference,
-    /// Pure noise, as published: the reference enters only through the replacements.
+    /// Noise of its own, as published: the reference enters only through the replacements.
     Noise,
 }
 
@@ -109,6 +124,7 @@ mod tests {
         read::<Preset>(Preset::VARIANTS);
         read::<Score>(Score::VARIANTS);
         read::<Scheduler>(Scheduler::VARIANTS);
+        read::<SchedulerConfig>(SchedulerConfig::VARIANTS);
         read::<Start>(Start::VARIANTS);
         read::<Fit>(Fit::VARIANTS);
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use strum::VariantNames;
 
-pub use self::choice::{Fit, Method, Preset, Scheduler, Score, Start};
+pub use self::choice::{Fit, Method, Preset, Scheduler, SchedulerConfig, Score, Start};
 pub use self::key::{Key, Kind, SettingError, number, reads};
 pub use self::value::{Layers, Size};
 use crate::range::Range;
@@ -76,6 +76,8 @@ settings! {
     method: Method, "NAME", Kind::OneOf(Method::VARIANTS);
     /// The sampler (unset: the model's).
     scheduler: Scheduler, "NAME", Kind::OneOf(Scheduler::VARIANTS);
+    /// The model's scheduler configuration: as the pipelines of diffusers read it (the default), or as it stands.
+    scheduler_config: SchedulerConfig, "HOW", Kind::OneOf(SchedulerConfig::VARIANTS);
     /// Steps of the whole schedule, before `strength` cuts it.
     steps: u32, "N", Kind::Whole(Range::new(1.0, MAX_STEPS as f64));
     /// How much of the schedule runs.
@@ -162,7 +164,7 @@ mod tests {
     #[test]
     fn every_key_can_be_set_and_every_refusal_names_its_range() {
         let good = json!({
-            "preset": "paper", "method": "img2img", "scheduler": "dpmpp-2m", "steps": 25, "strength": 0.6,
+            "preset": "paper", "method": "img2img", "scheduler": "dpmpp-2m", "scheduler_config": "as-is", "steps": 25, "strength": 0.6,
             "guidance": 7.5, "negative_prompt": "blurry", "edit_steps": [5, 18], "threshold": 0.5, "dilation": 1,
             "blur": 6, "layers": "last", "score": "relu-grad", "probes": 16, "start": "noise", "size": "512x768",
             "fit": "pad", "paste_back": 4,

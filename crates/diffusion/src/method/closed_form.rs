@@ -185,15 +185,15 @@ impl ClosedForm {
         Ok(Tensor::f_stack(&derivatives, 0)?)
     }
 
-    /// The score `[O, h, w]` of one token of one picture: `A` is the token's column `[H, N]`, `v` its values `[H, d]`.
-    pub(super) fn score(&self, a: &Activations, column: &Tensor, v: &Tensor, form: ScoreForm) -> Result<Tensor> {
+    /// What the score of one token of one picture is made of: `A` is the token's column `[H, N]`, `v` its values
+    /// `[H, d]`.
+    pub(super) fn factors(&self, a: &Activations, column: &Tensor, v: &Tensor) -> Result<Factors> {
         let column = column.f_to_kind(Kind::Float)?;
         let u = self.forward_derivative(a, v)?;
         let (heads, positions, channels) = u.size3()?;
         let (outputs, groups) = (self.kernel.size()[0], self.groups);
-        let (height, width) = (a.height, a.width);
 
-        // Y with A ≥ 0 folded into its rows: [H·N, 2G].
+        // Y with A ≥ 0 folded into its rows.
         let count = (channels / groups * positions) as f64;
         let moment = |x: &Tensor| -> Result<Tensor> {
             let x = x.f_view([heads, positions, groups, channels / groups])?;
@@ -201,13 +201,46 @@ impl ClosedForm {
         };
         let moments = Tensor::f_cat(&[moment(&u)?, moment(&u.f_mul(&a.normed)?)?], -1)?;
         let moments = moments.f_mul(&column.f_unsqueeze(-1)?)?.f_view([heads * positions, 2 * groups])?;
-        // Loc with A folded in: [H, N, O, 9].
+        // Loc with A folded in.
         let kernel = self.kernel.f_permute([1, 0, 2, 3])?.f_reshape([channels, outputs * 9])?;
         let local = u.f_mul(&a.slope)?.f_mul(&column.f_unsqueeze(-1)?)?.f_matmul(&kernel)?;
+        Ok(Factors {
+            spread: a.spread.f_reshape([outputs * positions, 2 * groups])?,
+            moments,
+            local: local.f_view([heads, positions, outputs, 9])?,
+            heads,
+            outputs,
+            height: a.height,
+            width: a.width,
+            dense_kind: self.dense_kind,
+        })
+    }
+}
+
+/// The factors of `A·J` for one token of one picture, float32.
+pub(super) struct Factors {
+    /// `P` `[O·N, 2G]`.
+    pub(super) spread: Tensor,
+    /// `A·Y` `[H·N, 2G]`.
+    pub(super) moments: Tensor,
+    /// `A·Loc` `[H, N, O, 9]`.
+    pub(super) local: Tensor,
+    pub(super) heads: i64,
+    pub(super) outputs: i64,
+    pub(super) height: i64,
+    pub(super) width: i64,
+    pub(super) dense_kind: Kind,
+}
+
+impl Factors {
+    /// The score `[O, h, w]`.
+    pub(super) fn score(&self, form: ScoreForm) -> Result<Tensor> {
+        let Self { spread, moments, local, heads, outputs, height, width, dense_kind } = self;
+        let (heads, outputs, height, width) = (*heads, *outputs, *height, *width);
+        let features = spread.size2()?.1;
 
         // Σ |P Yᵀ| over (h, q), in pieces that are never stored together.
-        let spread = a.spread.f_reshape([outputs * positions, 2 * groups])?;
-        let total = absolute_row_sums(&spread, &moments, self.dense_kind)?;
+        let total = absolute_row_sums(spread, moments, *dense_kind)?;
         let total = total.f_view([outputs, height, width])?;
         let signed = match form {
             ScoreForm::Abs => None,
@@ -218,8 +251,8 @@ impl ClosedForm {
         };
 
         // The nine neighbours: |loc − d| takes the place of |d|.
-        let spread = a.spread.f_view([outputs, height, width, 2 * groups])?.f_permute([1, 2, 0, 3])?;
-        let moments = moments.f_view([heads, height, width, 2 * groups])?.f_permute([1, 2, 3, 0])?;
+        let spread = spread.f_view([outputs, height, width, features])?.f_permute([1, 2, 0, 3])?;
+        let moments = moments.f_view([heads, height, width, features])?.f_permute([1, 2, 3, 0])?;
         let local = local.f_view([heads, height, width, outputs, 9])?.f_permute([1, 2, 3, 0, 4])?;
         for (i, (dy, dx)) in (-1i64..=1).flat_map(|dy| (-1i64..=1).map(move |dx| (dy, dx))).enumerate() {
             let inside = |x: &Tensor, dy: i64, dx: i64| -> Result<Tensor> {
@@ -268,7 +301,7 @@ fn dense_kind(weight: &Tensor) -> Kind {
 }
 
 /// `Σ_j |(X Yᵀ)[i, j]|`, float32, for `X` `[n, k]` and `Y` `[m, k]`, multiplied in `kind`.
-fn absolute_row_sums(x: &Tensor, y: &Tensor, kind: Kind) -> Result<Tensor> {
+pub(super) fn absolute_row_sums(x: &Tensor, y: &Tensor, kind: Kind) -> Result<Tensor> {
     let (x, y) = (x.f_to_kind(kind)?, y.f_to_kind(kind)?);
     let on_cpu = x.device() == Device::Cpu;
     let (rows, columns) = if on_cpu { CPU_PIECE } else { (GPU_PIECE / y.size2()?.0.max(1), y.size2()?.0) };

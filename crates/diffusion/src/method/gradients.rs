@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::method::closed_form::ScoreForm;
+use crate::method::mixed_form::STRIP;
 use crate::model::unet::{Perturbation, Tap, TextContext, Unet};
 
 /// The relative size of a finite difference: large enough for float32, small enough for its square to vanish.
@@ -38,8 +39,15 @@ impl Moment<'_> {
         self.unet.forward(&input, self.timestep, &self.text.copies(0, copies)?, tap)
     }
 
-    /// `Σ A·|J|` (or of the positive part) over heads and positions of `layer`, exactly, for each token: `[4, h, w]`.
-    pub(super) fn reverse_mode(&self, layer: usize, tokens: &[i64], form: ScoreForm) -> Result<Vec<Tensor>> {
+    /// `Σ A·|J|` (or of the positive part) over heads and positions of `layer`, exactly, for each token: `[4, h, w]`. With
+    /// `mixtures` `[⌈4·h·w / 8⌉, 8, 8]`, `J` of an element is that mixture of its strip's.
+    pub(super) fn reverse_mode(
+        &self,
+        layer: usize,
+        tokens: &[i64],
+        form: ScoreForm,
+        mixtures: Option<&Tensor>,
+    ) -> Result<Vec<Tensor>> {
         let (_, channels, height, width) = self.input.size4()?;
         let outputs = channels * height * width;
         let copies = self.copies()?.min(outputs);
@@ -56,7 +64,12 @@ impl Moment<'_> {
         for start in (0..outputs).step_by(copies as usize) {
             let elements =
                 Tensor::f_arange_start(start, start + copies, (Kind::Int64, device))?.f_clamp_max(outputs - 1)?;
-            let chosen = tch::with_grad(|| output.f_gather(1, &elements.f_unsqueeze(1)?, false)?.f_sum(Kind::Float))?;
+            let chosen = tch::with_grad(|| -> Result<Tensor> {
+                Ok(match mixtures {
+                    None => output.f_gather(1, &elements.f_unsqueeze(1)?, false)?.f_sum(Kind::Float)?,
+                    Some(mixtures) => mixed(&output, &elements, mixtures)?,
+                })
+            })?;
             let last = start + copies >= outputs;
             let gradient = Tensor::f_run_backward(&[chosen], &[&a], !last, false)?.remove(0);
             let part = tch::no_grad(|| -> Result<Tensor> {
@@ -108,4 +121,16 @@ impl Moment<'_> {
             })
             .collect()
     }
+}
+
+/// The sum over copies, each with its own element's mixture of the eight outputs of that element's strip.
+fn mixed(output: &Tensor, elements: &Tensor, mixtures: &Tensor) -> Result<Tensor> {
+    let outputs = output.size2()?.1;
+    let strip = elements.f_divide_scalar_mode(STRIP, "floor")?;
+    let weights = mixtures.f_view([-1, STRIP])?.f_index_select(0, elements)?;
+    let members = strip.f_mul_scalar(STRIP)?.f_unsqueeze(1)?;
+    let members = members.f_add(&Tensor::f_arange(STRIP, (Kind::Int64, elements.device()))?)?;
+    // A last strip that is cut short has nothing to mix beyond the end.
+    let weights = weights.f_mul(&members.f_lt(outputs)?)?;
+    Ok(output.f_gather(1, &members.f_clamp_max(outputs - 1)?, false)?.f_mul(&weights)?.f_sum(Kind::Float)?)
 }

@@ -1,13 +1,30 @@
-//! From scores to masks: blur, threshold, dilation. Scores `[4, h, w]` float32, masks `[4, h, w]` bool; each latent
+//! From scores to masks: smoothing, threshold, dilation. Scores `[4, h, w]` float32, masks `[4, h, w]` bool; each latent
 //! channel by itself.
 
 use tch::{Kind, Tensor};
 
+use super::settings::Smoothing;
 use crate::error::Result;
+
+/// The score as it is thresholded.
+pub fn smooth(score: &Tensor, smoothing: Smoothing) -> Result<Tensor> {
+    match smoothing {
+        Smoothing::Gaussian(sigma) => blur(score, sigma),
+        Smoothing::BoxSum => box_sum(score),
+    }
+}
+
+/// The sum over a 3×3 box, zero beyond the edge.
+fn box_sum(score: &Tensor) -> Result<Tensor> {
+    let channels = score.size3()?.0;
+    let ones = Tensor::f_ones([channels, 1, 3, 3], (Kind::Float, score.device()))?;
+    let sum = score.f_unsqueeze(0)?.f_conv2d(&ones, None::<&Tensor>, [1, 1], [1, 1], [1, 1], channels)?;
+    Ok(sum.f_squeeze_dim(0)?)
+}
 
 /// A 3×3 Gaussian of `sigma` latent elements, reflected at the edge, as torchvision's `gaussian_blur`. 0 leaves the
 /// score as it is.
-pub fn blur(score: &Tensor, sigma: f64) -> Result<Tensor> {
+fn blur(score: &Tensor, sigma: f64) -> Result<Tensor> {
     let (channels, height, width) = score.size3()?;
     if sigma <= 0.0 {
         return Ok(score.shallow_clone());
@@ -72,5 +89,12 @@ mod tests {
         assert!(dilate(&mask, 0).unwrap().equal(&mask));
         let flat = Tensor::full([4, 3, 1], 2.0, (Kind::Float, Device::Cpu));
         assert!((blur(&flat, 6.0).unwrap() - flat).abs().max().double_value(&[]) < 1e-6);
+    }
+
+    #[test]
+    fn a_box_sum_is_less_at_the_edge_because_nothing_is_beyond_it() {
+        let flat = Tensor::full([1, 3, 4], 2.0, (Kind::Float, Device::Cpu));
+        let sums = Vec::<f32>::try_from(smooth(&flat, Smoothing::BoxSum).unwrap().flatten(0, -1)).unwrap();
+        assert_eq!(sums, [8.0, 12.0, 12.0, 8.0, 12.0, 18.0, 18.0, 12.0, 8.0, 12.0, 12.0, 8.0]);
     }
 }

@@ -6,10 +6,11 @@ use tch::{Kind, Tensor};
 
 use super::closed_form::{ClosedForm, ScoreForm, token_of};
 use super::gradients::Moment;
+use super::mixed_form;
 use super::settings::{Score, Settings};
 use crate::error::{Error, Result};
 use crate::model::unet::{Captured, Tap, TextContext, Unet};
-use crate::noise::random_signs;
+use crate::noise::{mixtures, random_signs};
 
 /// How a score comes about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +75,7 @@ pub struct ScoredRow<'a> {
     pub conditional: &'a Tensor,
     /// `ε_u` `[4, h, w]`, where guidance is in use.
     pub unconditional: Option<&'a Tensor>,
-    /// Seeds the random signs: of the task and of the edit.
+    /// Seeds random signs and mixtures: of the task and of the edit.
     pub seed: u64,
 }
 
@@ -112,17 +113,17 @@ impl Scorer {
                 layers.clear();
                 Estimator::Direct
             }
-            Score::AbsGrad | Score::ReluGrad => {
+            Score::AbsGrad | Score::ReluGrad | Score::MixedReluGrad => {
                 if layers == [self.last] && self.closed_form.is_some() {
                     Estimator::ClosedForm
                 } else if i64::from(settings.probes) >= elements {
                     Estimator::ReverseMode
-                } else if settings.score == Score::ReluGrad {
+                } else if settings.score.needs_signs() {
                     return refuse(
                         "score",
                         format!(
-                            "relu-grad is exact at the last layer only; for other layers set probes to at least \
-                             {elements} (one backward pass a latent element), or choose abs-grad"
+                            "relu-grad and mixed-relu-grad are exact at the last layer only; for other layers set probes \
+                             to at least {elements} (one backward pass a latent element), or choose attention or abs-grad"
                         ),
                     );
                 } else {
@@ -173,7 +174,14 @@ impl Scorer {
 
     /// The score of each token in one layer.
     fn layer_scores(&self, plan: &Plan, row: &ScoredRow<'_>, layer: &Captured, tokens: &[i64]) -> Result<Vec<Tensor>> {
-        let form = if plan.score == Score::ReluGrad { ScoreForm::Relu } else { ScoreForm::Abs };
+        let form = if plan.score.needs_signs() { ScoreForm::Relu } else { ScoreForm::Abs };
+        let mixtures = match plan.score {
+            Score::MixedReluGrad => {
+                let elements = row.conditional.numel() as i64;
+                Some(mixtures(row.seed, elements)?.f_to_device(row.conditional.device())?)
+            }
+            _ => None,
+        };
         let moment = Moment { unet: row.unet, input: row.input, timestep: row.timestep, text: row.text };
         match plan.estimator {
             Estimator::Direct => tokens.iter().map(|&token| attention(row, layer, token)).collect(),
@@ -187,11 +195,15 @@ impl Scorer {
                     .iter()
                     .map(|&token| {
                         let (column, values) = token_of(layer, row.row, token)?;
-                        closed_form.score(&activations, &column, &values, form)
+                        let factors = closed_form.factors(&activations, &column, &values)?;
+                        match &mixtures {
+                            Some(mixtures) => mixed_form::score(&factors, mixtures),
+                            None => factors.score(form),
+                        }
                     })
                     .collect()
             }
-            Estimator::ReverseMode => moment.reverse_mode(layer.layer, tokens, form),
+            Estimator::ReverseMode => moment.reverse_mode(layer.layer, tokens, form, mixtures.as_ref()),
             Estimator::RandomSigns(probes) => {
                 let (_, heads, positions, _) = layer.probabilities.size4()?;
                 let seed = row.seed.wrapping_add(layer.layer as u64);

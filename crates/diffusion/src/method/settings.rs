@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::scheduler::SchedulerKind;
+use crate::scheduler::{ConfigReading, SchedulerKind};
 
 /// The edit indices of the paper, as shares of its 45 timesteps.
 pub const PAPER_EDIT_FRACTIONS: [f64; 3] = [5.0 / 45.0, 18.0 / 45.0, 28.0 / 45.0];
@@ -28,10 +28,40 @@ pub enum Score {
     AbsGrad,
     /// `Σ A·max(J, 0)`.
     ReluGrad,
+    /// `Σ A·max(random mixtures of eight neighbours' J, 0)`: what the paper's author computed.
+    MixedReluGrad,
     /// `Σ A`.
     Attention,
     /// `|ε_c − ε_u|`.
     GuidanceDifference,
+}
+
+impl Score {
+    /// Whether it tells positive derivatives from negative ones, so that squares of them are no substitute.
+    pub fn needs_signs(self) -> bool {
+        matches!(self, Self::ReluGrad | Self::MixedReluGrad)
+    }
+}
+
+/// What is done to a score before its threshold.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Smoothing {
+    /// A 3×3 Gaussian of this σ in latent elements, reflected at the edge; 0 is none.
+    Gaussian(f64),
+    /// The sum over a 3×3 box, zero beyond the edge, as the paper's author published it.
+    BoxSum,
+}
+
+/// Which positions of the text encoder a subject is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SubjectTokens {
+    /// Those of all its BPE pieces.
+    Pieces,
+    /// For each of its words, the number of the word in the prompt, counted from 0: what the paper's author took, though
+    /// position 0 is the start token.
+    WordNumber,
 }
 
 /// Where denoising starts.
@@ -40,7 +70,7 @@ pub enum Score {
 pub enum Start {
     /// The noised reference.
     Reference,
-    /// Pure noise.
+    /// Pure noise, a draw of its own.
     Noise,
 }
 
@@ -94,6 +124,8 @@ pub struct Settings {
     pub method: Method,
     /// The sampler.
     pub scheduler: SchedulerKind,
+    /// How much of the model's scheduler configuration is believed.
+    pub scheduler_config: ConfigReading,
     /// Whether timesteps are the paper's: leading spacing without offset (980, 960 … 0 for 50 steps), whatever the
     /// model's configuration says.
     pub published_timesteps: bool,
@@ -111,8 +143,10 @@ pub struct Settings {
     pub threshold: f64,
     /// How often the mask is dilated.
     pub dilation: u32,
-    /// σ of the blur in latent elements; 0 is none.
-    pub blur: f64,
+    /// What is done to a score before its threshold.
+    pub smoothing: Smoothing,
+    /// Which positions a subject is.
+    pub subject_tokens: SubjectTokens,
     /// The cross-attention layers that the score is taken from, by their diffusers paths.
     pub layers: Vec<String>,
     /// Which score.
@@ -141,12 +175,13 @@ impl Settings {
     }
 
     /// Pictures of equal keys may be made in one batch: everything but what each row has of its own (guidance scale,
-    /// negative prompt, threshold, dilation, blur, paste-back).
+    /// negative prompt, threshold, dilation, smoothing, tokens of subjects, paste-back).
     pub fn batch_key(&self) -> String {
         format!(
-            "{:?} {:?} {} {} {} {} {:?} {:?} {:?} {} {:?} {}x{}",
+            "{:?} {:?} {:?} {} {} {} {} {:?} {:?} {:?} {} {:?} {}x{}",
             self.method,
             self.scheduler,
+            self.scheduler_config,
             self.published_timesteps,
             self.steps,
             self.effective_strength(),

@@ -116,6 +116,26 @@ impl Config {
         Ok(numbers)
     }
 
+    /// Takes a whole number that may be written once or as two, each of which must lie in `range`.
+    pub fn one_or_two(&mut self, key: &str, default: i64, range: RangeInclusive<i64>) -> Result<[i64; 2]> {
+        let numbers = self.number_per_block(key, default, 2, range)?;
+        Ok([numbers[0], numbers[1]])
+    }
+
+    /// A text that a file says of itself.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.values.get(key).and_then(Value::as_str)
+    }
+
+    /// Takes a key of which only one value is supported, written once or as a list of it.
+    pub fn expect_per_block(&mut self, key: &str, supported: &Value) -> Result<()> {
+        let all_are = |value: &Value| value.as_array().is_some_and(|items| items.iter().all(|item| item == supported));
+        if self.values.get(key).is_some_and(all_are) {
+            self.values.remove(key);
+        }
+        self.expect(key, std::slice::from_ref(supported))
+    }
+
     /// Takes a key of which only some values are supported.
     pub fn expect(&mut self, key: &str, supported: &[Value]) -> Result<()> {
         match self.values.remove(key) {
@@ -133,6 +153,11 @@ impl Config {
         for key in keys {
             self.values.remove(*key);
         }
+    }
+
+    /// What was not taken yet, but for what a file says of itself.
+    pub fn rest(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.values.iter().map(|(key, value)| (key.as_str(), value)).filter(|(key, _)| !key.starts_with('_'))
     }
 
     /// Ends the reading: a key that is left and set is one we do not know.

@@ -12,22 +12,28 @@ use crate::error::{Error, Result};
 use crate::scheduler::SchedulerKind;
 
 /// The classes that a component may have, as `model_index.json` names them.
-const COMPONENTS: [(&str, &[&str]); 5] = [
-    (
-        "scheduler",
-        &["DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"],
-    ),
+const COMPONENTS: [(&str, &[&str]); 4] = [
     ("text_encoder", &["CLIPTextModel"]),
     ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
     ("unet", &["UNet2DConditionModel"]),
     ("vae", &["AutoencoderKL"]),
 ];
 
-/// Checks that `model_index.json` names a Stable Diffusion of components that we have.
+/// What `model_index.json` says beside the components that we have.
+#[derive(Debug)]
+pub struct Index {
+    /// The scheduler's class.
+    pub scheduler: String,
+    /// Components that diffusers would use and we do not, such as `controlnet (ControlNetModel)`.
+    pub left_out: Vec<String>,
+}
+
+/// Reads `model_index.json`, and checks that it names a Stable Diffusion of components that we have. Which scheduler runs
+/// is for the task to say.
 ///
 /// # Errors
 /// [`Error::Model`] names the key.
-pub fn check_index(folder: &Path) -> Result<()> {
+pub fn read_index(folder: &Path) -> Result<Index> {
     if !folder.is_dir() {
         let problem = "is no folder; a model is a folder in diffusers layout, with model_index.json".to_owned();
         return Err(Error::Model { path: folder.to_owned(), problem });
@@ -39,9 +45,14 @@ pub fn check_index(folder: &Path) -> Result<()> {
             "\"_class_name\": \"{class}\" is not supported; Stable Diffusion 1.x and 2.x are (StableDiffusionPipeline)"
         )));
     }
-    for (component, supported) in COMPONENTS {
+    let mut class_of = |component: &str| -> Result<String> {
         let names: Vec<Option<String>> = index.require(component)?;
-        let class = names.into_iter().nth(1).flatten().unwrap_or_default();
+        Ok(names.into_iter().nth(1).flatten().unwrap_or_default())
+    };
+    let scheduler = class_of("scheduler")?;
+    let classes = COMPONENTS.map(|(component, _)| class_of(component));
+    for ((component, supported), class) in COMPONENTS.into_iter().zip(classes) {
+        let class = class?;
         if !supported.contains(&class.as_str()) {
             return Err(index.error(format!(
                 "\"{component}\": \"{class}\" is not supported (supported: {})",
@@ -49,7 +60,14 @@ pub fn check_index(folder: &Path) -> Result<()> {
             )));
         }
     }
-    Ok(())
+    let left_out = index.rest().filter_map(|(component, names)| {
+        // What only prepares pictures for the safety checker makes none.
+        let class = names.get(1)?.as_str().filter(|_| component != "feature_extractor")?;
+        Some(format!("{component} ({class})"))
+    });
+    let mut left_out: Vec<String> = left_out.collect();
+    left_out.sort();
+    Ok(Index { scheduler, left_out })
 }
 
 /// SHA-256 over everything that decides what a model computes: `weights` (the digest of each component's tensors) and
@@ -59,6 +77,7 @@ pub fn digest(folder: &Path, weights: &[(&str, [u8; 32])]) -> Result<[u8; 32]> {
     for file in [
         "scheduler/scheduler_config.json",
         "text_encoder/config.json",
+        "tokenizer/added_tokens.json",
         "tokenizer/merges.txt",
         "tokenizer/special_tokens_map.json",
         "tokenizer/tokenizer.json",

@@ -141,7 +141,7 @@ impl AutoencoderKl {
         config.expect("_class_name", &["AutoencoderKL".into()])?;
         config.expect("in_channels", &[3.into()])?;
         config.expect("out_channels", &[3.into()])?;
-        config.expect("act_fn", &["silu".into()])?;
+        config.expect("act_fn", &["silu".into(), "swish".into()])?;
         let latents = config.number("latent_channels", 4, SIZES)?;
         if latents != 4 {
             return Err(config.error(format!("\"latent_channels\": {latents} is not supported (supported: 4)")));
@@ -160,7 +160,7 @@ impl AutoencoderKl {
         let mid_attention: bool = config.take("mid_block_add_attention", true)?;
         let use_quant: bool = config.take("use_quant_conv", true)?;
         let use_post_quant: bool = config.take("use_post_quant_conv", true)?;
-        config.expect("shift_factor", &[serde_json::Value::Null])?;
+        config.expect("shift_factor", &[serde_json::Value::Null, 0.into(), 0.0.into()])?;
         config.expect("latents_mean", &[serde_json::Value::Null])?;
         config.expect("latents_std", &[serde_json::Value::Null])?;
         config.ignore(&["sample_size", "force_upcast"]);

@@ -21,7 +21,7 @@ use crate::model::unet::Unet;
 use crate::model::vae::AutoencoderKl;
 use crate::model::weights::detect_variant;
 use crate::reproducible::reproducible_arithmetic;
-use crate::scheduler::{Scheduler, SchedulerConfig, TimestepSpacing};
+use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::text::{ClipTextModel, ClipTokenizer};
 
 /// Texts whose hidden states are kept: a run has few negative prompts and often repeats its prompts.
@@ -76,7 +76,10 @@ impl StableDiffusion {
     /// [`Error::Model`] names the file and what is wrong with it.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self> {
         reproducible_arithmetic();
-        folder::check_index(path)?;
+        let index = folder::read_index(path)?;
+        for left_out in &index.left_out {
+            tracing::warn!(model = %path.display(), "{left_out} is left out: pictures are made without it");
+        }
         let (kind, device) = (options.dtype.kind(), options.device.torch());
         let part = |name: &str, stem: &str| {
             let folder = path.join(name);
@@ -85,20 +88,13 @@ impl StableDiffusion {
         };
         tch::no_grad(|| {
             let scheduler_config = SchedulerConfig::load(&path.join("scheduler/scheduler_config.json"))?;
+            let scheduler_config = scheduler_config.named_by_index(index.scheduler);
+            scheduler_config.check_noise()?;
             let measured = MeasuredSettings::read(path)?;
             let (folder, variant) = part("text_encoder", "model");
             let text_encoder = ClipTextModel::load(&folder, variant.as_deref(), kind, device)?;
             let tokenizer = ClipTokenizer::load(&path.join("tokenizer"), text_encoder.length())?;
-            if tokenizer.largest_id() >= text_encoder.vocabulary() {
-                return Err(Error::Model {
-                    path: folder.join("config.json"),
-                    problem: format!(
-                        "\"vocab_size\" is {}, but the tokenizer has a token with the id {}; they belong to two models",
-                        text_encoder.vocabulary(),
-                        tokenizer.largest_id()
-                    ),
-                });
-            }
+            check_vocabulary(&folder, &tokenizer, &text_encoder)?;
             let (folder, variant) = part("unet", "diffusion_pytorch_model");
             let unet = Unet::load(&folder, variant.as_deref(), kind, device)?;
             if unet.text_width() != text_encoder.width() {
@@ -165,8 +161,10 @@ impl StableDiffusion {
     }
 
     /// Width and height in pixels of the pictures that the model was trained on.
-    pub fn native_size(&self) -> u32 {
-        (self.unet.sample_size() * self.vae.factor()).clamp(8, 4096) as u32
+    pub fn native_size(&self) -> (u32, u32) {
+        let pixels = |latents: i64| (latents * self.vae.factor()).clamp(8, 4096) as u32;
+        let (width, height) = self.unet.sample_size();
+        (pixels(width), pixels(height))
     }
 
     /// Pixels a latent element, along a side.
@@ -192,6 +190,7 @@ impl StableDiffusion {
                 return Err(Error::Setting { param: "size", message });
             }
         }
+        self.check_latents(i64::from(settings.width / factor), i64::from(settings.height / factor), settings)?;
         let scheduler = self.scheduler(settings)?;
         let masked = settings.method == Method::AbsGradSam;
         if masked {
@@ -199,18 +198,32 @@ impl StableDiffusion {
             let elements = i64::from(settings.width / factor) * i64::from(settings.height / factor) * 4;
             self.scorer.plan(&self.unet, settings, elements)?;
         }
-        Ok((prompt::read_prompt(&self.tokenizer, prompt, subjects, masked)?, scheduler))
+        let tokens = masked.then_some(settings.subject_tokens);
+        Ok((prompt::read_prompt(&self.tokenizer, prompt, subjects, tokens)?, scheduler))
+    }
+
+    /// Refuses latents that the network cannot halve, or that have no deviation for a threshold.
+    fn check_latents(&self, width: i64, height: i64, settings: &Settings) -> Result<()> {
+        let smallest = self.unet.smallest();
+        let masked = settings.method == Method::AbsGradSam;
+        if width >= smallest && height >= smallest && (!masked || width * height > 1) {
+            return Ok(());
+        }
+        let least = if masked { smallest.max(2) } else { smallest } * self.vae.factor();
+        let message = format!(
+            "{}x{} leaves {width}x{height} latents, which is too small for this network; sides of {least} and more are not",
+            settings.width, settings.height
+        );
+        Err(Error::Setting { param: "size", message })
     }
 
     /// The timesteps that `settings` lay, truncated by strength.
     fn scheduler(&self, settings: &Settings) -> Result<Scheduler> {
-        let config = if settings.published_timesteps {
-            self.scheduler_config.clone().with_spacing(TimestepSpacing::Leading).with_steps_offset(0)
-        } else {
-            self.scheduler_config.clone()
-        };
-        let mut scheduler = Scheduler::new(&config, settings.scheduler, settings.steps)?;
-        scheduler.truncate(settings.effective_strength());
+        let config = self.scheduler_config.clone().read_as(settings.scheduler_config);
+        let config =
+            if settings.published_timesteps { config.with_leading_spacing().with_steps_offset(0) } else { config };
+        let scheduler =
+            Scheduler::truncated(&config, settings.scheduler, settings.steps, settings.effective_strength())?;
         if scheduler.timesteps().is_empty() {
             let message = format!(
                 "{} of {} steps leaves no step to run; raise strength or steps",
@@ -234,4 +247,27 @@ impl StableDiffusion {
         texts.insert(text.to_owned(), hidden.shallow_clone());
         Ok(hidden)
     }
+}
+
+/// A row of the text encoder for each token, and a token for each row: where a row is left over, the tokenizer lacks a
+/// token that was learned, and would spell it out in pieces.
+fn check_vocabulary(folder: &Path, tokenizer: &ClipTokenizer, text_encoder: &ClipTextModel) -> Result<()> {
+    let (rows, tokens) = (text_encoder.vocabulary(), tokenizer.largest_id() + 1);
+    let problem = if tokens > rows {
+        format!("but the tokenizer has a token with the id {}; they belong to two models", tokens - 1)
+    } else if rows > tokens && !is_padding(rows, tokens) {
+        format!(
+            "but the tokenizer has {tokens} tokens: what was learned in the other rows has no name; give the tokenizer its \
+             added_tokens.json"
+        )
+    } else {
+        return Ok(());
+    };
+    let problem = format!("\"vocab_size\" is {rows}, {problem}");
+    Err(Error::Model { path: folder.join("config.json"), problem })
+}
+
+/// Whether the rows are the tokens, rounded up as transformers' `resize_token_embeddings(pad_to_multiple_of=…)` does.
+fn is_padding(rows: i64, tokens: i64) -> bool {
+    [8, 16, 32, 64, 128, 256].into_iter().any(|multiple| (tokens as u64).next_multiple_of(multiple) == rows as u64)
 }

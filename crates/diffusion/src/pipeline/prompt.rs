@@ -2,10 +2,11 @@
 
 use super::request::{Prompt, Subject};
 use crate::error::{Error, Result};
-use crate::subjects::{SubjectSpan, find_subjects, locate};
+use crate::method::SubjectTokens;
+use crate::subjects::{SubjectSpan, find_subjects, locate, word_number};
 use crate::text::{ClipTokenizer, TokenizedPrompt};
 
-/// Tokenizes `prompt`, and finds its subjects if `masked`.
+/// Tokenizes `prompt`, and finds its subjects if `masked`, by those tokens of theirs.
 ///
 /// # Errors
 /// [`Error::NoSubject`] if none is given and the prompt has no noun; [`Error::SubjectNotInPrompt`] if one that is given
@@ -14,38 +15,47 @@ pub(super) fn read_prompt(
     tokenizer: &ClipTokenizer,
     prompt: &str,
     subjects: Option<&[String]>,
-    masked: bool,
+    masked: Option<SubjectTokens>,
 ) -> Result<Prompt> {
     let tokens = tokenizer.encode(prompt)?;
     let truncated_to = tokens.truncated_at.map(|end| seen(prompt, end).to_owned());
     let subjects = match (masked, subjects) {
-        (false, _) => Vec::new(),
-        (true, Some(given)) => given_subjects(prompt, &tokens, given)?,
-        (true, None) => found_subjects(prompt, &tokens)?,
+        (None, _) => Vec::new(),
+        (Some(which), Some(given)) => given_subjects(prompt, &tokens, given, which)?,
+        (Some(which), None) => found_subjects(prompt, &tokens, which)?,
     };
     Ok(Prompt { ids: tokens.ids, truncated_to, subjects })
 }
 
 /// The prompt's own nouns, one subject for each different word.
-fn found_subjects(prompt: &str, tokens: &TokenizedPrompt) -> Result<Vec<Subject>> {
-    let mut subjects: Vec<Subject> = Vec::new();
+fn found_subjects(prompt: &str, tokens: &TokenizedPrompt, which: SubjectTokens) -> Result<Vec<Subject>> {
+    let mut spans: Vec<(String, Vec<SubjectSpan>)> = Vec::new();
     for span in find_subjects(prompt) {
-        let positions = tokens.positions(&(span.start..span.end));
-        match subjects.iter_mut().find(|subject| subject.text == span.text) {
-            Some(subject) => subject.positions.extend(positions),
-            None => subjects.push(Subject { text: span.text, positions }),
+        match spans.iter_mut().find(|(text, _)| *text == span.text) {
+            Some((_, same)) => same.push(span),
+            None => spans.push((span.text.clone(), vec![span])),
         }
     }
+    let subject = |(text, spans): (String, Vec<SubjectSpan>)| {
+        let positions = positions(prompt, tokens, &spans, which);
+        Subject { text, positions }
+    };
+    let mut subjects: Vec<Subject> = spans.into_iter().map(subject).collect();
     // A noun behind the encoder's limit has no tokens, and no say.
     subjects.retain(|subject| !subject.positions.is_empty());
     if subjects.is_empty() { Err(Error::NoSubject { prompt: shorten(prompt) }) } else { Ok(subjects) }
 }
 
-fn given_subjects(prompt: &str, tokens: &TokenizedPrompt, given: &[String]) -> Result<Vec<Subject>> {
+fn given_subjects(
+    prompt: &str,
+    tokens: &TokenizedPrompt,
+    given: &[String],
+    which: SubjectTokens,
+) -> Result<Vec<Subject>> {
     let mut subjects: Vec<Subject> = Vec::new();
     for text in given {
         let spans: Vec<SubjectSpan> = locate(prompt, text);
-        let positions: Vec<i64> = spans.iter().flat_map(|span| tokens.positions(&(span.start..span.end))).collect();
+        let positions = positions(prompt, tokens, &spans, which);
         if positions.is_empty() {
             let hint = match tokens.truncated_at {
                 Some(end) if !spans.is_empty() => {
@@ -60,6 +70,19 @@ fn given_subjects(prompt: &str, tokens: &TokenizedPrompt, given: &[String]) -> R
         }
     }
     if subjects.is_empty() { Err(Error::NoSubject { prompt: shorten(prompt) }) } else { Ok(subjects) }
+}
+
+/// The positions of a subject that stands at `spans`.
+fn positions(prompt: &str, tokens: &TokenizedPrompt, spans: &[SubjectSpan], which: SubjectTokens) -> Vec<i64> {
+    match (which, spans.last()) {
+        (SubjectTokens::Pieces, _) => spans.iter().flat_map(|span| tokens.positions(&(span.start..span.end))).collect(),
+        // Of a word that is repeated the last counts: the author's list of subjects has one number a word.
+        (SubjectTokens::WordNumber, Some(last)) => (word_number(prompt, last.start)..word_number(prompt, last.end))
+            .filter(|number| *number < tokens.ids.len())
+            .map(|number| number as i64)
+            .collect(),
+        (SubjectTokens::WordNumber, None) => Vec::new(),
+    }
 }
 
 /// The prompt up to `end`, or to the character that `end` cuts: a token may be a part of one.

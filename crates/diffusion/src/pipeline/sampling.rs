@@ -11,7 +11,7 @@ use crate::explain;
 use crate::image_processor::{Rgb, postprocess, preprocess, resize};
 use crate::method::score::{Plan, ScoredRow};
 use crate::method::{Method, Start, mask};
-use crate::noise::TaskNoise;
+use crate::noise::{Draws, TaskNoise};
 use crate::scheduler::Scheduler;
 
 /// Spreads the seeds of one task's edits over all seeds.
@@ -107,8 +107,12 @@ impl StableDiffusion {
         let factor = self.vae.factor();
         let shape = [1, 4, i64::from(settings.height) / factor, i64::from(settings.width) / factor];
         let with_reference = settings.method != Method::Txt2img;
-        let draws = (0..scheduler.timesteps().len()).filter(|&i| scheduler.needs_noise(i)).count();
-        let noise = TaskNoise::draw(request.seed, shape, with_reference, draws)?;
+        let draws = Draws {
+            with_reference,
+            own_start: with_reference && settings.start == Start::Noise,
+            variance: (0..scheduler.timesteps().len()).filter(|&i| scheduler.needs_noise(i)).count(),
+        };
+        let noise = TaskNoise::draw(request.seed, shape, draws)?;
         let (reference, clean) = match (&request.reference, &noise.posterior) {
             (Some(picture), Some(posterior)) => {
                 let resized = resize(picture, settings.width, settings.height)?;
@@ -158,9 +162,10 @@ impl StableDiffusion {
         };
         let texts = self.texts(rows, &padded, apart)?;
 
-        let mut latents = match (&clean, shared.start) {
-            (Some(clean), Start::Reference) => scheduler.add_noise(clean, &noise, 0)?,
-            _ => noise.f_mul_scalar(scheduler.init_noise_sigma())?,
+        let own_start = stack(rows, &|row| row.noise.start.as_ref().map(Tensor::shallow_clone))?;
+        let mut latents = match (&clean, &own_start) {
+            (Some(clean), None) => scheduler.add_noise(clean, &noise, 0)?,
+            (_, own_start) => own_start.as_ref().unwrap_or(&noise).f_mul_scalar(scheduler.init_noise_sigma())?,
         };
         // The first step after which a row's latents are not finite, else −1; read once at the end.
         let mut first_bad = Tensor::f_full([size as i64], -1, (Kind::Int64, device))?;
@@ -232,8 +237,8 @@ impl StableDiffusion {
         let mut union: Option<Tensor> = None;
         let mut subject_coverage = Vec::with_capacity(scores.len());
         for score in &scores {
-            let blurred = mask::blur(score, settings.blur)?;
-            let mask = mask::dilate(&mask::threshold(&blurred, settings.threshold)?, settings.dilation)?;
+            let smooth = mask::smooth(score, settings.smoothing)?;
+            let mask = mask::dilate(&mask::threshold(&smooth, settings.threshold)?, settings.dilation)?;
             subject_coverage.push(mask::coverage(&mask)?);
             union = Some(match union {
                 None => mask,

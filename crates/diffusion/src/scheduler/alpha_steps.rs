@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::config::{FixedVariance, PredictionType, SchedulerConfig};
+use super::options::{FixedVariance, Options, PredictionType};
 use crate::error::Result;
 
 /// `ᾱ` where a step starts and where it ends.
@@ -12,38 +12,40 @@ pub(super) struct AlphaStep {
     pub(super) to: f32,
 }
 
+/// `ᾱ` at a timestep; beyond the last, where only steps are that are not run, that of the last.
+fn alpha_at(alphas_cumprod: &[f32], timestep: f64) -> f32 {
+    alphas_cumprod[(timestep as usize).min(alphas_cumprod.len() - 1)]
+}
+
 /// The steps of DDPM: each ends at the next timestep of the list, the last at `ᾱ = 1`.
 pub(super) fn ddpm_steps(alphas_cumprod: &[f32], timesteps: &[f64]) -> Vec<AlphaStep> {
-    let ends = timesteps.iter().skip(1).map(|&t| alphas_cumprod[t as usize]).chain([1.0]);
-    timesteps.iter().zip(ends).map(|(&t, to)| AlphaStep { from: alphas_cumprod[t as usize], to }).collect()
+    let ends = timesteps.iter().skip(1).map(|&t| alpha_at(alphas_cumprod, t)).chain([1.0]);
+    timesteps.iter().zip(ends).map(|(&t, to)| AlphaStep { from: alpha_at(alphas_cumprod, t), to }).collect()
 }
 
 /// The steps of DDIM: each ends a whole ratio of training steps earlier, which is the next timestep of the list only
 /// for even spacing.
-pub(super) fn ddim_steps(config: &SchedulerConfig, alphas_cumprod: &[f32], timesteps: &[f64]) -> Vec<AlphaStep> {
-    let ratio = config.num_train_timesteps / timesteps.len().max(1);
-    let end = if config.set_alpha_to_one { 1.0 } else { alphas_cumprod[0] };
+pub(super) fn ddim_steps(options: &Options, alphas_cumprod: &[f32], timesteps: &[f64]) -> Vec<AlphaStep> {
+    let ratio = options.num_train_timesteps / timesteps.len().max(1);
+    let end = if options.set_alpha_to_one { 1.0 } else { alphas_cumprod[0] };
     timesteps
         .iter()
-        .map(|&t| {
-            let t = t as usize;
-            AlphaStep {
-                from: alphas_cumprod[t],
-                to: t.checked_sub(ratio).map_or(end, |earlier| alphas_cumprod[earlier]),
-            }
+        .map(|&t| AlphaStep {
+            from: alpha_at(alphas_cumprod, t),
+            to: (t as usize).checked_sub(ratio).map_or(end, |earlier| alpha_at(alphas_cumprod, earlier as f64)),
         })
         .collect()
 }
 
 /// Ho et al. 2020, equation 7, and the variance that the configuration names.
 pub(super) fn ddpm_step(
-    config: &SchedulerConfig,
+    options: &Options,
     step: AlphaStep,
     output: &Tensor,
     sample: &Tensor,
     noise: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let original = predict_original(config, step.from, output, sample)?;
+    let original = predict_original(options, step.from, output, sample)?;
     let (beta_prod, beta_prod_to) = (1.0 - step.from, 1.0 - step.to);
     let alpha = step.from / step.to;
     let beta = 1.0 - alpha;
@@ -51,7 +53,7 @@ pub(super) fn ddpm_step(
         .f_add(&scaled(sample, alpha.sqrt() * beta_prod_to / beta_prod)?)?;
     let Some(noise) = noise else { return Ok(mean) };
     let small = (beta_prod_to / beta_prod * beta).max(1e-20);
-    let deviation = match config.variance_type {
+    let deviation = match options.variance_type {
         FixedVariance::Small => small.sqrt(),
         FixedVariance::SmallLog => (0.5 * small.ln()).exp(),
         FixedVariance::Large => beta.sqrt(),
@@ -60,11 +62,11 @@ pub(super) fn ddpm_step(
 }
 
 /// Song et al. 2021, equation 12 with eta 0.
-pub(super) fn ddim_step(config: &SchedulerConfig, step: AlphaStep, output: &Tensor, sample: &Tensor) -> Result<Tensor> {
-    let original = predict_original(config, step.from, output, sample)?;
+pub(super) fn ddim_step(options: &Options, step: AlphaStep, output: &Tensor, sample: &Tensor) -> Result<Tensor> {
+    let original = predict_original(options, step.from, output, sample)?;
     let (root, root_beta) = (step.from.sqrt(), (1.0 - step.from).sqrt());
     // Not recomputed from the clipped sample, as in diffusers (`use_clipped_model_output` is off in its pipelines).
-    let epsilon = match config.prediction_type {
+    let epsilon = match options.prediction_type {
         PredictionType::Epsilon => output.f_detach()?,
         PredictionType::Sample => divided(&sample.f_sub(&scaled(output, root)?)?, root_beta)?,
         PredictionType::VPrediction => scaled(output, root)?.f_add(&scaled(sample, root_beta)?)?,
@@ -77,14 +79,14 @@ pub(super) fn add_noise(alpha: f32, original: &Tensor, noise: &Tensor) -> Result
     Ok(scaled(original, alpha.sqrt())?.f_add(&scaled(noise, (1.0 - alpha).sqrt())?)?)
 }
 
-fn predict_original(config: &SchedulerConfig, alpha: f32, output: &Tensor, sample: &Tensor) -> Result<Tensor> {
+fn predict_original(options: &Options, alpha: f32, output: &Tensor, sample: &Tensor) -> Result<Tensor> {
     let (root, root_beta) = (alpha.sqrt(), (1.0 - alpha).sqrt());
-    let original = match config.prediction_type {
+    let original = match options.prediction_type {
         PredictionType::Epsilon => divided(&sample.f_sub(&scaled(output, root_beta)?)?, root)?,
         PredictionType::Sample => output.f_detach()?,
         PredictionType::VPrediction => scaled(sample, root)?.f_sub(&scaled(output, root_beta)?)?,
     };
-    match config.clip_sample() {
+    match options.clip_sample() {
         Some(range) => Ok(original.f_clamp(-range, range)?),
         None => Ok(original),
     }

@@ -8,6 +8,8 @@
 
 mod alpha_steps;
 mod config;
+mod keys;
+mod options;
 mod schedule;
 mod sigma_steps;
 mod sigmas;
@@ -17,14 +19,15 @@ mod tests;
 use tch::{Kind, Tensor};
 
 use alpha_steps::AlphaStep;
-pub use config::{PredictionType, SchedulerConfig, SchedulerKind, TimestepSpacing};
+pub use config::{ConfigReading, SchedulerConfig, SchedulerKind};
+use options::{Options, PredictionType, TimestepSpacing};
 use sigma_steps::Before;
 
 use crate::error::{Error, Result};
 
 /// One denoising run of one batch.
 pub struct Scheduler {
-    config: SchedulerConfig,
+    options: Options,
     timesteps: Vec<f64>,
     /// Index of the first timestep that is used: 0 until truncated.
     first: usize,
@@ -41,34 +44,45 @@ enum Algorithm {
 }
 
 impl Scheduler {
-    /// Lays `steps` inference steps over the schedule of training.
+    /// Lays `steps` inference steps over the schedule of training, all of which are run.
+    ///
+    /// # Errors
+    /// As [`truncated`](Self::truncated).
+    pub fn new(config: &SchedulerConfig, kind: SchedulerKind, steps: usize) -> Result<Self> {
+        Self::truncated(config, kind, steps, 1.0)
+    }
+
+    /// Lays `steps` inference steps over the schedule of training and leaves out the noisiest, as
+    /// `StableDiffusionImg2ImgPipeline.get_timesteps` does: `strength` 1 keeps all, 0 none.
     ///
     /// # Errors
     /// [`Error::Setting`] if `steps` is 0 or more than the schedule has room for; [`Error::Model`] if the configuration
-    /// has no level to start from.
-    pub fn new(config: &SchedulerConfig, kind: SchedulerKind, steps: usize) -> Result<Self> {
-        let alphas_cumprod = schedule::alphas_cumprod(config, kind)?;
+    /// has something that is not supported, or no level to start from.
+    pub fn truncated(config: &SchedulerConfig, kind: SchedulerKind, steps: usize, strength: f64) -> Result<Self> {
+        let options = Options::read(config, kind)?;
+        let first = skipped(steps, strength);
+        let alphas_cumprod = schedule::alphas_cumprod(&options, kind)?;
         let (timesteps, algorithm) = match kind {
             SchedulerKind::Ddpm => {
-                let timesteps = schedule::timesteps(config, kind, steps)?;
+                let timesteps = schedule::timesteps(&options, kind, steps, first)?;
                 let table = alpha_steps::ddpm_steps(&alphas_cumprod, &timesteps);
                 (timesteps, Algorithm::Ddpm(table))
             }
             SchedulerKind::Ddim => {
-                let timesteps = schedule::timesteps(config, kind, steps)?;
-                let table = alpha_steps::ddim_steps(config, &alphas_cumprod, &timesteps);
+                let timesteps = schedule::timesteps(&options, kind, steps, first)?;
+                let table = alpha_steps::ddim_steps(&options, &alphas_cumprod, &timesteps);
                 (timesteps, Algorithm::Ddim(table))
             }
             SchedulerKind::Euler => {
-                let levels = sigmas::levels(config, kind, &alphas_cumprod, steps)?;
+                let levels = sigmas::levels(&options, kind, &alphas_cumprod, steps, first)?;
                 (levels.timesteps, Algorithm::Euler { sigmas: levels.sigmas })
             }
             SchedulerKind::DpmppTwoM => {
-                let levels = sigmas::levels(config, kind, &alphas_cumprod, steps)?;
+                let levels = sigmas::levels(&options, kind, &alphas_cumprod, steps, first)?;
                 (levels.timesteps, Algorithm::DpmppTwoM { sigmas: levels.sigmas, before: None })
             }
         };
-        let scheduler = Self { config: config.clone(), timesteps, first: 0, steps, algorithm };
+        let scheduler = Self { options, timesteps, first, steps, algorithm };
         scheduler.check_levels()?;
         Ok(scheduler)
     }
@@ -77,7 +91,7 @@ impl Scheduler {
     fn check_levels(&self) -> Result<()> {
         let usable = match &self.algorithm {
             Algorithm::Ddpm(table) | Algorithm::Ddim(table) => {
-                table.iter().all(|step| step.from > 0.0 || self.config.prediction_type != PredictionType::Epsilon)
+                table.iter().all(|step| step.from > 0.0 || self.options.prediction_type != PredictionType::Epsilon)
             }
             Algorithm::Euler { sigmas } => falls(sigmas, |level, next| level > 0.0 && level >= next),
             // Two equal levels would divide by zero.
@@ -87,7 +101,7 @@ impl Scheduler {
             return Ok(());
         }
         Err(Error::Model {
-            path: self.config.path.clone(),
+            path: self.options.path.clone(),
             problem: format!(
                 "has no usable noise level for each of {} steps (beta_schedule, rescale_betas_zero_snr, sigma_min, \
                  sigma_max and prediction_type together); try fewer steps",
@@ -96,18 +110,10 @@ impl Scheduler {
         })
     }
 
-    /// The timesteps, falling: the whole schedule as diffusers' `set_timesteps` gives it, or what `truncate` left.
+    /// The timesteps that are run, falling: of the schedule that diffusers' `set_timesteps` gives, what strength leaves.
     #[must_use]
     pub fn timesteps(&self) -> &[f64] {
         &self.timesteps[self.first..]
-    }
-
-    /// Leaves out the noisiest timesteps, as `StableDiffusionImg2ImgPipeline.get_timesteps` does: `strength` 1 keeps
-    /// all, 0 none. Counts from the whole schedule however often it is called.
-    pub fn truncate(&mut self, strength: f64) {
-        // A cast to usize cuts as Python's int() does, and takes what is negative or NaN for 0.
-        let kept = ((self.steps as f64 * strength) as usize).min(self.steps);
-        self.first = self.steps - kept;
     }
 
     /// The factor of unit noise that starts a run from noise alone.
@@ -116,7 +122,7 @@ impl Scheduler {
         match &self.algorithm {
             Algorithm::Euler { sigmas } => {
                 let max = sigmas.iter().copied().fold(0.0, f32::max);
-                f64::from(match self.config.spacing(SchedulerKind::Euler) {
+                f64::from(match self.options.spacing {
                     TimestepSpacing::Leading => (max * max + 1.0).sqrt(),
                     TimestepSpacing::Linspace | TimestepSpacing::Trailing => max,
                 })
@@ -180,7 +186,7 @@ impl Scheduler {
         let at = self.whole_index(i)?;
         let needs_noise = self.needs_noise(i);
         let (output, wide_sample) = (wide(model_output)?, wide(sample)?);
-        let config = &self.config;
+        let options = &self.options;
         let next = match &mut self.algorithm {
             Algorithm::Ddpm(table) => {
                 let noise = if needs_noise {
@@ -189,14 +195,15 @@ impl Scheduler {
                 } else {
                     None
                 };
-                alpha_steps::ddpm_step(config, table[at], &output, &wide_sample, noise.as_ref())?
+                alpha_steps::ddpm_step(options, table[at], &output, &wide_sample, noise.as_ref())?
             }
-            Algorithm::Ddim(table) => alpha_steps::ddim_step(config, table[at], &output, &wide_sample)?,
+            Algorithm::Ddim(table) => alpha_steps::ddim_step(options, table[at], &output, &wide_sample)?,
             Algorithm::Euler { sigmas } => {
-                sigma_steps::euler_step(config, sigmas[at], sigmas[at + 1], &output, &wide_sample)?
+                sigma_steps::euler_step(options, sigmas[at], sigmas[at + 1], &output, &wide_sample)?
             }
             Algorithm::DpmppTwoM { sigmas, before } => {
-                let (next, this) = sigma_steps::dpmpp_step(config, sigmas, at, &output, &wide_sample, before.as_ref())?;
+                let (next, this) =
+                    sigma_steps::dpmpp_step(options, sigmas, at, &output, &wide_sample, before.as_ref())?;
                 *before = Some(this);
                 next
             }
@@ -208,6 +215,13 @@ impl Scheduler {
         let count = self.timesteps().len();
         if i < count { Ok(self.first + i) } else { Err(misuse(format!("there is no step {i}, only {count} steps"))) }
     }
+}
+
+/// How many of `steps` are left out.
+fn skipped(steps: usize, strength: f64) -> usize {
+    // A cast to usize cuts as Python's int() does, and takes what is negative or NaN for 0.
+    let kept = ((steps as f64 * strength) as usize).min(steps);
+    steps - kept
 }
 
 fn falls(sigmas: &[f32], to: impl Fn(f32, f32) -> bool) -> bool {

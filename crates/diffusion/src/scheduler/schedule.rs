@@ -3,19 +3,20 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::config::{BetaSchedule, SchedulerConfig, SchedulerKind, TimestepSpacing};
+use super::config::SchedulerKind;
+use super::options::{BetaSchedule, Options, TimestepSpacing};
 use crate::error::{Error, Result};
 
 /// `ᾱ_t` for each training step.
-pub(super) fn alphas_cumprod(config: &SchedulerConfig, kind: SchedulerKind) -> Result<Vec<f32>> {
-    let mut betas = betas(config)?;
-    if config.rescale_betas_zero_snr {
+pub(super) fn alphas_cumprod(options: &Options, kind: SchedulerKind) -> Result<Vec<f32>> {
+    let mut betas = betas(options)?;
+    if options.rescale_betas_zero_snr {
         betas = rescale_zero_terminal_snr(&betas)?;
     }
     let products = one_minus(&betas)?.f_cumprod(0, Kind::Float)?;
     let mut alphas_cumprod = Vec::<f32>::try_from(&products)?;
     // Sigma is infinite where ᾱ is 0: diffusers' sigma-based classes put a small number in its place.
-    if config.rescale_betas_zero_snr
+    if options.rescale_betas_zero_snr
         && matches!(kind, SchedulerKind::Euler | SchedulerKind::DpmppTwoM)
         && let Some(last) = alphas_cumprod.last_mut()
     {
@@ -24,16 +25,16 @@ pub(super) fn alphas_cumprod(config: &SchedulerConfig, kind: SchedulerKind) -> R
     Ok(alphas_cumprod)
 }
 
-fn betas(config: &SchedulerConfig) -> Result<Tensor> {
-    if let Some(betas) = &config.trained_betas {
+fn betas(options: &Options) -> Result<Tensor> {
+    if let Some(betas) = &options.trained_betas {
         return Ok(Tensor::f_from_slice(betas)?);
     }
-    let (start, end, count) = (config.beta_start, config.beta_end, config.num_train_timesteps as i64);
+    let (start, end, count) = (options.beta_start, options.beta_end, options.num_train_timesteps as i64);
     let linspace = |start: f64, end: f64| Tensor::f_linspace(start, end, count, (Kind::Float, Device::Cpu));
-    Ok(match config.beta_schedule {
+    Ok(match options.beta_schedule {
         BetaSchedule::Linear => linspace(start, end)?,
         BetaSchedule::ScaledLinear => linspace(start.sqrt(), end.sqrt())?.f_square()?,
-        BetaSchedule::SquaredcosCapV2 => Tensor::f_from_slice(&squaredcos_cap_v2(config.num_train_timesteps))?,
+        BetaSchedule::SquaredcosCapV2 => Tensor::f_from_slice(&squaredcos_cap_v2(options.num_train_timesteps))?,
     })
 }
 
@@ -65,17 +66,18 @@ fn one_minus(tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor.f_neg()?.f_add_scalar(1.0)?)
 }
 
-/// The timesteps of inference: falling, all different, all steps of training (whole except for Euler).
+/// The timesteps of inference: falling, all different, and all that are run steps of training (whole except for Euler).
+/// The first `skipped` are not run: with an offset, the first of as many steps as were trained lies beyond the last.
 ///
 /// # Errors
 /// [`Error::Setting`] if the schedule of training has no room for so many steps.
-pub(super) fn timesteps(config: &SchedulerConfig, kind: SchedulerKind, steps: usize) -> Result<Vec<f64>> {
-    let trained = config.num_train_timesteps;
+pub(super) fn timesteps(options: &Options, kind: SchedulerKind, steps: usize, skipped: usize) -> Result<Vec<f64>> {
+    let trained = options.num_train_timesteps;
     if steps == 0 || steps > trained {
         return Err(Error::Setting { param: "steps", message: format!("{steps} is not between 1 and {trained}") });
     }
-    let timesteps = spaced(config, kind, steps);
-    let in_range = timesteps.first().is_some_and(|&noisiest| noisiest < trained as f64);
+    let timesteps = spaced(options, kind, steps);
+    let in_range = timesteps.get(skipped).is_none_or(|&noisiest| noisiest < trained as f64);
     if in_range && timesteps.windows(2).all(|pair| pair[0] > pair[1]) {
         return Ok(timesteps);
     }
@@ -83,22 +85,21 @@ pub(super) fn timesteps(config: &SchedulerConfig, kind: SchedulerKind, steps: us
         param: "steps",
         message: format!(
             "{steps} steps do not fit into the {trained} that the model was trained on ({:?} spacing, offset {}); \
-             take fewer",
-            config.spacing(kind),
-            config.steps_offset
+             take fewer, or less strength",
+            options.spacing, options.steps_offset
         ),
     })
 }
 
-fn spaced(config: &SchedulerConfig, kind: SchedulerKind, steps: usize) -> Vec<f64> {
-    let trained = config.num_train_timesteps;
+fn spaced(options: &Options, kind: SchedulerKind, steps: usize) -> Vec<f64> {
+    let trained = options.num_train_timesteps;
     // DPM-Solver++ lays one step more than it takes, and leaves out the last.
     let laid = if kind == SchedulerKind::DpmppTwoM { steps + 1 } else { steps };
-    let rising: Vec<f64> = match config.spacing(kind) {
+    let rising: Vec<f64> = match options.spacing {
         TimestepSpacing::Trailing => return trailing(trained, steps),
         TimestepSpacing::Leading => {
             let ratio = trained / laid;
-            (0..laid).map(|i| (i * ratio).saturating_add(config.steps_offset) as f64).collect()
+            (0..laid).map(|i| (i * ratio).saturating_add(options.steps_offset) as f64).collect()
         }
         TimestepSpacing::Linspace => {
             let even = linspace(0.0, (trained - 1) as f64, laid);

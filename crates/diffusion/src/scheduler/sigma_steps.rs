@@ -3,19 +3,13 @@
 use tch::Tensor;
 
 use super::alpha_steps::{divided, scaled};
-use super::config::{FinalSigmas, PredictionType, SchedulerConfig, SolverType};
+use super::options::{FinalSigmas, Options, PredictionType, SolverType};
 use super::sigmas::alpha_sigma;
 use crate::error::Result;
 
 /// Karras et al. 2022, Algorithm 1 without the second order: along `(x − x0)/σ` to the next level.
-pub(super) fn euler_step(
-    config: &SchedulerConfig,
-    sigma: f32,
-    next: f32,
-    output: &Tensor,
-    sample: &Tensor,
-) -> Result<Tensor> {
-    let original = match config.prediction_type {
+pub(super) fn euler_step(options: &Options, sigma: f32, next: f32, output: &Tensor, sample: &Tensor) -> Result<Tensor> {
+    let original = match options.prediction_type {
         PredictionType::Epsilon => sample.f_sub(&scaled(output, sigma)?)?,
         PredictionType::Sample => output.f_detach()?,
         PredictionType::VPrediction => {
@@ -36,7 +30,7 @@ pub(super) struct Before {
 /// Lu et al. 2022, Algorithm 2: DPM-Solver++(2M). `i` counts in the whole schedule. Returns the sample at the next
 /// level and what the next step needs.
 pub(super) fn dpmpp_step(
-    config: &SchedulerConfig,
+    options: &Options,
     sigmas: &[f32],
     i: usize,
     output: &Tensor,
@@ -45,7 +39,7 @@ pub(super) fn dpmpp_step(
 ) -> Result<(Tensor, Before)> {
     let (alpha_s, sigma_s) = alpha_sigma(sigmas[i]);
     let (alpha_t, sigma_t) = alpha_sigma(sigmas[i + 1]);
-    let original = match config.prediction_type {
+    let original = match options.prediction_type {
         PredictionType::Epsilon => divided(&sample.f_sub(&scaled(output, sigma_s)?)?, alpha_s)?,
         PredictionType::Sample => output.f_detach()?,
         PredictionType::VPrediction => scaled(sample, alpha_s)?.f_sub(&scaled(output, sigma_s)?)?,
@@ -55,13 +49,13 @@ pub(super) fn dpmpp_step(
     let gain = alpha_t * ((-h).exp() - 1.0);
     let first_order = scaled(sample, sigma_t / sigma_s)?.f_sub(&scaled(&original, gain)?)?;
 
-    let next = match before.filter(|before| second_order(config, sigmas.len() - 1, i, before)) {
+    let next = match before.filter(|before| second_order(options, sigmas.len() - 1, i, before)) {
         None => first_order,
         Some(before) => {
             let (alpha_b, sigma_b) = alpha_sigma(sigmas[i - 1]);
             let ratio = (lambda_s - (alpha_b.ln() - sigma_b.ln())) / h;
             let slope = scaled(&original.f_sub(&before.original)?, 1.0 / ratio)?;
-            match config.solver_type {
+            match options.solver_type {
                 SolverType::Midpoint => first_order.f_sub(&scaled(&slope, 0.5 * gain)?)?,
                 SolverType::Heun => first_order.f_add(&scaled(&slope, alpha_t * (((-h).exp() - 1.0) / h + 1.0))?)?,
             }
@@ -71,9 +65,9 @@ pub(super) fn dpmpp_step(
 }
 
 /// Short runs end, and runs to σ = 0 always end, with a first-order step.
-fn second_order(config: &SchedulerConfig, steps: usize, i: usize, before: &Before) -> bool {
-    let last_is_first_order = config.euler_at_final
-        || (config.lower_order_final && steps < 15)
-        || config.final_sigmas_type == FinalSigmas::Zero;
-    config.solver_order == 2 && before.index + 1 == i && !(i + 1 == steps && last_is_first_order)
+fn second_order(options: &Options, steps: usize, i: usize, before: &Before) -> bool {
+    let last_is_first_order = options.euler_at_final
+        || (options.lower_order_final && steps < 15)
+        || options.final_sigmas_type == FinalSigmas::Zero;
+    options.solver_order == 2 && before.index + 1 == i && !(i + 1 == steps && last_is_first_order)
 }

@@ -1,7 +1,8 @@
 //! Noise levels `σ = sqrt((1−ᾱ)/ᾱ)` of the schedulers that step in them (Karras et al. 2022), and what belongs to each:
 //! its timestep, and the pair (α, σ) of the variance-preserving form.
 
-use super::config::{FinalSigmas, PredictionType, SchedulerConfig, SchedulerKind, TimestepType};
+use super::config::SchedulerKind;
+use super::options::{BetaSchedule, FinalSigmas, Options, PredictionType, TimestepType};
 use super::schedule;
 use crate::error::Result;
 
@@ -11,38 +12,39 @@ pub(super) struct Levels {
     pub(super) timesteps: Vec<f64>,
 }
 
-/// As `set_timesteps` of diffusers' Euler and DPM-Solver++ classes.
+/// As `set_timesteps` of diffusers' Euler and DPM-Solver++ classes. The first `skipped` are not run.
 pub(super) fn levels(
-    config: &SchedulerConfig,
+    options: &Options,
     kind: SchedulerKind,
     alphas_cumprod: &[f32],
     steps: usize,
+    skipped: usize,
 ) -> Result<Levels> {
     let trained: Vec<f32> = alphas_cumprod.iter().map(|alpha| ((1.0 - alpha) / alpha).sqrt()).collect();
-    let mut timesteps = schedule::timesteps(config, kind, steps)?;
+    let mut timesteps = schedule::timesteps(options, kind, steps, skipped)?;
     let mut sigmas: Vec<f64> = timesteps.iter().map(|&t| interpolate(&trained, t)).collect();
-    if config.use_karras_sigmas {
+    if options.use_karras_sigmas {
         // Euler spans what it would have used, DPM-Solver++ the whole schedule of training.
         let (first, last) = match kind {
             SchedulerKind::Euler => (sigmas.first().copied(), sigmas.last().copied()),
             _ => (trained.last().copied().map(f64::from), trained.first().copied().map(f64::from)),
         };
-        let max = config.sigma_max.or(first).unwrap_or_default();
-        let min = config.sigma_min.or(last).unwrap_or_default();
+        let max = options.sigma_max.or(first).unwrap_or_default();
+        let min = options.sigma_min.or(last).unwrap_or_default();
         sigmas = karras(min, max, steps);
         timesteps = sigmas.iter().map(|&sigma| timestep_of(sigma, &trained)).collect();
         if kind == SchedulerKind::DpmppTwoM {
-            timesteps = timesteps.into_iter().map(|t| whole(config, t)).collect();
+            timesteps = timesteps.into_iter().map(|t| whole(options, t)).collect();
         }
     }
-    let last = match config.final_sigmas_type {
+    let last = match options.final_sigmas_type {
         FinalSigmas::Zero => 0.0,
         FinalSigmas::SigmaMin => trained.first().copied().unwrap_or_default(),
     };
     let sigmas: Vec<f32> = sigmas.into_iter().map(|sigma| sigma as f32).chain([last]).collect();
     if kind == SchedulerKind::Euler {
         let continuous =
-            config.timestep_type == TimestepType::Continuous && config.prediction_type == PredictionType::VPrediction;
+            options.timestep_type == TimestepType::Continuous && options.prediction_type == PredictionType::VPrediction;
         timesteps = timesteps
             .into_iter()
             .zip(&sigmas)
@@ -88,9 +90,9 @@ fn timestep_of(sigma: f64, trained: &[f32]) -> f64 {
 }
 
 /// DPM-Solver++ keeps whole timesteps: rounded, or cut for the cosine schedule.
-fn whole(config: &SchedulerConfig, timestep: f64) -> f64 {
-    match config.beta_schedule {
-        super::config::BetaSchedule::SquaredcosCapV2 => timestep.trunc(),
+fn whole(options: &Options, timestep: f64) -> f64 {
+    match options.beta_schedule {
+        BetaSchedule::SquaredcosCapV2 => timestep.trunc(),
         _ => timestep.round_ties_even(),
     }
 }

@@ -260,8 +260,8 @@ fn every_scheduler_gives_what_diffusers_gives() {
     for case in &CASES {
         let what = format!("{:?} {} steps {}", case.kind, case.steps, case.config);
         let config = load(class(case.kind), case.config).unwrap();
-        assert_eq!(config.kind(), case.kind);
-        let mut scheduler = Scheduler::new(&config, case.kind, case.steps).unwrap();
+        assert_eq!(config.kind().unwrap(), case.kind);
+        let scheduler = Scheduler::new(&config, case.kind, case.steps).unwrap();
         let [first, second, .., last_but_one, last] = scheduler.timesteps() else { panic!("{what}") };
         for (our, their) in [*first, *second, *last_but_one, *last].into_iter().zip(case.timesteps) {
             assert!((our - their).abs() <= 1e-6 * their.abs().max(1.0), "{what}: timestep {our}, diffusers {their}");
@@ -270,7 +270,7 @@ fn every_scheduler_gives_what_diffusers_gives() {
         let sigma = scheduler.init_noise_sigma();
         assert!((sigma - case.init_noise_sigma).abs() < 1e-6 * sigma, "{what}: {sigma}");
 
-        scheduler.truncate(case.strength);
+        let mut scheduler = Scheduler::truncated(&config, case.kind, case.steps, case.strength).unwrap();
         let noised = scheduler.add_noise(&original(), &noise(), 0).unwrap();
         assert_close(&noised, case.noised, &format!("{what}: noised"));
         assert_close(&scheduler.scale_model_input(&noised, 0).unwrap(), case.scaled, &format!("{what}: scaled"));
@@ -287,10 +287,10 @@ fn every_scheduler_gives_what_diffusers_gives() {
 #[test]
 fn the_paper_preset_runs_45_steps_from_880_without_offset() {
     let config = load("PNDMScheduler", r#""beta_schedule": "scaled_linear", "steps_offset": 1"#).unwrap();
-    let config = config.with_steps_offset(0).with_spacing(TimestepSpacing::Leading);
-    let mut scheduler = Scheduler::new(&config, SchedulerKind::Ddpm, 50).unwrap();
+    let config = config.with_steps_offset(0).with_leading_spacing();
+    let scheduler = Scheduler::new(&config, SchedulerKind::Ddpm, 50).unwrap();
     assert_eq!(scheduler.timesteps()[..2], [980.0, 960.0]);
-    scheduler.truncate(0.9);
+    let scheduler = Scheduler::truncated(&config, SchedulerKind::Ddpm, 50, 0.9).unwrap();
     assert_eq!(scheduler.timesteps().len(), 45);
     let at = |i: usize| scheduler.timesteps()[i];
     assert_eq!([at(0), at(5), at(18), at(28), at(44)], [880.0, 780.0, 520.0, 320.0, 0.0]);
@@ -303,19 +303,18 @@ fn the_pndm_configuration_of_stable_diffusion_1_runs_as_ddim() {
         "beta_start": 0.00085, "num_train_timesteps": 1000, "set_alpha_to_one": false, "skip_prk_steps": true,
         "steps_offset": 1, "trained_betas": null, "clip_sample": false"#;
     let pndm = load("PNDMScheduler", keys).unwrap();
-    assert_eq!(pndm.kind(), SchedulerKind::Ddim);
-    let end = run(&mut Scheduler::new(&pndm, pndm.kind(), 20).unwrap(), |_, _| ());
+    assert_eq!(pndm.kind().unwrap(), SchedulerKind::Ddim);
+    let end = run(&mut Scheduler::new(&pndm, SchedulerKind::Ddim, 20).unwrap(), |_, _| ());
     let ddim = load("DDIMScheduler", &keys.replace("\"skip_prk_steps\": true,", "")).unwrap();
-    assert_eq!(end, run(&mut Scheduler::new(&ddim, ddim.kind(), 20).unwrap(), |_, _| ()));
+    assert_eq!(end, run(&mut Scheduler::new(&ddim, SchedulerKind::Ddim, 20).unwrap(), |_, _| ()));
 }
 
 #[test]
 fn strength_cuts_the_list_as_the_img2img_pipeline_does() {
     let config = load("DDIMScheduler", "").unwrap();
-    let mut scheduler = Scheduler::new(&config, SchedulerKind::Ddim, 10).unwrap();
     for (strength, kept) in [(1.0, 10), (0.99, 9), (0.55, 5), (0.05, 0), (0.0, 0), (2.0, 10), (-1.0, 0), (f64::NAN, 0)]
     {
-        scheduler.truncate(strength);
+        let scheduler = Scheduler::truncated(&config, SchedulerKind::Ddim, 10, strength).unwrap();
         assert_eq!(scheduler.timesteps().len(), kept, "strength {strength}");
     }
 }
@@ -357,7 +356,8 @@ fn a_default_follows_the_class_that_runs_not_the_class_of_the_file() {
 #[test]
 fn an_unsupported_value_names_the_file_and_the_key() {
     for (class, keys, named) in [
-        ("UniPCMultistepScheduler", "", "_class_name"),
+        ("UniPCMultistepScheduler", "", "--scheduler"),
+        ("FlowMatchEulerDiscreteScheduler", "", "FlowMatch"),
         ("DDIMScheduler", r#""thresholding": true"#, "thresholding"),
         ("DDIMScheduler", r#""beta_schedule": "sigmoid""#, "beta_schedule"),
         ("DDIMScheduler", r#""prediction_type": "flow_prediction""#, "prediction_type"),
@@ -374,7 +374,11 @@ fn an_unsupported_value_names_the_file_and_the_key() {
         ("DPMSolverMultistepScheduler", r#""lambda_min_clipped": -5.1"#, "lambda_min_clipped"),
         ("DPMSolverMultistepScheduler", r#""new_trick": 1"#, "new_trick"),
     ] {
-        let message = load(class, keys).unwrap_err().to_string();
+        let run = |config: SchedulerConfig| {
+            config.check_noise()?;
+            Scheduler::new(&config, config.kind()?, 4)
+        };
+        let message = load(class, keys).and_then(run).err().unwrap().to_string();
         assert!(message.contains("scheduler_config.json") && message.contains(named), "{keys}: {message}");
     }
     let message = load("DDIMScheduler", "oops").unwrap_err().to_string();
@@ -383,7 +387,8 @@ fn an_unsupported_value_names_the_file_and_the_key() {
 
 #[test]
 fn pythons_minus_infinity_is_read() {
-    load("DPMSolverMultistepScheduler", r#""lambda_min_clipped": -Infinity, "variance_type": null"#).unwrap();
+    let config = load("DPMSolverMultistepScheduler", r#""lambda_min_clipped": -Infinity, "variance_type": null"#);
+    Scheduler::new(&config.unwrap(), SchedulerKind::DpmppTwoM, 4).unwrap();
 }
 
 #[test]
@@ -404,6 +409,62 @@ fn steps_that_do_not_fit_are_refused() {
     let mut scheduler = Scheduler::new(&config, SchedulerKind::Ddim, 4).unwrap();
     assert!(scheduler.step(&noise(), 4, &original(), None).is_err());
     assert!(scheduler.add_noise(&original(), &noise(), 4).is_err());
+}
+
+#[test]
+fn a_step_beyond_the_last_of_training_is_no_matter_where_strength_leaves_it_out() {
+    // What the pipelines' offset of 1 makes of as many steps as were trained: 1000, 999 … 1.
+    let config = load("DDIMScheduler", r#""steps_offset": 1"#).unwrap();
+    for kind in [SchedulerKind::Ddpm, SchedulerKind::Ddim] {
+        assert!(Scheduler::new(&config, kind, 1000).err().unwrap().to_string().contains("less strength"));
+        let scheduler = Scheduler::truncated(&config, kind, 1000, 0.9).unwrap();
+        assert_eq!((scheduler.timesteps()[0], scheduler.timesteps().len()), (900.0, 900));
+    }
+}
+
+#[test]
+fn what_the_pipelines_overrule_is_overruled_unless_the_file_is_read_as_it_stands() {
+    for keys in ["", r#""steps_offset": 0, "clip_sample": true"#, r#""steps_offset": 7"#] {
+        let config = load("DDIMScheduler", keys).unwrap().read_as(ConfigReading::Pipeline);
+        let options = Options::read(&config, SchedulerKind::Ddim).unwrap();
+        assert_eq!((options.steps_offset, options.clip_sample()), (1, None), "{keys}");
+    }
+    let config = load("DDIMScheduler", r#""steps_offset": 7, "clip_sample": true"#).unwrap();
+    let options = Options::read(&config.read_as(ConfigReading::AsIs), SchedulerKind::Ddim).unwrap();
+    assert_eq!((options.steps_offset, options.clip_sample()), (7, Some(1.0)));
+}
+
+#[test]
+fn only_the_class_that_runs_is_checked_and_keys_of_others_are_passed_over() {
+    // Left over from UniPC and from Euler, each with a value that its own class would change its path by.
+    let keys = r#""predict_x0": true, "disable_corrector": [], "solver_p": null, "solver_order": 3,
+        "use_beta_sigmas": true, "timestep_type": "continuous", "algorithm_type": "sde-dpmsolver++",
+        "use_flow_sigmas": false, "shift_terminal": 0.1"#;
+    for class in
+        ["DEISMultistepScheduler", "UniPCMultistepScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"]
+    {
+        let config = load(class, keys).unwrap();
+        config.check_noise().unwrap();
+        assert!(config.kind().unwrap_err().to_string().contains("--scheduler: ddpm, ddim, euler or dpmpp-2m"));
+        for kind in [SchedulerKind::Ddim, SchedulerKind::Ddpm] {
+            Scheduler::new(&config, kind, 4).unwrap();
+        }
+        let error = Scheduler::new(&config, SchedulerKind::DpmppTwoM, 4).err().unwrap().to_string();
+        assert!(error.contains("name another with --scheduler"), "{error}");
+    }
+    let unknown = load("DDIMScheduler", r#""new_trick": 1"#).unwrap();
+    assert!(Scheduler::new(&unknown, SchedulerKind::Ddim, 4).err().unwrap().to_string().contains("new_trick"));
+}
+
+#[test]
+fn a_file_of_another_class_than_the_index_names_does_not_choose_a_scheduler() {
+    let file = || load("EulerDiscreteScheduler", "").unwrap();
+    let refused = file().named_by_index("DDIMScheduler".to_owned()).kind().unwrap_err().to_string();
+    assert!(refused.contains("EulerDiscreteScheduler") && refused.contains("DDIMScheduler"), "{refused}");
+    assert_eq!(file().named_by_index("EulerDiscreteScheduler".to_owned()).kind().unwrap(), SchedulerKind::Euler);
+    // Both run as DDIM.
+    let pndm = load("PNDMScheduler", "").unwrap().named_by_index("DDIMScheduler".to_owned());
+    assert_eq!(pndm.kind().unwrap(), SchedulerKind::Ddim);
 }
 
 #[test]

@@ -87,6 +87,8 @@ impl ClipTextModel {
         };
         config.expect("model_type", &["clip_text_model".into(), "clip".into()])?;
         config.expect("pruned_heads", &[serde_json::json!({})])?;
+        // diffusers' pipelines would hide the padding from the encoder.
+        config.expect("use_attention_mask", &[false.into()])?;
         UNUSED.split_whitespace().for_each(|key| config.ignore(&[key]));
         if width % heads != 0 {
             return Err(config.error(format!("\"num_attention_heads\": {heads} does not divide hidden_size {width}")));
@@ -152,17 +154,19 @@ impl ClipTextModel {
         self.digest
     }
 
-    /// `ids`: one prompt of [`ClipTextModel::length`] tokens → `[1, T, C]`.
+    /// `ids`: one prompt of at most [`ClipTextModel::length`] tokens → `[1, T, C]`.
     pub fn forward(&self, ids: &[i64]) -> Result<Tensor> {
+        let length = ids.len() as i64;
         let ids = Tensor::f_from_slice(ids)?.f_unsqueeze(0)?.f_to_device(self.token_embedding.device())?;
         let embedded = Tensor::f_embedding(&self.token_embedding, &ids, -1, false, false)?;
-        let mut x = embedded.f_add(&self.position_embedding)?;
+        let mut x = embedded.f_add(&self.position_embedding.f_narrow(0, 0, length)?)?;
+        let causal_mask = self.causal_mask.f_narrow(0, 0, length)?.f_narrow(1, 0, length)?;
         for layer in &self.layers {
             let h = layer.norm1.forward(&x)?;
             let q = split_heads(&layer.q.forward(&h)?, self.heads)?;
             let k = split_heads(&layer.k.forward(&h)?, self.heads)?;
             let v = split_heads(&layer.v.forward(&h)?, self.heads)?;
-            let h = merge_heads(&attention(&q, &k, &v, Some(&self.causal_mask))?)?;
+            let h = merge_heads(&attention(&q, &k, &v, Some(&causal_mask))?)?;
             x = x.f_add(&layer.out.forward(&h)?)?;
             let h = layer.fc1.forward(&layer.norm2.forward(&x)?)?;
             let h = match self.activation {

@@ -2,6 +2,7 @@
 
 mod clip;
 mod tokenizer;
+mod tokenizer_files;
 
 pub use clip::ClipTextModel;
 pub use tokenizer::{ClipTokenizer, TokenizedPrompt};

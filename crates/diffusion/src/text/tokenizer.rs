@@ -4,7 +4,6 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::replace::{Replace, ReplacePattern};
 use tokenizers::normalizers::{Lowercase, NFC, Sequence as NormalizerSequence};
@@ -13,6 +12,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizerSequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer};
 
+use super::tokenizer_files::{Added, TokenizerFiles};
 use crate::error::{Error, Result};
 
 /// CLIP's rule for words (Radford et al. 2021, `simple_tokenizer.py`).
@@ -50,13 +50,15 @@ impl TokenizedPrompt {
 }
 
 impl ClipTokenizer {
-    /// Reads a model's `tokenizer` folder; `length` is the number of positions of its text encoder.
-    pub fn load(folder: &Path, length: usize) -> Result<Self> {
+    /// Reads a model's `tokenizer` folder; `positions` is how many its text encoder has. Prompts are as long as the
+    /// tokenizer's `model_max_length`, where that is less, as in diffusers' pipelines.
+    pub fn load(folder: &Path, positions: usize) -> Result<Self> {
         let broken = |path: PathBuf, problem: String| Error::Model { path, problem };
         let (json, vocab, merges) =
             (folder.join("tokenizer.json"), folder.join("vocab.json"), folder.join("merges.txt"));
+        let files = TokenizerFiles::read(folder)?;
         let mut tokenizer = if vocab.is_file() && merges.is_file() {
-            from_vocab(&vocab, &merges)
+            from_vocab(&vocab, &merges, &files.added)
                 .map_err(|e| broken(folder.to_owned(), format!("vocab.json or merges.txt: {e}")))?
         } else if json.is_file() {
             Tokenizer::from_file(&json).map_err(|e| broken(json.clone(), format!("is no tokenizer: {e}")))?
@@ -69,18 +71,26 @@ impl ClipTokenizer {
         // The encoder's length decides; a file keeps what its last user asked for.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| broken(folder.to_owned(), e.to_string()))?;
-        let special = SpecialTokens::read(folder)?;
+        let special = &files.special;
         // transformers finds special tokens inside a prompt too, before it splits words: with Stable Diffusion 2.x's "!"
         // as padding, a prompt's own "!" is that token.
         tokenizer.add_special_tokens(
             &[&special.start, &special.end, &special.pad].map(|token| AddedToken::from(token.as_str(), true)),
         );
+        for Added { token, id } in &files.added {
+            if tokenizer.token_to_id(&token.content).map(i64::from) != Some(*id) {
+                return Err(broken(
+                    folder.to_owned(),
+                    format!("the added token {:?} has the id {id}, which is not free in the vocabulary", token.content),
+                ));
+            }
+        }
         let id = |token: &str| match tokenizer.token_to_id(token) {
             Some(id) => Ok(i64::from(id)),
             None => Err(broken(folder.to_owned(), format!("the special token {token:?} is not in the vocabulary"))),
         };
         let (start, end, pad) = (id(&special.start)?, id(&special.end)?, id(&special.pad)?);
-        Ok(Self { tokenizer, start, end, pad, length })
+        Ok(Self { tokenizer, start, end, pad, length: files.length.map_or(positions, |length| length.min(positions)) })
     }
 
     /// The token that ends a prompt.
@@ -115,9 +125,16 @@ impl ClipTokenizer {
     }
 }
 
-/// The pipeline of `CLIPTokenizerFast`.
-fn from_vocab(vocab: &Path, merges: &Path) -> tokenizers::Result<Tokenizer> {
-    let (vocab, merges) = BPE::read_file(&vocab.to_string_lossy(), &merges.to_string_lossy())?;
+/// The pipeline of `CLIPTokenizerFast`, with tokens that were added to the vocabulary.
+fn from_vocab(vocab: &Path, merges: &Path, added: &[Added]) -> tokenizers::Result<Tokenizer> {
+    let (mut vocab, merges) = BPE::read_file(&vocab.to_string_lossy(), &merges.to_string_lossy())?;
+    for Added { token, id } in added {
+        // Ids that the library would hand out itself follow the vocabulary; those of a file need not.
+        let is_free = !vocab.values().any(|known| i64::from(*known) == *id);
+        if is_free && let Ok(id) = u32::try_from(*id) {
+            vocab.entry(token.content.clone()).or_insert(id);
+        }
+    }
     let bpe = BPE::builder()
         .vocab_and_merges(vocab, merges)
         .unk_token("<|endoftext|>".to_owned())
@@ -135,40 +152,7 @@ fn from_vocab(vocab: &Path, merges: &Path) -> tokenizers::Result<Tokenizer> {
         PreTokenizerWrapper::Split(words),
         PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
     ])));
+    let tokens: Vec<AddedToken> = added.iter().map(|added| added.token.clone()).collect();
+    tokenizer.add_tokens(&tokens);
     Ok(tokenizer)
-}
-
-/// Which tokens start, end and pad.
-struct SpecialTokens {
-    start: String,
-    end: String,
-    pad: String,
-}
-
-impl SpecialTokens {
-    /// From `special_tokens_map.json`, else `tokenizer_config.json`, else CLIP's own.
-    fn read(folder: &Path) -> Result<Self> {
-        let mut sources = Vec::new();
-        for name in ["special_tokens_map.json", "tokenizer_config.json"] {
-            let path = folder.join(name);
-            if path.is_file() {
-                let broken = |problem: String| Error::Model { path: path.clone(), problem };
-                let text = std::fs::read_to_string(&path).map_err(|e| broken(format!("cannot be read: {e}")))?;
-                let value: Value = serde_json::from_str(&text).map_err(|e| broken(format!("is not JSON: {e}")))?;
-                sources.push(value);
-            }
-        }
-        let find = |key: &str| {
-            sources.iter().find_map(|source| match source.get(key)? {
-                Value::String(text) => Some(text.clone()),
-                Value::Object(token) => Some(token.get("content")?.as_str()?.to_owned()),
-                _ => None,
-            })
-        };
-        Ok(Self {
-            start: find("bos_token").unwrap_or_else(|| "<|startoftext|>".to_owned()),
-            end: find("eos_token").unwrap_or_else(|| "<|endoftext|>".to_owned()),
-            pad: find("pad_token").unwrap_or_else(|| "<|endoftext|>".to_owned()),
-        })
-    }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use diorama_diffusion::image_processor::Rgb;
-use diorama_diffusion::method::{Edits, Method, Score, Settings, Start};
-use diorama_diffusion::scheduler::SchedulerKind;
+use diorama_diffusion::method::{Edits, Method, Score, Settings, Smoothing, Start, SubjectTokens};
+use diorama_diffusion::scheduler::{ConfigReading, SchedulerKind};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
@@ -102,6 +102,7 @@ pub(crate) fn settings(g: &Golden, scheduler: &str) -> Settings {
             "dpmpp-2m" => SchedulerKind::DpmppTwoM,
             other => panic!("{other} is no scheduler"),
         },
+        scheduler_config: ConfigReading::Pipeline,
         published_timesteps: false,
         steps: 10,
         strength: 0.9,
@@ -110,7 +111,8 @@ pub(crate) fn settings(g: &Golden, scheduler: &str) -> Settings {
         edits: Edits::Fractions(vec![0.5]),
         threshold: 0.5,
         dilation: 1,
-        blur: 6.0,
+        smoothing: Smoothing::Gaussian(6.0),
+        subject_tokens: SubjectTokens::Pieces,
         layers: vec![g.facts["scores"]["last_layer"].as_str().expect("a layer").to_owned()],
         score: Score::AbsGrad,
         probes: 64,

@@ -3,8 +3,9 @@
 
 use diorama_diffusion::Error;
 use diorama_diffusion::image_processor::Rgb;
-use diorama_diffusion::method::{Edits, Estimator, Score, Start};
+use diorama_diffusion::method::{Edits, Estimator, Score, Smoothing, Start, SubjectTokens};
 use diorama_diffusion::pipeline::{Request, Sample, StableDiffusion};
+use diorama_diffusion::scheduler::{ConfigReading, Scheduler};
 use serde_json::Value;
 use tch::Kind;
 
@@ -23,8 +24,18 @@ pub(crate) fn request(run: &Value, g: &Golden) -> Request {
     settings.guidance = number("guidance");
     settings.negative_prompt = text("negative_prompt");
     settings.edits = Edits::Steps(numbers("edit_steps"));
-    settings.score = if text("score") == "relu-grad" { Score::ReluGrad } else { Score::AbsGrad };
-    settings.blur = number("blur");
+    settings.score = match run["score"].as_str().unwrap() {
+        "mixed-relu-grad" => Score::MixedReluGrad,
+        "abs-grad" => Score::AbsGrad,
+        other => panic!("no score {other}"),
+    };
+    settings.smoothing = match &run["blur"] {
+        Value::String(rule) if rule == "box-sum" => Smoothing::BoxSum,
+        sigma => Smoothing::Gaussian(sigma.as_f64().unwrap()),
+    };
+    if run["token_index"] == "word" {
+        settings.subject_tokens = SubjectTokens::WordNumber;
+    }
     settings.threshold = number("threshold");
     settings.dilation = number("dilation") as u32;
     settings.start = if text("start") == "noise" { Start::Noise } else { Start::Reference };
@@ -91,11 +102,10 @@ fn outside_the_mask_latents_are_the_noised_reference_and_inside_they_are_untouch
             let zero = tch::Tensor::zeros([1], (Kind::Float, tch::Device::Cpu));
             assert!(edit.after.where_self(&kept, &zero).equal(&edit.before.where_self(&kept, &zero)), "{}", g.name);
             let settings = request(&run, &g).settings;
-            let config =
-                if settings.published_timesteps { config.clone().with_steps_offset(0) } else { config.clone() };
-            let mut scheduler =
-                diorama_diffusion::scheduler::Scheduler::new(&config, settings.scheduler, settings.steps).unwrap();
-            scheduler.truncate(settings.strength);
+            let config = config.clone().read_as(ConfigReading::Pipeline);
+            let config = if settings.published_timesteps { config.with_steps_offset(0) } else { config };
+            let scheduler =
+                Scheduler::truncated(&config, settings.scheduler, settings.steps, settings.strength).unwrap();
             let noised = scheduler
                 .add_noise(sample.reference_latents.as_ref().unwrap(), &sample.reference_noise, edit.step)
                 .unwrap();
@@ -137,7 +147,7 @@ fn every_score_and_any_layer_makes_a_masked_picture_or_says_why_not() {
         change(&mut request);
         model.generate(&[request], &|| false).unwrap().remove(0)
     };
-    for score in [Score::AbsGrad, Score::ReluGrad, Score::Attention, Score::GuidanceDifference] {
+    for score in [Score::AbsGrad, Score::ReluGrad, Score::MixedReluGrad, Score::Attention, Score::GuidanceDifference] {
         let sample = with(&|r| r.settings.score = score).unwrap();
         assert!(sample.edits.iter().all(|edit| edit.coverage > 0.0 && edit.coverage < 1.0), "{score:?}");
         assert_eq!(sample.heat_maps().unwrap().len(), 1);

@@ -4,13 +4,15 @@
 use std::path::{Path, PathBuf};
 
 use diorama_diffusion::device::{Device, Dtype};
+use diorama_diffusion::method::Settings;
+use diorama_diffusion::model::folder::read_index;
 use diorama_diffusion::model::unet::{Tap, Unet};
 use diorama_diffusion::pipeline::{LoadOptions, StableDiffusion};
-use diorama_diffusion::text::ClipTokenizer;
+use diorama_diffusion::text::{ClipTextModel, ClipTokenizer};
 use serde_json::{Value, json};
-use tch::Kind;
+use tch::{Kind, Tensor};
 
-use crate::golden::{Golden, assert_close};
+use crate::golden::{Golden, assert_close, settings};
 
 /// A copy of a golden model that a test may damage.
 struct Copy {
@@ -75,8 +77,22 @@ fn a_class_that_is_not_supported_names_the_file_and_the_key() {
     copy.assert_refused(&["unet", "config.json", "_class_name", "UNet3DConditionModel"]);
 
     let copy = Copy::of("flat");
+    copy.edit("scheduler/scheduler_config.json", |config| config["_class_name"] = json!("FlowMatchLCMScheduler"));
+    copy.assert_refused(&["scheduler_config.json", "FlowMatchLCMScheduler"]);
+}
+
+#[test]
+fn a_scheduler_that_we_do_not_have_is_no_matter_until_it_must_run() {
+    let copy = Copy::of("flat");
     copy.edit("scheduler/scheduler_config.json", |config| config["_class_name"] = json!("LCMScheduler"));
-    copy.assert_refused(&["scheduler_config.json", "LCMScheduler"]);
+    copy.edit("model_index.json", |index| index["scheduler"] = json!(["diffusers", "LCMScheduler"]));
+    let error = copy.load().unwrap().scheduler_config().kind().unwrap_err().to_string();
+    assert!(error.contains("LCMScheduler") && error.contains("--scheduler"), "{error}");
+    // Of another class than the index names.
+    copy.edit("model_index.json", |index| index["scheduler"] = json!(["diffusers", "EulerDiscreteScheduler"]));
+    copy.edit("scheduler/scheduler_config.json", |config| config["_class_name"] = json!("DDIMScheduler"));
+    let error = copy.load().unwrap().scheduler_config().kind().unwrap_err().to_string();
+    assert!(error.contains("DDIMScheduler") && error.contains("EulerDiscreteScheduler"), "{error}");
 }
 
 #[test]
@@ -268,4 +284,180 @@ fn a_tokenizer_with_tokens_that_the_text_encoder_does_not_know_is_refused() {
     let copy = Copy::of("flat");
     copy.edit("tokenizer/vocab.json", |vocabulary| vocabulary["seagullish</w>"] = json!(70_000));
     copy.assert_refused(&["text_encoder", "config.json", "vocab_size", "70000"]);
+}
+
+/// The text encoder's first rows, and some more.
+fn add_rows(copy: &Copy, rows: i64) -> i64 {
+    let path = copy.folder.join("text_encoder/model.safetensors");
+    let mut tensors = Tensor::read_safetensors(&path).unwrap();
+    let (_, table) = tensors.iter_mut().find(|(name, _)| name.ends_with("token_embedding.weight")).unwrap();
+    let tokens = table.size()[0];
+    *table = Tensor::cat(&[table.shallow_clone(), table.narrow(0, 5, rows).neg()], 0);
+    Tensor::write_safetensors(&tensors, &path).unwrap();
+    copy.edit("text_encoder/config.json", |config| config["vocab_size"] = json!(tokens + rows));
+    tokens
+}
+
+fn write(copy: &Copy, file: &str, value: &Value) {
+    std::fs::write(copy.folder.join(file), value.to_string()).unwrap();
+}
+
+#[test]
+fn a_learned_token_is_one_token_wherever_its_files_name_it() {
+    let listed = |copy: &Copy, token: &str, id: i64| write(copy, "tokenizer/added_tokens.json", &json!({ token: id }));
+    let configured = |copy: &Copy, token: &str, id: i64| {
+        copy.edit("tokenizer/tokenizer_config.json", |config| {
+            config["added_tokens_decoder"][id.to_string()] =
+                json!({"content": token, "lstrip": false, "normalized": true, "rstrip": false, "single_word": false,
+                       "special": false});
+        });
+    };
+    let ways: [&dyn Fn(&Copy, &str, i64); 2] = [&listed, &configured];
+    for name in ways {
+        let copy = Copy::of("flat");
+        let id = add_rows(&copy, 1);
+        copy.assert_refused(&["vocab_size", "has no name", "added_tokens.json"]);
+        name(&copy, "<cat-toy>", id);
+        copy.load().unwrap();
+        let tokenizer = ClipTokenizer::load(&copy.folder.join("tokenizer"), 77).unwrap();
+        let prompt = "a <cat-toy> beside a tiger";
+        let encoded = tokenizer.encode(prompt).unwrap();
+        assert_eq!(encoded.ids.iter().filter(|token| **token == id).count(), 1, "{:?}", encoded.ids);
+        let at = prompt.find("<cat-toy>").unwrap();
+        assert_eq!(encoded.positions(&(at..at + "<cat-toy>".len())).len(), 1);
+        // The words around it are what they are without it.
+        let plain = tokenizer.encode("a beside a tiger").unwrap();
+        let rest: Vec<i64> = encoded.ids.iter().copied().filter(|token| *token != id).collect();
+        assert_eq!(rest[..6], plain.ids[..6]);
+    }
+    let copy = Copy::of("flat");
+    add_rows(&copy, 1);
+    listed(&copy, "<cat-toy>", 3);
+    copy.assert_refused(&["<cat-toy>", "3"]);
+}
+
+#[test]
+fn rows_that_only_round_the_vocabulary_up_are_no_lost_tokens() {
+    let copy = Copy::of("flat");
+    let plain = Copy::of("flat");
+    let tokens = add_rows(&plain, 0);
+    let padded = (tokens as u64).next_multiple_of(64) as i64 - tokens;
+    add_rows(&copy, padded);
+    copy.load().unwrap();
+}
+
+#[test]
+fn a_tokenizer_that_reads_fewer_tokens_than_its_encoder_is_obeyed() {
+    let copy = Copy::of("flat");
+    let tokenizer = || ClipTokenizer::load(&copy.folder.join("tokenizer"), 77);
+    for (written, length) in [(json!(16), 16), (json!(77), 77), (json!(512), 77), (json!(1e30), 77), (Value::Null, 77)]
+    {
+        copy.edit("tokenizer/tokenizer_config.json", |config| config["model_max_length"] = written.clone());
+        let encoded =
+            tokenizer().unwrap().encode("a tiger in the forest and a deer beside a camel on the beach, walking");
+        assert_eq!(encoded.unwrap().ids.len(), length, "{written}");
+    }
+    copy.edit("tokenizer/tokenizer_config.json", |config| config["model_max_length"] = json!(16));
+    copy.load().unwrap();
+    copy.edit("tokenizer/tokenizer_config.json", |config| config["model_max_length"] = json!(2));
+    assert!(tokenizer().err().unwrap().to_string().contains("model_max_length"));
+    copy.edit("tokenizer/tokenizer_config.json", |config| config["tokenizer_class"] = json!("T5Tokenizer"));
+    assert!(tokenizer().err().unwrap().to_string().contains("T5Tokenizer"));
+}
+
+#[test]
+fn a_prompt_shorter_than_the_encoders_positions_gives_the_hidden_states_of_its_first_tokens() {
+    // The encoder is causal: what comes later changes nothing.
+    let g = Golden::read("flat");
+    let folder = g.model.join("text_encoder");
+    let encoder = ClipTextModel::load(&folder, g.variant(), Kind::Float, tch::Device::Cpu).unwrap();
+    let ids: Vec<i64> = (0..77).map(|i| (7 * i) % 90).collect();
+    let (whole, short) = (encoder.forward(&ids).unwrap(), encoder.forward(&ids[..16]).unwrap());
+    assert_close(&short, &whole.narrow(1, 0, 16), 1e-5, "the first 16 of 77");
+}
+
+#[test]
+fn what_a_folder_says_in_another_way_is_no_reason_to_refuse_it() {
+    let same = Copy::of("demo");
+    let blocks = 3;
+    same.edit("unet/config.json", |config| {
+        config["only_cross_attention"] = json!(vec![false; blocks]);
+        config["cross_attention_dim"] = json!(vec![config["cross_attention_dim"].as_i64().unwrap(); blocks]);
+        config["act_fn"] = json!("swish");
+    });
+    same.edit("vae/config.json", |config| {
+        config["shift_factor"] = json!(0.0);
+        config["act_fn"] = json!("swish");
+    });
+    same.edit("text_encoder/config.json", |config| config["use_attention_mask"] = json!(false));
+    same.load().unwrap();
+    for (key, value) in
+        [("only_cross_attention", json!([false, true, false])), ("cross_attention_dim", json!([16, 32, 16]))]
+    {
+        let copy = Copy::of("demo");
+        copy.edit("unet/config.json", |config| config[key] = value);
+        copy.assert_refused(&["unet", "config.json", key]);
+    }
+}
+
+#[test]
+fn the_size_of_training_may_have_two_sides_and_that_of_old_files_is_64() {
+    let size = |sample: Value, version: &str| {
+        let copy = Copy::of("flat");
+        copy.edit("unet/config.json", |config| {
+            config["sample_size"] = sample;
+            config["_diffusers_version"] = json!(version);
+        });
+        copy.load().unwrap().native_size()
+    };
+    // Height and width, in latents of two pixels.
+    assert_eq!(size(json!([16, 24]), "0.42.1"), (48, 32));
+    assert_eq!(size(json!(20), "0.42.1"), (40, 40));
+    assert_eq!(size(json!(32), "0.9.0"), (64, 64));
+    // As the pipelines of diffusers have it: models of 2022 were trained at 64 and say 32.
+    assert_eq!(size(json!(32), "0.6.0"), (128, 128));
+    assert_eq!(size(json!(96), "0.6.0"), (192, 192));
+}
+
+#[test]
+fn parts_that_diffusers_would_use_and_we_do_not_are_named() {
+    let copy = Copy::of("flat");
+    copy.edit("model_index.json", |index| {
+        index["safety_checker"] = json!(["stable_diffusion", "StableDiffusionSafetyChecker"]);
+        index["feature_extractor"] = json!(["transformers", "CLIPImageProcessor"]);
+        index["controlnet"] = json!(["diffusers", "ControlNetModel"]);
+        index["adapter"] = json!(["diffusers", "T2IAdapter"]);
+        index["image_encoder"] = json!([null, null]);
+        index["requires_safety_checker"] = json!(true);
+    });
+    let left_out = read_index(&copy.folder).unwrap().left_out;
+    assert_eq!(
+        left_out,
+        ["adapter (T2IAdapter)", "controlnet (ControlNetModel)", "safety_checker (StableDiffusionSafetyChecker)"]
+    );
+    copy.load().unwrap();
+}
+
+#[test]
+fn a_way_down_without_padding_of_its_own_adds_a_row_and_a_column_and_needs_room_for_it() {
+    let copy = Copy::of("demo");
+    copy.edit("unet/config.json", |config| config["downsample_padding"] = json!(0));
+    let g = Golden::read("demo");
+    let unet = Unet::load(&copy.folder.join("unet"), g.variant(), Kind::Float, tch::Device::Cpu).unwrap();
+    let text = unet.prepare_text(&g.tensors.get("hidden").narrow(0, 0, 1)).unwrap();
+    let sample = g.tensors.get("unet.sample").narrow(0, 0, 1);
+    let output = tch::no_grad(|| unet.forward(&sample, 500.0, &text, &mut Tap::default())).unwrap();
+    // diffusers 0.42.1 with the same weights.
+    let values = Vec::<f32>::try_from(output.flatten(0, -1)).unwrap();
+    for (ours, theirs) in values.iter().zip([-0.184_835_95, 0.105_823_2, -0.254_296_24, 0.106_815_17]) {
+        assert!((ours - theirs).abs() < 1e-4, "{ours} {theirs}");
+    }
+    // Two halvings.
+    let model = copy.load().unwrap();
+    let at = |width: u32, height: u32| {
+        let settings = Settings { width, height, ..settings(&g, "ddim") };
+        model.check("a tiger", None, &settings).map(drop).map_err(|error| error.to_string())
+    };
+    at(16, 16).unwrap();
+    assert!(at(16, 8).unwrap_err().contains("too small for this network"));
 }

@@ -7,6 +7,7 @@ use diorama_diffusion::Error;
 use diorama_diffusion::device::{Device, Dtype};
 use diorama_diffusion::method::Method;
 use diorama_diffusion::pipeline::{LoadOptions, Request, Sample, StableDiffusion};
+use diorama_diffusion::scheduler::ConfigReading;
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
@@ -30,6 +31,9 @@ pub(crate) fn request(run: &Value, g: &Golden) -> Request {
     settings.method = if text("method") == "txt2img" { Method::Txt2img } else { Method::Img2img };
     settings.steps = run["steps"].as_u64().unwrap() as usize;
     settings.strength = run["strength"].as_f64().unwrap();
+    if run["scheduler_config"] == "as-is" {
+        settings.scheduler_config = ConfigReading::AsIs;
+    }
     settings.guidance = run["guidance"].as_f64().unwrap();
     settings.negative_prompt = text("negative_prompt");
     Request {

@@ -26,11 +26,10 @@ fn scheduler(case: &Value) -> Scheduler {
     std::fs::write(&path, config.to_string()).unwrap();
     let config = SchedulerConfig::load(&path).unwrap();
     let steps = case["steps"].as_u64().unwrap() as usize;
-    let mut scheduler = Scheduler::new(&config, kind(case["scheduler"].as_str().unwrap()), steps).unwrap();
     let kept = steps as f64 - case["begin"].as_f64().unwrap();
     // Half a step more, so that the division does not round below the step.
-    scheduler.truncate((kept + 0.5) / steps as f64);
-    scheduler
+    let strength = (kept + 0.5) / steps as f64;
+    Scheduler::truncated(&config, kind(case["scheduler"].as_str().unwrap()), steps, strength).unwrap()
 }
 
 #[test]

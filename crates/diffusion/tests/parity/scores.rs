@@ -92,6 +92,10 @@ fn the_closed_form_equals_brute_force_for_every_token_alone_and_in_a_batch() {
             let (batch, _) = s.scores(score, "last_layer", 1, 3);
             assert_close(&batch, s.g.tensors.get(&format!("score.last.batch.{form}")), 1e-5, &what);
         }
+        let what = format!("{} mixed", s.g.name);
+        let (mixed, estimator) = s.scores(Score::MixedReluGrad, "last_layer", 1, 3);
+        assert_eq!(estimator, Estimator::ClosedForm, "{what}");
+        assert_close(&mixed, s.g.tensors.get("score.last.mixed"), 1e-5, &what);
         checked += 1;
     }
     assert!(checked >= 4, "only {checked} configurations have a closed form");
@@ -101,8 +105,11 @@ fn the_closed_form_equals_brute_force_for_every_token_alone_and_in_a_batch() {
 fn reverse_mode_equals_brute_force_at_layers_without_a_closed_form() {
     let mut at_the_last_layer = 0;
     for s in scored() {
-        let mut layers =
-            vec![("down_layer", "down", Score::AbsGrad, "abs"), ("mid_layer", "mid", Score::ReluGrad, "relu")];
+        let mut layers = vec![
+            ("down_layer", "down", Score::AbsGrad, "abs"),
+            ("mid_layer", "mid", Score::ReluGrad, "relu"),
+            ("mid_layer", "mid", Score::MixedReluGrad, "mixed"),
+        ];
         if s.unet.closed_form_tail().is_none() {
             layers.push(("last_layer", "last.f64", Score::AbsGrad, "abs"));
             at_the_last_layer += 1;

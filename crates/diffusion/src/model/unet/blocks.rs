@@ -79,6 +79,9 @@ pub(super) struct DownBlock {
     resnets: Vec<ResnetBlock>,
     transformers: Vec<TransformerModel>,
     downsample: Option<Conv2d>,
+    /// Whether the way down adds a row and a column of zeros below and to the right, as diffusers does where the
+    /// convolution itself pads nothing.
+    pads_below: bool,
 }
 
 impl DownBlock {
@@ -101,7 +104,7 @@ impl DownBlock {
                 None
             };
             let transformers = load_transformers(w, &name, block, block.resnets, config, layers)?;
-            blocks.push(Self { resnets, transformers, downsample });
+            blocks.push(Self { resnets, transformers, downsample, pads_below: config.downsample_padding == 0 });
             inputs = outputs;
         }
         Ok(blocks)
@@ -122,6 +125,9 @@ impl DownBlock {
             skips.push(h.shallow_clone());
         }
         if let Some(downsample) = &self.downsample {
+            if self.pads_below {
+                h = h.f_constant_pad_nd([0, 1, 0, 1])?;
+            }
             h = downsample.forward(&h)?;
             skips.push(h.shallow_clone());
         }

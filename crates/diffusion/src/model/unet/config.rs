@@ -25,7 +25,8 @@ pub(super) struct BlockConfig {
 /// What decides the network's shape.
 #[derive(Debug, Clone)]
 pub(super) struct UnetConfig {
-    pub sample_size: i64,
+    /// Width and height of the latents that it was trained on.
+    pub sample_size: (i64, i64),
     pub channels: Vec<i64>,
     pub down: Vec<BlockConfig>,
     pub mid: BlockConfig,
@@ -47,10 +48,10 @@ impl UnetConfig {
         c.expect("_class_name", &["UNet2DConditionModel".into()])?;
         c.expect("in_channels", &[4.into()])?;
         c.expect("out_channels", &[4.into()])?;
-        c.expect("act_fn", &["silu".into()])?;
+        c.expect("act_fn", &["silu".into(), "swish".into()])?;
         c.expect("mid_block_type", &["UNetMidBlock2DCrossAttn".into()])?;
         c.expect("center_input_sample", &[false.into()])?;
-        c.expect("only_cross_attention", &[false.into()])?;
+        c.expect_per_block("only_cross_attention", &false.into())?;
         c.expect("mid_block_only_cross_attention", &[null.clone(), false.into()])?;
         c.expect("dual_cross_attention", &[false.into()])?;
         c.expect("mid_block_scale_factor", &[1.into(), 1.0.into()])?;
@@ -105,13 +106,13 @@ impl UnetConfig {
             depth: depth[i],
         };
         let config = Self {
-            sample_size: c.number("sample_size", 64, SIZES)?,
+            sample_size: sample_size(&mut c)?,
             down: (0..blocks).map(|i| block(i, down[i])).collect(),
             mid: block(blocks - 1, true),
             up: (0..blocks).map(|i| block(blocks - 1 - i, up[i])).collect(),
             groups,
             eps: c.take("norm_eps", 1e-5)?,
-            text_width: c.number("cross_attention_dim", 1280, SIZES)?,
+            text_width: text_width(&mut c, blocks)?,
             linear_projection: c.take("use_linear_projection", false)?,
             upcast_attention: c.take("upcast_attention", false)?,
             downsample_padding: c.number("downsample_padding", 1, 0..=1)?,
@@ -121,6 +122,33 @@ impl UnetConfig {
         };
         c.finish()?;
         Ok(config)
+    }
+}
+
+impl UnetConfig {
+    /// The least rows and columns of latents. Without padding of its own, a convolution on the way down needs two.
+    pub(super) fn smallest(&self) -> i64 {
+        if self.downsample_padding == 0 { 1 << (self.channels.len() - 1).min(30) } else { 1 }
+    }
+}
+
+/// `sample_size`, written once or as height and width. Files of diffusers before 0.9 say 32 of models that were trained at
+/// 64, and its pipelines know.
+fn sample_size(c: &mut Config) -> Result<(i64, i64)> {
+    let version = c.text("_diffusers_version").unwrap_or_default();
+    let mut parts = version.split('.').map(|part| part.parse::<u64>().unwrap_or_default());
+    let is_old = !version.is_empty() && (parts.next(), parts.next()) < (Some(0), Some(9));
+    let [height, width] = c.one_or_two("sample_size", 64, SIZES)?;
+    let is_square = height == width;
+    Ok(if is_old && is_square && height < 64 { (64, 64) } else { (width, height) })
+}
+
+/// `cross_attention_dim`, written once or as the same number for each block.
+fn text_width(c: &mut Config, blocks: usize) -> Result<i64> {
+    let widths = c.number_per_block("cross_attention_dim", 1280, blocks, SIZES)?;
+    match widths.split_first() {
+        Some((first, rest)) if rest.iter().all(|width| width == first) => Ok(*first),
+        _ => Err(c.error(format!("\"cross_attention_dim\": {widths:?} is not the same for each block"))),
     }
 }
 

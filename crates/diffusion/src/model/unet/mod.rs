@@ -33,7 +33,8 @@ pub struct Unet {
     up: Vec<UpBlock>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
-    sample_size: i64,
+    sample_size: (i64, i64),
+    smallest: i64,
     text_width: i64,
     layers: Vec<String>,
     kind: Kind,
@@ -90,6 +91,7 @@ impl Unet {
             norm_out: GroupNorm::load(&w, "conv_norm_out", config.groups, first, config.eps)?,
             conv_out: Conv2d::load(&w, "conv_out", (first, 4), 3, 1, 1)?,
             sample_size: config.sample_size,
+            smallest: config.smallest(),
             text_width: config.text_width,
             layers,
             kind,
@@ -101,9 +103,14 @@ impl Unet {
         Ok(unet)
     }
 
-    /// The side of the latents that the model was trained on.
-    pub fn sample_size(&self) -> i64 {
+    /// Width and height of the latents that the model was trained on.
+    pub fn sample_size(&self) -> (i64, i64) {
         self.sample_size
+    }
+
+    /// The least rows and columns of latents that it can halve as often as it does.
+    pub fn smallest(&self) -> i64 {
+        self.smallest
     }
 
     /// The width of the text hidden states.
