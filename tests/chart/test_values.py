@@ -12,8 +12,8 @@ EVERYTHING = sample(SCHEMA)
 # What the chart sets itself, out of the other values or of the pod.
 SET_BY_THE_CHART = {
     "amqp_url", "amqp_url_file", "redis_url", "redis_url_file", "redis_cluster", "s3_bucket", "s3_prefix", "s3_endpoint",
-    "s3_region", "s3_access_key", "s3_secret_key", "s3_secret_key_file", "s3_path_style", "ca_file", "listen",
-    "tokens_file", "scratch", "pools", "pool", "worker", "max_idle", "metrics_listen", "model",
+    "s3_region", "s3_access_key", "s3_secret_key", "s3_secret_key_file", "s3_path_style", "s3_readable", "ca_file", "listen",
+    "insecure", "tokens_file", "scratch", "pools", "pool", "worker", "max_idle", "metrics_listen", "model",
 }  # fmt: skip
 
 

@@ -37,6 +37,11 @@ pub struct Browser {
 impl Browser {
     /// Starts one with an empty page of this size, in pixels.
     pub fn start(width: u32, height: u32) -> Self {
+        Self::start_with(width, height, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(width: u32, height: u32, more: &[&str]) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let mut command = children::command("sh");
         command.args([
@@ -49,7 +54,7 @@ impl Browser {
             "--disable-dev-shm-usage",
         ]);
         command.args(["--remote-debugging-pipe", "--no-first-run", "--disable-background-networking"]);
-        command.arg(format!("--user-data-dir={}", profile.path().display()));
+        command.arg(format!("--user-data-dir={}", profile.path().display())).args(more);
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = Process::spawn_with_input(&mut command, "install it: scripts/setup-chromium");
         let (input, output) = (process.input().unwrap(), process.answers().unwrap());

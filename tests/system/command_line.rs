@@ -237,7 +237,48 @@ fn a_coordinator_without_tokens_listens_to_this_machine_only() {
     for address in ["0.0.0.0:0", "[::]:0", "example.org:7000"] {
         let refused = end(&mut case.diorama(&["serve", "--listen", address])).expect(2);
         assert!(refused.stderr.contains(address) && refused.stderr.contains("--tokens-file"), "{}", refused.stderr);
+        let with_tokens = ["serve", "--listen", address, "--tokens-file", "tokens.toml"];
+        end(&mut case.diorama(&["token", "new", "ada", "--role", "admin", "--tokens-file", "tokens.toml"])).expect(0);
+        let refused = end(&mut case.diorama(&with_tokens)).expect(2);
+        assert!(refused.stderr.contains(address) && refused.stderr.contains("--insecure"), "{}", refused.stderr);
+        // Then it is the services that are missing.
+        let let_in = end(&mut case.diorama(&[&with_tokens[..], &["--insecure", "true"]].concat())).expect(2);
+        assert!(let_in.stderr.contains("s3_bucket"), "{}", let_in.stderr);
     }
+}
+
+#[test]
+fn tokens_are_made_shown_and_revoked_and_the_rest_of_their_file_stays() {
+    let case = Case::new();
+    let file = case.path("tokens.toml");
+    fs::write(
+        &file,
+        "# ours\n[[token]]\nname = \"old\" # keep\nrole = \"viewer\"\nsha256 = \"".to_owned()
+            + &"0".repeat(64)
+            + "\"\n",
+    )
+    .unwrap();
+    let token = |arguments: &[&str]| {
+        end(&mut case.diorama(&[&["token"], arguments, &["--tokens-file", file.to_str().unwrap()]].concat()))
+    };
+    let made = token(&["new", "sam", "--role", "submitter", "--group", "birds", "--days", "30"]).expect(0);
+    let secret = made.stdout.trim();
+    assert!(secret.len() > 40 && !fs::read_to_string(&file).unwrap().contains(secret), "only its digest is kept");
+    let listed = token(&["list"]).expect(0).stdout;
+    assert!(listed.contains("sam  submitter  group birds  sees its own runs  expires at "), "{listed}");
+    assert!(listed.contains("old  viewer  sees all runs  does not expire"), "{listed}");
+    let json = token(&["list", "--json"]).expect(0).json();
+    assert_eq!(
+        (&json[1]["name"], &json[1]["role"], &json[1]["sees_all"]),
+        (&"sam".into(), &"submitter".into(), &false.into())
+    );
+    assert!(token(&["new", "a\u{1b}b", "--role", "viewer"]).expect(2).stderr.contains("control characters"));
+    token(&["revoke", "sam"]).expect(0);
+    assert!(token(&["revoke", "sam"]).expect(42).stderr.contains("no token of the name"));
+    let left = fs::read_to_string(&file).unwrap();
+    assert!(left.starts_with("# ours\n") && left.contains("# keep") && !left.contains("sam"), "{left}");
+    token(&["revoke", "old"]).expect(0);
+    assert_eq!(token(&["list"]).expect(0).stdout.trim(), "there are no tokens");
 }
 
 #[test]

@@ -12,3 +12,4 @@ mod mismatch;
 pub mod objects;
 pub mod progress;
 pub mod queue;
+mod userinfo;

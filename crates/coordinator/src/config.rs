@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use diorama_core::id::Pool;
+
 use crate::share::Shares;
 
 /// How a coordinator works.
@@ -18,6 +20,8 @@ pub struct CoordinatorConfig {
     pub control_poll: Duration,
     /// A shard that was published longer ago than this, waits nowhere and is held by nobody, is published again.
     pub publish_again_after: Duration,
+    /// The pools that are declared: their queues stay, however empty.
+    pub pools: Vec<Pool>,
     /// Where the final files are prepared; best on the same file system as a folder store.
     pub scratch: PathBuf,
 }
@@ -31,6 +35,7 @@ impl CoordinatorConfig {
             poll: Duration::from_millis(50),
             control_poll: Duration::from_millis(50),
             publish_again_after: Duration::from_secs(60),
+            pools: Vec::new(),
             scratch,
         }
     }

@@ -14,6 +14,7 @@ mod ending;
 mod error;
 mod failures;
 mod gc;
+mod idle;
 mod index;
 mod lease;
 mod pace;

@@ -27,6 +27,7 @@ use crate::ending;
 use crate::error::CoordinatorError;
 use crate::failures::pause;
 use crate::gc::{self, Grace};
+use crate::idle;
 use crate::index::runs_below;
 use crate::lease::Lease;
 use crate::watch::RunProgress;
@@ -430,6 +431,7 @@ async fn drive(
             // While the progress service is away, the run stays on the list, and this is done later.
             ending::settle_counts(backends, store, &spec, &store.history().await?).await?;
             strike_off(backends, store, run).await?;
+            idle::remove_queue(backends, config, &spec.pool).await;
             if let Err(error) = backends.progress.expire(run, REMEMBER_ENDED).await {
                 tracing::debug!(%error, "the progress service will keep the run's keys longer than usual");
             }

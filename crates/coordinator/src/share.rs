@@ -122,6 +122,11 @@ impl Shares {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether any run is in the pool.
+    pub(crate) fn has_runs(&self, pool: &Pool) -> bool {
+        self.known().demands.values().any(|demand| demand.pool == *pool)
+    }
+
     /// A run joins, wanting nothing yet.
     pub(crate) fn join(&self, run: &RunId, pool: &Pool, priority: i32, weight: u32) -> Share {
         let (pool, weight, stands) = (pool.clone(), weight.max(1), Standing::default());

@@ -5,7 +5,7 @@ use diorama_backends::progress::{Counts, Holder, THROUGHPUT_SECONDS, Throughput}
 use diorama_core::clock;
 use diorama_core::id::{Pool, RunId, ShardId};
 use diorama_core::round::RoundInfo;
-use diorama_core::run::{Labels, RunSpec, RunState, RunSummary};
+use diorama_core::run::{Labels, Owner, RunSpec, RunState, RunSummary};
 use diorama_protocol::history::History;
 use diorama_protocol::outcomes::Outcomes;
 use diorama_protocol::{Backends, RunStore};
@@ -33,6 +33,10 @@ pub struct RunStatus {
     /// The run.
     #[schema(value_type = String)]
     pub run: RunId,
+    /// Whose it is; `None` where it was submitted without a token.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<Object>, example = json!({ "token": "sam", "group": "birds" }))]
+    pub owner: Option<Owner>,
     /// What its owner calls it.
     pub name: Option<String>,
     /// What its owner files it under.
@@ -92,6 +96,7 @@ impl RunStatus {
     fn of_spec(spec: &RunSpec, state: RunState) -> Self {
         Self {
             run: spec.run.clone(),
+            owner: spec.owner.clone(),
             name: spec.name.clone(),
             labels: spec.labels.clone(),
             pool: spec.pool.clone(),
@@ -156,9 +161,8 @@ pub async fn status(
         }
         Err(error) => error,
     };
-    status.degrade(format!(
-        "Redis is unreachable, so what workers hold, and what the run waits for, is unknown ({error})"
-    ));
+    tracing::debug!(%error, "a status without the progress service");
+    status.degrade("Redis is unreachable, so what workers hold, and what the run waits for, is unknown".to_owned());
     if history.shards() <= COUNTED_BY_HAND {
         match by_hand(store, spec, history).await {
             Ok(counts) => count(&mut status, counts, round),

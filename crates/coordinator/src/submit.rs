@@ -161,5 +161,9 @@ fn agree(existing: RunSpec, asked: &RunSpec) -> Result<RunSpec, CoordinatorError
     compare("model", model(&existing), model(asked));
     compare("pool", existing.pool.to_string(), asked.pool.to_string());
     compare("retry", format!("{:?}", existing.retry), format!("{:?}", asked.retry));
+    // Without a key nobody else could have made it.
+    if let (Some(there), Some(asked)) = (&existing.request_sha256, &asked.request_sha256) {
+        compare("digest of the request", there.to_string(), asked.to_string());
+    }
     if differences.is_empty() { Ok(existing) } else { Err(CoordinatorError::Differs { differences }) }
 }

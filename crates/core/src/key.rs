@@ -184,6 +184,11 @@ pub const ENDINGS: &str = "endings/";
 /// What every object of every run of a shared store begins with.
 pub const RUNS: &str = "runs/";
 
+/// Whether a key of a shared store is one of the fleet's own objects.
+pub fn is_of_fleet(key: &str) -> bool {
+    [RUNS, BLOBS, SharedKey::INDEX].iter().any(|prefix| key.starts_with(prefix))
+}
+
 /// The shard that a key relative to its run is about: of an input, an archive, a file below its attempt, a part, a
 /// marker or an entry of the journal.
 pub fn shard_of(relative: &str) -> Option<ShardId> {
@@ -258,6 +263,8 @@ pub enum SharedKey {
 }
 
 impl SharedKey {
+    /// Below which all of them lie.
+    const INDEX: &'static str = "index/";
     /// What every [`SharedKey::Submitted`] begins with.
     pub const SUBMITTED: &'static str = "index/submitted/";
     /// What every [`SharedKey::Active`] begins with.

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod address;
+pub mod audit;
 pub mod causes;
 pub mod clock;
 pub mod fit;
@@ -26,3 +27,4 @@ pub mod settings;
 pub mod shards;
 pub mod stop;
 pub mod task;
+pub mod text;

@@ -24,6 +24,16 @@ pub enum OutputFormat {
 /// What a run is filed under, by name.
 pub type Labels = BTreeMap<String, String>;
 
+/// Whose a run is: the token that submitted it, and the group that the token belonged to then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The token's name.
+    pub token: String,
+    /// Whoever else is in it has the run too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub group: Option<String>,
+}
+
 /// What was submitted. Written once as `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSpec {
@@ -31,6 +41,9 @@ pub struct RunSpec {
     pub version: u32,
     /// The run.
     pub run: RunId,
+    /// Whose it is. `None`: it was submitted where no token is asked for, or before runs had owners.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub owner: Option<Owner>,
     /// What its owner calls it; need not be unique.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub name: Option<String>,
@@ -80,6 +93,9 @@ pub struct RunSpec {
     /// takes up the run binds it to its own, in the run's log.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub model: Option<ModelIdentity>,
+    /// The digest of the request that made it, where that had an idempotency key: the key names no other request.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request_sha256: Option<crate::id::Sha256Hex>,
 }
 
 fn one() -> u32 {

@@ -72,6 +72,7 @@ fn start(cli: Cli) -> Result<u8, Failure> {
             Command::Verify(ref command) => commands::verify::run(command, &cli).await,
             Command::Reconcile(ref command) => commands::verify::reconcile_command(command, &cli).await,
             Command::Gc(ref command) => commands::gc::run(command, &cli).await,
+            Command::Token(ref command) => commands::token::run(command, &cli),
             Command::Model(Model::Fetch(ref command)) => tokio::select! {
                 fetched = commands::model::fetch(command, &cli) => fetched,
                 () = drain.cancelled() => Ok(exit::DRAINED),

@@ -98,6 +98,7 @@ impl Fleet {
             name: name.to_owned(),
             backends,
             remote: None,
+            readable: diorama_core::address::Readable::default(),
             scratch: self.scratch.path().to_owned(),
             reference_root: None,
             plain_http: false,

@@ -170,6 +170,11 @@ impl Queue for Node {
         Ok(delivery)
     }
 
+    async fn remove_if_idle(&self, _: &Pool) -> Result<bool, QueueError> {
+        // One that is empty is kept.
+        Ok(false)
+    }
+
     async fn depth(&self, pool: &Pool) -> Result<QueueDepth, QueueError> {
         if let Fate::Refused | Fate::AnswerLost = self.call(Service::Queue).await {
             return Err(away("looking"));

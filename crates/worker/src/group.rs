@@ -117,7 +117,7 @@ pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<
     }
     let (group, span) = (work.clone(), Span::current());
     let encode = move || {
-        let end = |(position, made): (usize, Result<(_, _), TaskError>)| {
+        let end = |(position, made): (usize, Result<(Option<Region>, Variants), TaskError>)| {
             let encoded = made.and_then(|(region, made)| encode_task(&group, position, region.as_ref(), made));
             (position, encoded)
         };

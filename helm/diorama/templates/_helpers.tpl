@@ -79,6 +79,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ $s3.region | quote }}
 - name: DIORAMA_S3_PATH_STYLE
   value: {{ $s3.pathStyle | quote }}
+{{- with $s3.readable }}
+- name: DIORAMA_S3_READABLE
+  value: {{ join "," . | quote }}
+{{- end }}
 - name: DIORAMA_S3_ACCESS_KEY
   valueFrom:
     secretKeyRef:

@@ -117,6 +117,7 @@ async fn rabbitmq_holds_what_every_queue_must_hold() {
     conformance::a_dropped_consumers_messages_are_delivered_again_and_counted(&queue).await;
     conformance::prefetch_bounds_what_a_consumer_holds(&queue).await;
     conformance::handed_back_goes_to_another_and_dead_letters_are_kept_apart(&queue).await;
+    conformance::a_queue_goes_only_while_it_is_empty_and_comes_back(&queue).await;
     conformance::a_stale_settlement_is_noticed_and_changes_nothing(&queue).await;
     conformance::many_consumers_share_and_nothing_is_lost_or_doubled(Arc::new(queue)).await;
 }

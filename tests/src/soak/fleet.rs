@@ -65,6 +65,7 @@ impl Fleet {
             ("DIORAMA_S3_ACCESS_KEY", ACCESS_KEY.to_owned()),
             ("DIORAMA_S3_SECRET_KEY", SECRET_KEY.to_owned()),
             ("DIORAMA_S3_PATH_STYLE", "true".to_owned()),
+            ("DIORAMA_S3_READABLE", format!("{BUCKET}/nowhere")),
             ("DIORAMA_ALLOW_PRIVATE_REFERENCES", "true".to_owned()),
             ("DIORAMA_SCRATCH", work.display().to_string()),
             ("DIORAMA_COORDINATOR", format!("http://{}", coordinators[0])),

@@ -38,6 +38,7 @@ mod script;
 mod soak;
 mod store;
 mod submissions;
+mod team;
 mod turns;
 mod watched;
 

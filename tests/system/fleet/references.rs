@@ -113,7 +113,11 @@ fn references_from_everywhere_end_as_they_deserve_and_the_rest_of_the_run_goes_o
         row("inward", &web.url("/inward.png")),
     ];
     case.write_rows(&rows);
-    let settings = [("DIORAMA_ALLOW_PRIVATE_REFERENCES", "true"), ("DIORAMA_REFERENCE_CACHE", "cache")];
+    let settings = [
+        ("DIORAMA_ALLOW_PRIVATE_REFERENCES", "true"),
+        ("DIORAMA_REFERENCE_CACHE", "cache"),
+        ("DIORAMA_S3_READABLE", "places,nowhere,diorama"),
+    ];
     let _members = [
         fleet.start_with(&settings, &["serve", "--listen", &fleet.coordinator]),
         fleet.start_with(&settings, &["worker", "--engine", "synthetic", "--heartbeat", "0.5"]),

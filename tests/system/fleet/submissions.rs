@@ -89,7 +89,7 @@ fn a_manifest_in_a_bucket_becomes_a_run_and_its_files_come_from_the_folder_that_
     fs::create_dir_all(shared.join("north")).unwrap();
     fs::copy(fleet.case.path("place-1.png"), shared.join("north/dunes.png")).unwrap();
     let mut serving = fleet.serving(&fleet.coordinator);
-    serving.args(["--reference-root", shared.to_str().unwrap()]);
+    serving.args(["--reference-root", shared.to_str().unwrap(), "--s3-readable", "diorama/manifests"]);
     let _coordinator = fleet.serve_as(serving);
     let _worker = fleet.worker("one");
     let row = |id: &str, reference: &str| json!({"custom_id": id, "reference": reference, "prompt": "a seagull"});
@@ -102,7 +102,7 @@ fn a_manifest_in_a_bucket_becomes_a_run_and_its_files_come_from_the_folder_that_
     let told = fleet.run(&["submit", "s3://diorama/manifests/bad.jsonl"]).expect(42).stderr;
     assert!(told.contains("line 1: missing_file") && told.contains("line 2: outside_folder"), "{told}");
     let absent = fleet.run(&["submit", "s3://diorama/manifests/absent.jsonl", "--json"]).expect(42).json();
-    assert_eq!(absent["code"], "unknown_object", "{absent}");
+    assert_eq!(absent["code"], "object_refused", "{absent}");
 
     fleet.write_object("manifests/good.jsonl", &[row("a", "north/dunes.png"), row("b", "north/dunes.png")]);
     let submit = ["submit", "s3://diorama/manifests/good.jsonl", "--json"];

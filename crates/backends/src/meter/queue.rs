@@ -27,6 +27,10 @@ impl<S: Queue> Queue for Metered<S> {
     async fn depth(&self, pool: &Pool) -> Result<QueueDepth, QueueError> {
         self.time("depth", self.inner.depth(pool)).await
     }
+
+    async fn remove_if_idle(&self, pool: &Pool) -> Result<bool, QueueError> {
+        self.time("remove", self.inner.remove_if_idle(pool)).await
+    }
 }
 
 struct MeteredConsumer {

@@ -107,6 +107,50 @@ pub async fn handed_back_goes_to_another_and_dead_letters_are_kept_apart(queue: 
     assert!(queue.dead_letter(&pool).await.unwrap().is_none());
 }
 
+/// What holds messages or is consumed from stays; what was removed is made anew by whoever needs it.
+pub async fn a_queue_goes_only_while_it_is_empty_and_comes_back(queue: &dyn Queue) {
+    let pool = pool("idle");
+    publish(queue, &pool, 0..1).await;
+    until_ready(queue, &pool, 1).await;
+    assert!(!queue.remove_if_idle(&pool).await.unwrap(), "a message waits");
+    let mut consumer = queue.consume(&pool, 1).await.unwrap();
+    next(&mut consumer).await.settle(Settlement::DeadLetter).await.unwrap();
+    assert!(!queue.remove_if_idle(&pool).await.unwrap(), "somebody consumes");
+    drop(consumer);
+    let dead = async {
+        loop {
+            match queue.dead_letter(&pool).await.unwrap() {
+                Some(dead) => return dead,
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let dead = tokio::time::timeout(Duration::from_secs(30), dead).await.expect("the dead letter");
+    dead.settle(Settlement::Ack).await.unwrap();
+    let removed = async {
+        // A consumer is gone when the broker says so.
+        while !queue.remove_if_idle(&pool).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), removed).await.expect("an idle queue goes");
+    publish(queue, &pool, 1..2).await;
+    let mut consumer = queue.consume(&pool, 1).await.unwrap();
+    let delivery = next(&mut consumer).await;
+    assert_eq!((delivery.message.shard.index, delivery.deliveries), (1, 1));
+    delivery.settle(Settlement::Ack).await.unwrap();
+}
+
+/// A broker counts what it has confirmed a moment later.
+async fn until_ready(queue: &dyn Queue, pool: &Pool, ready: u64) {
+    let counted = async {
+        while queue.depth(pool).await.unwrap().ready != ready {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), counted).await.expect("the message is counted");
+}
+
 /// Settling for a consumer that is gone is an error, and the message stays with its new holder.
 pub async fn a_stale_settlement_is_noticed_and_changes_nothing(queue: &dyn Queue) {
     let pool = pool("stale");

@@ -170,6 +170,18 @@ impl Queue for EmbeddedQueue {
         let state = queue.state();
         Ok(QueueDepth { ready: state.ready.len() as u64, consumers: state.consumers, dead: state.dead.len() as u64 })
     }
+
+    async fn remove_if_idle(&self, pool: &Pool) -> Result<bool, QueueError> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_idle = |state: &PoolState| {
+            state.ready.is_empty() && state.dead.is_empty() && state.unsettled.is_empty() && state.consumers == 0
+        };
+        let is_idle = pools.get(pool).is_none_or(|queue| is_idle(&queue.state()));
+        if is_idle {
+            pools.remove(pool);
+        }
+        Ok(is_idle)
+    }
 }
 
 #[cfg(test)]
@@ -195,6 +207,11 @@ mod tests {
     #[tokio::test]
     async fn handed_back_goes_to_another_consumer_and_dead_letters_are_kept_apart() {
         conformance::handed_back_goes_to_another_and_dead_letters_are_kept_apart(&EmbeddedQueue::default()).await;
+    }
+
+    #[tokio::test]
+    async fn a_queue_goes_only_while_it_is_empty_and_comes_back_with_the_next_message() {
+        conformance::a_queue_goes_only_while_it_is_empty_and_comes_back(&EmbeddedQueue::default()).await;
     }
 
     #[tokio::test]

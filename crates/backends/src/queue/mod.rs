@@ -125,6 +125,11 @@ pub trait Queue: Send + Sync {
 
     /// How full the pool's queue is.
     async fn depth(&self, pool: &Pool) -> Result<QueueDepth, QueueError>;
+
+    /// Removes what is kept of the pool, where nothing is in its queue and nobody consumes from it; whether nothing is left. Whatever
+    /// is published later makes it anew. A message that comes at the same moment may go with it, and is published again
+    /// like any that is lost.
+    async fn remove_if_idle(&self, pool: &Pool) -> Result<bool, QueueError>;
 }
 
 /// A consumer. Dropping it gives everything unsettled back to the queue.

@@ -47,6 +47,8 @@ pub(crate) struct World {
 pub(crate) fn spec(run: &str, tasks: u64, shard_size: u32) -> RunSpec {
     RunSpec {
         version: 1,
+        owner: None,
+        request_sha256: None,
         run: RunId::new(run).unwrap(),
         name: None,
         labels: Labels::new(),
@@ -142,7 +144,7 @@ impl World {
             poll: Duration::from_millis(200),
             control_poll: Duration::from_secs(1),
             publish_again_after: Duration::from_secs(60),
-            scratch: self.scratch.path().to_owned(),
+            ..CoordinatorConfig::new(self.scratch.path().to_owned())
         };
         let (lease, grace) = (Duration::from_secs(10), Grace::default());
         let config = ServiceConfig { owner: "bench".to_owned(), lease, grace, runs };
@@ -154,6 +156,7 @@ impl World {
             name: "bench".to_owned(),
             backends: self.backends.clone(),
             remote: None,
+            readable: diorama_core::address::Readable::default(),
             scratch: self.scratch.path().to_owned(),
             reference_root: None,
             plain_http: false,

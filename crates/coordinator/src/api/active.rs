@@ -51,7 +51,7 @@ pub(super) async fn specs(api: &Api, age: Duration) -> Result<Specs, Problem> {
         return Ok(known.runs);
     }
     let ids = runs_below(&*api.backends().objects, SharedKey::ACTIVE).await?;
-    let read = stream::iter(ids).map(|run| async move { api.spec(&run).await.ok().flatten() });
+    let read = stream::iter(ids).map(|run| async move { api.spec_of_any(&run).await.ok().flatten() });
     let runs: Specs = read.buffered(AT_ONCE).filter_map(std::future::ready).collect().await;
     *api.active.listed() = Listed { runs: runs.clone(), at: Some(Instant::now()), rung };
     Ok(runs)

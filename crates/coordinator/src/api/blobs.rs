@@ -1,5 +1,6 @@
 //! Uploaded references, by content.
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -7,6 +8,7 @@ use axum::response::Response;
 use diorama_core::id::Sha256Hex;
 use diorama_core::key::{ObjectKey, RunRoot};
 
+use super::auth::Caller;
 use super::results::stream_object;
 use super::{Problem, Shared};
 
@@ -44,10 +46,12 @@ pub(super) async fn get(State(api): State<Shared>, Path(sha256): Path<String>) -
     responses((status = 201, description = "stored"), (status = 400, body = Problem), (status = 413, body = Problem)))]
 pub(super) async fn put(
     State(api): State<Shared>,
+    Extension(caller): Extension<Caller>,
     Path(sha256): Path<String>,
     body: Body,
 ) -> Result<StatusCode, Problem> {
-    let (sha256, limit) = (digest(sha256)?, api.config.max_blob_bytes);
+    let (sha256, limit) = (digest(sha256)?, caller.limits().bytes(api.config.max_blob_bytes));
+    api.usage.upload(&caller)?;
     let bytes = axum::body::to_bytes(body, usize::try_from(limit).unwrap_or(usize::MAX)).await;
     let bytes = bytes.map_err(|_| Problem::too_large("reference, or the upload broke off: it", limit))?;
     let found = Sha256Hex::of(&bytes);

@@ -2,7 +2,9 @@
 //!
 //! Errors are `application/problem+json` with stable codes. The OpenAPI document is at `/openapi.json`.
 
+mod access;
 mod active;
+mod audit;
 mod auth;
 mod blobs;
 mod fleet;
@@ -18,8 +20,8 @@ mod session;
 mod submit;
 #[cfg(test)]
 mod tests;
-mod token;
 mod turns;
+mod usage;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,14 +29,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::http::{HeaderValue, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::get;
-use diorama_backends::objects::{ObjectError, RemoteObjects};
-use diorama_core::id::{Pool, RunId};
-use diorama_core::run::RunSpec;
-use diorama_protocol::decision::Act;
-use diorama_protocol::history::History;
-use diorama_protocol::{Backends, DecideError, RunStore};
+use diorama_backends::objects::RemoteObjects;
+use diorama_core::address::Readable;
+use diorama_core::id::Pool;
+use diorama_protocol::Backends;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower_http::trace::TraceLayer;
@@ -42,15 +44,13 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use self::auth::{Role, Tokens, TokensError};
+pub(crate) use self::access::Opened;
+pub use self::auth::{Role, Sees, TokenStatus, Tokens, TokensError};
 pub use self::metrics::ApiMetrics;
 pub use self::problem::Problem;
 pub use self::submit::SubmitRequest;
-use self::turns::Turns;
-use crate::catalogue::{Catalogue, Known};
+use crate::catalogue::Catalogue;
 use crate::dashboard;
-use crate::error::CoordinatorError;
-use crate::status::{RunStatus, status};
 
 /// What the API stands on.
 pub struct ApiConfig {
@@ -60,6 +60,8 @@ pub struct ApiConfig {
     pub backends: Backends,
     /// The buckets of `s3://` manifests, where there are any.
     pub remote: Option<Arc<dyn RemoteObjects>>,
+    /// Below which of them submitters may name objects.
+    pub readable: Readable,
     /// Where uploads are kept while they are checked.
     pub scratch: PathBuf,
     /// The folder of references that workers share, where there is one.
@@ -76,7 +78,8 @@ pub struct ApiConfig {
     pub max_blob_bytes: u64,
     /// Whether this coordinator drives the runs.
     pub leading: watch::Receiver<bool>,
-    /// Pools that are shown where they have neither workers nor runs, too.
+    /// The pools that are declared: they are shown where they have neither workers nor runs, too, and where there are some,
+    /// runs go into them and into those that workers serve. None: into any.
     pub pools: Vec<Pool>,
     /// What Prometheus is told.
     pub metrics: ApiMetrics,
@@ -89,6 +92,7 @@ pub struct Api {
     pub(crate) active: active::Active,
     pub(crate) overview: fleet::Overview,
     pub(crate) shelf: pictures::Shelf,
+    pub(crate) usage: usage::Usage,
 }
 
 /// Between two looks at the file of the tokens.
@@ -96,84 +100,15 @@ const RELOAD: Duration = Duration::from_secs(5);
 
 pub(crate) type Shared = Arc<Api>;
 
-/// A run, as a handler sees it.
-pub(crate) struct Opened {
-    pub(crate) store: RunStore,
-    pub(crate) spec: Arc<RunSpec>,
-    pub(crate) history: History,
-}
-
-impl From<(RunStore, Known)> for Opened {
-    fn from((store, Known { spec, history, .. }): (RunStore, Known)) -> Self {
-        Self { store, spec, history }
-    }
-}
-
-impl Opened {
-    pub(crate) async fn status(&self, api: &Api) -> Result<RunStatus, CoordinatorError> {
-        self.status_among(&Turns::new(api), api).await
-    }
-
-    /// The same of one of many runs.
-    async fn status_among(&self, turns: &Turns<'_>, api: &Api) -> Result<RunStatus, CoordinatorError> {
-        let mut status = status(api.backends(), &self.store, &self.spec, &self.history).await?;
-        turns.explain(self, &mut status).await;
-        Ok(status)
-    }
-
-    /// Decides something of the run.
-    pub(crate) async fn decide(&mut self, api: &Api, act: Act) -> Result<(), DecideError> {
-        let (run, by) = (&self.spec.run, &api.config.name);
-        api.backends().decide(&self.store, run, &mut self.history, by, act).await.map(drop)
-    }
-}
-
 impl Api {
     /// An API that has been asked nothing yet.
     pub fn new(config: ApiConfig) -> Arc<Self> {
-        let (catalogue, active, overview, shelf) = Default::default();
-        Arc::new(Self { config, catalogue, active, overview, shelf })
+        let (catalogue, active, overview, shelf, usage) = Default::default();
+        Arc::new(Self { config, catalogue, active, overview, shelf, usage })
     }
 
     pub(crate) fn backends(&self) -> &Backends {
         &self.config.backends
-    }
-
-    pub(crate) fn store(&self, run: &RunId) -> RunStore {
-        RunStore::shared(self.backends().objects.clone(), run)
-    }
-
-    /// The run as it is now, where there is one.
-    pub(crate) async fn open(&self, run: &RunId) -> Result<Option<Opened>, ObjectError> {
-        let opened = self.catalogue.open(self.backends(), run).await?;
-        Ok(opened.map(Opened::from))
-    }
-
-    /// The same for who looks again and again: the store is asked only where there is news.
-    pub(crate) async fn hear(&self, run: &RunId) -> Result<Option<Opened>, ObjectError> {
-        let opened = self.catalogue.hear(self.backends(), run).await?;
-        Ok(opened.map(Opened::from))
-    }
-
-    /// The same for figures.
-    pub(crate) async fn glance(&self, run: &RunId) -> Result<Option<Opened>, ObjectError> {
-        let opened = self.catalogue.glance(self.backends(), run).await?;
-        Ok(opened.map(Opened::from))
-    }
-
-    /// The spec of a run, where there is one. It never changes, so the store is asked once.
-    pub(crate) async fn spec(&self, run: &RunId) -> Result<Option<Arc<RunSpec>>, ObjectError> {
-        match self.catalogue.spec(run) {
-            Some(spec) => Ok(Some(spec)),
-            None => Ok(self.open(run).await?.map(|opened| opened.spec)),
-        }
-    }
-
-    /// The run, or that there is none.
-    pub(crate) async fn run(&self, run: &str) -> Result<Opened, Problem> {
-        let unknown = || Problem::not_found("unknown_run", format!("there is no run {run:?}"));
-        let run = RunId::new(run).map_err(|_| unknown())?;
-        self.open(&run).await?.ok_or_else(unknown)
     }
 
     /// Keeps what `/metrics` says up to date until `drain` is cancelled: it is answered from memory.
@@ -207,6 +142,22 @@ impl Api {
             }
         }
     }
+}
+
+/// What a browser is not to make of an answer: content of another type than it says, a part of another site's page. What
+/// is a page, or may be shown by itself, says more.
+async fn harmless(request: axum::extract::Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'; sandbox"),
+        (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// Every line that is logged for a request has it.
@@ -248,7 +199,7 @@ fn documented() -> OpenApiRouter<Shared> {
         .route("/v1/runs/{run}/objects/{*path}", get(results::object))
         .routes(routes!(blobs::head, blobs::get, blobs::put))
         .routes(routes!(session::show))
-        .routes(routes!(token::show))
+        .routes(routes!(auth::show::show))
         .merge(fleet::routes())
         .merge(pictures::routes())
 }
@@ -277,6 +228,9 @@ pub fn router(shared: Shared) -> Router {
         })
         // Uploads are streamed and have limits of their own.
         .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(shared.clone(), auth::check_host))
+        .layer(from_fn(audit::write))
+        .layer(from_fn(harmless))
         .layer(from_fn_with_state(shared.clone(), metrics::time))
         .layer(TraceLayer::new_for_http().make_span_with(request_span).on_response(on_response))
         .with_state(shared)

@@ -42,7 +42,7 @@ impl Outlook {
 /// How the runs of `specs` stand. One whose log is damaged or gone is left out.
 pub(super) async fn of(api: &Api, specs: &[Arc<RunSpec>]) -> Result<Vec<Outlook>, Problem> {
     let look = |spec: Arc<RunSpec>| async move {
-        let opened = match api.glance(&spec.run).await {
+        let opened = match api.glance_at_any(&spec.run).await {
             Ok(opened) => opened,
             Err(error) if error.may_pass_later() => return Err(Problem::from(error)),
             Err(_) => None,

@@ -66,55 +66,93 @@ impl Problem {
     }
 }
 
+/// The code of a problem, on its answer.
+#[derive(Clone)]
+pub(super) struct Code(pub(super) String);
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let code = Code(self.code.clone());
         let mut response = (status, axum::Json(self)).into_response();
+        response.extensions_mut().insert(code);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response
     }
 }
 
-/// Logged here, because this is where it is decided what becomes of it.
-fn unavailable(code: &str, error: &dyn std::fmt::Display) -> Problem {
-    tracing::warn!(%error, code, "a request could not be served");
-    Problem::new(503, code, format!("{error}; try again"))
+/// The services that a request may meet, as an answer names them: where they are and what they said is in the log, for
+/// whoever runs the fleet.
+#[derive(Clone, Copy)]
+enum Service {
+    Objects,
+    Progress,
+    Queue,
 }
 
-/// As [`unavailable`], of what no repetition mends.
-fn refused(code: &str, error: &dyn std::fmt::Display) -> Problem {
-    tracing::error!(%error, code, "a request could not be served, and no later one will be");
-    Problem::new(500, code, error.to_string())
+impl Service {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Objects => "object store",
+            Self::Progress => "progress service (Redis)",
+            Self::Queue => "queue (RabbitMQ)",
+        }
+    }
+
+    fn code(self, what: &str) -> String {
+        let name = match self {
+            Self::Objects => "object_store",
+            Self::Progress => "progress",
+            Self::Queue => "queue",
+        };
+        format!("{name}_{what}")
+    }
+
+    /// Logged here, because this is where it is decided what becomes of it.
+    fn unavailable(self, error: &dyn std::fmt::Display) -> Problem {
+        let (code, name) = (self.code("unavailable"), self.name());
+        tracing::warn!(%error, code, "a request could not be served");
+        Problem::new(503, &code, format!("the {name} does not answer as it should; try again (the log says more)"))
+    }
+
+    /// The same of what no repetition mends.
+    fn refused(self, error: &dyn std::fmt::Display) -> Problem {
+        let (code, name) = (self.code("refused"), self.name());
+        tracing::error!(%error, code, "a request could not be served, and no later one will be");
+        let detail = format!("the {name} refuses the coordinator, and no repetition helps; its log says what to mend");
+        Problem::new(500, &code, detail)
+    }
 }
 
 impl From<ObjectError> for Problem {
     fn from(error: ObjectError) -> Self {
         match error.kind {
-            ObjectErrorKind::NotFound => Self::not_found("unknown_object", error.to_string()),
+            ObjectErrorKind::NotFound => {
+                tracing::debug!(%error, "an object is not there");
+                Self::not_found("unknown_object", "there is no such object")
+            }
             ObjectErrorKind::InvalidKey => Self::bad_request("invalid_key", error.to_string()),
             ObjectErrorKind::Damaged => {
                 tracing::error!(%error, "a damaged object");
                 Self::new(500, "damaged_object", error.to_string())
             }
-            _ if error.may_pass_later() => unavailable("object_store_unavailable", &error),
-            _ => refused("object_store_refused", &error),
+            _ if error.may_pass_later() => Service::Objects.unavailable(&error),
+            _ => Service::Objects.refused(&error),
         }
     }
 }
 
 impl From<ProgressError> for Problem {
     fn from(error: ProgressError) -> Self {
-        if error.is_retryable() {
-            unavailable("progress_unavailable", &error)
-        } else {
-            refused("progress_refused", &error)
-        }
+        let service = Service::Progress;
+        if error.is_retryable() { service.unavailable(&error) } else { service.refused(&error) }
     }
 }
 
 impl From<QueueError> for Problem {
     fn from(error: QueueError) -> Self {
-        if error.is_retryable() { unavailable("queue_unavailable", &error) } else { refused("queue_refused", &error) }
+        let service = Service::Queue;
+        if error.is_retryable() { service.unavailable(&error) } else { service.refused(&error) }
     }
 }
 
@@ -162,7 +200,7 @@ impl From<CoordinatorError> for Problem {
             CoordinatorError::Progress(error) => error.into(),
             CoordinatorError::Differs { .. } => Self::conflict("other_run", error.to_string()),
             CoordinatorError::UnknownBlobs { .. } => Self::conflict("unknown_blobs", error.to_string()),
-            CoordinatorError::BlobsGoing => unavailable("blobs_going", &error),
+            CoordinatorError::BlobsGoing => Self::new(503, "blobs_going", format!("{error}; try again")),
             CoordinatorError::Tasks(_) | CoordinatorError::TaskCount { .. } => {
                 Self::bad_request("manifest_changed", error.to_string())
             }
@@ -179,7 +217,7 @@ impl From<CoordinatorError> for Problem {
 /// This machine's disk failed us.
 pub(crate) fn disk(error: std::io::Error) -> Problem {
     tracing::error!(%error, "an upload could not be kept");
-    Problem::new(503, "scratch_unavailable", format!("the coordinator's scratch folder: {error}; try again later"))
+    Problem::new(503, "scratch_unavailable", "the coordinator's scratch folder takes nothing; try again later")
 }
 
 /// A defect of ours.

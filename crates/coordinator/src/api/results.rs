@@ -7,14 +7,18 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use diorama_backends::objects::ObjectErrorKind;
+use diorama_core::text;
 use diorama_protocol::results::Lines;
 use futures::stream;
 use tokio_util::io::ReaderStream;
 
-use super::{Problem, Shared};
+use super::{Opened, Problem, Shared};
 
 /// Says whether these are all lines, or those of a run that has not ended.
 const COMPLETE: &str = "diorama-complete";
+
+/// The longest path of an object in its run, in bytes: a key has at most 1,024.
+const LONGEST_PATH: usize = 900;
 
 /// Lines so far are sent in pieces of at least this size, in bytes.
 const PIECE: usize = 1 << 16;
@@ -24,7 +28,7 @@ const PIECE: usize = 1 << 16;
 #[utoipa::path(get, path = "/v1/runs/{run}/results", tag = "runs", params(("run" = String, Path)),
     responses((status = 200, description = "application/x-ndjson", headers(("Diorama-Complete" = bool))),
               (status = 404, body = Problem)))]
-pub(super) async fn results(State(api): State<Shared>, Path(run): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn results(State(api): State<Shared>, run: Opened) -> Result<Response, Problem> {
     lines(&api, &run, true).await
 }
 
@@ -33,12 +37,11 @@ pub(super) async fn results(State(api): State<Shared>, Path(run): Path<String>) 
 #[utoipa::path(get, path = "/v1/runs/{run}/errors", tag = "runs", params(("run" = String, Path)),
     responses((status = 200, description = "application/x-ndjson", headers(("Diorama-Complete" = bool))),
               (status = 404, body = Problem)))]
-pub(super) async fn errors(State(api): State<Shared>, Path(run): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn errors(State(api): State<Shared>, run: Opened) -> Result<Response, Problem> {
     lines(&api, &run, false).await
 }
 
-async fn lines(api: &Shared, run: &str, results: bool) -> Result<Response, Problem> {
-    let run = api.run(run).await?;
+async fn lines(api: &Shared, run: &Opened, results: bool) -> Result<Response, Problem> {
     if let Some(ended) = run.history.ended() {
         let file = if results { &ended.results } else { &ended.errors };
         let path = run.store.relative(&file.path);
@@ -63,10 +66,19 @@ async fn lines(api: &Shared, run: &str, results: bool) -> Result<Response, Probl
     responses((status = 200, description = "application/octet-stream"), (status = 404, body = Problem)))]
 pub(super) async fn object(
     State(api): State<Shared>,
-    Path((run, path)): Path<(String, String)>,
+    run: Opened,
+    Path((_run, path)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let run = api.run(&run).await?;
+    if !names_an_object(&path) {
+        return Err(unknown_object());
+    }
     stream_object(&api, &run.store.relative(&path), "application/octet-stream", unknown_object).await
+}
+
+/// Whether any object could be called so; of another name a store says what it likes.
+fn names_an_object(path: &str) -> bool {
+    let is_plain = |part: &str| !matches!(part, "" | "." | "..");
+    path.len() <= LONGEST_PATH && text::control(path).is_none() && path.split('/').all(is_plain)
 }
 
 fn unknown_object() -> Problem {

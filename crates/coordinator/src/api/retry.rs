@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use diorama_core::outcome::ErrorCode;
 use diorama_core::round::FailedWhere;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Problem, Shared};
+use super::{Opened, Problem, Shared};
 use crate::reopen::reopen;
 use crate::service::hand_over;
 use crate::status::RunStatus;
@@ -69,12 +69,7 @@ impl RetryRequest {
     request_body(content = RetryRequest, description = "optional"),
     responses((status = 200, body = Object), (status = 400, body = Problem), (status = 404, body = Problem),
               (status = 409, description = "the run has not ended, or no task failed like that", body = Problem)))]
-pub(super) async fn retry(
-    State(api): State<Shared>,
-    Path(run): Path<String>,
-    body: Body,
-) -> Result<Json<RunStatus>, Problem> {
-    let mut run = api.run(&run).await?;
+pub(super) async fn retry(State(api): State<Shared>, mut run: Opened, body: Body) -> Result<Json<RunStatus>, Problem> {
     let which = RetryRequest::read(body).await?.which()?;
     let reopened = reopen(api.backends(), &run.store, &run.spec, &mut run.history, &api.config.name, which).await;
     // Also where it was reopened before, by somebody who died in the middle.

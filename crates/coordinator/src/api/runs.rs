@@ -1,13 +1,15 @@
 //! Runs: list, status, changes of state, events.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::{Extension, Json};
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::{RunSpec, RunState};
@@ -16,9 +18,10 @@ use futures::stream::{self, Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::auth::Caller;
 use super::fleet::Series;
 use super::turns::Turns;
-use super::{Problem, Shared};
+use super::{Opened, Problem, Shared};
 use crate::delete;
 use crate::index::runs_below;
 use crate::service::hand_over;
@@ -52,8 +55,8 @@ pub(super) struct Paging {
 
 impl Paging {
     /// Runs that are looked at, at a time: without a filter, no more than the page shows.
-    fn at_once(&self, limit: usize) -> usize {
-        let chooses = self.state.is_some() || self.name.is_some() || self.label.is_some();
+    fn at_once(&self, caller: &Caller, limit: usize) -> usize {
+        let chooses = self.state.is_some() || self.name.is_some() || self.label.is_some() || !caller.sees_all();
         if chooses { AT_ONCE } else { limit + 1 }
     }
 
@@ -91,11 +94,12 @@ pub(super) struct DamagedRun {
     problem: String,
 }
 
-/// The runs, the latest first.
+/// The runs that the caller sees, the latest first.
 #[utoipa::path(get, path = "/v1/runs", tag = "runs", params(Paging),
     responses((status = 200, body = RunPage), (status = 400, body = Problem), (status = 401, body = Problem)))]
 pub(super) async fn list(
     State(api): State<Shared>,
+    Extension(caller): Extension<Caller>,
     paging: Result<Query<Paging>, QueryRejection>,
 ) -> Result<Json<RunPage>, Problem> {
     let Query(paging) = paging?;
@@ -108,10 +112,10 @@ pub(super) async fn list(
     }
     let turns = Turns::new(&api);
     let look = |run: RunId| {
-        let (api, turns) = (&api, &turns);
+        let (api, turns, caller) = (&api, &turns, &caller);
         async move {
             let looked = async {
-                match api.open(&run).await? {
+                match api.open(caller, &run).await? {
                     Some(opened) => Ok::<_, Problem>(Some(opened.status_among(turns, api).await?)),
                     None => Ok(None),
                 }
@@ -121,7 +125,7 @@ pub(super) async fn list(
         }
     };
     let mut page = RunPage { runs: Vec::new(), next: None, damaged: Vec::new() };
-    let mut looked = stream::iter(ids).map(look).buffered(paging.at_once(limit));
+    let mut looked = stream::iter(ids).map(look).buffered(paging.at_once(&caller, limit));
     while let Some((run, status)) = looked.next().await {
         if page.runs.len() == limit {
             page.next = page.runs.last().map(|last| last.run.to_string());
@@ -133,6 +137,10 @@ pub(super) async fn list(
             Ok(_) => {}
             // Only a service that is away says something of all of them.
             Err(problem) if problem.status != 503 => {
+                // Nor is it said whose it is.
+                if !caller.sees_all() {
+                    continue;
+                }
                 page.damaged.push(DamagedRun { run: run.to_string(), problem: problem.detail });
             }
             Err(problem) => return Err(problem),
@@ -144,23 +152,43 @@ pub(super) async fn list(
 /// How a run stands.
 #[utoipa::path(get, path = "/v1/runs/{run}", tag = "runs", params(("run" = String, Path)),
     responses((status = 200, body = RunStatus), (status = 404, body = Problem)))]
-pub(super) async fn show(State(api): State<Shared>, Path(run): Path<String>) -> Result<Json<RunStatus>, Problem> {
-    Ok(Json(api.run(&run).await?.status(&api).await?))
+pub(super) async fn show(State(api): State<Shared>, run: Opened) -> Result<Json<RunStatus>, Problem> {
+    Ok(Json(run.status(&api).await?))
 }
 
 /// What was submitted: the manifest's digest, the settings, the seed, the shards' size, when failures are tried again.
 #[utoipa::path(get, path = "/v1/runs/{run}/spec", tag = "runs", params(("run" = String, Path)),
     responses((status = 200, body = Object), (status = 404, body = Problem)))]
-pub(super) async fn spec(State(api): State<Shared>, Path(run): Path<String>) -> Result<Json<RunSpec>, Problem> {
-    Ok(Json(api.run(&run).await?.spec.as_ref().clone()))
+pub(super) async fn spec(run: Opened) -> Json<RunSpec> {
+    Json(run.spec.as_ref().clone())
 }
 
 /// Pictures of a run by interval, over the last hour in which it made any.
 #[utoipa::path(get, path = "/v1/runs/{run}/throughput", tag = "runs", params(("run" = String, Path)),
     responses((status = 200, body = Series), (status = 404, body = Problem)))]
-pub(super) async fn throughput(State(api): State<Shared>, Path(run): Path<String>) -> Result<Json<Series>, Problem> {
-    let run = api.run(&run).await?;
+pub(super) async fn throughput(State(api): State<Shared>, run: Opened) -> Result<Json<Series>, Problem> {
     Ok(Json(api.backends().progress.throughput(&run.spec.run).await?.into()))
+}
+
+/// What the path asks to be done to a run.
+pub(super) struct Action(Act);
+
+impl FromRequestParts<Shared> for Action {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
+        let path = Path::<(String, String)>::from_request_parts(parts, api).await;
+        let Path((_, action)) = path.map_err(|error| Problem::bad_request("invalid_path", error.body_text()))?;
+        match action.as_str() {
+            "pause" => Ok(Self(Act::Paused { reason: None })),
+            "resume" => Ok(Self(Act::Resumed)),
+            "cancel" => Ok(Self(Act::Cancelled)),
+            _ => {
+                let message = format!("there is no action {action:?}: pause, resume and cancel are actions");
+                Err(Problem::not_found("unknown_action", message))
+            }
+        }
+    }
 }
 
 /// Pauses, resumes or cancels a run: `action` is `pause`, `resume` or `cancel`. Workers stop before their next batch.
@@ -170,18 +198,9 @@ pub(super) async fn throughput(State(api): State<Shared>, Path(run): Path<String
               (status = 409, description = "the run's state does not allow it", body = Problem)))]
 pub(super) async fn change(
     State(api): State<Shared>,
-    Path((run, action)): Path<(String, String)>,
+    Action(act): Action,
+    mut run: Opened,
 ) -> Result<Json<RunStatus>, Problem> {
-    let act = match action.as_str() {
-        "pause" => Act::Paused { reason: None },
-        "resume" => Act::Resumed,
-        "cancel" => Act::Cancelled,
-        _ => {
-            let message = format!("there is no action {action:?}: pause, resume and cancel are actions");
-            return Err(Problem::not_found("unknown_action", message));
-        }
-    };
-    let mut run = api.run(&run).await?;
     run.decide(&api, act).await?;
     Ok(Json(run.status(&api).await?))
 }
@@ -192,13 +211,18 @@ pub(super) async fn change(
     responses((status = 202, description = "it is deleted, and its objects are being removed"),
               (status = 403, body = Problem), (status = 404, body = Problem),
               (status = 409, description = "the run has not ended", body = Problem)))]
-pub(super) async fn delete(State(api): State<Shared>, Path(run): Path<String>) -> Result<StatusCode, Problem> {
-    match api.run(&run).await {
+pub(super) async fn delete(
+    State(api): State<Shared>,
+    Path(run): Path<String>,
+    opened: Result<Opened, Problem>,
+) -> Result<StatusCode, Problem> {
+    match opened {
         Ok(mut opened) => {
             let (backends, run) = (api.backends(), opened.spec.run.clone());
             delete::delete(backends, &opened.store, &run, &mut opened.history, &api.config.name).await?;
             hand_over(backends, &run).await?;
         }
+        // For an admin, who alone may delete, there is no run that is another's.
         Err(problem) => {
             let Ok(run) = RunId::new(run) else { return Err(problem) };
             let mut history = api.store(&run).history().await?;
@@ -220,11 +244,13 @@ pub(super) async fn delete(State(api): State<Shared>, Path(run): Path<String>) -
     responses((status = 200, description = "text/event-stream"), (status = 404, body = Problem)))]
 pub(super) async fn events(
     State(api): State<Shared>,
-    Path(run): Path<String>,
+    Extension(caller): Extension<Caller>,
+    run: Opened,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    let run = api.run(&run).await?.spec.run.clone();
+    let hold = Arc::new(api.usage.stream(&caller)?);
+    let run = Arc::new(run);
     let next = move |(mut last, ended): (Option<RunStatus>, bool)| {
-        let (api, run) = (api.clone(), run.clone());
+        let (api, run, caller, hold) = (api.clone(), run.clone(), caller.clone(), hold.clone());
         async move {
             if ended {
                 return None;
@@ -233,8 +259,13 @@ pub(super) async fn events(
                 if last.is_some() {
                     tokio::time::sleep(EVENT_POLL).await;
                 }
+                // A token that was revoked or has expired follows nothing any more.
+                if !api.is_still_good(&caller) {
+                    return None;
+                }
+                let _held = &hold;
                 let now = async {
-                    match api.hear(&run).await? {
+                    match run.again(&api).await? {
                         Some(opened) => Ok::<_, Problem>(Some(opened.status(&api).await?)),
                         None => Ok(None),
                     }

@@ -11,8 +11,9 @@ use diorama_core::clock;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::token::Caller;
-use super::{Problem, Role, Shared};
+use super::auth::Caller;
+use super::auth::show::TokenStatus;
+use super::{Problem, Shared};
 
 /// The cookie's name. It has no path of its own, so it belongs to `v1/` below whatever prefix the page lies at.
 const COOKIE: &str = "diorama_session";
@@ -30,11 +31,8 @@ pub(super) struct Login {
 /// Who is logged in.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Session {
-    /// The token's name; `None` where no token is needed.
-    name: Option<String>,
-    /// What it allows.
-    #[schema(value_type = String, example = "viewer")]
-    role: Role,
+    #[serde(flatten)]
+    token: TokenStatus,
     /// Whether this coordinator asks for tokens.
     tokens: bool,
 }
@@ -43,7 +41,7 @@ pub(super) struct Session {
 #[utoipa::path(get, path = "/v1/session", tag = "fleet",
     responses((status = 200, body = Session), (status = 401, body = Problem)))]
 pub(super) async fn show(State(api): State<Shared>, Extension(caller): Extension<Caller>) -> Json<Session> {
-    Json(Session { name: caller.name, role: caller.role, tokens: api.config.tokens.is_some() })
+    Json(Session { token: TokenStatus::from(&caller), tokens: api.config.tokens.is_some() })
 }
 
 /// Logs in: the answer sets a cookie that stands for the token. For pages, which send the header `Diorama-Page: 1`.

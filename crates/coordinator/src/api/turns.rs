@@ -35,7 +35,7 @@ impl<'a> Turns<'a> {
         if status.waiting != Some(Waiting::Turn) {
             return;
         }
-        status.waiting = match self.waits_for(&run.spec).await {
+        status.waiting = match self.waits_for(run).await {
             Ok(waiting) => Some(waiting),
             Err(problem) => {
                 status.degrade(format!("what it waits for is not known ({})", problem.detail));
@@ -44,7 +44,8 @@ impl<'a> Turns<'a> {
         };
     }
 
-    async fn waits_for(&self, spec: &RunSpec) -> Result<Waiting, Problem> {
+    async fn waits_for(&self, run: &Opened) -> Result<Waiting, Problem> {
+        let spec = &run.spec;
         if !self.served.get_or_try_init(|| served(self.api)).await?.contains(&spec.pool) {
             return Ok(Waiting::Worker);
         }
@@ -54,7 +55,10 @@ impl<'a> Turns<'a> {
         before.sort_by_key(|other| (-other.priority, &other.run));
         for other in before {
             if self.asks(&other.run).await? {
-                return Ok(Waiting::Run { run: other.run.clone(), priority: other.priority });
+                // Of another's run, only that it is one is told.
+                let is_seen = run.caller().is_none_or(|caller| caller.sees(other.owner.as_ref()));
+                let behind = Waiting::Run { run: other.run.clone(), priority: other.priority };
+                return Ok(if is_seen { behind } else { Waiting::Turn });
             }
         }
         Ok(Waiting::Turn)
@@ -84,7 +88,7 @@ async fn served(api: &Api) -> Result<BTreeSet<Pool>, Problem> {
 /// Whether the run is to go on and has shards that nobody has begun.
 async fn asks(api: &Api, run: &RunId) -> Result<bool, Problem> {
     // A damaged run gets no turn.
-    let Some(Opened { history, .. }) = api.hear(run).await.ok().flatten() else { return Ok(false) };
+    let Some(Opened { history, .. }) = api.hear_any(run).await.ok().flatten() else { return Ok(false) };
     if !history.wants_work() || Waiting::by_log(&history).is_some() {
         return Ok(false);
     }

@@ -62,6 +62,8 @@ use crate::{
 pub(crate) fn spec(tasks: u64, shard_size: u32) -> RunSpec {
     RunSpec {
         version: 1,
+        owner: None,
+        request_sha256: None,
         run: RunId::new("run").unwrap(),
         pool: Pool::new("pool").unwrap(),
         submitted_at: Timestamp::UNIX_EPOCH,
@@ -194,6 +196,7 @@ impl Bench {
             name: "test".to_owned(),
             backends: self.backends.clone(),
             remote: None,
+            readable: diorama_core::address::Readable::default(),
             scratch: self.scratch().to_owned(),
             reference_root: None,
             plain_http: false,

@@ -2,6 +2,7 @@
 //! like the same key from the environment or a file, so that each has one type, one range and one message.
 
 mod flags;
+mod token;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use self::flags::{
     ClientFlags, CoordinatorFlags, EngineFlags, MethodFlags, ReferenceFlags, RunFlags, SeedFlag, ServeFlags,
     ServiceFlags, SubmitFlags, WorkerFlags,
 };
+pub(crate) use self::token::{NewToken, Token};
 
 /// Makes pictures from a reference picture and a prompt: the prompt's subject appears, the place
 /// stays.
@@ -84,6 +86,9 @@ pub(crate) enum Command {
     /// Brings a model to this machine
     #[command(subcommand)]
     Model(Model),
+    /// Makes, shows and revokes the tokens of a coordinator; it reads the file again by itself
+    #[command(subcommand)]
+    Token(Token),
     /// Prints every setting in force and where it came from
     Config(ShowConfig),
 }
@@ -435,6 +440,7 @@ impl Cli {
             Command::Reconcile(command) => command.json,
             Command::Gc(command) => command.json,
             Command::Model(Model::Fetch(command)) => command.json,
+            Command::Token(command) => command.file().json,
         }
     }
 
@@ -475,6 +481,9 @@ impl Cli {
             Command::Verify(command) => [grace(&command.grace), command.run.services.pairs()].concat(),
             Command::Reconcile(command) => command.services.pairs(),
             Command::Model(Model::Fetch(command)) => command.services.pairs(),
+            Command::Token(command) => {
+                command.file().tokens_file.iter().map(|file| ("tokens_file", file.clone())).collect()
+            }
             Command::Gc(command) => [grace(&command.grace), command.services.pairs()].concat(),
         };
         // Variables whose names or values are no text are none of ours.

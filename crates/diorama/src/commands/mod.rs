@@ -14,6 +14,7 @@ pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod serve;
 pub(crate) mod submit;
+pub(crate) mod token;
 pub(crate) mod verify;
 pub(crate) mod worker;
 

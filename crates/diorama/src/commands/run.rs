@@ -155,6 +155,8 @@ fn spec(
     let options = &config.run;
     Ok(RunSpec {
         version: 1,
+        owner: None,
+        request_sha256: None,
         run: RunId::generate(),
         name: None,
         labels: Labels::new(),

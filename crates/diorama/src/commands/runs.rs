@@ -6,6 +6,7 @@ use std::time::Duration;
 use diorama_backends::progress::{Heartbeat, WorkerState};
 use diorama_coordinator::{RunStatus, Waiting};
 use diorama_core::run::RunState;
+use diorama_core::text::shown;
 use jiff::Timestamp;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -111,7 +112,7 @@ fn describe_worker(worker: &Heartbeat) -> String {
 
 /// A run in one line.
 pub(crate) fn describe(run: &RunStatus) -> String {
-    let name = run.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    let name = run.name.as_ref().map(|name| format!(" ({})", shown(name))).unwrap_or_default();
     let mut text = format!("{}{name}  {}  {} of {} done", run.run, run.state, run.done + run.in_work, run.tasks);
     let mut add = |part: String| text.push_str(&format!(", {part}"));
     if run.failed > 0 {
@@ -136,14 +137,19 @@ pub(crate) fn describe(run: &RunStatus) -> String {
         add(format!("in {took} ({:.1} pictures/s)", summary.pictures_per_second));
     }
     if !run.labels.is_empty() {
-        let labels: Vec<String> = run.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let labels: Vec<String> =
+            run.labels.iter().map(|(name, value)| format!("{}={}", shown(name), shown(value))).collect();
         text.push_str(&format!("\n  labels {}", labels.join(", ")));
     }
+    if let Some(owner) = &run.owner {
+        let group = owner.group.as_ref().map(|group| format!(" ({})", shown(group))).unwrap_or_default();
+        text.push_str(&format!("\n  of {}{group}", shown(&owner.token)));
+    }
     if let Some(reason) = &run.reason {
-        text.push_str(&format!("\n  paused because {reason}"));
+        text.push_str(&format!("\n  paused because {}", shown(reason)));
     }
     if let Some(degraded) = &run.degraded {
-        text.push_str(&format!("\n  degraded: {degraded}"));
+        text.push_str(&format!("\n  degraded: {}", shown(degraded)));
     }
     text
 }

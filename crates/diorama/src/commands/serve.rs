@@ -18,7 +18,7 @@ use tracing::{Instrument, Span};
 
 use crate::cli::Cli;
 use crate::exit::{self, Failure};
-use crate::fleet::connect::{backends, s3_config, seconds};
+use crate::fleet::connect::{backends, readable, s3_config, seconds};
 use crate::{identity, output};
 
 /// The largest manifest that is taken over HTTP, in bytes.
@@ -65,6 +65,7 @@ async fn serve(
         poll: Duration::from_millis(200),
         control_poll: Duration::from_secs(1),
         publish_again_after: seconds(coordinator.publish_again),
+        pools: coordinator.pools.clone(),
         scratch: scratch.path().to_owned(),
     };
     let (lease, grace) = (seconds(coordinator.lease), Grace(seconds(coordinator.gc_grace)));
@@ -74,6 +75,7 @@ async fn serve(
         name: owner,
         backends,
         remote: Some(Arc::new(remote)),
+        readable: readable(&services),
         scratch: scratch.path().to_owned(),
         reference_root: coordinator.reference_root.clone(),
         plain_http: coordinator.allow_private_references,
@@ -92,7 +94,11 @@ async fn serve(
     output::line(&format!("diorama: the API is at http://{address} (OpenAPI: /openapi.json)"));
     let serving = {
         let drain = drain.clone();
-        async move { axum::serve(listener, router).with_graceful_shutdown(drain.cancelled_owned()).await }
+        async move {
+            axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+                .with_graceful_shutdown(drain.cancelled_owned())
+                .await
+        }
     };
     let answer = async {
         tokio::pin!(serving);
@@ -109,16 +115,25 @@ async fn serve(
     Ok(exit::DRAINED)
 }
 
-/// Without tokens anybody who reaches the API may do anything, so then only this machine reaches it.
+/// Without tokens anybody who reaches the API may do anything, so then only this machine reaches it; with them, whoever
+/// hears one may do what it allows.
 fn tokens(options: &CoordinatorOptions) -> Result<Option<Tokens>, Failure> {
-    if let Some(path) = &options.tokens_file {
-        return Tokens::load(path).map(Some).map_err(Failure::usage);
-    }
-    let loopback = match options.listen.parse::<SocketAddr>() {
+    let is_loopback = match options.listen.parse::<SocketAddr>() {
         Ok(address) => address.ip().is_loopback(),
         Err(_) => options.listen.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),
     };
-    if loopback {
+    if let Some(path) = &options.tokens_file {
+        let tokens = Tokens::load(path).map_err(Failure::usage)?;
+        if is_loopback || options.insecure {
+            return Ok(Some(tokens));
+        }
+        return Err(Failure::usage(anyhow::anyhow!(
+            "--listen {} can be reached from elsewhere, and whoever is on the way reads tokens and pictures there: listen on \
+             127.0.0.1 behind a proxy that speaks TLS, or say --insecure true where that is what reaches it",
+            options.listen
+        )));
+    }
+    if is_loopback {
         return Ok(None);
     }
     Err(Failure::usage(anyhow::anyhow!(

@@ -49,6 +49,7 @@ impl RunPage {
             name: "this process".to_owned(),
             backends: Backends { objects: objects.clone(), ..services.clone() },
             remote: None,
+            readable: diorama_core::address::Readable::default(),
             scratch: folder.scratch(),
             // What the run's own rows name, wherever it lies: whoever runs it may read it.
             reference_root: Some(PathBuf::from("/")),

@@ -90,6 +90,8 @@ impl Bench {
         };
         let spec = RunSpec {
             version: 1,
+            owner: None,
+            request_sha256: None,
             run: RunId::new("run").unwrap(),
             pool: Pool::new("pool").unwrap(),
             submitted_at: Timestamp::UNIX_EPOCH,

@@ -13,6 +13,7 @@ use diorama_backends::progress::ProgressError;
 use diorama_backends::progress::redis::{RedisConfig, RedisProgress};
 use diorama_backends::queue::QueueError;
 use diorama_backends::queue::rabbitmq::{RabbitMqConfig, RabbitMqQueue};
+use diorama_core::address::{Place, Readable};
 use diorama_protocol::{Backends, Exclusive};
 use diorama_runtime::options::ServiceOptions;
 use prometheus::Registry;
@@ -25,7 +26,7 @@ use crate::exit::Failure;
 fn missing(key: &str, what: &str) -> Failure {
     let (flag, variable) = (key.replace('_', "-"), key.to_ascii_uppercase());
     Failure::usage(anyhow::anyhow!(
-        "no {what}: give --{flag}, DIORAMA_{variable}, or {key} in diorama.toml (config/ has commented examples)"
+        "no {what}: give --{flag}, DIORAMA_{variable}, or {key} in the file that --config names (config/ has commented examples)"
     ))
 }
 
@@ -74,6 +75,12 @@ pub(crate) fn s3_config(services: &ServiceOptions) -> Result<S3Config, Failure> 
         ca_file: services.ca_file.clone(),
         ..S3Config::default()
     })
+}
+
+/// Which objects submitters may name.
+pub(crate) fn readable(services: &ServiceOptions) -> Readable {
+    let own = services.s3_bucket.as_ref().map(|bucket| Place::new(bucket, &services.s3_prefix));
+    Readable::new(services.s3_readable.clone(), own)
 }
 
 /// How Redis is reached.

@@ -10,7 +10,7 @@ use diorama_runtime::config::Config;
 use diorama_worker::{CacheConfig, Remote, RemoteConfig};
 use secrecy::ExposeSecret;
 
-use super::connect::{s3_config, seconds};
+use super::connect::{readable, s3_config, seconds};
 use crate::exit::Failure;
 
 /// For a worker of a fleet: `https://`, and `s3://` with the fleet's own store and key.
@@ -43,6 +43,7 @@ fn remote(config: &Config, objects: Option<Arc<dyn RemoteObjects>>, realm: Strin
             max_age: seconds(options.reference_cache_seconds),
         }),
         realm,
+        readable: readable(&config.services),
         ..RemoteConfig::default()
     };
     Arc::new(Remote::new(remote, objects))

@@ -25,6 +25,8 @@ use super::*;
 fn spec() -> RunSpec {
     RunSpec {
         version: 1,
+        owner: None,
+        request_sha256: None,
         run: RunId::generate(),
         pool: Pool::new("embedded").unwrap(),
         submitted_at: jiff::Timestamp::UNIX_EPOCH,

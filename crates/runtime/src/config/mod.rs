@@ -113,14 +113,14 @@ pub fn key(name: &str) -> Option<&'static Key> {
 pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     let mut given = Given::default();
     given.defaults();
-    if let Some(path) = file(sources)? {
-        given.file(&path)?;
+    let mut refused = Vec::new();
+    if let Some(file) = file(sources)? {
+        given.file(&file, &mut refused)?;
     }
     let unknown_variables = given.environment(&sources.env);
-    given.flags(&sources.flags);
+    given.flags(&sources.flags, &mut refused);
 
     let mut settings = Settings::default();
-    let mut refused = Vec::new();
     for (name, (value, source)) in &given.0 {
         let result = match key(name) {
             Some(_) if Settings::KEYS.contains(&name.as_str()) => settings.set(name, value),
@@ -155,15 +155,39 @@ fn options<T: DeserializeOwned>(values: &Value) -> Result<T, ConfigError> {
     T::deserialize(values).map_err(|error| ConfigError::Values(vec![error.to_string()]))
 }
 
-fn file(sources: &Sources) -> Result<Option<PathBuf>, ConfigError> {
+/// A configuration file.
+enum ConfigFile {
+    /// Somebody named it.
+    Named(PathBuf),
+    /// It was there: whoever made the folder wrote it, which may be somebody else.
+    Found(PathBuf),
+}
+
+/// Whether a file that nobody named may set the key: not where secrets, requests and pictures go, what is trusted and who
+/// is let in. A folder of data that somebody sent is no reason to send them a token.
+fn may_be_found(key: &Key) -> bool {
+    let elsewhere = [ServiceOptions::KEYS, ClientOptions::KEYS].concat();
+    let others = [
+        "listen",
+        "insecure",
+        "tokens_file",
+        "metrics_listen",
+        "allow_private_references",
+        "reference_root",
+        "scratch",
+    ];
+    !(key.is_secret() || others.contains(&key.name) || elsewhere.iter().any(|other| other.name == key.name))
+}
+
+fn file(sources: &Sources) -> Result<Option<ConfigFile>, ConfigError> {
     let named = sources.file.clone().or_else(|| {
         let variable = sources.env.iter().find(|(name, _)| name == "DIORAMA_CONFIG");
         variable.map(|(_, path)| PathBuf::from(path))
     });
     match named {
-        Some(path) if path.is_file() => Ok(Some(path)),
+        Some(path) if path.is_file() => Ok(Some(ConfigFile::Named(path))),
         Some(path) => Err(ConfigError::File { path, message: "there is no such file".to_owned() }),
-        None => Ok(Some(sources.folder.join(DEFAULT_FILE)).filter(|path| path.is_file())),
+        None => Ok(Some(sources.folder.join(DEFAULT_FILE)).filter(|path| path.is_file()).map(ConfigFile::Found)),
     }
 }
 
@@ -188,6 +212,14 @@ fn secret(key: &Key, path: &Path) -> Result<Value, SettingError> {
     }
 }
 
+/// Whether an address says a password. What is no address may be anything.
+fn has_password(address: &str) -> bool {
+    match address.split_once("://") {
+        Some((_, rest)) => rest.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')),
+        None => true,
+    }
+}
+
 /// The values that were given, those of unknown keys too, each with its source. Of two, the later one stays.
 #[derive(Default)]
 struct Given(BTreeMap<String, (Value, Source)>);
@@ -205,12 +237,27 @@ impl Given {
         }
     }
 
-    fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
+    fn file(&mut self, file: &ConfigFile, refused: &mut Vec<String>) -> Result<(), ConfigError> {
+        let (path, is_found) = match file {
+            ConfigFile::Named(path) => (path, false),
+            ConfigFile::Found(path) => (path, true),
+        };
         let failed = |message: String| ConfigError::File { path: path.to_owned(), message };
         let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
         let values: BTreeMap<String, Value> = toml::from_str(&text).map_err(|error| failed(error.to_string()))?;
         for (name, value) in values {
-            self.put(&name, value, Source::File(path.to_owned()));
+            let source = Source::File(path.to_owned());
+            // The default, as in a copy of the examples, says nothing.
+            let says = |key: &Key| !may_be_found(key) && key.default.is_none_or(|default| default() != value);
+            if is_found && key(&name).is_some_and(says) {
+                refused.push(format!(
+                    "{name}: a {DEFAULT_FILE} that merely lies in the working folder may not say this (from {source}); if \
+                     the file is yours, name it: --config {DEFAULT_FILE}, or DIORAMA_CONFIG; or set {ENV_PREFIX}{}",
+                    name.to_ascii_uppercase()
+                ));
+                continue;
+            }
+            self.put(&name, value, source);
         }
         Ok(())
     }
@@ -233,10 +280,19 @@ impl Given {
         unknown
     }
 
-    fn flags(&mut self, flags: &[(&'static str, String)]) {
+    fn flags(&mut self, flags: &[(&'static str, String)], refused: &mut Vec<String>) {
         for (name, text) in flags {
+            let flag = format!("--{}", name.replace('_', "-"));
+            if key(name).is_some_and(|key| key.is_secret()) && has_password(text) {
+                refused.push(format!(
+                    "{name}: whoever uses this machine reads a password in {flag} in the list of processes; set \
+                     {ENV_PREFIX}{}, or name the file that holds it: {flag}-file",
+                    name.to_ascii_uppercase()
+                ));
+                continue;
+            }
             let value = key(name).map_or_else(|| Value::from(text.as_str()), |key| key.read_text(text));
-            self.put(name, value, Source::Flag(format!("--{}", name.replace('_', "-"))));
+            self.put(name, value, Source::Flag(flag));
         }
     }
 

@@ -16,6 +16,62 @@ fn sources(file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> 
     (folder, sources)
 }
 
+/// The same where somebody named the file.
+fn sources_named(file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> (tempfile::TempDir, Sources) {
+    let (folder, sources) = sources(file, env, flags);
+    let file = Some(folder.path().join(DEFAULT_FILE));
+    (folder, Sources { file, ..sources })
+}
+
+#[test]
+fn a_file_of_the_working_folder_says_neither_where_secrets_go_nor_what_they_are_nor_whom_to_trust() {
+    for (key, value) in [
+        ("coordinator", "\"http://evil.example\""),
+        ("token", "\"x\""),
+        ("token_file", "\"/etc/passwd\""),
+        ("amqp_url_file", "\"/etc/passwd\""),
+        ("redis_url", "\"redis://evil.example\""),
+        ("s3_endpoint", "\"http://evil.example\""),
+        ("s3_bucket", "\"theirs\""),
+        ("s3_readable", "[\"everything\"]"),
+        ("ca_file", "\"theirs.pem\""),
+        ("tokens_file", "\"theirs.toml\""),
+        ("listen", "\"0.0.0.0:80\""),
+        ("allow_private_references", "true"),
+    ] {
+        let (_folder, usual) =
+            sources("coordinator = \"http://127.0.0.1:8700\"\nallow_private_references = false\n", &[], &[]);
+        load(&usual).expect("as in a copy of the examples");
+        let file = format!("steps = 7\n{key} = {value}\n");
+        let (_folder, found) = sources(&file, &[], &[]);
+        let message = load(&found).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("{key}: a diorama.toml that merely lies in")), "{message}");
+        assert!(!message.contains("evil") && message.contains("--config diorama.toml"), "{message}");
+        let (_folder, other) = sources(&file, &[(&format!("DIORAMA_{}", key.to_uppercase()), "x")], &[]);
+        load(&other).expect_err("what is said elsewhere excuses nothing");
+        if !key.ends_with("_file") {
+            let (_folder, named) = sources_named(&file, &[], &[]);
+            assert_eq!(load(&named).unwrap().settings.steps, Some(7));
+        }
+    }
+}
+
+#[test]
+fn a_password_in_a_flag_is_refused_and_an_address_without_one_is_not() {
+    for (flag, key, text) in [
+        ("--amqp-url", "amqp_url", "amqp://diorama:hunter2@host/v"),
+        ("--redis-url", "redis_url", "redis://:hunter2@host"),
+        ("--redis-url", "redis_url", "hunter2"),
+    ] {
+        let (_folder, sources) = sources("", &[], &[(key, text)]);
+        let message = load(&sources).unwrap_err().to_string();
+        assert!(message.contains(flag) && message.contains(&format!("{flag}-file")), "{message}");
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+    let (_folder, sources) = sources("", &[], &[("amqp_url", "amqp://host/v"), ("redis_url", "redis://host:6379/0")]);
+    load(&sources).unwrap();
+}
+
 fn source_of(config: &Config, key: &str) -> String {
     config.source(key).to_string()
 }
@@ -67,7 +123,7 @@ fn a_secret_is_read_from_its_file_and_shown_nowhere() {
     fs::write(file.path(), "hunter2\n").unwrap();
     let path = file.path().to_str().unwrap();
     let (_folder, sources) =
-        sources(&format!("token_file = {path:?}\n"), &[("DIORAMA_AMQP_URL", " amqp://hunter2 ")], &[]);
+        sources_named(&format!("token_file = {path:?}\n"), &[("DIORAMA_AMQP_URL", " amqp://hunter2 ")], &[]);
     let config = load(&sources).unwrap();
     assert_eq!(config.client.token.as_ref().unwrap().expose_secret(), "hunter2");
     assert_eq!(config.services.amqp_url.as_ref().unwrap().expose_secret(), "amqp://hunter2");
@@ -84,10 +140,10 @@ fn a_secret_and_the_file_of_one_obey_the_order_of_sources_too() {
     fs::write(file.path(), "from its file").unwrap();
     let path = file.path().to_str().unwrap();
     let redis = |file: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]| {
-        let (_folder, sources) = sources(file, env, flags);
+        let (_folder, sources) = sources_named(file, env, flags);
         load(&sources).unwrap().services.redis_url.unwrap().expose_secret().to_owned()
     };
-    assert_eq!(redis("", &[("DIORAMA_REDIS_URL_FILE", path)], &[("redis_url", "a flag's")]), "a flag's");
+    assert_eq!(redis("", &[("DIORAMA_REDIS_URL_FILE", path)], &[("redis_url", "redis://flag")]), "redis://flag");
     assert_eq!(redis("redis_url = \"ours\"", &[("DIORAMA_REDIS_URL_FILE", path)], &[]), "from its file");
     assert_eq!(redis(&format!("redis_url = \"ours\"\nredis_url_file = {path:?}"), &[], &[]), "from its file");
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use diorama_core::{audit, text};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -43,7 +44,7 @@ where
         {
             line.insert(key.to_owned(), value.into());
         }
-        writeln!(writer, "{}", Value::Object(line))
+        writeln!(writer, "{}", text::shown(&Value::Object(line).to_string()))
     }
 }
 
@@ -57,6 +58,9 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
+        if event.metadata().target() == audit::TARGET {
+            return JsonLines.format_event(context, writer, event);
+        }
         SystemTime.format_time(&mut writer)?;
         let level = event.metadata().level();
         match (writer.has_ansi_escapes(), *level) {
@@ -71,9 +75,11 @@ where
             .filter_map(|key| fields.get(*key).map(|value| (key, value)))
             .map(|(key, value)| format!(" {key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
             .collect();
-        write!(writer, "{shown}{} ", if shown.is_empty() { "" } else { ":" })?;
-        DefaultFields::new().format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        let mut said = String::new();
+        DefaultFields::new().format_fields(Writer::new(&mut said), event)?;
+        // What users chose may stand in it: it obeys nobody, and stays one line.
+        let (shown, said) = (text::shown(&shown), text::shown(&said));
+        writeln!(writer, "{shown}{} {said}", if shown.is_empty() { "" } else { ":" })
     }
 }
 

@@ -180,6 +180,41 @@ mod tests {
     }
 
     #[test]
+    fn what_users_chose_stays_in_its_line_and_moves_no_cursor() {
+        let log = || {
+            let name = "\x1b]0;owned\x07\u{9b}2J\n2026-11-28T12:00:00Z ERROR forged";
+            let _run = tracing::info_span!("run", run = name).entered();
+            tracing::warn!(name, again = %name, "a run is paused: {name}");
+        };
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let lines = logged_as(format, None, log);
+            assert_eq!(lines.lines().count(), 1, "{lines:?}");
+            assert_eq!(diorama_core::text::control(lines.trim_end()), None, "{lines:?}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&logged_as(LogFormat::Json, None, log)).unwrap();
+        assert!(json["run"].as_str().unwrap().starts_with("\x1b]0;owned"), "{json}");
+    }
+
+    #[test]
+    fn the_audit_is_json_in_every_format_and_has_a_filter_of_its_own() {
+        let log = || {
+            tracing::info!(target: diorama_core::audit::TARGET, who = "sam", run = "r7", "done");
+            tracing::info!(target: "diorama_coordinator::service", "chatter");
+        };
+        for (format, filter) in
+            [(LogFormat::Text, "warn,diorama_audit=info"), (LogFormat::Json, "off,diorama_audit=info")]
+        {
+            let lines = logged_as(format, Some(filter), log);
+            let line: serde_json::Value = serde_json::from_str(&lines).unwrap();
+            assert_eq!(
+                (&line["who"], &line["run"], &line["target"]),
+                (&"sam".into(), &"r7".into(), &"diorama_audit".into())
+            );
+        }
+        assert!(logged_as(LogFormat::Text, None, log).starts_with('{'), "it is there without a filter");
+    }
+
+    #[test]
     fn a_line_for_people_begins_with_worker_run_and_shard() {
         let lines = logged_as(LogFormat::Text, None, a_fault);
         let (fault, alone) = lines.trim_end().split_once('\n').unwrap();

@@ -8,6 +8,7 @@ mod choice;
 
 use std::path::PathBuf;
 
+use diorama_core::address::Place;
 use diorama_core::id::{Pool, Seed, WorkerId};
 use diorama_core::range::{self, Range};
 use diorama_core::run::OutputFormat;
@@ -110,6 +111,8 @@ keys! {
             file s3_secret_key_file: "A file that holds the secret key (or AWS_SECRET_ACCESS_KEY)";
         /// endpoint/bucket/key rather than bucket.endpoint/key.
         s3_path_style: bool = false, "BOOL", Kind::Switch;
+        /// Buckets and prefixes below which manifests and references may be named as s3:// (empty: nowhere).
+        s3_readable: Vec<Place> = Vec::<Place>::new(), "PLACES", Kind::Names("a list such as pictures,shared/team-a");
         /// Certificates (PEM) trusted beside the system's, for every service.
         ca_file: Option<PathBuf>, "FILE", Kind::Text("a file");
     }
@@ -157,9 +160,13 @@ keys! {
         listen: String = "127.0.0.1:8700", "HOST:PORT", Kind::Text("an address such as 127.0.0.1:8700");
         /// The tokens of the API; without it, the API listens on loopback only.
         tokens_file: Option<PathBuf>, "FILE", Kind::Text("a file");
+        /// Whether the API may listen beyond loopback, though tokens and pictures cross the network in the clear: behind an
+        /// ingress that speaks TLS.
+        insecure: bool = false, "BOOL", Kind::Switch;
         /// The folder of references that the coordinator and all workers share.
         reference_root: Option<PathBuf>, "DIR", Kind::Text("a folder");
-        /// Pools that /metrics and /v1/pools show even while they have neither workers nor runs.
+        /// The pools that there are, beside those that workers serve; /metrics and /v1/pools show them at rest, too (empty: runs
+        /// go into any pool).
         pools: Vec<Pool> = Vec::<Pool>::new(), "NAMES", Kind::Names("a list of pools' names");
         /// Shards of a pool that are in the queue or in work at a time.
         window: u32 = 256, "N", Kind::Whole(Range::new(1.0, 1_000_000.0));

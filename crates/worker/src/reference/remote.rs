@@ -11,7 +11,7 @@ use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use diorama_backends::blocking;
 use diorama_backends::objects::{ObjectError, RemoteObjects};
-use diorama_core::address::bucket_and_key;
+use diorama_core::address::{Readable, bucket_and_key};
 use diorama_core::id::Sha256Hex;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_picture::PictureLimits;
@@ -52,6 +52,8 @@ pub struct RemoteConfig {
     pub cache: Option<CacheConfig>,
     /// What the same address may mean something else under, such as the object store's: the cache keeps them apart.
     pub realm: String,
+    /// Which objects are read for submitters.
+    pub readable: Readable,
 }
 
 impl Default for RemoteConfig {
@@ -63,6 +65,7 @@ impl Default for RemoteConfig {
             ca_file: None,
             cache: None,
             realm: String::new(),
+            readable: Readable::default(),
         }
     }
 }
@@ -163,6 +166,15 @@ impl Remote {
 
     async fn fetch_or_find(self: &Arc<Self>, url: &str) -> Result<Fetched, TaskError> {
         let source = Source::read(url)?;
+        if let Source::Object { bucket, key } = &source
+            && !self.config.readable.allows(bucket, key)
+        {
+            // Before anything is asked or looked up: what is there is not this user's to know.
+            let message = format!(
+                "the reference {source} is not below a bucket and prefix that this worker reads for submitters (s3_readable)"
+            );
+            return Err(TaskError::permanent(ErrorCode::ReferenceForbidden, message));
+        }
         let name = self.name_in_cache(url);
         let found = self.with_cache(move |cache| cache.find(&name)).await.unwrap_or(Found::Nothing);
         let old = match found {
@@ -232,7 +244,9 @@ impl Remote {
     async fn object(&self, source: &Source, bucket: &str, key: &str) -> Result<Answer, Fault> {
         let unreadable = |error: ObjectError| {
             let transient = error.is_retryable();
-            let message = format!("the reference {source} cannot be read: {}", error.problem);
+            // What the store says of it is for whoever runs the worker.
+            tracing::warn!(%error, reference = %source, "a reference cannot be read");
+            let message = format!("the reference {source} cannot be read: the object store does not give it");
             if transient {
                 Fault::transient(message)
             } else {

@@ -94,6 +94,8 @@ fn task(index: u64) -> Task {
 pub(crate) fn spec(run: &RunId, format: OutputFormat, tasks: u64) -> RunSpec {
     RunSpec {
         version: 1,
+        owner: None,
+        request_sha256: None,
         run: run.clone(),
         name: None,
         labels: Default::default(),

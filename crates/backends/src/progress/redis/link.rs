@@ -24,6 +24,7 @@ use crate::certificates;
 use crate::kind::ErrorKind;
 use crate::mismatch;
 use crate::progress::ProgressError;
+use crate::userinfo;
 
 /// How long making a connection may take. A command does not wait for all of it: it fails after its own time-out, and
 /// the next one goes on waiting for the same connection.
@@ -97,8 +98,13 @@ impl Link {
         let url = Url::parse(config.url.expose_secret())
             .ok()
             .filter(|url| matches!(url.scheme(), "redis" | "rediss") && url.host().is_some())
+            .filter(|_| !userinfo::is_torn(config.url.expose_secret()))
             .ok_or_else(|| {
-                wrong("redis_url is not of the form redis://user:password@host:port/database (or rediss://)".into())
+                wrong(
+                    "redis_url is not of the form redis://user:password@host:port/database (or rediss://), with special \
+                     characters of the password in %xx form"
+                        .into(),
+                )
             })?;
         let (host, port) = (url.host_str().unwrap_or_default(), url.port().unwrap_or(6379));
         let address = format!("{host}:{port}");

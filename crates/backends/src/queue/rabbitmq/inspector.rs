@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diorama_core::id::Pool;
-use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
@@ -19,6 +19,7 @@ use crate::queue::{Delivery, QueueDepth, QueueError, Settlement};
 
 const TAKING: &str = "taking a dead letter";
 const LOOKING: &str = "looking into a queue";
+const REMOVING: &str = "removing a queue";
 
 /// A broker that is up answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -31,6 +32,7 @@ pub(super) struct Inspector {
 enum Question {
     DeadLetter(Pool, oneshot::Sender<Result<Option<Delivery>, QueueError>>),
     Depth(Pool, oneshot::Sender<Result<QueueDepth, QueueError>>),
+    RemoveIfIdle(Pool, oneshot::Sender<Result<bool, QueueError>>),
 }
 
 impl Inspector {
@@ -48,6 +50,11 @@ impl Inspector {
     pub(super) async fn depth(&self, pool: &Pool) -> Result<QueueDepth, QueueError> {
         let (answer, answered) = oneshot::channel();
         self.ask(LOOKING, Question::Depth(pool.clone(), answer), answered).await
+    }
+
+    pub(super) async fn remove_if_idle(&self, pool: &Pool) -> Result<bool, QueueError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(REMOVING, Question::RemoveIfIdle(pool.clone(), answer), answered).await
     }
 
     async fn ask<T>(
@@ -89,6 +96,13 @@ impl Task {
                 }
                 Question::Depth(pool, answer) => {
                     let _ = answer.send(self.ask(LOOKING, &pool, Open::depth).await);
+                }
+                Question::RemoveIfIdle(pool, answer) => {
+                    let removed = self.ask(REMOVING, &pool, Open::remove_if_idle).await;
+                    if let (Ok(true), Some(open)) = (&removed, &mut self.open) {
+                        open.declared.forget(&pool);
+                    }
+                    let _ = answer.send(removed);
                 }
             }
         }
@@ -154,6 +168,17 @@ impl Open {
                 }
             }
         }
+    }
+
+    /// A quorum queue knows no "if empty": so it is looked at first.
+    async fn remove_if_idle(&self, pool: &Pool) -> Result<bool, Problem> {
+        if self.depth(pool).await? != QueueDepth::default() {
+            return Ok(false);
+        }
+        for queue in [queue_of(pool), dead_queue_of(pool)] {
+            self.link.channel.queue_delete(queue, QueueDeleteOptions::default()).await.map_err(Problem::from)?;
+        }
+        Ok(true)
     }
 
     async fn depth(&self, pool: &Pool) -> Result<QueueDepth, Problem> {

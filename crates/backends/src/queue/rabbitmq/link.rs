@@ -20,6 +20,7 @@ use crate::certificates;
 use crate::kind::ErrorKind;
 use crate::mismatch;
 use crate::queue::QueueError;
+use crate::userinfo;
 
 /// lapin waits as long as the system does for a host that does not answer: minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -139,6 +140,11 @@ impl Link {
 fn parse(text: &str) -> Result<AMQPUri, String> {
     const FORM: &str =
         "write amqp_url as amqp://user:password@host:port/vhost, or amqps://, with special characters in %xx form";
+    if userinfo::is_torn(text) {
+        return Err(format!(
+            "the URL has an @ behind its first /, ? or #, as where the password has one of these: {FORM}"
+        ));
+    }
     // Neither error holds the text, which holds the password.
     let url = url::Url::parse(text).map_err(|error| format!("the URL is not one ({error}): {FORM}"))?;
     if !matches!(url.scheme(), "amqp" | "amqps") {

@@ -120,4 +120,8 @@ impl Queue for RabbitMqQueue {
     async fn depth(&self, pool: &Pool) -> Result<QueueDepth, QueueError> {
         self.inspector.depth(pool).await
     }
+
+    async fn remove_if_idle(&self, pool: &Pool) -> Result<bool, QueueError> {
+        self.inspector.remove_if_idle(pool).await
+    }
 }

@@ -2,11 +2,12 @@
 //!
 //! However many look, services are asked once a second at most.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -25,11 +26,13 @@ use utoipa::ToSchema;
 use super::history::{History, Series};
 use super::problems::{self, FleetProblem, Since};
 use super::{PoolStatus, all};
+use crate::api::auth::Caller;
 use crate::api::outlook::{self, Outlook};
 use crate::api::turns::Turns;
 use crate::api::{Api, Problem, Shared, active};
 use crate::index::runs_below;
 use crate::status::RunStatus;
+use crate::waiting::Waiting;
 
 type UnbufferedHeader = [(&'static str, &'static str); 1];
 
@@ -105,35 +108,82 @@ struct Looks {
     since: Since,
 }
 
-/// The fleet as JSON.
+/// The fleet, and how it is told.
 struct Told {
+    fleet: Fleet,
+    whole: Words,
+}
+
+/// The fleet as JSON.
+#[derive(Clone)]
+struct Words {
     json: String,
     /// The same without what changes at every look.
     news: String,
 }
 
+impl Words {
+    fn of(mut fleet: Fleet) -> Self {
+        let json = serde_json::to_string(&fleet).unwrap_or_default();
+        (fleet.at, fleet.throughput.now) = (Timestamp::UNIX_EPOCH, 0);
+        Self { json, news: serde_json::to_string(&fleet).unwrap_or_default() }
+    }
+}
+
+impl Told {
+    /// What the caller may know of it.
+    fn to(&self, caller: &Caller) -> Words {
+        if caller.sees_all() { self.whole.clone() } else { Words::of(self.fleet.clone().seen_by(caller)) }
+    }
+}
+
+impl Fleet {
+    /// Without the runs of others: what remains of them is what they ask of pools and workers.
+    fn seen_by(mut self, caller: &Caller) -> Self {
+        self.runs.retain(|run| caller.sees(run.owner.as_ref()));
+        let seen: HashSet<RunId> = self.runs.iter().map(|run| run.run.clone()).collect();
+        for run in &mut self.runs {
+            if matches!(&run.waiting, Some(Waiting::Run { run, .. }) if !seen.contains(run)) {
+                run.waiting = Some(Waiting::Turn);
+            }
+        }
+        for worker in self.workers.iter_mut().flatten() {
+            worker.shard = worker.shard.take().filter(|shard| seen.contains(&shard.run));
+        }
+        self.problems.retain(|problem| problem.is_for(|run| seen.iter().any(|seen| seen.as_str() == run)));
+        self
+    }
+}
+
 /// The whole fleet: pools, workers with what each is at, the runs that have not ended, pictures over the last hour, and
 /// what is wrong, in words.
 #[utoipa::path(get, path = "/v1/fleet", tag = "fleet", responses((status = 200, body = Fleet)))]
-pub(super) async fn show(State(api): State<Shared>) -> Response {
-    let told = now(&api).await;
-    ([(header::CONTENT_TYPE, "application/json")], told.json.clone()).into_response()
+pub(super) async fn show(State(api): State<Shared>, Extension(caller): Extension<Caller>) -> Response {
+    let told = now(&api).await.to(&caller);
+    ([(header::CONTENT_TYPE, "application/json")], told.json).into_response()
 }
 
 /// Server-sent events: `fleet` with what `/v1/fleet` says, at once and whenever that changes, once a second at most.
 #[utoipa::path(get, path = "/v1/events", tag = "fleet",
-    responses((status = 200, description = "text/event-stream"), (status = 401, body = Problem)))]
+    responses((status = 200, description = "text/event-stream"), (status = 401, body = Problem),
+              (status = 429, description = "too many streams", body = Problem)))]
 pub(super) async fn events(
     State(api): State<Shared>,
-) -> (UnbufferedHeader, Sse<impl Stream<Item = Result<Event, Infallible>>>) {
-    let next = move |last: Option<Arc<Told>>| {
-        let api = api.clone();
+    Extension(caller): Extension<Caller>,
+) -> Result<(UnbufferedHeader, Sse<impl Stream<Item = Result<Event, Infallible>>>), Problem> {
+    let hold = Arc::new(api.usage.stream(&caller)?);
+    let next = move |last: Option<Words>| {
+        let (api, caller, hold) = (api.clone(), caller.clone(), hold.clone());
         async move {
+            let _held = hold;
             loop {
                 if last.is_some() {
                     tokio::time::sleep(LOOK).await;
                 }
-                let told = now(&api).await;
+                if !api.is_still_good(&caller) {
+                    return None;
+                }
+                let told = now(&api).await.to(&caller);
                 if last.as_ref().is_none_or(|last| last.news != told.news) {
                     let event = Event::default().event("fleet").data(&told.json);
                     return Some((Ok(event), Some(told)));
@@ -141,7 +191,7 @@ pub(super) async fn events(
             }
         }
     };
-    (UNBUFFERED, Sse::new(stream::unfold(None, next)).keep_alive(KeepAlive::default()))
+    Ok((UNBUFFERED, Sse::new(stream::unfold(None, next)).keep_alive(KeepAlive::default())))
 }
 
 /// The fleet as it was within the last second.
@@ -152,10 +202,8 @@ async fn now(api: &Api) -> Arc<Told> {
     {
         return told.clone();
     }
-    let mut fleet = look(api, &mut looks).await;
-    let json = serde_json::to_string(&fleet).unwrap_or_default();
-    (fleet.at, fleet.throughput.now) = (Timestamp::UNIX_EPOCH, 0);
-    let told = Arc::new(Told { json, news: serde_json::to_string(&fleet).unwrap_or_default() });
+    let fleet = look(api, &mut looks).await;
+    let told = Arc::new(Told { whole: Words::of(fleet.clone()), fleet });
     looks.last = Some((Instant::now(), told.clone()));
     told
 }
@@ -233,7 +281,7 @@ async fn within<T>(part: impl Future<Output = Result<T, Problem>>) -> Result<T, 
 /// How the runs stand while the progress service is away: by their logs and markers. One that cannot be read is left out.
 async fn by_markers(api: &Api, specs: &[Arc<RunSpec>], turns: &Turns<'_>) -> Vec<RunStatus> {
     let look = |spec: Arc<RunSpec>| async move {
-        let opened = api.glance(&spec.run).await.ok().flatten()?;
+        let opened = api.glance_at_any(&spec.run).await.ok().flatten()?;
         opened.status_among(turns, api).await.ok()
     };
     let looked = stream::iter(specs.iter().cloned()).map(look).buffered(AT_ONCE);

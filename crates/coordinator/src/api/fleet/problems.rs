@@ -52,6 +52,11 @@ impl FleetProblem {
         Self::new("degraded", what, "Runs go on as far as they can; `diorama doctor` says what each service answers.")
     }
 
+    /// Whether it is about no run, or about one that `is_seen`.
+    pub(super) fn is_for(&self, is_seen: impl Fn(&str) -> bool) -> bool {
+        self.run.as_deref().is_none_or(is_seen)
+    }
+
     fn of_run(self, run: &RunStatus) -> Self {
         Self { run: Some(run.run.to_string()), ..self }
     }

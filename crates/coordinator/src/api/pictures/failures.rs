@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use diorama_core::outcome::{Outcome, TaskOutcome};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
@@ -36,8 +36,7 @@ pub(super) struct Failures {
 /// Failed tasks of a run by code, with examples.
 #[utoipa::path(get, path = "/v1/runs/{run}/failures", tag = "pictures", params(("run" = String, Path)),
     responses((status = 200, body = Failures), (status = 404, body = Problem)))]
-pub(super) async fn failures(State(api): State<Shared>, Path(run): Path<String>) -> Result<Json<Failures>, Problem> {
-    let run = api.run(&run).await?;
+pub(super) async fn failures(State(api): State<Shared>, run: Opened) -> Result<Json<Failures>, Problem> {
     let (outcomes, codes, complete) = match run.history.ended() {
         Some(ended) => {
             let path = run.store.relative(&ended.errors.path);

@@ -50,13 +50,13 @@ pub(super) struct HowWide {
               (status = 304, description = "the browser has it"), (status = 404, body = Problem)))]
 pub(super) async fn file(
     State(api): State<Shared>,
-    Path((run, shard, task, role)): Path<(String, String, String, String)>,
+    run: Opened,
+    Path((_run, shard, task, role)): Path<(String, String, String, String)>,
     how_wide: Result<Query<HowWide>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Query(how_wide) = how_wide?;
     let width = how_wide.width.map(|width| width.clamp(16, WIDEST));
-    let run = api.run(&run).await?;
     let shard = shard_of(&run, &shard)?;
     let unknown = || Problem::not_found("unknown_file", format!("task {task:?} has no file {role:?}"));
     let index: u64 = task.parse().map_err(|_| unknown())?;
@@ -122,7 +122,7 @@ fn file_of<'a>(marker: &'a CommitMarker, task: &Task, role: &str) -> Option<(&'a
 pub(super) fn is_readable(api: &Shared, reference: &Reference) -> bool {
     match reference {
         Reference::Blob(_) => true,
-        Reference::S3(_) => api.config.remote.is_some(),
+        Reference::S3(address) => api.config.remote.is_some() && api.config.readable.allows_address(address),
         Reference::File(_) => api.config.reference_root.is_some(),
         Reference::Https(_) => false,
     }
@@ -136,7 +136,9 @@ async fn read_reference(api: &Shared, run: &Opened, reference: &Reference) -> Re
             api.backends().objects.open(&ObjectKey::Blob(sha256.clone()).path(&RunRoot::Own)).await
         }
         Reference::S3(address) => match (&api.config.remote, bucket_and_key(address)) {
-            (Some(remote), Some((bucket, key))) => remote.open_in(bucket, key).await,
+            (Some(remote), Some((bucket, key))) if api.config.readable.allows(bucket, key) => {
+                remote.open_in(bucket, key).await
+            }
             _ => return Ok(None),
         },
         Reference::File(path) => {

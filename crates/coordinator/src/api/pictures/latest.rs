@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use diorama_core::id::{Round, ShardId};
 use diorama_core::shards::ShardSet;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -63,12 +63,11 @@ impl Latest {
     responses((status = 200, body = Pictures), (status = 404, body = Problem)))]
 pub(super) async fn list(
     State(api): State<Shared>,
-    Path(run): Path<String>,
+    run: Opened,
     how_many: Result<Query<HowMany>, QueryRejection>,
 ) -> Result<Json<Pictures>, Problem> {
     let Query(how_many) = how_many?;
     let limit = how_many.limit.unwrap_or(24).clamp(1, 100);
-    let run = api.run(&run).await?;
     let shards = latest(&api, &run).await?;
     let (api, run) = (&api, &run);
     let read = stream::iter(shards).map(|shard| pictures(api, run, shard)).buffered(SHARDS);

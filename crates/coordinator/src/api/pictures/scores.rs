@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use diorama_core::id::ShardId;
 use diorama_core::outcome::Outcome;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::shards::{committed, void};
-use crate::api::{Problem, Shared};
+use crate::api::{Opened, Problem, Shared};
 
 /// Shards that are looked at.
 const SHARDS: usize = 48;
@@ -56,8 +56,7 @@ struct Histogram {
 /// Histograms of the scores of a run's pictures, of a sample that is spread evenly over its shards.
 #[utoipa::path(get, path = "/v1/runs/{run}/scores", tag = "pictures", params(("run" = String, Path)),
     responses((status = 200, body = Scores), (status = 404, body = Problem)))]
-pub(super) async fn scores(State(api): State<Shared>, Path(run): Path<String>) -> Result<Json<Scores>, Problem> {
-    let run = api.run(&run).await?;
+pub(super) async fn scores(State(api): State<Shared>, run: Opened) -> Result<Json<Scores>, Problem> {
     let nothing = Scores { pictures: 0, of: 0, measures: BTreeMap::new(), warnings: BTreeMap::new() };
     let Some(round) = run.history.rounds().first() else { return Ok(Json(nothing)) };
     let committed = committed(&api, &run, round, &void(&run, round.round).await?).await?;

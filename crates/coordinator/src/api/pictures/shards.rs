@@ -103,11 +103,10 @@ pub(super) struct Shard {
     responses((status = 200, body = ShardMap), (status = 404, body = Problem)))]
 pub(super) async fn map(
     State(api): State<Shared>,
-    Path(run): Path<String>,
+    run: Opened,
     which: Result<Query<WhichRound>, QueryRejection>,
 ) -> Result<Json<ShardMap>, Problem> {
     let Query(which) = which?;
-    let run = api.run(&run).await?;
     let round = match which.round {
         Some(round) => run.history.round(Round(round)),
         None => run.history.last_round(),
@@ -158,9 +157,9 @@ pub(super) async fn map(
     responses((status = 200, body = Shard), (status = 404, body = Problem)))]
 pub(super) async fn show(
     State(api): State<Shared>,
-    Path((run, shard)): Path<(String, String)>,
+    run: Opened,
+    Path((_run, shard)): Path<(String, String)>,
 ) -> Result<Json<Shard>, Problem> {
-    let run = api.run(&run).await?;
     let shard = shard_of(&run, &shard)?;
     let (tasks, marker) = pictures(&api, &run, shard).await?;
     let holder = match marker {

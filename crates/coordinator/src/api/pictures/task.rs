@@ -57,9 +57,9 @@ struct PastOutcome {
     responses((status = 200, body = TaskDetail), (status = 404, body = Problem)))]
 pub(super) async fn show(
     State(api): State<Shared>,
-    Path((run, task)): Path<(String, String)>,
+    run: Opened,
+    Path((_run, task)): Path<(String, String)>,
 ) -> Result<Json<TaskDetail>, Problem> {
-    let run = api.run(&run).await?;
     let unknown = || Problem::not_found("unknown_task", format!("the run has no task {task:?}"));
     let index = task.parse().map(TaskIndex).map_err(|_| unknown())?;
     if index.0 >= run.spec.tasks {

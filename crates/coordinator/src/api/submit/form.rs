@@ -6,15 +6,17 @@ use axum::extract::Multipart;
 use axum::extract::multipart::{Field, MultipartError};
 use diorama_backends::blocking;
 use diorama_core::clock;
-use diorama_core::id::RunId;
+use diorama_core::id::{RunId, Sha256Hex};
 use diorama_core::manifest::ManifestIssue;
 use diorama_core::run::RunSpec;
 use diorama_core::settings::Settings;
 use diorama_manifest::{Format, Manifest, ManifestReport, References, Rules};
+use sha2::{Digest, Sha256};
 use tempfile::TempPath;
 
 use super::request::{SubmitRequest, seed};
 use super::{manifest_error, object};
+use crate::api::auth::Caller;
 use crate::api::problem::{disk, panicked};
 use crate::api::{Problem, Shared};
 use crate::scratch::Scratch;
@@ -28,23 +30,35 @@ const MAX_INVALID_BYTES: u64 = 1 << 30;
 /// What came over the wire.
 pub(super) struct Upload {
     pub(super) request: SubmitRequest,
-    manifest: TempPath,
+    /// `None`: the request names an object.
+    manifest: Option<TempPath>,
     pub(super) invalid: Vec<ManifestIssue>,
+    /// Of all that was sent, by which it is known again.
+    pub(super) sha256: Sha256Hex,
+}
+
+/// A part that is a file.
+struct Part {
+    file: TempPath,
+    sha256: Sha256Hex,
 }
 
 impl Upload {
-    pub(super) async fn receive(api: &Shared, mut form: Multipart) -> Result<Self, Problem> {
-        let (mut request, mut manifest, mut invalid) = (None::<SubmitRequest>, None, Vec::new());
+    /// Reads the form; its manifest has at most `limit` bytes.
+    pub(super) async fn receive(api: &Shared, mut form: Multipart, limit: u64) -> Result<Self, Problem> {
+        let (mut request, mut manifest, mut invalid) = (None::<SubmitRequest>, None::<Part>, Vec::new());
+        let mut skipped = None;
         let scratch = &api.config.scratch;
         while let Some(mut field) = form.next_field().await.map_err(cut_off)? {
             match field.name() {
                 Some("spec") => request = Some(read_spec(&mut field).await?),
                 Some("manifest") => {
-                    manifest = Some(to_disk(scratch, &mut field, "manifest", api.config.max_manifest_bytes).await?);
+                    manifest = Some(to_disk(scratch, &mut field, "manifest", limit).await?);
                 }
                 Some("invalid") => {
-                    let file = to_disk(scratch, &mut field, "list of skipped rows", MAX_INVALID_BYTES).await?;
-                    invalid = blocking::run(move || read_invalid(&file)).await.map_err(panicked)??;
+                    let part = to_disk(scratch, &mut field, "list of skipped rows", MAX_INVALID_BYTES).await?;
+                    invalid = blocking::run(move || read_invalid(&part.file)).await.map_err(panicked)??;
+                    skipped = Some(part.sha256);
                 }
                 other => {
                     let message = format!("the form has a part {other:?}; its parts are spec, manifest and invalid");
@@ -53,19 +67,29 @@ impl Upload {
             }
         }
         let request = request.ok_or_else(|| Problem::bad_request("missing_part", "the form has no part spec"))?;
-        let manifest = match (manifest, &request.manifest_object) {
+        match (&manifest, &request.manifest_object) {
             (Some(_), Some(_)) => {
                 let message = "both a part manifest and manifest_object are given; leave one out";
                 return Err(Problem::bad_request("two_manifests", message));
             }
-            (Some(manifest), None) => manifest,
-            (None, Some(address)) => object::fetch(api, address).await?,
             (None, None) => return Err(Problem::bad_request("missing_part", "the form has no part manifest")),
-        };
-        Ok(Self { request, manifest, invalid })
+            _ => {}
+        }
+        let said = serde_json::to_string(&request).unwrap_or_default();
+        let digests = [manifest.as_ref().map(|part| &part.sha256), skipped.as_ref()];
+        let digests = digests.map(|sha256| sha256.map(Sha256Hex::as_str).unwrap_or_default());
+        let sha256 = Sha256Hex::of(format!("{said}\n{}", digests.join("\n")).as_bytes());
+        Ok(Self { request, manifest: manifest.map(|part| part.file), invalid, sha256 })
     }
 
-    pub(super) fn manifest(&self, api: &Shared, settings: Settings) -> Result<Manifest, Problem> {
+    /// The manifest; one that is an object is fetched.
+    pub(super) async fn manifest(&mut self, api: &Shared, settings: Settings, limit: u64) -> Result<Manifest, Problem> {
+        let file = match (self.manifest.take(), &self.request.manifest_object) {
+            (None, Some(address)) => object::fetch(api, address, limit).await?,
+            (Some(file), _) => file,
+            (None, None) => return Err(Problem::bad_request("missing_part", "the form has no part manifest")),
+        };
+        let file = self.manifest.insert(file);
         let format: Format =
             self.request.manifest_format.parse().map_err(|message: String| {
                 Problem::bad_request("invalid_spec", format!("manifest_format: {message}"))
@@ -77,7 +101,7 @@ impl Upload {
             references: if api.config.reference_root.is_some() { References::All } else { References::Remote },
             plain_http: api.config.plain_http,
         };
-        let manifest = Manifest::open(&self.manifest, Some(format), rules).map_err(manifest_error)?;
+        let manifest = Manifest::open(file, Some(format), rules).map_err(manifest_error)?;
         match &api.config.reference_root {
             Some(root) => manifest.with_root(root).map_err(manifest_error),
             None => Ok(manifest),
@@ -87,6 +111,7 @@ impl Upload {
     pub(super) fn spec(
         &self,
         api: &Shared,
+        caller: &Caller,
         run: &RunId,
         settings: Settings,
         manifest: &Manifest,
@@ -102,6 +127,7 @@ impl Upload {
         Ok(RunSpec {
             version: 1,
             run: run.clone(),
+            owner: caller.owner(),
             name: request.name.clone(),
             labels: request.labels.clone(),
             pool: request.pool.clone(),
@@ -122,6 +148,7 @@ impl Upload {
             keep_references: request.keep_references,
             stop_if: request.stop_if,
             model: None,
+            request_sha256: Some(self.sha256.clone()),
         })
     }
 }
@@ -137,16 +164,18 @@ async fn read_spec(field: &mut Field<'_>) -> Result<SubmitRequest, Problem> {
     serde_json::from_slice(&text).map_err(|error| Problem::bad_request("invalid_spec", format!("spec: {error}")))
 }
 
-async fn to_disk(scratch: &Path, field: &mut Field<'_>, what: &str, limit: u64) -> Result<TempPath, Problem> {
-    let (mut file, mut bytes) = (Scratch::new(scratch), 0);
+async fn to_disk(scratch: &Path, field: &mut Field<'_>, what: &str, limit: u64) -> Result<Part, Problem> {
+    let (mut file, mut bytes, mut digest) = (Scratch::new(scratch), 0, Sha256::new());
     while let Some(chunk) = field.chunk().await.map_err(cut_off)? {
         bytes += chunk.len() as u64;
         if bytes > limit {
             return Err(Problem::too_large(what, limit));
         }
+        digest.update(&chunk);
         file.write(&chunk).await.map_err(disk)?;
     }
-    file.into_file().await.map_err(disk)
+    let file = file.into_file().await.map_err(disk)?;
+    Ok(Part { file, sha256: Sha256Hex::from_digest(digest.finalize().into()) })
 }
 
 fn read_invalid(file: &Path) -> Result<Vec<ManifestIssue>, Problem> {

@@ -5,22 +5,30 @@ mod form;
 mod object;
 mod request;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Multipart, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::{Extension, Json};
 use diorama_backends::blocking;
 use diorama_backends::objects::list_all;
-use diorama_core::id::{RunId, Sha256Hex};
+use diorama_core::address::Readable;
+use diorama_core::id::{Pool, RunId, Sha256Hex};
 use diorama_core::key::SharedKey;
+use diorama_core::outcome::{ErrorCode, TaskError};
+use diorama_core::task::{Reference, Task};
+use diorama_core::text;
 use diorama_manifest::{ManifestError, ManifestReport};
 use diorama_protocol::RunStore;
 
 use self::form::Upload;
 pub(super) use self::request::Form;
 pub use self::request::SubmitRequest;
+use super::audit::About;
+use super::auth::Caller;
 use super::problem::{disk, panicked};
+use super::usage::one_more_run;
 use super::{Opened, Problem, Shared};
 use crate::delete;
 use crate::error::CoordinatorError;
@@ -36,38 +44,48 @@ const LISTED_ISSUES: usize = 1000;
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 characters of the sender's choice")),
     request_body(content = Form, content_type = "multipart/form-data"),
     responses((status = 201, description = "submitted", body = RunStatus), (status = 200, description = "it was there already", body = RunStatus),
-              (status = 400, body = Problem), (status = 409, description = "another run has the key, or uploaded references are not there", body = Problem),
+              (status = 400, body = Problem), (status = 403, description = "the token may not have such a run", body = Problem),
+              (status = 409, description = "another run has the key, or uploaded references are not there", body = Problem),
               (status = 413, body = Problem),
-              (status = 422, description = "the manifest has issues; none of it was taken", body = Problem)))]
+              (status = 422, description = "the manifest has issues, and none of it was taken; or the key came with another request", body = Problem),
+              (status = 429, description = "the token has as many runs as it may", body = Problem)))]
 pub(super) async fn create(
     State(api): State<Shared>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     form: Multipart,
-) -> Result<(StatusCode, Json<RunStatus>), Problem> {
+) -> Result<(StatusCode, Extension<About>, Json<RunStatus>), Problem> {
     refuse_encoding(&headers)?;
-    let key = idempotency_key(&headers)?;
-    if let Some(Made { run, .. }) = made_before(&api, key.as_ref()).await?
-        && let Some(there) = api.open(&run).await?
-        && there.history.is_submitted()
-    {
+    let key = idempotency_key(&caller, &headers)?;
+    let limits = caller.limits();
+    let bytes = limits.bytes(api.config.max_manifest_bytes);
+    let mut upload = Upload::receive(&api, form, bytes).await?;
+    if let Some(there) = submitted_before(&api, &caller, key.as_ref(), &upload.sha256).await? {
+        let run = there.spec.run.clone();
         // Whoever decided it may have died, or stand still, before it was handed over.
         if there.history.ended().is_none() {
             hand_over_or_later(&api, &run).await;
         }
-        return Ok((StatusCode::OK, Json(there.status(&api).await?)));
+        return Ok((StatusCode::OK, Extension(About(run)), Json(there.status(&api).await?)));
     }
-    let upload = Upload::receive(&api, form).await?;
     let settings = upload.request.check()?;
-    let manifest = upload.manifest(&api, settings.clone())?;
+    limits.check_request(&upload.request)?;
+    check_pool(&api, &upload.request.pool).await?;
+    let _one_more = one_more_run(&api, &caller).await?;
+    let manifest = upload.manifest(&api, settings.clone(), bytes).await?;
     let skip = upload.request.skip_invalid;
-    let checked = manifest.clone();
-    let validate = move || checked.validate(&|_| Ok(()), if skip { usize::MAX } else { LISTED_ISSUES });
+    let (checked, readable) = (manifest.clone(), api.config.readable.clone());
+    let validate = move || {
+        let reads = |task: &Task| check_reference(&readable, task);
+        checked.validate(&reads, if skip { usize::MAX } else { LISTED_ISSUES })
+    };
     let report = blocking::run(validate).await.map_err(panicked)?.map_err(manifest_error)?;
     if report.issue_count > 0 && !(skip && report.tasks > 0) {
         return Err(refused(report));
     }
+    limits.check_rows(report.tasks)?;
     let run = name_run(&api, key.as_ref()).await?;
-    let spec = upload.spec(&api, &run, settings, &manifest, &report)?;
+    let spec = upload.spec(&api, &caller, &run, settings, &manifest, &report)?;
     let tasks = manifest.tasks(&report).map_err(manifest_error)?;
     let mut invalid = upload.invalid;
     invalid.extend(report.issues);
@@ -88,13 +106,64 @@ pub(super) async fn create(
     // It is submitted, whether or not anything can be said of it now: an error would have it submitted again.
     let spec = Arc::new(spec);
     let told = async {
-        let opened = Opened { history: store.history().await?, store, spec: spec.clone() };
+        let opened = Opened::submitted(&caller, store.clone(), spec.clone(), store.history().await?);
         Ok::<_, Problem>(opened.status(&api).await?)
     };
     Ok((
         StatusCode::CREATED,
+        Extension(About(run)),
         Json(told.await.unwrap_or_else(|problem| RunStatus::just_submitted(&spec, &problem.detail))),
     ))
+}
+
+/// The run that this request made before. Its key may not name another one.
+async fn submitted_before(
+    api: &Shared,
+    caller: &Caller,
+    key: Option<&Sha256Hex>,
+    request: &Sha256Hex,
+) -> Result<Option<Opened>, Problem> {
+    let Some(Made { run, .. }) = made_before(api, key).await? else { return Ok(None) };
+    let Some(there) = api.open(caller, &run).await? else { return Ok(None) };
+    if there.spec.request_sha256.as_ref().is_some_and(|first| first != request) {
+        let message = format!(
+            "this Idempotency-Key came with another request before, which made the run {run}; send this one with a key of \
+             its own"
+        );
+        return Err(Problem::new(422, "idempotency_key_reused", message));
+    }
+    Ok(Some(there).filter(|there| there.history.is_submitted()))
+}
+
+/// Refuses a pool that is none: where some are declared, those are pools, and those that workers serve.
+async fn check_pool(api: &Shared, pool: &Pool) -> Result<(), Problem> {
+    let declared = &api.config.pools;
+    if declared.is_empty() || declared.contains(pool) {
+        return Ok(());
+    }
+    let served = api.backends().progress.workers().await?.into_iter().map(|worker| worker.pool);
+    let pools: BTreeSet<Pool> = declared.iter().cloned().chain(served).collect();
+    if pools.contains(pool) {
+        return Ok(());
+    }
+    let pools: Vec<_> = pools.iter().map(Pool::as_str).collect();
+    let message = format!("there is no pool {pool}; there are: {}", pools.join(", "));
+    Err(Problem::bad_request("unknown_pool", message))
+}
+
+/// Refuses a row that names an object which nobody reads for submitters.
+fn check_reference(readable: &Readable, task: &Task) -> Result<(), TaskError> {
+    match &task.reference {
+        Some(Reference::S3(address)) if !readable.allows_address(address) => {
+            let message = format!(
+                "the reference {} is not below a bucket and prefix that this fleet reads for submitters (s3_readable); ask \
+                 whoever runs it, or upload the picture",
+                text::quoted(address)
+            );
+            Err(TaskError::permanent(ErrorCode::ReferenceForbidden, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A refused manifest leaves no run, so that the next one under its key is free to be another.
@@ -128,12 +197,18 @@ fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<Sha256Hex>, Problem> {
+/// The key of this submission, which belongs to whoever sends it.
+fn idempotency_key(caller: &Caller, headers: &HeaderMap) -> Result<Option<Sha256Hex>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    if value.is_empty() || value.len() > 200 {
-        return Err(Problem::bad_request("invalid_idempotency_key", "Idempotency-Key has 1 to 200 characters"));
+    if !(1..=200).contains(&value.len()) || text::control(&String::from_utf8_lossy(value.as_bytes())).is_some() {
+        let message = "Idempotency-Key has 1 to 200 characters, none of them a control character";
+        return Err(Problem::bad_request("invalid_idempotency_key", message));
     }
-    Ok(Some(Sha256Hex::of(value.as_bytes())))
+    // No header has a line break in it, and no name: so no key is another token's.
+    Ok(Some(match caller.name() {
+        Some(name) => Sha256Hex::of(&[name.as_bytes(), b"\n", value.as_bytes()].concat()),
+        None => Sha256Hex::of(value.as_bytes()),
+    }))
 }
 
 /// What the same request made before.

@@ -6,12 +6,16 @@ use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{Labels, OutputFormat};
 use diorama_core::settings::{Method, Settings};
 use diorama_core::stop::StopIf;
+use diorama_core::text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa::openapi::{KnownFormat, Object, ObjectBuilder, SchemaFormat, Type};
 
 use crate::api::Problem;
+
+/// The longest name of a manifest, in bytes: that of a file.
+const MANIFEST_BYTES: usize = 4096;
 
 fn webdataset() -> OutputFormat {
     OutputFormat::Webdataset
@@ -162,6 +166,18 @@ impl SubmitRequest {
         let fits = |text: &String| (1..=64).contains(&text.len());
         if self.labels.len() > 32 || !self.labels.iter().all(|(name, value)| fits(name) && fits(value)) {
             problems.push("labels are out of range; at most 32, names and values of 1 to 64 bytes".to_owned());
+        }
+        // All of it is shown to others: on terminals, in logs, on pages.
+        let labels = self.labels.iter().flat_map(|(name, value)| [("a label", name), ("a label", value)]);
+        let object = self.manifest_object.iter().map(|object| ("manifest_object", object));
+        let named = self.name.iter().map(|name| ("name", name)).chain([("manifest", &self.manifest)]);
+        for (what, said) in named.chain(labels).chain(object) {
+            if let Some(control) = text::control(said) {
+                problems.push(format!("{what} has the control character {control:?} in it; leave it out"));
+            }
+        }
+        if self.manifest.len() > MANIFEST_BYTES {
+            problems.push(format!("manifest is out of range; it must be at most {MANIFEST_BYTES} bytes"));
         }
         if problems.is_empty() { Ok(settings) } else { Err(Problem::bad_request("invalid_spec", problems.join("; "))) }
     }

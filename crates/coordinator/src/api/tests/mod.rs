@@ -30,6 +30,7 @@ mod outcomes;
 mod page;
 mod pictures;
 mod references;
+mod tenants;
 mod waiting;
 
 struct Bench {
@@ -53,6 +54,7 @@ impl Bench {
             name: "test".to_owned(),
             backends: backends.clone(),
             remote: None,
+            readable: diorama_core::address::Readable::default(),
             scratch: objects.scratch(),
             reference_root: None,
             plain_http: false,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use diorama_backends::objects::{ObjectError, ObjectReader, Objects, RemoteObjects};
+use diorama_core::address::Readable;
 use diorama_core::id::Sha256Hex;
 use diorama_protocol::RunStore;
 use futures::stream;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::StreamReader;
 
-use super::{Bench, form, rows};
+use super::{ApiConfig, Bench, form, rows};
 
 const KEY: &str = "manifests/ducks.jsonl";
 
@@ -28,7 +29,7 @@ fn nothing_is_kept(bench: &Bench) {
 
 #[tokio::test]
 async fn a_manifest_in_the_store_makes_the_run_that_the_same_bytes_in_the_form_make() {
-    let bench = Bench::new(|_| ());
+    let bench = Bench::new(reads);
     let manifest = rows(10);
     bench.backends.objects.put(KEY, manifest.clone().into()).await.unwrap();
     let (status, run) = submit(&bench, KEY).await;
@@ -50,16 +51,20 @@ async fn a_manifest_in_the_store_makes_the_run_that_the_same_bytes_in_the_form_m
 
 #[tokio::test]
 async fn a_manifest_in_the_store_that_cannot_be_taken_is_refused_with_a_code_and_nothing_is_kept() {
-    let bench = Bench::new(|config| config.max_manifest_bytes = 1000);
+    let bench = Bench::new(|config| {
+        reads(config);
+        config.max_manifest_bytes = 1000;
+    });
     for (key, bytes) in [(KEY, rows(2)), ("manifests/bad.jsonl", "{".to_owned()), ("manifests/large.jsonl", rows(100))]
     {
         bench.backends.objects.put(key, bytes.into()).await.unwrap();
     }
     for (object, status, code) in [
-        ("manifests/absent.jsonl", 404, "unknown_object"),
-        ("../ducks.jsonl", 400, "invalid_key"),
-        ("/etc/passwd", 400, "invalid_key"),
-        ("", 400, "invalid_key"),
+        ("manifests/absent.jsonl", 400, "object_refused"),
+        ("../ducks.jsonl", 400, "object_refused"),
+        ("manifests/../runs/x/run.json", 400, "object_refused"),
+        ("/etc/passwd", 400, "object_refused"),
+        ("", 400, "object_refused"),
         ("manifests/bad.jsonl", 422, "invalid_manifest"),
         ("manifests/large.jsonl", 413, "too_large"),
     ] {
@@ -95,8 +100,75 @@ impl RemoteObjects for Buckets {
     }
 }
 
+/// What lies below `manifests/` of the fleet's own bucket is read for submitters, and two other buckets.
+fn reads(config: &mut ApiConfig) {
+    let places = ["fleet/manifests", "theirs", "cut"].map(|place| place.parse().unwrap());
+    config.readable = Readable::new(places.to_vec(), Some("fleet".parse().unwrap()));
+}
+
 fn with_buckets() -> Bench {
-    Bench::new(|config| config.remote = Some(Arc::new(Buckets(config.backends.objects.clone()))))
+    Bench::new(|config| {
+        reads(config);
+        config.remote = Some(Arc::new(Buckets(config.backends.objects.clone())));
+    })
+}
+
+#[tokio::test]
+async fn what_is_not_read_for_submitters_is_refused_in_the_same_words_whether_it_is_there_or_not() {
+    let bench = with_buckets();
+    let (_, run) = bench.submit(&json!({ "pool": "default" }), &rows(1), None).await;
+    let run = run["run"].as_str().unwrap();
+    let secret = Sha256Hex::of(b"of hr");
+    for key in ["hr/salaries.csv", "theirs-not/a.csv", "other/a.csv"] {
+        bench.backends.objects.put(key, format!("name,salary\nBob,{secret}\n").into()).await.unwrap();
+    }
+    let mut answers = std::collections::BTreeSet::new();
+    for object in [
+        "s3://hr/salaries.csv",
+        "s3://hr/none.csv",
+        "s3://none/none.csv",
+        "s3://theirs-not/a.csv",
+        "s3://theirs/../hr/salaries.csv",
+        "s3://theirs/none.csv",
+        "other/a.csv",
+        "index/leader",
+        &format!("runs/{run}/run.json"),
+        &format!("s3://fleet/runs/{run}/run.json"),
+        &format!("blobs/{secret}"),
+    ] {
+        let (status, problem) = submit(&bench, object).await;
+        let text = problem.to_string();
+        assert!(!text.contains("salary") && !text.replace(object, "").contains(secret.as_str()), "{text}");
+        answers.insert((status.as_u16(), problem["code"].to_string(), text.replace(object, "OBJECT")));
+    }
+    assert_eq!(answers.len(), 1, "{answers:?}");
+}
+
+#[tokio::test]
+async fn an_upload_may_be_a_manifest_by_its_digest() {
+    let bench = with_buckets();
+    let manifest = rows(3);
+    let key = format!("blobs/{}", Sha256Hex::of(manifest.as_bytes()));
+    bench.backends.objects.put(&key, manifest.into()).await.unwrap();
+    assert_eq!(submit(&bench, &key).await.1["tasks"], 3);
+}
+
+#[tokio::test]
+async fn a_row_may_name_only_what_is_read_for_submitters() {
+    let bench = with_buckets();
+    let row = |reference: &str| json!({ "custom_id": "a", "prompt": "a duck", "reference": reference }).to_string();
+    for (reference, status) in [
+        ("s3://theirs/a.png", 201),
+        ("s3://hr/a.png", 422),
+        ("s3://theirs/../hr/a.png", 422),
+        ("s3://fleet/runs/x/images/a.png", 422),
+    ] {
+        let (found, answer) = bench.submit(&json!({ "pool": "default" }), &row(reference), None).await;
+        assert_eq!(found.as_u16(), status, "{reference}: {answer}");
+        if status == 422 {
+            assert_eq!(answer["issues"][0]["code"], "reference_forbidden", "{answer}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -112,7 +184,7 @@ async fn a_manifest_in_a_bucket_that_cannot_be_read_says_so_and_is_no_fault_of_o
     let bench = with_buckets();
     bench.backends.objects.put("cut/ducks.jsonl", rows(10).into()).await.unwrap();
     for (address, status, code) in [
-        ("s3://theirs/absent.jsonl", 404, "unknown_object"),
+        ("s3://theirs/absent.jsonl", 400, "object_refused"),
         ("s3://theirs", 400, "object_refused"),
         ("s3:///ducks.jsonl", 400, "object_refused"),
         ("https://host/ducks.jsonl", 400, "object_refused"),

@@ -42,6 +42,13 @@ async fn the_page_needs_no_token_and_is_not_sent_twice() {
     let policy = page.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
     assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
     assert!(!policy.contains("unsafe"), "{policy}");
+    for path in ["/v1/runs", "/v1/blobs/x", "/livez", "/none"] {
+        let answer = ask(&bench, "GET", path, &[], "").await;
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!((header("x-content-type-options"), header("x-frame-options")), ("nosniff".into(), "DENY".into()));
+        assert!(header("content-security-policy").contains("frame-ancestors 'none'"), "{path}");
+        assert_eq!(header("cross-origin-resource-policy"), "same-origin");
+    }
     let tag = page.headers()[header::ETAG].to_str().unwrap().to_owned();
     assert_eq!(ask(&bench, "GET", "/", &[("if-none-match", &tag)], "").await.status(), StatusCode::NOT_MODIFIED);
     let script = ask(&bench, "GET", "/assets/main.js", &[], "").await;
@@ -86,7 +93,10 @@ async fn whoever_logs_in_may_do_what_the_token_allows_and_only_from_the_page() {
     let (eve, sam) = (log_in(&bench, "eve").await, log_in(&bench, "sam").await);
     let (_, session) =
         bench.send(Request::builder().uri("/v1/session").header("cookie", &eve).body(Body::empty()).unwrap()).await;
-    assert_eq!(session, json!({ "name": "eve", "role": "viewer", "tokens": true }));
+    let expected = json!({
+        "name": "eve", "role": "viewer", "group": null, "sees_all": true, "expires": null, "tokens": true
+    });
+    assert_eq!(session, expected);
     let pause = "/v1/runs/none/pause";
     let page = ("diorama-page", "1");
     assert_eq!(code(&bench, "POST", pause, &[("cookie", &eve), page], "").await, (403, "role_too_low".into()));
@@ -109,7 +119,9 @@ async fn without_tokens_only_this_machines_own_names_are_answered_and_no_other_p
     for host in ["localhost:8700", "127.0.0.1:8700", "[::1]:8700", "127.8.9.10", "diorama.localhost"] {
         assert_eq!(code(&bench, "POST", pause, &[("host", host)], "").await, (404, "unknown_run".into()), "{host}");
         let own = format!("http://{host}");
-        assert_eq!(code(&bench, "POST", pause, &[("host", host), ("origin", &own)], "").await.0, 404, "{own}");
+        let page = [("host", host), ("origin", own.as_str()), ("diorama-page", "1")];
+        assert_eq!(code(&bench, "POST", pause, &page, "").await.0, 404, "{own}");
+        assert_eq!(code(&bench, "POST", pause, &page[..2], "").await, (403, "not_from_the_page".into()), "a form's");
     }
     for host in
         ["evil.example", "evil.example:8700", "localhost.evil.example", "10.0.0.7:8700", "127.0.0.1.evil.example"]
@@ -119,6 +131,9 @@ async fn without_tokens_only_this_machines_own_names_are_answered_and_no_other_p
             (403, "foreign_host".into()),
             "{host}"
         );
+        for path in ["/", "/metrics", "/openapi.json", "/v1/session"] {
+            assert_eq!(ask(&bench, "GET", path, &[("host", host)], "").await.status(), 403, "{path} as {host}");
+        }
     }
     let host = ("host", "localhost:8700");
     for origin in ["http://evil.example", "null", "http://localhost:3000", "https://localhost.evil.example:8700"] {
@@ -126,10 +141,13 @@ async fn without_tokens_only_this_machines_own_names_are_answered_and_no_other_p
         assert_eq!(asked, (403, "foreign_page".into()), "{origin}");
     }
     let (_, session) = bench.request("GET", "/v1/session").await;
-    assert_eq!(session, json!({ "name": null, "role": "admin", "tokens": false }));
+    let expected = json!({
+        "name": null, "role": "admin", "group": null, "sees_all": true, "expires": null, "tokens": false
+    });
+    assert_eq!(session, expected);
 }
 
-fn heartbeat(worker: &str) -> Heartbeat {
+pub(super) fn heartbeat(worker: &str) -> Heartbeat {
     Heartbeat {
         worker: WorkerId::new(worker).unwrap(),
         pool: Pool::new("default").unwrap(),

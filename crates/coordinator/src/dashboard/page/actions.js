@@ -6,6 +6,8 @@ import { count, counted } from "./format.js";
 import { hasEnded, nameOf } from "./words.js";
 
 const code = (words) => h("code", {}, words);
+// A run without an owner is an admin's to change, where there are tokens at all.
+const isMine = (run, session) => !session.tokens || (run.owner && (run.owner.token === session.name || (run.owner.group && run.owner.group === session.group)));
 const isOpen = (run) => !hasEnded(run) && run.state !== "cancelled" && run.state !== "finished" && run.state !== "submitting";
 
 const ACTIONS = [
@@ -120,14 +122,14 @@ function confirm(action, run, element) {
 
 export function actionBar(session) {
   const element = h("div", { class: "actions" });
-  const may = (action) => session.role === "admin" || (session.role === "submitter" && action.role !== "admin");
+  const may = (action, run) => session.role === "admin" || (session.role === "submitter" && action.role !== "admin" && isMine(run, session));
   let [now, dialog] = [null, null];
   return {
     element,
     update(run) {
       now = run;
       if (dialog?.open) dialog.update(run);
-      const fitting = ACTIONS.filter((action) => may(action) && action.fits(run));
+      const fitting = ACTIONS.filter((action) => may(action, run) && action.fits(run));
       // A button that does not fit any more goes, and the focus with it to the next one.
       const stale = element.contains(document.activeElement) && !fitting.some((action) => action.name === document.activeElement.dataset.action);
       if (stale) document.activeElement.blur();

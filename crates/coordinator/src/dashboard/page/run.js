@@ -36,8 +36,8 @@ function header(run, session) {
       progress.update(now);
       text(share, done(now.done, now.tasks));
       buttons.update(now, failures);
-      put(facts, [now.pool, now.labels, now.submitted_at, now.tasks, now.invalid_rows], () => [
-        h("span", {}, h("b", {}, count(now.tasks)), " pictures"), h("span", {}, "pool ", h("b", {}, now.pool)), h("span", {}, "submitted ", when(now.submitted_at)),
+      put(facts, [now.pool, now.owner, now.labels, now.submitted_at, now.tasks, now.invalid_rows], () => [
+        h("span", {}, h("b", {}, count(now.tasks)), " pictures"), h("span", {}, "pool ", h("b", {}, now.pool)), h("span", {}, "submitted ", when(now.submitted_at), now.owner && " by ", now.owner && h("b", {}, now.owner.token), now.owner?.group && ` (${now.owner.group})`),
         now.invalid_rows > 0 && h("span", {}, `${count(now.invalid_rows)} rows were refused`),
         h("span", { class: "labels" }, Object.entries(now.labels ?? {}).map(([key, value]) => link(href.label(key, value), `${key}=${value}`))),
       ]);

@@ -33,7 +33,7 @@ export function specSection() {
     update(spec) {
       put(place, spec, () => [
         h("div", { class: "tables" },
-          facts([["run", spec.run], ["name", spec.name], ["pool", spec.pool], ["priority", spec.priority], ["weight", spec.weight], ["submitted", spec.submitted_at && when(spec.submitted_at)],
+          facts([["run", spec.run], ["name", spec.name], ["owner", spec.owner && words(spec.owner)], ["pool", spec.pool], ["priority", spec.priority], ["weight", spec.weight], ["submitted", spec.submitted_at && when(spec.submitted_at)],
             ["manifest", spec.manifest], ["tasks", typeof spec.tasks === "number" ? count(spec.tasks) : null], ["format", spec.format], ["shard size", spec.shard_size], ["seed", spec.seed],
             ["compare", spec.compare?.length ? spec.compare : null], ["retry", spec.retry && words(spec.retry)], ["stop if", spec.stop_if], ["model", spec.model && `${spec.model.sha256} in ${spec.model.dtype}`]]),
           Object.keys(spec.settings ?? {}).length > 0 && h("div", {}, h("h3", {}, "Settings"), settings(spec.settings))),

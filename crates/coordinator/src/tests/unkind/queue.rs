@@ -74,6 +74,11 @@ impl Queue for OpenQueue {
         Ok(Some(Delivery::new(message, 1, Box::new(Letter(self.clone(), shard)))))
     }
 
+    async fn remove_if_idle(&self, _: &Pool) -> Result<bool, QueueError> {
+        // One that is empty is kept.
+        Ok(false)
+    }
+
     async fn depth(&self, _: &Pool) -> Result<QueueDepth, QueueError> {
         let messages = self.present()?;
         Ok(QueueDepth { ready: messages.ready.len() as u64, consumers: 1, dead: messages.dead.len() as u64 })

@@ -13,6 +13,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, Response, StatusCode};
 use axum::response::IntoResponse;
 use diorama_backends::objects::embedded::FolderObjects;
+use diorama_core::address::Readable;
 use diorama_core::key::RunRoot;
 use image::{ImageFormat, Rgb, RgbImage};
 use tempfile::TempDir;
@@ -88,7 +89,9 @@ struct Case {
 impl Case {
     /// Private addresses are allowed, nothing is cached.
     fn new() -> Self {
-        let config = RemoteConfig { allow_private: true, timeout: Duration::from_secs(20), ..RemoteConfig::default() };
+        let readable = Readable::new(vec!["bucket".parse().unwrap()], None);
+        let timeout = Duration::from_secs(20);
+        let config = RemoteConfig { allow_private: true, timeout, readable, ..RemoteConfig::default() };
         Self { folder: tempfile::tempdir().unwrap(), config }
     }
 

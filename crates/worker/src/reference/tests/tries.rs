@@ -92,7 +92,7 @@ async fn an_object_that_cannot_be_read_is_its_tasks_fault_unless_the_whole_store
     let folder = || FolderObjects::open(case.folder.path()).unwrap();
     let references = case.references_with(Arc::new(folder()), Some(Arc::new(Failing)));
     let loaded = load(&references, "s3://bucket/a.png").await;
-    Case::refused(loaded, ErrorCode::ReferenceUnreadable, true, "s3://bucket/a.png cannot be read: away");
+    Case::refused(loaded, ErrorCode::ReferenceUnreadable, true, "s3://bucket/a.png cannot be read: the object store");
 
     let away = FaultyObjects::new(folder(), Box::new(|_, _| Fault::Fail(ObjectErrorKind::Transient)));
     let references = case.references_with(Arc::new(away), Some(Arc::new(Failing)));
@@ -101,6 +101,10 @@ async fn an_object_that_cannot_be_read_is_its_tasks_fault_unless_the_whole_store
 
     let loaded = case.load("s3://bucket/a.png").await;
     Case::refused(loaded, ErrorCode::ReferenceUnreadable, false, "there is no object store here");
+    for foreign in ["s3://hr/a.png", "s3://bucket/../hr/a.png"] {
+        let references = case.references_with(Arc::new(folder()), Some(Arc::new(Failing)));
+        Case::refused(load(&references, foreign).await, ErrorCode::ReferenceForbidden, false, "s3_readable");
+    }
 }
 
 /// Ends a program with the test.

@@ -1,0 +1,73 @@
+//! Text that people chose and that others will see: on a terminal, in a log, on a page.
+
+use std::borrow::Cow;
+
+/// Whether a terminal would do something else with the character than show it: C0 and C1 controls, the separators of
+/// lines and paragraphs, and what changes the direction of what follows.
+pub fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The first such character of `text`.
+pub fn control(text: &str) -> Option<char> {
+    text.chars().find(|c| is_control(*c))
+}
+
+/// `text` as it may be shown: such characters as `\u001b`, which JSON reads as what it was.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    escaped(text, is_control)
+}
+
+/// The same for text of several lines, which it stays.
+pub fn shown_lines(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| is_control(c) && c != '\n' && c != '\t')
+}
+
+/// The beginning of `text` as a message quotes it: at most 80 characters, escaped, in quotation marks.
+pub fn quoted(text: &str) -> String {
+    let begin: String = text.chars().take(QUOTED).collect();
+    let rest = if begin.len() < text.len() { "…" } else { "" };
+    shown(&format!("{begin:?}{rest}")).into_owned()
+}
+
+/// Characters of a text that a message quotes.
+const QUOTED: usize = 80;
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_escaped) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_escaped(c) { shown += &format!("\\u{:04x}", u32::from(c)) } else { shown.push(c) }
+    }
+    shown.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_quoted_is_cut_and_escaped() {
+        assert_eq!(quoted("s3://a\x1b\u{202e}"), r#""s3://a\u{1b}\u{202e}""#);
+        assert_eq!(quoted(&"ü".repeat(81)), format!("\"{}\"…", "ü".repeat(80)));
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_and_what_people_write_stays() {
+        for plain in ["ducks", "Möwe – 海鷗", "👩‍🚀 \\ \"", ""] {
+            assert_eq!((shown(plain).as_ref(), control(plain)), (plain, None));
+        }
+        assert_eq!(shown("a\x1b]0;owned\x07\nb"), "a\\u001b]0;owned\\u0007\\u000ab");
+        assert_eq!(shown_lines("a\n\tb\r\x1b[2J"), "a\n\tb\\u000d\\u001b[2J");
+        for c in ['\0', '\x7f', '\u{9b}', '\u{202e}', '\u{2028}', '\u{2066}'] {
+            assert_eq!(control(&format!("a{c}b")), Some(c));
+            assert_eq!(
+                serde_json::from_str::<String>(&format!("\"{}\"", shown(&c.to_string()))).unwrap(),
+                c.to_string()
+            );
+        }
+    }
+}
