@@ -55,12 +55,12 @@ fn two_users_on_one_fleet_cannot_see_touch_or_starve_each_other() {
     let limited = fs::read_to_string(&tokens).unwrap().replace("active_runs = 16", "active_runs = 3");
     fs::write(&tokens, limited).unwrap();
     let mut serving = fleet.serving(&fleet.coordinator);
-    serving.args(["--tokens-file", tokens.to_str().unwrap()]);
+    serving.args(["--tokens-file", tokens.to_str().unwrap(), "--window", "8"]);
     let coordinator = fleet.start(serving);
     until("the coordinator answers", || team.run("ada", &["status"]).code == Some(0));
 
     // Sam takes what he can.
-    let taken: Vec<String> = (0..3).map(|_| team.run_of("sam", 400)).collect();
+    let taken: Vec<String> = (0..3).map(|_| team.run_of("sam", 100)).collect();
     let code = |refused: End| refused.expect(42).json()["code"].clone();
     assert_eq!(code(team.submits("sam", 4, &[])), "too_many_runs");
     assert_eq!(code(team.submits("sam", 4, &["--priority", "1"])), "beyond_your_limits");

@@ -148,7 +148,7 @@ fn parse(text: &str) -> Result<AMQPUri, String> {
     // Neither error holds the text, which holds the password.
     let url = url::Url::parse(text).map_err(|error| format!("the URL is not one ({error}): {FORM}"))?;
     if !matches!(url.scheme(), "amqp" | "amqps") {
-        return Err(format!("the URL begins with {:?}: {FORM}", url.scheme()));
+        return Err(format!("the URL begins with neither amqp:// nor amqps://: {FORM}"));
     }
     let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| format!("the URL has no host: {FORM}"))?;
     if url.username().is_empty() || url.password().is_none() {
