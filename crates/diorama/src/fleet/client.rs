@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 
 use crate::exit::Failure;
+use crate::fleet::proxy;
 use crate::issues;
 
 /// A coordinator.
@@ -32,14 +33,17 @@ pub(crate) enum ClientError {
     #[error("{}: {} ({}){}", .0.title, .0.detail, .0.code, listed(.0))]
     Refused(Box<Problem>),
     /// It cannot be reached, or broke off.
-    #[error("the coordinator {address} cannot be reached: {problem}; is it running, and is --coordinator right?")]
+    #[error(
+        "the coordinator {address} cannot be reached: {problem}; is it running, and is --coordinator right?{}",
+        proxy::hint(.address)
+    )]
     Unreachable {
         address: String,
         /// What the network says.
         problem: String,
     },
     /// It answered something that is not ours.
-    #[error("{address} is not a Diorama coordinator ({problem}); check --coordinator")]
+    #[error("{address} is not a Diorama coordinator ({problem}); check --coordinator{}", proxy::hint(.address))]
     NoCoordinator {
         address: String,
         /// What was wrong with it.
@@ -99,8 +103,9 @@ impl Client {
             let failed = |error: anyhow::Error| Failure::usage(error.context(format!("ca_file {}", path.display())));
             certificates = read.map_err(failed)?;
         }
+        let address = options.coordinator.trim_end_matches('/').to_owned();
         let client = || {
-            let client = reqwest::Client::builder()
+            let client = proxy::builder(&address)
                 .user_agent(concat!("diorama/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(Duration::from_secs(5))
                 .tcp_keepalive(Duration::from_secs(15))
@@ -110,7 +115,6 @@ impl Client {
         };
         let http = client().read_timeout(Duration::from_secs(60)).build().map_err(Failure::permanent)?;
         let patient = client().build().map_err(Failure::permanent)?;
-        let address = options.coordinator.trim_end_matches('/').to_owned();
         Ok(Self { http, patient, address, token: options.token.clone() })
     }
 

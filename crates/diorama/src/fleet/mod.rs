@@ -2,4 +2,5 @@
 
 pub(crate) mod client;
 pub(crate) mod connect;
+mod proxy;
 pub(crate) mod references;
