@@ -99,6 +99,25 @@ fn csv_runs_like_jsonl() {
 }
 
 #[test]
+fn columns_of_the_users_own_are_in_results_errors_and_records() {
+    let case = Case::new();
+    let row = |id: &str, reference: &str| json!({"custom_id": id, "image": reference, "caption": "seagull", "licence": "CC0", "id_there": 7});
+    fs::write(case.path("place-2.png"), "no picture").unwrap();
+    case.write_rows(&[row("a", "place-0.png"), row("b", "place-2.png")]);
+    end(&mut case.run("out", &["--columns", "prompt=caption,reference=image", "--format", "files"])).expect(3);
+    let carried = json!({"licence": "CC0", "id_there": 7});
+    assert_eq!(lines(&case.path("out/results.jsonl"))[0]["extra"], carried);
+    assert_eq!(lines(&case.path("out/errors.jsonl"))[0]["extra"], carried);
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(case.path("out/records/a.json")).unwrap()).unwrap();
+    assert_eq!(record["task"]["extra"], carried);
+    // With other names for its columns it is another manifest.
+    end(&mut case.run("out", &["--columns", "prompt=licence,reference=image"])).expect(42);
+    let refused = end(&mut case.run("out", &["--columns", "promt=caption"])).expect(2);
+    assert!(refused.stderr.contains("\"promt\" is not a key of a row"), "{}", refused.stderr);
+}
+
+#[test]
 fn what_is_no_manifest_is_refused_with_the_reason() {
     let case = Case::new();
     for (bytes, code) in [

@@ -132,6 +132,7 @@ async fn commit_failure(
         custom_id: task.custom_id,
         seed: task.seed,
         outcome: Outcome::Failed(error.clone()),
+        extra: task.extra,
     };
     let now = clock::now();
     let marker = CommitMarker {

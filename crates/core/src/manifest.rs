@@ -1,9 +1,31 @@
 //! A manifest's row as its user wrote it, and what can be wrong with one.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use strum::{Display, EnumString, VariantNames};
 
 /// The keys of a row that are not settings of the method (those are [`crate::settings::Settings::KEYS`]).
 pub const ROW_KEYS: [&str; 6] = ["custom_id", "reference", "region", "prompt", "subjects", "seed"];
+
+/// A row's columns that are the user's own, by name, as JSON.
+pub type Extra = Map<String, Value>;
+
+/// The most that a row carries of them, in bytes of JSON: 4 KiB.
+pub const MAX_EXTRA_BYTES: usize = 4096;
+
+/// What happens to columns that no row of ours has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Display, EnumString, VariantNames)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum ExtraColumns {
+    /// They are carried into records and results.
+    #[default]
+    Carry,
+    /// They are left out.
+    Ignore,
+    /// They are mistakes.
+    Refuse,
+}
 
 /// One thing that is wrong with a manifest, at one place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -7,6 +7,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{CustomId, Seed, Sha256Hex, TaskIndex};
+use crate::manifest::Extra;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal),* $(,)?) => {
@@ -155,6 +156,9 @@ pub struct TaskOutcome {
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
+    /// The columns of its row that are the user's own.
+    #[serde(skip_serializing_if = "Extra::is_empty")]
+    pub extra: Extra,
 }
 
 /// A [`TaskOutcome`] as it is written: one object, `status` saying which fields there are. Read like this, field by field,
@@ -177,6 +181,8 @@ struct Flat {
     code: Option<ErrorCode>,
     message: Option<String>,
     retryable: Option<bool>,
+    #[serde(default)]
+    extra: Extra,
 }
 
 /// How a task ended, as far as it counts; what was made is passed over.
@@ -211,7 +217,7 @@ impl TryFrom<Flat> for TaskOutcome {
     type Error = String;
 
     fn try_from(flat: Flat) -> Result<Self, String> {
-        let Flat { task, custom_id, seed, status, archive, files, mask_coverage, scores, warnings, .. } = flat;
+        let Flat { task, custom_id, seed, status, archive, files, mask_coverage, scores, warnings, extra, .. } = flat;
         let outcome = match status {
             Status::Done => {
                 let files = files.ok_or_else(|| missing(custom_id.as_str(), "files"))?;
@@ -219,7 +225,7 @@ impl TryFrom<Flat> for TaskOutcome {
             }
             Status::Failed => Outcome::Failed(failure(custom_id.as_str(), flat.code, flat.message, flat.retryable)?),
         };
-        Ok(Self { task, custom_id, seed, outcome })
+        Ok(Self { task, custom_id, seed, outcome, extra })
     }
 }
 
@@ -274,6 +280,7 @@ mod tests {
             custom_id: CustomId::new("a").unwrap(),
             seed: Seed::new(7).unwrap(),
             outcome: Outcome::Failed(TaskError::transient(ErrorCode::ModelError, "the device was busy")),
+            extra: serde_json::from_str(r#"{"licence":"CC0"}"#).unwrap(),
         };
         let json = serde_json::to_string(&outcome).unwrap();
         assert_eq!(serde_json::from_str::<TaskOutcome>(&json).unwrap(), outcome);

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{CustomId, Seed, TaskIndex};
+use crate::manifest::Extra;
 use crate::settings::Settings;
 
 /// Where a reference picture comes from.
@@ -31,7 +32,8 @@ impl fmt::Display for Reference {
     }
 }
 
-/// One picture to make. Its pixels depend on the model's weights and on this, and on nothing else.
+/// One picture to make. Its pixels depend on the model's weights and on this, and on nothing else, but for
+/// [`Task::extra`], which is only carried.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     /// Its place in the manifest.
@@ -54,4 +56,7 @@ pub struct Task {
     /// The run's settings overlaid by the row's; what is unset is the preset's or the model's.
     #[serde(default)]
     pub settings: Settings,
+    /// What its row carries besides: no pixel depends on it.
+    #[serde(skip_serializing_if = "Extra::is_empty", default)]
+    pub extra: Extra,
 }

@@ -32,7 +32,21 @@ pub fn quoted(text: &str) -> String {
 }
 
 /// Characters of a text that a message quotes.
-const QUOTED: usize = 80;
+pub const QUOTED: usize = 80;
+
+/// The text without quotation marks, cut at `most` characters, every character that a terminal would obey escaped but the
+/// ends of lines.
+pub fn plain(text: &str, most: usize) -> String {
+    let mut plain = String::new();
+    for (count, c) in text.chars().enumerate() {
+        if count == most {
+            plain.push('…');
+            break;
+        }
+        if is_control(c) && c != '\n' { plain.extend(c.escape_unicode()) } else { plain.push(c) }
+    }
+    plain
+}
 
 fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.contains(&is_escaped) {
@@ -53,6 +67,12 @@ mod tests {
     fn what_is_quoted_is_cut_and_escaped() {
         assert_eq!(quoted("s3://a\x1b\u{202e}"), r#""s3://a\u{1b}\u{202e}""#);
         assert_eq!(quoted(&"ü".repeat(81)), format!("\"{}\"…", "ü".repeat(80)));
+    }
+
+    #[test]
+    fn plain_text_keeps_its_lines_and_loses_what_a_terminal_obeys() {
+        assert_eq!(plain("a\nb\u{1b}]0;x\u{7}\u{202e}\r", 100), "a\nb\\u{1b}]0;x\\u{7}\\u{202e}\\u{d}");
+        assert_eq!(plain("abc", 2), "ab…");
     }
 
     #[test]

@@ -186,8 +186,9 @@ mod tests {
     #[test]
     fn the_papers_text_shares_the_published_schedule_and_not_its_slips() {
         let model = model("../../models/demo");
-        let preset =
-            |preset| resolve(&model, &core::Settings { preset: Some(preset), ..core::Settings::default() }, None).unwrap();
+        let preset = |preset| {
+            resolve(&model, &core::Settings { preset: Some(preset), ..core::Settings::default() }, None).unwrap()
+        };
         let (text, published) = (preset(Preset::PaperText), preset(Preset::Paper));
         let schedule =
             |s: &Settings| (s.scheduler, s.published_timesteps, s.steps, s.strength, s.guidance, s.threshold);

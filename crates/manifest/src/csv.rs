@@ -8,25 +8,37 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use csv::ByteRecord;
 use diorama_core::manifest::ManifestIssue;
-use diorama_core::settings::{self, Settings};
-use serde_json::{Map, Value};
+use diorama_core::settings::{self, Kind, Settings};
+use diorama_core::text::quoted;
+use serde_json::Value;
 
-use crate::raw::{MAX_LINE_BYTES, Raw, column_issues, issue, known_keys};
+use crate::keys::{Keys, MAX_COLUMNS, Role, known};
+use crate::raw::{Cells, MAX_LINE_BYTES, Raw, issue};
+use crate::rules::Rules;
 
-pub(crate) fn rows(file: File, path: PathBuf) -> impl Iterator<Item = io::Result<Raw>> {
+pub(crate) fn rows(file: File, path: PathBuf, rules: &Rules) -> impl Iterator<Item = io::Result<Raw>> + use<> {
     let record_start = Arc::new(AtomicU64::new(0));
     let limited = Limited { inner: file, served: 0, record_start: Arc::clone(&record_start) };
     // The header is read as a record, because it may be wrong too.
     let reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(limited);
-    Table { reader, record_start, path, columns: None, ended: false }
+    let (record, keys) = (ByteRecord::new(), Keys::new(rules));
+    Table { reader, record, record_start, path, keys, columns: None, ended: false }
 }
 
 struct Table {
     reader: csv::Reader<Limited>,
+    record: ByteRecord,
     record_start: Arc<AtomicU64>,
     path: PathBuf,
-    columns: Option<Vec<String>>,
+    keys: Keys,
+    columns: Option<Vec<Column>>,
     ended: bool,
+}
+
+/// A column of the header.
+struct Column {
+    name: String,
+    role: Role,
 }
 
 impl Iterator for Table {
@@ -36,11 +48,10 @@ impl Iterator for Table {
         if self.ended {
             return None;
         }
-        let mut record = ByteRecord::new();
         let start = self.reader.position().byte();
         let line = self.reader.position().line();
         self.record_start.store(start, Ordering::Relaxed);
-        match self.reader.read_byte_record(&mut record) {
+        match self.reader.read_byte_record(&mut self.record) {
             Ok(false) => return None,
             Ok(true) => {}
             Err(error) => {
@@ -48,8 +59,11 @@ impl Iterator for Table {
                 return Some(read_error(line, error));
             }
         }
-        let line = record.position().map_or(line, csv::Position::line);
-        let cells = match text(&record) {
+        let line = self.record.position().map_or(line, csv::Position::line);
+        if let Some(row) = self.wrong_count(line) {
+            return Some(Ok(row));
+        }
+        let cells = match text(&self.record) {
             Some(cells) => cells,
             None => {
                 let end = self.reader.position().byte();
@@ -63,46 +77,103 @@ impl Iterator for Table {
             }
         };
         let Some(columns) = &self.columns else {
-            let columns: Vec<String> = cells.iter().map(|cell| cell.trim().to_owned()).collect();
-            let issues = column_issues(line, columns.iter().map(String::as_str));
+            let names: Vec<&str> = cells.iter().map(|cell| cell.trim()).collect();
+            if let Some(message) = wrong_separator(&names, &self.keys) {
+                self.ended = true;
+                return Some(Ok(Raw::File(vec![issue(line, "wrong_separator", None, message)])));
+            }
+            let (roles, issues) = self.keys.of_table(line, &names);
             self.ended = issues.iter().any(|issue| issue.code != "unknown_key");
-            self.columns = Some(columns);
+            let column = |(name, role): (&&str, Role)| Column { name: (*name).to_owned(), role };
+            self.columns = Some(names.iter().zip(roles).map(column).collect());
             return if issues.is_empty() { self.next() } else { Some(Ok(Raw::File(issues))) };
         };
-        Some(Ok(row(line, columns, &cells)))
+        Some(Ok(Raw::Row(line, row(columns, &cells))))
     }
+}
+
+impl Table {
+    /// What is wrong with a record of too many or too few cells; of a header that has very many, the file.
+    fn wrong_count(&mut self, line: u64) -> Option<Raw> {
+        let cells = self.record.len();
+        let Some(columns) = self.columns.as_ref().map(Vec::len) else {
+            if cells <= MAX_COLUMNS {
+                return None;
+            }
+            self.ended = true;
+            let message = format!("there are {cells} columns; at most {MAX_COLUMNS} are allowed");
+            return Some(Raw::File(vec![issue(line, "too_many_columns", None, message)]));
+        };
+        if cells == columns {
+            return None;
+        }
+        let message =
+            format!("has {cells} cells, the header has {columns}; is a quote left open, or a comma not quoted?");
+        Some(Raw::Bad(line, vec![issue(line, "wrong_column_count", None, message)]))
+    }
+}
+
+/// Why the header shows that the cells are not separated by commas.
+fn wrong_separator(names: &[&str], keys: &Keys) -> Option<String> {
+    let is_ours =
+        |name: &str| known(name).is_some() || ["custom_id", "prompt"].iter().any(|key| keys.written(key) == name);
+    if names.iter().any(|name| is_ours(name)) {
+        return None;
+    }
+    let bare = |cell: &str| is_ours(cell.trim().trim_matches('"'));
+    let separated = |separator: char| {
+        let cells_of_ours = |name: &str| name.split(separator).filter(|cell| bare(cell)).count();
+        names.iter().any(|name| cells_of_ours(name) > 1) || names.len() == 1 && names[0].contains(separator)
+    };
+    let hint = names.first().is_some_and(|first| first.to_ascii_lowercase().starts_with("sep="));
+    let word = match [';', '\t', '|'].into_iter().find(|separator| separated(*separator)) {
+        Some(';') => "semicolons",
+        Some('\t') => "tabs",
+        Some(_) => "vertical bars",
+        None if hint => "what its line `sep=` says",
+        None => return None,
+    };
+    Some(format!(
+        "the cells are separated by {word}; save the file with commas (first cell: {})",
+        quoted(names.first()?)
+    ))
 }
 
 fn text(record: &ByteRecord) -> Option<Vec<&str>> {
     record.iter().map(|cell| std::str::from_utf8(cell).ok()).collect()
 }
 
-fn row(line: u64, columns: &[String], cells: &[&str]) -> Raw {
-    if cells.len() != columns.len() {
-        let message = format!(
-            "has {} cells, the header has {}; is a quote left open, or a comma not quoted?",
-            cells.len(),
-            columns.len()
-        );
-        return Raw::Bad(line, vec![issue(line, "wrong_column_count", None, message)]);
-    }
-    let mut map = Map::new();
-    for (column, cell) in columns.iter().zip(cells) {
-        if !cell.trim().is_empty() && known_keys().any(|known| known == column) {
-            map.insert(column.clone(), value(column, cell));
+fn row(columns: &[Column], cells: &[&str]) -> Cells {
+    let mut row = Cells::default();
+    for (Column { name, role }, cell) in columns.iter().zip(cells).filter(|(_, cell)| !cell.trim().is_empty()) {
+        match role {
+            Role::Key(key) => drop(row.known.insert((*key).to_owned(), value(key, cell))),
+            Role::Extra => drop(row.extra.insert(name.clone(), Value::from(*cell))),
+            Role::LeftOut | Role::Refused(..) => {}
         }
     }
-    Raw::Row(line, map)
+    row
 }
 
 /// The JSON that a cell means. A cell that is no number where one is wanted stays text, and is refused as such later.
-fn value(column: &str, cell: &str) -> Value {
-    match column {
+fn value(key: &str, cell: &str) -> Value {
+    match key {
         "custom_id" | "prompt" | "reference" | "region" => Value::from(cell),
-        "subjects" => cell.split(';').map(|subject| Value::from(subject.trim())).collect(),
+        "subjects" => list(cell, |cell| cell.split(';').map(|subject| Value::from(subject.trim())).collect()),
         "seed" => settings::number(cell),
+        setting if Settings::DECLARED.iter().any(|key| key.name == setting && matches!(key.kind, Kind::Wholes)) => {
+            list(cell, |cell| Settings::read_text(setting, cell))
+        }
         setting => Settings::read_text(setting, cell),
     }
+}
+
+/// A list in a cell: as JSON where it begins like one. What only looks so, as lists of data frames do, stays text.
+fn list(cell: &str, read: impl Fn(&str) -> Value) -> Value {
+    if cell.trim_start().starts_with('[') {
+        return serde_json::from_str(cell).unwrap_or_else(|_| Value::from(cell));
+    }
+    read(cell)
 }
 
 fn read_error(line: u64, error: csv::Error) -> io::Result<Raw> {

@@ -18,6 +18,15 @@ pub enum ManifestError {
     /// The extension names no format.
     #[error("{0} names no format of a manifest: end it in .jsonl, .csv or .parquet, or say --manifest-format")]
     UnknownFormat(PathBuf),
+    /// Its check took more than it may.
+    #[error(
+        "checking the manifest {path} took more than {seconds:.0} CPU seconds, which is more than any manifest of its size \
+         needs; send it in parts, or as JSONL"
+    )]
+    TooCostly { path: PathBuf, seconds: f64 },
+    /// Nobody waits for its check any more.
+    #[error("the check of the manifest {0} was stopped, because nobody waits for it any more")]
+    Stopped(PathBuf),
     /// The file is not the one that was validated.
     #[error("the manifest {0} changed while it was read; start again")]
     Changed(PathBuf),

@@ -4,12 +4,13 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::raw::{Raw, Rows, issue};
-use crate::{csv, jsonl, parquet};
+use crate::raw::{Rows, unreadable};
+use crate::rules::Rules;
+use crate::{csv, jsonl, parquet, sniff};
 
 /// How a manifest is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,15 +38,14 @@ impl Format {
     }
 
     /// The rows of `file`, which `path` names.
-    pub(crate) fn rows(self, mut file: File, path: &Path) -> io::Result<Rows> {
-        if let Some(packing) = packing(&mut file)? {
-            let message = format!("the manifest is compressed ({packing}): decompress it first");
-            return Ok(Box::new(std::iter::once(Ok(Raw::File(vec![issue(0, "compressed", None, message)])))));
+    pub(crate) fn rows(self, mut file: File, path: &Path, rules: &Rules) -> io::Result<Rows> {
+        if let Some((code, message)) = sniff::refusal(&sniff::first(&mut file)?, self) {
+            return Ok(unreadable(code, message));
         }
         Ok(match self {
-            Self::Jsonl => Box::new(jsonl::rows(file)),
-            Self::Csv => Box::new(csv::rows(file, path.to_owned())),
-            Self::Parquet => parquet::rows(file),
+            Self::Jsonl => Box::new(jsonl::rows(file, rules)),
+            Self::Csv => Box::new(csv::rows(file, path.to_owned(), rules)),
+            Self::Parquet => parquet::rows(file, rules),
         })
     }
 }
@@ -70,20 +70,4 @@ impl fmt::Display for Format {
             Self::Parquet => "parquet",
         })
     }
-}
-
-/// How a file is compressed, by its first bytes; `None` where it is not. Nothing is ever decompressed, so that a small
-/// file cannot become a large one.
-fn packing(file: &mut File) -> io::Result<Option<&'static str>> {
-    let mut first = Vec::new();
-    file.by_ref().take(4).read_to_end(&mut first)?;
-    file.rewind()?;
-    let known: [(&[u8], &str); 5] = [
-        (b"\x1f\x8b", "gzip"),
-        (b"\x28\xb5\x2f\xfd", "zstd"),
-        (b"PK\x03\x04", "zip"),
-        (b"BZh", "bzip2"),
-        (b"\xfd7zX", "xz"),
-    ];
-    Ok(known.into_iter().find(|(magic, _)| first.starts_with(magic)).map(|(_, name)| name))
 }

@@ -1,19 +1,28 @@
 //! JSONL: one object a line. Accepts a byte order mark, CRLF and blank lines.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 
+use diorama_core::text::quoted;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::raw::{MAX_LINE_BYTES, Raw, issue};
+use crate::keys::{Keys, MAX_COLUMNS, MAX_ISSUES_A_ROW, Role};
+use crate::raw::{Cells, MAX_LINE_BYTES, Raw, issue};
+use crate::rules::Rules;
 
-pub(crate) fn rows(file: File) -> impl Iterator<Item = io::Result<Raw>> {
-    rows_of(BufReader::with_capacity(1 << 16, file))
+/// The most values of a row, those in lists and objects included: a row of 1 MiB could hold half a million, and each
+/// takes a hundred bytes once it is read.
+const MAX_VALUES: usize = 10_000;
+
+pub(crate) fn rows(file: File, rules: &Rules) -> impl Iterator<Item = io::Result<Raw>> + use<> {
+    rows_of(BufReader::with_capacity(1 << 16, file), rules)
 }
 
-fn rows_of(mut input: impl BufRead) -> impl Iterator<Item = io::Result<Raw>> {
+fn rows_of<R: BufRead>(mut input: R, rules: &Rules) -> impl Iterator<Item = io::Result<Raw>> + use<R> {
+    let mut keys = Keys::new(rules);
     let mut buffer = Vec::new();
     let (mut line, mut offset) = (0, 0);
     std::iter::from_fn(move || {
@@ -34,7 +43,7 @@ fn rows_of(mut input: impl BufRead) -> impl Iterator<Item = io::Result<Raw>> {
                 Some(rest) if line == 1 => (3, rest),
                 _ => (0, buffer.as_slice()),
             };
-            match parse(line, start + skipped, bytes.trim_ascii_end()) {
+            match parse(line, start + skipped, bytes.trim_ascii_end(), &mut keys) {
                 Some(row) => return Some(Ok(row)),
                 None => continue,
             }
@@ -68,7 +77,7 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> 
 }
 
 /// The row of one line; `None` for a blank one. `offset` is where `bytes` begin in the file.
-fn parse(line: u64, offset: u64, bytes: &[u8]) -> Option<Raw> {
+fn parse(line: u64, offset: u64, bytes: &[u8], keys: &mut Keys) -> Option<Raw> {
     let bad = |code: &str, message: String| Some(Raw::Bad(line, vec![issue(line, code, None, message)]));
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -84,13 +93,14 @@ fn parse(line: u64, offset: u64, bytes: &[u8]) -> Option<Raw> {
         return None;
     }
     if !text.trim_start().starts_with('{') {
-        return bad("wrong_type", "is not an object; write one {\"custom_id\": …} a line".to_owned());
+        let list = if text.trim_start().starts_with('[') { " (of a JSON list: `jq -c '.[]'`)" } else { "" };
+        return bad("wrong_type", format!("is not an object; write one {{\"custom_id\": …}} a line{list}"));
     }
-    match serde_json::from_str::<Cells>(text) {
-        Ok(Cells { repeated: Some(key), .. }) => {
-            bad("duplicate_key", format!("the key {:?} occurs twice", key.chars().take(80).collect::<String>()))
-        }
-        Ok(cells) => Some(Raw::Row(line, cells.map)),
+    if values_in(bytes) > MAX_VALUES {
+        return bad("too_many_values", format!("holds more than {MAX_VALUES} values"));
+    }
+    match serde_json::from_str::<Object>(text) {
+        Ok(object) => Some(Raw::Row(line, cells(line, object, keys))),
         Err(error) => {
             let text = error.to_string();
             let what = text.split(" at line ").next().unwrap_or(&text);
@@ -105,31 +115,68 @@ fn parse(line: u64, offset: u64, bytes: &[u8]) -> Option<Raw> {
     }
 }
 
-/// A JSON object that remembers whether a key was given twice, which serde_json's own map would hide.
-struct Cells {
-    map: Map<String, Value>,
-    repeated: Option<String>,
+/// No fewer values than the line holds, without reading them.
+fn values_in(line: &[u8]) -> usize {
+    let (mut values, mut in_text, mut escaped) = (1, false, false);
+    for byte in line {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values
 }
 
-impl<'de> Deserialize<'de> for Cells {
+/// Sorts the values of a row by what their keys are.
+fn cells(line: u64, object: Object, keys: &mut Keys) -> Cells {
+    let (mut cells, mut seen) = (Cells::default(), HashSet::new());
+    for (name, value) in object.0 {
+        let Some(role) = keys.role(&name) else {
+            let message =
+                format!("the rows have more than {MAX_COLUMNS} different keys; is data where keys should be?");
+            cells.issues.push(issue(line, "too_many_columns", None, message));
+            break;
+        };
+        match role {
+            Role::LeftOut => continue,
+            Role::Refused(code, message) => cells.issues.push(issue(line, code, Some(&name), message)),
+            Role::Key(key) => drop(cells.known.insert((*key).to_owned(), value)),
+            Role::Extra => drop(cells.extra.insert(name.clone(), value)),
+        }
+        if seen.contains(&name) {
+            cells.issues.push(issue(line, "duplicate_key", None, format!("the key {} occurs twice", quoted(&name))));
+        }
+        if cells.issues.len() >= MAX_ISSUES_A_ROW {
+            break;
+        }
+        seen.insert(name);
+    }
+    cells
+}
+
+/// A JSON object with all of its keys, also those that occur twice, which serde_json's own map would hide.
+struct Object(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Object {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Cells;
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Object;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Cells, A::Error> {
-                let mut cells = Cells { map: Map::new(), repeated: None };
-                while let Some((key, value)) = access.next_entry::<String, Value>()? {
-                    if cells.map.insert(key.clone(), value).is_some() {
-                        cells.repeated.get_or_insert(key);
-                    }
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Object, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = access.next_entry()? {
+                    pairs.push(pair);
                 }
-                Ok(cells)
+                Ok(Object(pairs))
             }
         }
-        deserializer.deserialize_map(Object)
+        deserializer.deserialize_map(Pairs)
     }
 }
 
@@ -138,9 +185,20 @@ mod tests {
     use super::*;
 
     fn codes(bytes: &[u8]) -> Vec<String> {
-        rows_of(bytes)
+        let rules = Rules {
+            settings: Default::default(),
+            seed: diorama_core::id::Seed::new(0).unwrap(),
+            compare: Vec::new(),
+            references: crate::References::Remote,
+            plain_http: false,
+            follow_links: false,
+            extra_columns: Default::default(),
+            columns: Default::default(),
+        };
+        rows_of(bytes, &rules)
             .map(|row| match row.unwrap() {
-                Raw::Row(line, cells) => format!("{line} ok {}", Value::Object(cells)),
+                Raw::Row(line, cells) if !cells.issues.is_empty() => format!("{line} {}", cells.issues[0].code),
+                Raw::Row(line, cells) => format!("{line} ok {}", Value::Object(cells.extra)),
                 Raw::Bad(line, issues) => format!("{line} {} {}", issues[0].code, issues[0].message),
                 Raw::File(issues) => format!("file {}", issues[0].code),
             })
@@ -181,6 +239,22 @@ mod tests {
         for (row, start) in rows.iter().zip(starts) {
             assert!(row.starts_with(start), "{row}");
         }
+        assert!(rows[0].contains("jq -c '.[]'"), "{}", rows[0]);
         assert!(rows[1].contains("JSON has no NaN"), "{}", rows[1]);
+    }
+
+    #[test]
+    fn a_row_of_very_many_values_is_refused_before_it_is_read() {
+        let row = |values: usize| format!("{{\"a\":[{}]}}", vec!["0"; values].join(","));
+        let rows = codes(format!("{}\n{}\n", row(MAX_VALUES - 10), row(MAX_VALUES)).as_bytes());
+        assert!(rows[0].starts_with("1 ok") && rows[1].starts_with("2 too_many_values"), "{rows:?}");
+        assert_eq!(values_in(br#"{"a,[{":"\\\",,","b":[1,{}]}"#), 1 + 1 + 1 + 1 + 1 + 1);
+    }
+
+    #[test]
+    fn keys_that_are_data_are_refused() {
+        let text: String = (0..1200).map(|n| format!("{{\"own{n}x\":1}}\n")).collect();
+        let rows = codes(text.as_bytes());
+        assert!(rows[MAX_COLUMNS - 1].contains(" ok ") && rows[MAX_COLUMNS].ends_with(" too_many_columns"));
     }
 }

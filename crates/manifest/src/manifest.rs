@@ -10,13 +10,19 @@ use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::{Reference, Task};
 use sha2::{Digest, Sha256};
 
+use crate::budget::{Budget, Meter, Overdrawn};
 use crate::duplicates::{Duplicate, Ids};
 use crate::error::ManifestError;
 use crate::format::Format;
+use crate::lines::Lines;
 use crate::raw::{Raw, Rows, issue};
 use crate::reference::Files;
 use crate::row;
 use crate::rules::Rules;
+use crate::spool::{Spool, spool};
+
+/// The most issues that are kept of rows that are skipped, where thousands of rows have some; all are counted.
+pub const LISTED_SKIPPED: usize = 10_000;
 
 /// A manifest's file and the rules that its rows are read by.
 #[derive(Debug, Clone)]
@@ -25,6 +31,9 @@ pub struct Manifest {
     root: PathBuf,
     format: Format,
     rules: Rules,
+    /// The copy that is read in its place, where it can be read once only.
+    spool: Option<Spool>,
+    budget: Budget,
 }
 
 /// What validation found.
@@ -43,23 +52,33 @@ pub struct ManifestReport {
     /// The folder that relative references start from: the manifest's own, canonical.
     pub root: PathBuf,
     /// The lines of the rows that have issues.
-    refused: Vec<u64>,
+    refused: Lines,
 }
 
 impl Manifest {
-    /// Names a manifest. `format` overrides the file's extension.
+    /// Names a manifest. `format` overrides the file's extension. A pipe, or `-` for standard input, is read at once, into
+    /// the temporary folder; its references start from the current folder, and where nothing says its format, its first
+    /// bytes do.
     pub fn open(path: &Path, format: Option<Format>, rules: Rules) -> Result<Self, ManifestError> {
         let read = |source| ManifestError::Read { path: path.to_owned(), source };
-        let format =
-            format.or_else(|| Format::of(path)).ok_or_else(|| ManifestError::UnknownFormat(path.to_owned()))?;
-        let real = path.canonicalize().map_err(read)?;
-        if !real.is_file() {
-            return Err(read(io::Error::other("it is not a file")));
-        }
-        let root = std::path::absolute(path)
-            .and_then(|path| path.parent().unwrap_or(Path::new("/")).canonicalize())
-            .map_err(read)?;
-        Ok(Self { path: path.to_owned(), root, format, rules })
+        let format = format.or_else(|| Format::of(path));
+        let spool = match spool(path) {
+            Err(_) if format.is_none() => return Err(ManifestError::UnknownFormat(path.to_owned())),
+            spool => spool.map_err(read)?,
+        };
+        let format = format.or(spool.as_ref().map(|spool| spool.format));
+        let format = format.ok_or_else(|| ManifestError::UnknownFormat(path.to_owned()))?;
+        let root = match &spool {
+            Some(_) => std::env::current_dir(),
+            None => std::path::absolute(path).map(|path| path.parent().unwrap_or(Path::new("/")).to_owned()),
+        };
+        let root = root.and_then(|root| root.canonicalize()).map_err(read)?;
+        Ok(Self { path: path.to_owned(), root, format, rules, spool, budget: Budget::default() })
+    }
+
+    /// The same manifest, whose check takes no more than `budget`.
+    pub fn within(self, budget: Budget) -> Self {
+        Self { budget, ..self }
     }
 
     /// The same manifest, whose relative references start from `root`.
@@ -80,19 +99,21 @@ impl Manifest {
         check: &dyn Fn(&Task) -> Result<(), TaskError>,
         max_issues: usize,
     ) -> Result<ManifestReport, ManifestError> {
+        let mut meter = self.meter()?;
         let mut report = ManifestReport {
             tasks: 0,
             invalid_rows: 0,
             issue_count: 0,
             issues: Vec::new(),
-            sha256: self.digest()?,
+            sha256: self.digest_within(&mut meter)?,
             root: self.root.clone(),
-            refused: Vec::new(),
+            refused: Lines::default(),
         };
         let scratch = |source| ManifestError::Scratch { path: self.path.clone(), source };
-        let mut checks = Checks { ids: Ids::new(), files: Files::new(self.root.clone()), model: check };
+        let mut checks = Checks { ids: Ids::new(), files: self.files(), model: check };
         let mut usable = true;
         for raw in self.rows()? {
+            meter.step().map_err(|why| self.overdrawn(why))?;
             let (line, issues) = match raw.map_err(|error| self.read_error(error))? {
                 Raw::File(issues) => {
                     usable = false;
@@ -113,7 +134,7 @@ impl Manifest {
                 report.keep(issues, max_issues);
             }
         }
-        self.refuse_duplicates(&mut report, &checks.ids.duplicates().map_err(scratch)?, max_issues)?;
+        self.refuse_duplicates(&mut report, &checks.ids.duplicates().map_err(scratch)?, max_issues, &mut meter)?;
         if usable && report.tasks == 0 && report.invalid_rows == 0 {
             report.keep(vec![issue(0, "empty_manifest", None, "the manifest has no rows")], max_issues);
         }
@@ -129,19 +150,20 @@ impl Manifest {
         report: &mut ManifestReport,
         duplicates: &[Duplicate],
         max_issues: usize,
+        meter: &mut Meter,
     ) -> Result<(), ManifestError> {
         let new: Vec<u64> =
             duplicates.iter().map(|duplicate| duplicate.line).filter(|line| !report.refuses(*line)).collect();
         report.tasks -= new.len() as u64;
         report.invalid_rows += new.len() as u64;
         report.refused.extend(new);
-        report.refused.sort_unstable();
         report.issue_count += duplicates.len() as u64;
 
         let first = &duplicates[..duplicates.len().min(max_issues)];
         let Some(last) = first.last() else { return Ok(()) };
         let mut wanted = first.iter().peekable();
         for raw in self.rows()? {
+            meter.step().map_err(|why| self.overdrawn(why))?;
             let Raw::Row(line, cells) = raw.map_err(|error| self.read_error(error))? else { continue };
             if line > last.line {
                 break;
@@ -175,20 +197,52 @@ impl Manifest {
     }
 
     fn rows(&self) -> Result<Rows, ManifestError> {
-        let file = File::open(&self.path).map_err(|error| self.read_error(error))?;
-        self.format.rows(file, &self.path).map_err(|error| self.read_error(error))
+        let file = File::open(self.file()).map_err(|error| self.read_error(error))?;
+        self.format.rows(file, self.file(), &self.rules).map_err(|error| self.read_error(error))
     }
 
-    /// The digest of the file.
+    /// What is read.
+    fn file(&self) -> &Path {
+        self.spool.as_ref().map_or(&self.path, |spool| &spool.file)
+    }
+
+    /// What checks its references that are files.
+    fn files(&self) -> Files {
+        Files::new(self.root.clone(), self.rules.follow_links)
+    }
+
+    fn meter(&self) -> Result<Meter, ManifestError> {
+        let bytes = self.file().metadata().map_err(|error| self.read_error(error))?.len();
+        Ok(self.budget.start(bytes))
+    }
+
+    /// The digest of the file, and of the names that its columns have here, where they have others than ours: with other
+    /// names it is another manifest.
     pub fn digest(&self) -> Result<Sha256Hex, ManifestError> {
-        let mut file = File::open(&self.path).map_err(|error| self.read_error(error))?;
+        self.digest_within(&mut self.meter()?)
+    }
+
+    fn digest_within(&self, meter: &mut Meter) -> Result<Sha256Hex, ManifestError> {
+        let mut file = File::open(self.file()).map_err(|error| self.read_error(error))?;
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 1 << 16];
         loop {
+            meter.step().map_err(|why| self.overdrawn(why))?;
             match file.read(&mut buffer).map_err(|error| self.read_error(error))? {
-                0 => return Ok(Sha256Hex::from_digest(hasher.finalize().into())),
+                0 => break,
                 read => hasher.update(&buffer[..read]),
             }
+        }
+        for (key, column) in &self.rules.columns {
+            hasher.update(format!("\n{key}={column}"));
+        }
+        Ok(Sha256Hex::from_digest(hasher.finalize().into()))
+    }
+
+    fn overdrawn(&self, why: Overdrawn) -> ManifestError {
+        match why {
+            Overdrawn::Seconds(seconds) => ManifestError::TooCostly { path: self.path.clone(), seconds },
+            Overdrawn::Stopped => ManifestError::Stopped(self.path.clone()),
         }
     }
 
@@ -198,6 +252,17 @@ impl Manifest {
 }
 
 impl ManifestReport {
+    /// What is told of rows that are skipped: the issues that were kept, and how many more there are.
+    pub fn skipped(&self) -> Vec<ManifestIssue> {
+        let mut skipped = self.issues.clone();
+        let more = self.issue_count.saturating_sub(skipped.len() as u64);
+        if more > 0 {
+            let message = format!("{more} more issues of skipped rows are not listed");
+            skipped.push(issue(0, "more_issues", None, message));
+        }
+        skipped
+    }
+
     /// Counts the issues and keeps what there is room for.
     fn keep(&mut self, issues: Vec<ManifestIssue>, max_issues: usize) {
         self.issue_count += issues.len() as u64;
@@ -206,7 +271,7 @@ impl ManifestReport {
 
     /// Whether the row on this line has issues.
     fn refuses(&self, line: u64) -> bool {
-        self.refused.binary_search(&line).is_ok()
+        self.refused.contains(line)
     }
 }
 
@@ -252,7 +317,7 @@ pub struct Tasks {
     rows: Rows,
     sha256: Sha256Hex,
     expected: u64,
-    refused: Vec<u64>,
+    refused: Lines,
     given: u64,
     ended: bool,
 }
@@ -266,7 +331,7 @@ impl Tasks {
                 return if same { Ok(None) } else { Err(changed()) };
             };
             match raw.map_err(|error| self.manifest.read_error(error))? {
-                Raw::Row(line, cells) if self.refused.binary_search(&line).is_err() => {
+                Raw::Row(line, cells) if !self.refused.contains(line) => {
                     let mut task = row::task(line, cells, &self.manifest.rules).map_err(|_| changed())?;
                     task.index = TaskIndex(self.given);
                     self.given += 1;

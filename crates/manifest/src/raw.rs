@@ -1,14 +1,16 @@
 //! What every reader of a format yields: rows as JSON objects, or what is wrong with them.
 
-use std::collections::HashSet;
 use std::io;
 
-use diorama_core::manifest::{ManifestIssue, ROW_KEYS};
-use diorama_core::settings::Settings;
+use diorama_core::manifest::{Extra, ManifestIssue};
+use diorama_core::text::{QUOTED, plain};
 use serde_json::{Map, Value};
 
-/// The longest line (JSONL) or record (CSV): 1 MiB.
+/// The longest line (JSONL), record (CSV) or row (Parquet): 1 MiB.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
+
+/// The most characters of a message: enough for every list of keys.
+const MAX_MESSAGE: usize = 1000;
 
 /// What a reader yields; an [`io::Error`] ends it.
 pub(crate) type Rows = Box<dyn Iterator<Item = io::Result<Raw>> + Send>;
@@ -17,62 +19,45 @@ pub(crate) type Rows = Box<dyn Iterator<Item = io::Result<Raw>> + Send>;
 #[derive(Debug)]
 pub(crate) enum Raw {
     /// A row: its line and its cells.
-    Row(u64, Map<String, Value>),
+    Row(u64, Cells),
     /// A row that cannot be read; the rows after it can.
     Bad(u64, Vec<ManifestIssue>),
-    /// Something that spoils the whole file, such as an unknown column. Rows may follow, so that all is reported.
+    /// Something that spoils the whole file, such as a missing column. Rows may follow, so that all is reported.
     File(Vec<ManifestIssue>),
 }
 
-pub(crate) fn issue(line: u64, code: &str, param: Option<&str>, message: impl Into<String>) -> ManifestIssue {
+/// The cells of a row.
+#[derive(Debug, Default)]
+pub(crate) struct Cells {
+    /// Those of our keys, by key.
+    pub(crate) known: Map<String, Value>,
+    /// Those of the user's own columns, by name.
+    pub(crate) extra: Extra,
+    /// What is wrong with its keys already; none of it hides what is wrong with the others.
+    pub(crate) issues: Vec<ManifestIssue>,
+}
+
+/// An issue. Nothing of it can steer a terminal, and none of it is long, whatever it quotes.
+pub(crate) fn issue(line: u64, code: &str, param: Option<&str>, message: impl AsRef<str>) -> ManifestIssue {
     ManifestIssue {
         line,
         code: code.to_owned(),
-        message: message.into(),
-        param: param.map(str::to_owned),
+        message: plain(message.as_ref(), MAX_MESSAGE),
+        param: param.map(|param| plain(param, QUOTED)),
         custom_id: None,
     }
 }
 
-/// Every key that a row may have.
-pub(crate) fn known_keys() -> impl Iterator<Item = &'static str> {
-    ROW_KEYS.into_iter().chain(Settings::KEYS)
+/// An issue that somebody else found, with the same bounds.
+pub fn cleaned(found: ManifestIssue) -> ManifestIssue {
+    ManifestIssue {
+        code: plain(&found.code, QUOTED),
+        custom_id: found.custom_id.map(|id| plain(&id, QUOTED)),
+        ..issue(found.line, "", found.param.as_deref(), found.message)
+    }
 }
 
-/// What is wrong with a key that no row may have, with the nearest one that it may.
-pub(crate) fn unknown_key(line: u64, key: &str) -> ManifestIssue {
-    let shown: String = key.chars().take(80).collect();
-    let wanted = shown.to_ascii_lowercase().replace(['-', ' '], "_");
-    let nearest = known_keys()
-        .map(|known| (strsim::damerau_levenshtein(&wanted, known), known))
-        .min()
-        .filter(|(distance, known)| *distance <= 1 + known.len() / 4);
-    let message = match nearest {
-        Some((_, known)) => format!("{shown:?} is not a key of a row; did you mean {known:?}?"),
-        None => {
-            format!("{shown:?} is not a key of a row; the keys are {}", known_keys().collect::<Vec<_>>().join(", "))
-        }
-    };
-    issue(line, "unknown_key", Some(&shown), message)
-}
-
-/// The unknown and missing columns of a table: problems of the whole file.
-pub(crate) fn column_issues<'a>(line: u64, columns: impl Iterator<Item = &'a str> + Clone) -> Vec<ManifestIssue> {
-    let mut issues: Vec<_> = columns
-        .clone()
-        .filter(|column| !known_keys().any(|known| known == *column))
-        .map(|column| unknown_key(line, column))
-        .collect();
-    for required in ["custom_id", "prompt"] {
-        if !columns.clone().any(|column| column == required) {
-            issues.push(issue(line, "missing_key", Some(required), format!("there is no column {required:?}")));
-        }
-    }
-    let mut seen = HashSet::new();
-    for column in columns {
-        if !seen.insert(column) {
-            issues.push(issue(line, "duplicate_key", Some(column), format!("the column {column:?} occurs twice")));
-        }
-    }
-    issues
+/// An issue of a whole file, after which nothing of it is read.
+pub(crate) fn unreadable(code: &str, message: impl AsRef<str>) -> Rows {
+    Box::new(std::iter::once(Ok(Raw::File(vec![issue(0, code, None, message)]))))
 }

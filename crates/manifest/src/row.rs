@@ -1,28 +1,33 @@
 //! From the cells of one row to a [`Task`], or to everything that is wrong with it.
 
 use diorama_core::id::{CustomId, Seed, TaskIndex};
-use diorama_core::manifest::ManifestIssue;
-use diorama_core::settings::{Method, Settings};
+use diorama_core::manifest::{Extra, MAX_EXTRA_BYTES, ManifestIssue};
+use diorama_core::settings::{Method, Settings, by_value, shorten};
 use diorama_core::task::{Reference, Task};
-use serde_json::{Map, Value};
+use diorama_core::text::{QUOTED, plain, quoted};
+use serde_json::Value;
 
-use crate::raw::{issue, unknown_key};
+use crate::keys::{self, MAX_ISSUES_A_ROW};
+use crate::raw::{Cells, issue};
 use crate::reference;
 use crate::rules::Rules;
 
 /// The longest prompt, in bytes.
 pub const MAX_PROMPT_BYTES: usize = 10_000;
 
+/// The most subjects of a row.
+const MAX_SUBJECTS: usize = 100;
+
 /// The task of a row. Its index is for the caller to set.
-pub(crate) fn task(line: u64, cells: Map<String, Value>, rules: &Rules) -> Result<Task, Vec<ManifestIssue>> {
-    let mut row = Reading { line, issues: Vec::new() };
+pub(crate) fn task(line: u64, cells: Cells, rules: &Rules) -> Result<Task, Vec<ManifestIssue>> {
+    let mut row = Reading { line, issues: cells.issues };
     let mut settings = Settings::default();
     let (mut custom_id, mut prompt, mut reference, mut subjects, mut seed) = (None, None, None, None, None);
     let (mut written_id, mut region) = (None, None);
-    for (key, value) in cells.into_iter().filter(|(_, value)| !value.is_null()) {
+    for (key, value) in cells.known.into_iter().filter(|(_, value)| !value.is_null()) {
         match key.as_str() {
             "custom_id" => {
-                written_id = value.as_str().map(|id| id.chars().take(80).collect::<String>());
+                written_id = value.as_str().map(|id| plain(id, QUOTED));
                 custom_id = Some(row.custom_id(value));
             }
             "prompt" => prompt = Some(row.prompt(value)),
@@ -33,14 +38,20 @@ pub(crate) fn task(line: u64, cells: Map<String, Value>, rules: &Rules) -> Resul
             _ => row.setting(&mut settings, &key, &value),
         }
     }
+    let extra = row.extra(cells.extra);
     let settings = rules.settings.overlaid(&settings);
+    let hint = |key: &str| match rules.columns.get(key) {
+        Some(column) => format!(" (column {column:?})"),
+        None => keys::hint(key, extra.keys().map(String::as_str)).unwrap_or_default(),
+    };
     for (key, missing) in [("custom_id", custom_id.is_none()), ("prompt", prompt.is_none())] {
         if missing {
-            row.refuse("missing_key", key, format!("{key} is missing"));
+            row.refuse("missing_key", key, format!("{key} is missing{}", hint(key)));
         }
     }
     if reference.is_none() && needs_reference(&settings, &rules.compare) {
-        row.refuse("missing_key", "reference", "reference is missing; only the method txt2img does without".to_owned());
+        let message = format!("reference is missing; only the method txt2img does without{}", hint("reference"));
+        row.refuse("missing_key", "reference", message);
     }
     if region.is_some() && reference.is_none() {
         row.refuse("missing_key", "reference", "reference is missing; a region is a mask of it".to_owned());
@@ -49,9 +60,10 @@ pub(crate) fn task(line: u64, cells: Map<String, Value>, rules: &Rules) -> Resul
         (Some(custom_id), Some(prompt)) if row.issues.is_empty() => {
             let seed = seed.unwrap_or_else(|| Seed::derive(rules.seed, &custom_id));
             let (reference, region) = (reference.flatten(), region.flatten());
-            Ok(Task { index: TaskIndex(0), custom_id, reference, region, prompt, subjects, seed, settings })
+            Ok(Task { index: TaskIndex(0), custom_id, reference, region, prompt, subjects, seed, settings, extra })
         }
         _ => {
+            row.issues.truncate(MAX_ISSUES_A_ROW);
             for issue in &mut row.issues {
                 issue.custom_id.clone_from(&written_id);
             }
@@ -87,6 +99,11 @@ impl Reading {
     }
 
     fn custom_id(&mut self, value: Value) -> Option<CustomId> {
+        // Whole numbers are ids too, also where a tool made 7.0 of 7.
+        let value = match by_value(&value) {
+            Value::Number(number) if !number.is_f64() => Value::String(number.to_string()),
+            other => other,
+        };
         let text = self.text("custom_id", value)?;
         CustomId::new(text).map_err(|error| self.refuse("unsafe_id", "custom_id", error.to_string())).ok()
     }
@@ -112,14 +129,23 @@ impl Reading {
     }
 
     fn subjects(&mut self, value: Value) -> Option<Vec<String>> {
-        let words = value.as_array().and_then(|items| {
+        if let Some(text) = value.as_str().filter(|text| text.trim_start().starts_with('[')) {
+            let message = format!(
+                "subjects: {} is a list as a program prints it; separate the words by semicolons, such as \
+                 seagull;rock",
+                shorten(&Value::from(text))
+            );
+            self.refuse("wrong_type", "subjects", message);
+            return None;
+        }
+        let words = value.as_array().filter(|items| items.len() <= MAX_SUBJECTS).and_then(|items| {
             let words = items.iter().map(|item| Some(item.as_str()?.trim().to_owned())).collect::<Option<Vec<_>>>()?;
             (!words.is_empty() && words.iter().all(|word| !word.is_empty())).then_some(words)
         });
         if words.is_none() {
             let message = format!(
-                "subjects: {} is not a list of words of the prompt, such as [\"seagull\"]; leave it out to take the \
-                 prompt's nouns",
+                "subjects: {} is not a list of 1 to {MAX_SUBJECTS} words of the prompt, such as [\"seagull\"]; leave \
+                 it out to take the prompt's nouns",
                 shorten(&value)
             );
             self.refuse("wrong_type", "subjects", message);
@@ -128,7 +154,7 @@ impl Reading {
     }
 
     fn seed(&mut self, value: &Value) -> Option<Seed> {
-        let Some(number) = value.as_u64() else {
+        let Some(number) = by_value(value).as_u64() else {
             let message = format!("seed: {} is not a whole number from 0 to {}", shorten(value), Seed::MAX);
             self.refuse("wrong_type", "seed", message);
             return None;
@@ -137,15 +163,27 @@ impl Reading {
     }
 
     fn setting(&mut self, settings: &mut Settings, key: &str, value: &Value) {
-        if !Settings::KEYS.contains(&key) {
-            self.issues.push(unknown_key(self.line, key));
-        } else if let Err(error) = settings.set(key, value) {
+        if let Err(error) = settings.set(key, value) {
             self.refuse(error.code, key, error.to_string());
         }
     }
-}
 
-fn shorten(value: &Value) -> String {
-    let text = value.to_string();
-    if text.chars().count() <= 60 { text } else { text.chars().take(57).chain("...".chars()).collect() }
+    /// The user's own columns, within their bound.
+    fn extra(&mut self, extra: Extra) -> Extra {
+        let extra: Extra = extra.into_iter().filter(|(_, value)| !value.is_null()).collect();
+        let bytes =
+            if extra.is_empty() { 0 } else { serde_json::to_string(&extra).map_or(usize::MAX, |text| text.len()) };
+        if bytes > MAX_EXTRA_BYTES {
+            let longest = extra.iter().max_by_key(|(_, value)| value.to_string().len()).map(|(name, _)| name.clone());
+            let longest = longest.unwrap_or_default();
+            let message = format!(
+                "its own columns have {bytes} bytes, most of them {}; at most {MAX_EXTRA_BYTES} are carried a row; say \
+                 --extra-columns ignore, or leave that column out",
+                quoted(&longest)
+            );
+            self.refuse("extra_too_large", &longest, message);
+            return Extra::new();
+        }
+        extra
+    }
 }

@@ -1,7 +1,13 @@
 //! What a row is read by, besides its own cells.
 
+use std::collections::BTreeMap;
+
 use diorama_core::id::Seed;
+use diorama_core::manifest::ExtraColumns;
 use diorama_core::settings::{Method, Settings};
+use diorama_core::text::quoted;
+
+use crate::keys::{known, known_keys};
 
 /// What a row is read by, besides its own cells.
 #[derive(Debug, Clone)]
@@ -16,6 +22,12 @@ pub struct Rules {
     pub references: References,
     /// Whether `http://` is fetched as `https://` is.
     pub plain_http: bool,
+    /// Whether links may lead out of the manifest's folder.
+    pub follow_links: bool,
+    /// What happens to columns that are none of ours.
+    pub extra_columns: ExtraColumns,
+    /// Our keys that have another name in this manifest, with that name. A column that has our key's own name is left out.
+    pub columns: BTreeMap<String, String>,
 }
 
 /// Which references whoever makes the pictures can read.
@@ -41,4 +53,22 @@ impl References {
     pub(crate) fn objects(self) -> bool {
         self != Self::FilesAndUrls
     }
+}
+
+/// Reads pairs of our keys and the names that they have in a manifest; the error says what is wrong with one.
+pub fn columns<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<BTreeMap<String, String>, String> {
+    let mut columns = BTreeMap::new();
+    for (key, column) in pairs {
+        if known(key).is_none() {
+            let keys = known_keys().collect::<Vec<_>>().join(", ");
+            return Err(format!("columns: {} is not a key of a row; the keys are {keys}", quoted(key)));
+        }
+        if column.is_empty() || columns.values().any(|other| other == column) {
+            return Err(format!("columns: {key}={} names no column, or one that another key has", quoted(column)));
+        }
+        if columns.insert(key.to_owned(), column.to_owned()).is_some() {
+            return Err(format!("columns: {key} is given twice"));
+        }
+    }
+    Ok(columns)
 }

@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where a guarantee is broken")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
 use diorama_core::id::{Seed, Sha256Hex, TaskIndex};
-use diorama_core::manifest::ManifestIssue;
+use diorama_core::manifest::{ExtraColumns, ManifestIssue};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::settings::{Method, Settings};
 use diorama_core::task::Task;
@@ -40,6 +41,9 @@ impl Case {
             compare: Vec::new(),
             references: References::FilesAndUrls,
             plain_http: false,
+            follow_links: false,
+            extra_columns: ExtraColumns::Carry,
+            columns: BTreeMap::new(),
         }
     }
 
@@ -81,7 +85,7 @@ fn every_problem_is_reported_with_its_line_code_and_key_and_none_hides_another()
         GOOD.to_owned(),
         r#"{"custom_id":"b","refrence":"sea.png","prompt":"","steps":0,"seed":-1}"#.to_owned(),
         GOOD.replace("\"a\"", "\"../a\""),
-        r#"{"custom_id":5,"reference":true,"prompt":["x"],"subjects":"seagull","strength":"much"}"#.to_owned(),
+        r#"{"custom_id":5.5,"reference":true,"prompt":["x"],"subjects":"seagull","strength":"much"}"#.to_owned(),
         GOOD.to_owned(),
         format!(r#"{{"custom_id":"c","reference":"sea.png","prompt":"{long}"}}"#),
         r#"{"custom_id":"d","reference":"sea.png","prompt":"a","subjects":[],"seed":9007199254740992}"#.to_owned(),
@@ -315,7 +319,8 @@ fn parquet_rows_are_read_and_checked_like_any_other() {
         ("b", "gone.png", "x", 1, 0.5),
         ("b", "sea.png", "x", 1, 0.5),
     ]);
-    let expected = ["1 wrong_type strength", "2 missing_file reference", "3 duplicate_id custom_id"];
+    let expected =
+        ["1 wrong_type strength", "1 wrong_type seed", "2 missing_file reference", "3 duplicate_id custom_id"];
     assert_eq!(case.issues("m.parquet", bad), expected);
 }
 

@@ -197,7 +197,8 @@ async fn read_shard(
 fn cancelled(task: Task, round: Round) -> Final {
     let message = "the run was cancelled before this task ran";
     let outcome = Outcome::Failed(TaskError::permanent(ErrorCode::Cancelled, message));
-    Final { outcome: TaskOutcome { task: task.index, custom_id: task.custom_id, seed: task.seed, outcome }, round }
+    let Task { index, custom_id, seed, extra, .. } = task;
+    Final { outcome: TaskOutcome { task: index, custom_id, seed, outcome, extra }, round }
 }
 
 impl Totals {

@@ -1,6 +1,7 @@
 //! Configuration, tracing, metrics endpoint and shutdown of a process.
 
 pub mod config;
+pub mod home;
 mod keys;
 pub mod logging;
 pub mod metrics;

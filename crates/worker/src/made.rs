@@ -152,5 +152,11 @@ impl Made {
 }
 
 fn of_task(task: &Task, outcome: Outcome) -> TaskOutcome {
-    TaskOutcome { task: task.index, custom_id: task.custom_id.clone(), seed: task.seed, outcome }
+    TaskOutcome {
+        task: task.index,
+        custom_id: task.custom_id.clone(),
+        seed: task.seed,
+        outcome,
+        extra: task.extra.clone(),
+    }
 }

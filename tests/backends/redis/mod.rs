@@ -50,6 +50,7 @@ pub(crate) fn failure(index: u64) -> TaskOutcome {
         custom_id: CustomId::new(format!("t{index}")).unwrap(),
         seed: Seed::new(index).unwrap(),
         outcome: Outcome::Failed(TaskError::permanent(ErrorCode::NoSubject, "no noun")),
+        extra: Default::default(),
     }
 }
 

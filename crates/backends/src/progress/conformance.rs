@@ -120,6 +120,7 @@ pub async fn the_newest_failures_are_kept_and_no_more_than_the_cap(progress: &dy
         custom_id: CustomId::new(format!("t{index}")).unwrap(),
         seed: Seed::new(index).unwrap(),
         outcome: Outcome::Failed(TaskError::permanent(ErrorCode::NoSubject, "no noun")),
+        extra: Default::default(),
     };
     let counts = Counts { shards: 1, failed: 10, ..Counts::default() };
     for index in 0..15 {

@@ -76,6 +76,7 @@ async fn make(backends: &Backends, worker: &WorkerId, delivery: Delivery, begun:
             scores: Default::default(),
             warnings: Vec::new(),
         },
+        extra: Default::default(),
     };
     let marker = CommitMarker {
         version: 2,

@@ -56,6 +56,7 @@ impl Template {
                 scores: BTreeMap::new(),
                 warnings: Vec::new(),
             },
+            extra: Default::default(),
         };
         let marker = CommitMarker {
             version: 2,
@@ -88,6 +89,7 @@ impl Template {
             subjects: None,
             seed: Seed::new(1_234_567_890_123).unwrap(),
             settings: Settings::default(),
+            extra: Default::default(),
         };
         Self {
             tasks: spec.tasks,

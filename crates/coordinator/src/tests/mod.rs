@@ -98,6 +98,7 @@ fn task(index: u64) -> Task {
         subjects: None,
         seed: Seed::new(index).unwrap(),
         settings: Settings::default(),
+        extra: Default::default(),
     }
 }
 
@@ -263,6 +264,7 @@ pub(crate) async fn commit(backends: &Backends, store: &RunStore, spec: &RunSpec
         custom_id: task.custom_id.clone(),
         seed: task.seed,
         outcome: decide(task.index.0, shard.round.0),
+        extra: task.extra.clone(),
     };
     let marker = CommitMarker {
         version: 2,

@@ -109,7 +109,7 @@ async fn commit_pictures(bench: &Bench, spec: &RunSpec, shard: ShardId) {
                 Outcome::Done { archive, files, mask_coverage: None, scores: [].into(), warnings: Vec::new() }
             }
         };
-        TaskOutcome { task: task.index, custom_id: task.custom_id, seed: task.seed, outcome }
+        TaskOutcome { task: task.index, custom_id: task.custom_id, seed: task.seed, outcome, extra: task.extra }
     };
     let history = bench.history().await;
     let tasks = store.input(shard, &history.round(shard.round).unwrap().inputs).await.unwrap().unwrap();

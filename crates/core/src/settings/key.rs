@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::range::Range;
+use crate::text::{QUOTED, plain};
 
 /// A value that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,8 @@ pub enum Kind {
     Names(&'static str),
     /// Text: what it is, after "is not".
     Text(&'static str),
+    /// A path: what it is, after "is not". `~` is the home folder in it.
+    Path(&'static str),
     /// Text that is never shown: what it is, and whether a flag may say it, which other users of the machine can read.
     Secret {
         /// What it is, after "is not".
@@ -92,6 +95,7 @@ impl Key {
             | Kind::Wholes
             | Kind::Names(_)
             | Kind::Text(_)
+            | Kind::Path(_)
             | Kind::Secret { .. }
             | Kind::SecretFile(_) => String::new(),
         };
@@ -116,7 +120,7 @@ impl Key {
             Kind::ManyOf(_) => entries().map(|word| Value::from(word.trim())).collect(),
             Kind::Wholes => entries().map(number).collect(),
             Kind::Names(_) => entries().map(str::trim).filter(|name| !name.is_empty()).map(Value::from).collect(),
-            Kind::Text(_) | Kind::Secret { .. } | Kind::SecretFile(_) => Value::from(text),
+            Kind::Text(_) | Kind::Path(_) | Kind::Secret { .. } | Kind::SecretFile(_) => Value::from(text),
         }
     }
 
@@ -140,6 +144,14 @@ impl Key {
         Ok(())
     }
 
+    /// The value as this key reads it: of whole numbers, 7.0 is 7.
+    pub fn normal(&self, value: &Value) -> Value {
+        match self.kind {
+            Kind::Whole(_) | Kind::Wholes => by_value(value),
+            _ => value.clone(),
+        }
+    }
+
     /// The refusal of a value of this key.
     pub fn refusal(&self, code: &'static str, message: String) -> SettingError {
         SettingError { param: self.name.to_owned(), code, message }
@@ -154,7 +166,7 @@ impl Key {
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
             Kind::ManyOf(words) => format!("a list of {}", words.join(", ")),
             Kind::Wholes => "a list of whole numbers".to_owned(),
-            Kind::Names(what) | Kind::Text(what) | Kind::Secret { what, .. } => what.to_owned(),
+            Kind::Names(what) | Kind::Text(what) | Kind::Path(what) | Kind::Secret { what, .. } => what.to_owned(),
             Kind::SecretFile(_) => "a file".to_owned(),
         }
     }
@@ -176,10 +188,29 @@ fn either(words: &[&str]) -> String {
     }
 }
 
-fn shorten(value: &Value) -> String {
-    let text = value.to_string();
-    if text.chars().count() <= 60 { text } else { text.chars().take(57).chain("...".chars()).collect() }
+/// A value as messages show it.
+pub fn shorten(value: &Value) -> String {
+    plain(&value.to_string(), QUOTED)
 }
+
+/// The value as whole numbers where its numbers are whole, however they are written: data tools turn a column of whole
+/// numbers into 7.0 where one cell is empty.
+pub fn by_value(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            // Up to here each whole number is a float of its own.
+            Some(float) if number.is_f64() && float.fract() == 0.0 && (0.0..=MAX_WHOLE).contains(&float) => {
+                Value::from(float as u64)
+            }
+            _ => value.clone(),
+        },
+        Value::Array(items) => items.iter().map(by_value).collect(),
+        other => other.clone(),
+    }
+}
+
+/// 2^53.
+const MAX_WHOLE: f64 = 9_007_199_254_740_992.0;
 
 #[cfg(test)]
 mod tests {
@@ -214,6 +245,18 @@ mod tests {
                 ("wrong_type", format!("{value} is not a whole number from 1 to 9"))
             );
         }
+    }
+
+    #[test]
+    fn numbers_are_read_by_their_value() {
+        for (written, meant) in [("7.0", "7"), ("1e3", "1000"), ("-0.0", "0"), ("[5.0,18]", "[5,18]"), ("7.5", "7.5")] {
+            let written: Value = serde_json::from_str(written).unwrap();
+            assert_eq!(by_value(&written).to_string(), meant);
+        }
+        assert_eq!(SIZE.check(&SIZE.normal(&json!(4.0))), Ok(()));
+        assert_eq!(SIZE.check(&SIZE.normal(&json!(4.5))).unwrap_err().code, "wrong_type");
+        let long = SIZE.check(&json!("\u{9b}2J".repeat(9999))).unwrap_err().message;
+        assert!(long.len() < 300 && !long.contains('\u{9b}'), "{long}");
     }
 
     #[test]

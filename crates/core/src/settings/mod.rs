@@ -13,7 +13,7 @@ use serde_json::Value;
 use strum::VariantNames;
 
 pub use self::choice::{Fit, Method, Preset, Scheduler, SchedulerConfig, Score, Start};
-pub use self::key::{Key, Kind, SettingError, number, reads};
+pub use self::key::{Key, Kind, SettingError, by_value, number, reads, shorten};
 pub use self::value::{Layers, Size};
 use crate::range::Range;
 
@@ -48,10 +48,11 @@ macro_rules! settings {
             /// Sets one key from JSON and checks its range.
             pub fn set(&mut self, key: &str, value: &Value) -> Result<(), SettingError> {
                 let declared = Self::declared(key)?;
-                declared.check(value)?;
+                let value = declared.normal(value);
+                declared.check(&value)?;
                 match key {
                     $(stringify!($key) => {
-                        let value = <$type>::deserialize(value)
+                        let value = <$type>::deserialize(&value)
                             .map_err(|error| declared.refusal("wrong_type", error.to_string()))?;
                         $($check(&value).map_err(|message| declared.refusal("out_of_range", message))?;)?
                         self.$key = Some(value);

@@ -15,12 +15,14 @@
 //!    oil painting, highly detailed"). What stands in double quotes is text in the picture.
 //! 5. If nothing is left, nouns in places count, too ("on a beach"), and then what is quoted.
 
+mod composed;
 mod dictionary;
 mod part;
 mod word_number;
 
-use part::{Head, Part};
-pub use word_number::word_number;
+use self::composed::Composed;
+use self::part::{Head, Part};
+pub use self::word_number::word_number;
 
 /// A subject and where it stands in the prompt.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,6 +44,11 @@ impl SubjectSpan {
 /// The subjects of a prompt, in its order; a word that is repeated is found as often. Empty if the prompt has none.
 #[must_use]
 pub fn find_subjects(prompt: &str) -> Vec<SubjectSpan> {
+    let prompt = Composed::of(prompt);
+    prompt.spans_before(find(prompt.text()))
+}
+
+fn find(prompt: &str) -> Vec<SubjectSpan> {
     let stretches = parts(prompt);
     let read = |quoted: bool| -> Vec<Part> {
         let wanted = stretches.iter().filter(|stretch| stretch.is_quoted == quoted);
@@ -70,9 +77,15 @@ fn subjects_of(parts: &[Part]) -> Vec<SubjectSpan> {
     found.into_iter().map(|head| head.span).collect()
 }
 
-/// Every occurrence of a subject in a prompt: whole words, in any case, with any white space between them.
+/// Every occurrence of a subject in a prompt: whole words, in any case and any Unicode form, with any white space between
+/// them.
 #[must_use]
 pub fn locate(prompt: &str, subject: &str) -> Vec<SubjectSpan> {
+    let prompt = Composed::of(prompt);
+    prompt.spans_before(occurrences(prompt.text(), Composed::of(subject).text()))
+}
+
+fn occurrences(prompt: &str, subject: &str) -> Vec<SubjectSpan> {
     // A subject without letters, such as an emoji, is matched by what stands between white space.
     let in_words = subject.contains(char::is_alphanumeric);
     let pieces = |text| if in_words { runs(text, char::is_alphanumeric) } else { runs(text, |c| !c.is_whitespace()) };

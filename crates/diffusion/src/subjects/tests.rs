@@ -184,3 +184,30 @@ fn prompts_tagged_by_hand_give_their_subjects() {
     let held_out = measured("held-out.tsv", include_str!("held-out.tsv"));
     assert!(held_out.precision > 0.97 && held_out.recall > 0.96 && held_out.whole > 0.94);
 }
+
+#[test]
+fn a_subject_is_found_whichever_unicode_form_it_or_the_prompt_has() {
+    for (composed, decomposed) in [
+        ("caf\u{e9}", "cafe\u{301}"),
+        ("ca\u{f1}\u{f3}n", "can\u{303}o\u{301}n"),
+        ("\u{ac00}\u{ac01}", "\u{1100}\u{1161}\u{1100}\u{1161}\u{11a8}"),
+    ] {
+        for word in [composed, decomposed] {
+            for subject in [composed, decomposed] {
+                let prompt = format!("a red {word}, and a second {word}");
+                let spans = locate(&prompt, subject);
+                let found: Vec<&str> = spans.iter().map(|span| &prompt[span.start..span.end]).collect();
+                assert_eq!(found, [word, word], "{prompt}");
+                assert!(spans.iter().all(|span| span.text == composed), "{spans:?}");
+            }
+            let prompt = format!("a red {word} on a beach");
+            let spans = find_subjects(&prompt);
+            assert_eq!((&prompt[spans[0].start..spans[0].end], spans.len()), (word, 1), "{prompt}");
+        }
+    }
+    // A letter that has no composed form keeps its mark, and a mark alone is no letter.
+    let prompt = "a x\u{303} \u{301} duck";
+    assert_eq!(locate(prompt, "x\u{303}").len(), 1);
+    assert_eq!(&prompt[locate(prompt, "duck")[0].start..], "duck");
+    assert_eq!(locate("a cafe", "caf\u{e9}"), []);
+}

@@ -2,6 +2,7 @@
 //! like the same key from the environment or a file, so that each has one type, one range and one message.
 
 mod flags;
+mod reading;
 mod token;
 
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use self::flags::{
     ClientFlags, CoordinatorFlags, EngineFlags, MethodFlags, ReferenceFlags, RunFlags, SeedFlag, ServeFlags,
     ServiceFlags, SubmitFlags, WorkerFlags,
 };
+pub(crate) use self::reading::Reading;
 pub(crate) use self::token::{NewToken, Token};
 
 /// Makes pictures from a reference picture and a prompt: the prompt's subject appears, the place
@@ -103,7 +105,7 @@ pub(crate) enum Model {
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
     /// The picture of the place
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = reading::path())]
     pub(crate) reference: Option<PathBuf>,
     /// What should appear
     #[arg(long, value_name = "TEXT")]
@@ -112,7 +114,7 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub(crate) subjects: Option<Vec<String>>,
     /// The folder for image.png, mask.png, overlay.png, heatmap-NOUN.png and record.json
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = reading::path())]
     pub(crate) out: PathBuf,
     /// Also writes tensors.safetensors: latents, noise, scores and masks of each edit step
     #[arg(long)]
@@ -130,14 +132,17 @@ pub(crate) struct Generate {
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// The manifest: JSONL, CSV or Parquet, one row a picture
+    /// The manifest: JSONL, CSV or Parquet, one row a picture; a pipe, or - for standard input
+    #[arg(value_parser = reading::path())]
     pub(crate) manifest: PathBuf,
     /// The folder for the pictures, the results and the gallery
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = reading::path())]
     pub(crate) out: PathBuf,
     /// The manifest's format, where its extension does not say: jsonl, csv or parquet
     #[arg(long, value_name = "FORMAT")]
     pub(crate) manifest_format: Option<manifest::Format>,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
     /// Serves the run's page, as a coordinator does for a fleet; it stays after the end, until Ctrl-C
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:8700")]
     pub(crate) serve: Option<SocketAddr>,
@@ -199,10 +204,13 @@ pub(crate) struct Worker {
 #[derive(Debug, Args)]
 pub(crate) struct Submit {
     /// The manifest: JSONL, CSV or Parquet, one row a picture; or s3://bucket/key, which the coordinator reads
+    #[arg(value_parser = reading::path())]
     pub(crate) manifest: PathBuf,
     /// The manifest's format, where its extension does not say: jsonl, csv or parquet
     #[arg(long, value_name = "FORMAT")]
     pub(crate) manifest_format: Option<manifest::Format>,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
     /// What you call the run
     #[arg(long, value_name = "TEXT")]
     pub(crate) name: Option<String>,
@@ -295,7 +303,7 @@ pub(crate) struct Results {
     /// The run
     pub(crate) run: String,
     /// The folder for the files
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = reading::path())]
     pub(crate) to: PathBuf,
     /// Of a run that has not ended, what is committed so far
     #[arg(long)]

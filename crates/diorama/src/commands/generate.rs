@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use diorama_core::generator::{Generated, Job};
 use diorama_core::id::{CustomId, TaskIndex};
+use diorama_core::manifest::Extra;
 use diorama_core::outcome::TaskError;
 use diorama_core::settings::Method;
 use diorama_core::task::{Reference, Task};
@@ -78,6 +79,7 @@ fn task(command: &Generate, config: &Config) -> Result<Task, Failure> {
         subjects,
         seed: config.run.seed,
         settings: config.settings.clone(),
+        extra: Extra::new(),
     })
 }
 

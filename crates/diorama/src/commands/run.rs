@@ -11,7 +11,7 @@ use diorama_core::outcome::TaskError;
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{Labels, ModelIdentity, RunSpec, RunSummary};
 use diorama_core::task::Task;
-use diorama_manifest::{Format, Manifest, ManifestError, ManifestReport, References, Rules};
+use diorama_manifest::{Format, LISTED_SKIPPED, Manifest, ManifestError, ManifestReport, References, Rules};
 use diorama_picture::PictureLimits;
 use diorama_runtime::config::Config;
 use diorama_runtime::options::{OnInvalid, RunOptions};
@@ -72,6 +72,9 @@ fn manifest(command: &Run, config: &Config) -> Result<Manifest, Failure> {
         compare: config.run.compare.clone(),
         references: References::FilesAndUrls,
         plain_http: config.references.allow_private_references,
+        follow_links: command.reading.follow_links,
+        extra_columns: config.run.extra_columns,
+        columns: command.reading.columns()?,
     };
     open(&command.manifest, command.manifest_format, rules)
 }
@@ -112,11 +115,12 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Fai
     let skip = config.run.on_invalid == OnInvalid::Skip;
     let check = |task: &Task| check_all(&maker, &config.run, task);
     let report =
-        manifest.validate(&check, if skip { usize::MAX } else { issues::SHOWN }).map_err(Failure::permanent)?;
+        manifest.validate(&check, if skip { LISTED_SKIPPED } else { issues::SHOWN }).map_err(Failure::permanent)?;
     if report.issue_count > 0 && !(skip && report.tasks > 0) {
         return Err(invalid(path, &report, skip));
     }
-    for issue in &report.issues {
+    let skipped = report.skipped();
+    for issue in &skipped {
         tracing::warn!("skipped: {issue}");
     }
     let counts = (report.tasks, report.invalid_rows);
@@ -128,7 +132,7 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Fai
     Ok(Plan {
         spec,
         tasks,
-        invalid: report.issues,
+        invalid: skipped,
         generator: Box::new(move || Ok(generator)),
         limits: PictureLimits::default(),
         remote: Some(references::of_this_machine(config)),

@@ -87,6 +87,7 @@ impl Bench {
             subjects: None,
             seed: Seed::new(index + 1).unwrap(),
             settings: Settings { method: Some(Method::Txt2img), ..Settings::default() },
+            extra: Default::default(),
         };
         let spec = RunSpec {
             version: 1,

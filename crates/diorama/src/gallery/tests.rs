@@ -61,6 +61,7 @@ fn task(index: u64, prompt: &str) -> Task {
         subjects: None,
         seed: Seed::new(1).unwrap(),
         settings: Settings::default(),
+        extra: Default::default(),
     }
 }
 
@@ -93,7 +94,7 @@ impl Bench {
     async fn commit(&self, round: u32, outcomes: Vec<(u64, Outcome)>) {
         let outcome = |(index, outcome)| {
             let Task { index, custom_id, seed, .. } = task(index, "");
-            TaskOutcome { task: index, custom_id, seed, outcome }
+            TaskOutcome { task: index, custom_id, seed, outcome, extra: Default::default() }
         };
         let marker = CommitMarker {
             version: 2,

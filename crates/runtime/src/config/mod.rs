@@ -7,10 +7,10 @@ use diorama_core::settings::{Key, Kind, SettingError, Settings};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::Source;
 use crate::options::{
     ClientOptions, CoordinatorOptions, EngineOptions, ReferenceOptions, RunOptions, ServiceOptions, WorkerOptions,
 };
+use crate::{Source, home};
 
 /// What environment variables begin with.
 pub const ENV_PREFIX: &str = "DIORAMA_";
@@ -121,6 +121,7 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     given.flags(&sources.flags, &mut refused);
 
     let mut settings = Settings::default();
+    given.expand_home(&sources.env, &mut refused);
     for (name, (value, source)) in &given.0 {
         let result = match key(name) {
             Some(_) if Settings::KEYS.contains(&name.as_str()) => settings.set(name, value),
@@ -184,10 +185,14 @@ fn file(sources: &Sources) -> Result<Option<ConfigFile>, ConfigError> {
         let variable = sources.env.iter().find(|(name, _)| name == "DIORAMA_CONFIG");
         variable.map(|(_, path)| PathBuf::from(path))
     });
-    match named {
-        Some(path) if path.is_file() => Ok(Some(ConfigFile::Named(path))),
-        Some(path) => Err(ConfigError::File { path, message: "there is no such file".to_owned() }),
-        None => Ok(Some(sources.folder.join(DEFAULT_FILE)).filter(|path| path.is_file()).map(ConfigFile::Found)),
+    let Some(named) = named else {
+        return Ok(Some(sources.folder.join(DEFAULT_FILE)).filter(|path| path.is_file()).map(ConfigFile::Found));
+    };
+    let path = home::expand(&named, home::folder(&sources.env).as_deref())
+        .map_err(|message| ConfigError::File { path: named, message })?;
+    match path.is_file() {
+        true => Ok(Some(ConfigFile::Named(path))),
+        false => Err(ConfigError::File { path, message: "there is no such file".to_owned() }),
     }
 }
 
@@ -293,6 +298,19 @@ impl Given {
             }
             let value = key(name).map_or_else(|| Value::from(text.as_str()), |key| key.read_text(text));
             self.put(name, value, Source::Flag(flag));
+        }
+    }
+
+    /// Puts the home folder in the place of `~`, which no shell does in a file or in a variable.
+    fn expand_home(&mut self, env: &[(String, String)], refused: &mut Vec<String>) {
+        let home = home::folder(env);
+        for (name, (value, source)) in &mut self.0 {
+            let is_path = key(name).is_some_and(|key| matches!(key.kind, Kind::Path(_) | Kind::SecretFile(_)));
+            let Some(path) = value.as_str().filter(|_| is_path) else { continue };
+            match home::expand(Path::new(path), home.as_deref()) {
+                Ok(path) => *value = Value::from(path.display().to_string()),
+                Err(message) => refused.push(format!("{name}: {message} (from {source})")),
+            }
         }
     }
 

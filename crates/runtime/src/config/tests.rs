@@ -168,6 +168,23 @@ fn every_refused_value_is_named_with_its_range_and_its_source() {
 }
 
 #[test]
+fn a_path_may_begin_with_the_home_folder_wherever_it_is_said() {
+    let (folder, mut sources) = sources("scratch = \"~/scratch\"\n", &[("DIORAMA_MODEL", "~/models/demo")], &[]);
+    sources.env.push(("HOME".to_owned(), folder.path().display().to_string()));
+    sources.flags.push(("reference_cache", "~".to_owned()));
+    let config = load(&sources).unwrap();
+    assert_eq!(config.engine.model, Some(folder.path().join("models/demo")));
+    assert_eq!(config.worker.scratch, Some(folder.path().join("scratch")));
+    assert_eq!(config.references.reference_cache.as_deref(), Some(folder.path()));
+    sources.env.pop();
+    let message = load(&sources).unwrap_err().to_string();
+    assert!(message.contains("model: ~ in \"~/models/demo\" is the home folder, and HOME is not set"), "{message}");
+    sources.flags = vec![("reference_cache", "~bob/cache".to_owned())];
+    let message = load(&sources).unwrap_err().to_string();
+    assert!(message.contains("reference_cache: ~bob in \"~bob/cache\" is expanded by shells only"), "{message}");
+}
+
+#[test]
 fn a_file_that_is_named_must_be_there_and_be_toml() {
     let (folder, mut sources) = sources("steps = \n", &[], &[]);
     assert!(matches!(load(&sources), Err(ConfigError::File { .. })));

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use diorama_core::address::Place;
 use diorama_core::id::{Pool, Seed, WorkerId};
+use diorama_core::manifest::ExtraColumns;
 use diorama_core::range::{self, Range};
 use diorama_core::run::OutputFormat;
 use diorama_core::settings::{Key, Kind, Method, reads};
@@ -28,7 +29,7 @@ keys! {
         /// What makes the pictures; synthetic has no model and is for load tests of everything around it.
         engine: EngineKind = EngineKind::Libtorch, "NAME", Kind::OneOf(EngineKind::VARIANTS);
         /// The model's folder, in the layout of diffusers, with safetensors.
-        model: Option<PathBuf>, "DIR", Kind::Text("a folder");
+        model: Option<PathBuf>, "DIR", Kind::Path("a folder");
         /// Which of the model's weight files are read, such as fp16 (unset: the plain ones, else the only ones there are).
         variant: Option<Variant>, "NAME",
             Kind::Text("the part of a file's name between its stem and .safetensors, such as fp16");
@@ -58,6 +59,9 @@ keys! {
         compare: Vec<Method> = Vec::<Method>::new(), "NAMES", Kind::ManyOf(Method::VARIANTS);
         /// What happens to a manifest with bad rows: nothing starts, or the good rows run and the bad ones are listed.
         on_invalid: OnInvalid = OnInvalid::Stop, "NAME", Kind::OneOf(OnInvalid::VARIANTS);
+        /// What happens to columns of a manifest that are none of ours: they are carried into records and results, left
+        /// out, or mistakes.
+        extra_columns: ExtraColumns = ExtraColumns::Carry, "NAME", Kind::OneOf(ExtraColumns::VARIANTS);
         /// Tasks a shard, which is what is lost at most when a process dies.
         shard_size: u32 = 64, "N", Kind::Whole(range::SHARD_SIZE);
         /// Rounds of retries for tasks that failed and may work.
@@ -75,7 +79,7 @@ keys! {
         /// Seconds that fetching one may take, tries and waits included.
         reference_timeout: f64 = 60.0, "F", Kind::Real(Range::new(0.1, 3600.0));
         /// The folder in which fetched ones are kept (unset: below scratch, or ~/.cache/diorama/references).
-        reference_cache: Option<PathBuf>, "DIR", Kind::Text("a folder");
+        reference_cache: Option<PathBuf>, "DIR", Kind::Path("a folder");
         /// Bytes that they may take there, 0 for none kept.
         reference_cache_bytes: u64 = 4_u64 << 30, "N", Kind::Whole(Range::new(0.0, (1_u64 << 50) as f64));
         /// Seconds after which a URL is asked again.
@@ -114,7 +118,7 @@ keys! {
         /// Buckets and prefixes below which manifests and references may be named as s3:// (empty: nowhere).
         s3_readable: Vec<Place> = Vec::<Place>::new(), "PLACES", Kind::Names("a list such as pictures,shared/team-a");
         /// Certificates (PEM) trusted beside the system's, for every service.
-        ca_file: Option<PathBuf>, "FILE", Kind::Text("a file");
+        ca_file: Option<PathBuf>, "FILE", Kind::Path("a file");
     }
 }
 
@@ -143,7 +147,7 @@ keys! {
         /// The worker's name (unset: one of its own).
         worker: Option<WorkerId>, "NAME", Kind::Text("a worker's name: letters, digits, '.', '_' and '-'");
         /// Where files are prepared before they are stored (unset: the system's temporary folder).
-        scratch: Option<PathBuf>, "DIR", Kind::Text("a folder");
+        scratch: Option<PathBuf>, "DIR", Kind::Path("a folder");
         /// Seconds without work after which the worker ends, 0 for never.
         max_idle: f64 = 0.0, "F", Kind::Real(Range::new(0.0, EVER));
         /// Seconds between two heartbeats of the worker.
@@ -159,12 +163,12 @@ keys! {
         /// Where the API listens.
         listen: String = "127.0.0.1:8700", "HOST:PORT", Kind::Text("an address such as 127.0.0.1:8700");
         /// The tokens of the API; without it, the API listens on loopback only.
-        tokens_file: Option<PathBuf>, "FILE", Kind::Text("a file");
+        tokens_file: Option<PathBuf>, "FILE", Kind::Path("a file");
         /// Whether the API may listen beyond loopback, though tokens and pictures cross the network in the clear: behind an
         /// ingress that speaks TLS.
         insecure: bool = false, "BOOL", Kind::Switch;
         /// The folder of references that the coordinator and all workers share.
-        reference_root: Option<PathBuf>, "DIR", Kind::Text("a folder");
+        reference_root: Option<PathBuf>, "DIR", Kind::Path("a folder");
         /// The pools that there are, beside those that workers serve; /metrics and /v1/pools show them at rest, too (empty: runs
         /// go into any pool).
         pools: Vec<Pool> = Vec::<Pool>::new(), "NAMES", Kind::Names("a list of pools' names");

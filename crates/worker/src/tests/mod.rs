@@ -88,6 +88,7 @@ fn task(index: u64) -> Task {
         subjects: None,
         seed: Seed::new(index + 1).unwrap(),
         settings,
+        extra: Default::default(),
     }
 }
 

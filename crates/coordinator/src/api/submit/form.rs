@@ -10,7 +10,7 @@ use diorama_core::id::{RunId, Sha256Hex};
 use diorama_core::manifest::ManifestIssue;
 use diorama_core::run::RunSpec;
 use diorama_core::settings::Settings;
-use diorama_manifest::{Format, Manifest, ManifestReport, References, Rules};
+use diorama_manifest::{Budget, Format, LISTED_SKIPPED, Manifest, ManifestReport, References, Rules, cleaned, columns};
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
 
@@ -25,7 +25,17 @@ use crate::scratch::Scratch;
 const MAX_SPEC_BYTES: usize = 1 << 20;
 
 /// The largest list of rows that the sender skipped, in bytes.
-const MAX_INVALID_BYTES: u64 = 1 << 30;
+const MAX_INVALID_BYTES: u64 = 32 << 20;
+
+/// CPU seconds that the check of a manifest may take, and more for each MiB of it: ten times what the slowest of our own
+/// needs.
+const CHECK_SECONDS: f64 = 3.0;
+const CHECK_SECONDS_A_MIB: f64 = 1.0;
+
+/// What the check of a manifest may take.
+pub(super) fn budget() -> Budget {
+    Budget::of_seconds(CHECK_SECONDS, CHECK_SECONDS_A_MIB)
+}
 
 /// What came over the wire.
 pub(super) struct Upload {
@@ -100,6 +110,10 @@ impl Upload {
             compare: self.request.compare.clone(),
             references: if api.config.reference_root.is_some() { References::All } else { References::Remote },
             plain_http: api.config.plain_http,
+            follow_links: false,
+            extra_columns: self.request.extra_columns,
+            columns: columns(self.request.columns.iter().map(|(key, column)| (key.as_str(), column.as_str())))
+                .map_err(|message| Problem::bad_request("invalid_spec", message))?,
         };
         let manifest = Manifest::open(file, Some(format), rules).map_err(manifest_error)?;
         match &api.config.reference_root {
@@ -179,9 +193,17 @@ async fn to_disk(scratch: &Path, field: &mut Field<'_>, what: &str, limit: u64) 
 }
 
 fn read_invalid(file: &Path) -> Result<Vec<ManifestIssue>, Problem> {
-    let text = std::fs::read(file).map_err(disk)?;
-    let issues: Result<_, _> = serde_json::Deserializer::from_slice(&text).into_iter().collect();
-    issues.map_err(|error| Problem::bad_request("invalid_part", format!("invalid: {error}")))
+    let bad = |problem: String| Problem::bad_request("invalid_part", format!("invalid: {problem}"));
+    let file = std::io::BufReader::new(std::fs::File::open(file).map_err(disk)?);
+    let mut issues = Vec::new();
+    for issue in serde_json::Deserializer::from_reader(file).into_iter() {
+        // One more says how many are not listed.
+        if issues.len() > LISTED_SKIPPED {
+            return Err(bad(format!("it has more than {LISTED_SKIPPED} lines")));
+        }
+        issues.push(cleaned(issue.map_err(|error| bad(error.to_string()))?));
+    }
+    Ok(issues)
 }
 
 fn cut_off(error: MultipartError) -> Problem {

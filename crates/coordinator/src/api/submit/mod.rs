@@ -19,7 +19,7 @@ use diorama_core::key::SharedKey;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::{Reference, Task};
 use diorama_core::text;
-use diorama_manifest::{ManifestError, ManifestReport};
+use diorama_manifest::{LISTED_SKIPPED, ManifestError, ManifestReport};
 use diorama_protocol::RunStore;
 
 use self::form::Upload;
@@ -72,12 +72,15 @@ pub(super) async fn create(
     limits.check_request(&upload.request)?;
     check_pool(&api, &upload.request.pool).await?;
     let _one_more = one_more_run(&api, &caller).await?;
-    let manifest = upload.manifest(&api, settings.clone(), bytes).await?;
+    let budget = form::budget();
+    // Whoever hangs up drops this request, and with it what keeps the check going.
+    let _waiting = budget.stop_on_drop();
+    let manifest = upload.manifest(&api, settings.clone(), bytes).await?.within(budget);
     let skip = upload.request.skip_invalid;
     let (checked, readable) = (manifest.clone(), api.config.readable.clone());
     let validate = move || {
         let reads = |task: &Task| check_reference(&readable, task);
-        checked.validate(&reads, if skip { usize::MAX } else { LISTED_ISSUES })
+        checked.validate(&reads, if skip { LISTED_SKIPPED } else { LISTED_ISSUES })
     };
     let report = blocking::run(validate).await.map_err(panicked)?.map_err(manifest_error)?;
     if report.issue_count > 0 && !(skip && report.tasks > 0) {
@@ -88,7 +91,7 @@ pub(super) async fn create(
     let spec = upload.spec(&api, &caller, &run, settings, &manifest, &report)?;
     let tasks = manifest.tasks(&report).map_err(manifest_error)?;
     let mut invalid = upload.invalid;
-    invalid.extend(report.issues);
+    invalid.extend(report.skipped());
     let store = api.store(&run);
     api.backends().objects.put(&SharedKey::Submitted(run.clone()).to_string(), bytes::Bytes::new()).await?;
     let submission = Submission { spec, tasks: Box::new(tasks.map(|task| task.map_err(Into::into))), invalid };
@@ -263,6 +266,15 @@ fn manifest_error(error: ManifestError) -> Problem {
     match error {
         ManifestError::UnknownFormat(_) => Problem::bad_request("invalid_spec", error.to_string()),
         ManifestError::Read { source, .. } | ManifestError::Scratch { source, .. } => disk(source),
+        ManifestError::TooCostly { seconds, .. } => Problem::new(
+            422,
+            "manifest_too_costly",
+            format!(
+                "checking the manifest took more than {seconds:.0} CPU seconds, which is more than any of its size \
+                 needs; send it in parts, or as JSONL"
+            ),
+        ),
+        ManifestError::Stopped(_) => Problem::bad_request("cut_off", error.to_string()),
         ManifestError::Changed(_) => panicked(error),
     }
 }

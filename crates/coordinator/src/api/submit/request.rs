@@ -1,6 +1,9 @@
 //! What a run is to be: the part `spec` of the form, with its ranges.
 
+use std::collections::BTreeMap;
+
 use diorama_core::id::{Pool, Seed};
+use diorama_core::manifest::ExtraColumns;
 use diorama_core::range::{self, Range};
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{Labels, OutputFormat};
@@ -81,6 +84,15 @@ pub struct SubmitRequest {
     /// Goes on with the good rows where some are bad.
     #[serde(default)]
     pub skip_invalid: bool,
+    /// What happens to columns that no row of ours has: `carry` (into records and results, at most 4096 bytes a row),
+    /// `ignore` or `refuse`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schema(value_type = String, example = "carry")]
+    pub extra_columns: ExtraColumns,
+    /// Keys of a row that have another name in the manifest, with that name: `{"prompt": "caption"}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = Object)]
+    pub columns: BTreeMap<String, String>,
     /// What its owner files it under: at most 32, names and values of 1 to 64 bytes.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     #[schema(value_type = Object)]
@@ -93,6 +105,10 @@ pub struct SubmitRequest {
     #[serde(default = "one")]
     #[schema(schema_with = weight)]
     pub weight: u32,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn jsonl() -> String {

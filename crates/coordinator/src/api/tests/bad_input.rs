@@ -45,7 +45,7 @@ async fn bytes_that_are_no_manifest_are_refused_with_their_line_and_code() {
         (row("\"strength\":NaN").into_bytes(), "1 invalid_json"),
         (row("\"guidance\":\"3\"").into_bytes(), "1 wrong_type"),
         (row("\"seed\":-1").into_bytes(), "1 wrong_type"),
-        (row("\"colour\":1").into_bytes(), "1 unknown_key"),
+        (row("\"colour\":1,\"scheduller\":1").into_bytes(), "1 unknown_key"),
         // Of shards of four, the ninth row and the tenth line, which is the first row again.
         (many.into_bytes(), "10 duplicate_id"),
         (b"\n\r\n".to_vec(), "0 empty_manifest"),
@@ -78,6 +78,43 @@ async fn a_line_of_a_hundred_megabytes_is_refused_by_its_number_and_the_good_row
     let message = problem["issues"][0]["message"].as_str().unwrap();
     assert!(message.contains("has 104857601 bytes; at most 1048576"), "{message}");
     nothing_is_kept(&bench);
+}
+
+#[tokio::test]
+async fn many_bad_rows_are_counted_and_few_of_them_are_told() {
+    let bench = Bench::new(|_| ());
+    let manifest = format!("{}\n{}", rows(1), "{}\n".repeat(12_000));
+    let (status, problem) = bench.submit(&spec(), &manifest, None).await;
+    assert_eq!((status, &problem["issue_count"]), (StatusCode::UNPROCESSABLE_ENTITY, &36_000.into()));
+    assert_eq!(problem["issues"].as_array().unwrap().len(), 1000);
+    let mut skip = spec();
+    skip["skip_invalid"] = json!(true);
+    let (status, run) = bench.submit(&skip, &manifest, None).await;
+    assert_eq!((status, &run["invalid_rows"]), (StatusCode::CREATED, &12_000.into()), "{run}");
+    let (_, errors) = bench.request("GET", &format!("/v1/runs/{}/errors", run["run"].as_str().unwrap())).await;
+    let errors = errors.as_str().unwrap();
+    assert_eq!(errors.lines().count(), 10_001);
+    assert!(errors.lines().last().unwrap().contains("26000 more issues of skipped rows are not listed"));
+}
+
+#[tokio::test]
+async fn a_submission_says_what_its_columns_are() {
+    let bench = Bench::new(|_| ());
+    let table = "name,caption,licence,method\na,a duck,CC0,txt2img\n";
+    let submit = async |columns: Value, extra: &str| {
+        let mut spec = spec();
+        spec["manifest_format"] = json!("csv");
+        spec["columns"] = columns;
+        spec["extra_columns"] = json!(extra);
+        bench.submit(&spec, table, None).await
+    };
+    let names = json!({"custom_id": "name", "prompt": "caption"});
+    let (status, run) = submit(names.clone(), "carry").await;
+    assert_eq!((status, &run["tasks"]), (StatusCode::CREATED, &1.into()), "{run}");
+    let (status, problem) = submit(names, "refuse").await;
+    assert_eq!((status.as_u16(), first_issue(&problem)), (422, "1 unknown_key".to_owned()), "{problem}");
+    let (status, problem) = submit(json!({"promt": "caption"}), "carry").await;
+    assert_eq!((status.as_u16(), &problem["code"]), (400, &"invalid_spec".into()), "{problem}");
 }
 
 #[tokio::test]

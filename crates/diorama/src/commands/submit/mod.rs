@@ -4,15 +4,17 @@
 mod references;
 mod rows;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use diorama_coordinator::RunStatus;
 use diorama_coordinator::api::SubmitRequest;
 use diorama_core::id::Sha256Hex;
+use diorama_core::manifest::ExtraColumns;
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::Labels;
-use diorama_manifest::{Format, ManifestError, References, Rules};
+use diorama_manifest::{Format, LISTED_SKIPPED, ManifestError, References, Rules};
 use diorama_runtime::config::Config;
 use diorama_runtime::options::OnInvalid;
 use reqwest::multipart::{Form, Part};
@@ -89,6 +91,8 @@ fn of_object(command: &Submit, config: &Config, address: &str) -> Result<Submiss
         manifest_format: format.to_string(),
         manifest_object: Some(address.to_owned()),
         skip_invalid: config.run.on_invalid == OnInvalid::Skip,
+        extra_columns: config.run.extra_columns,
+        columns: command.reading.columns()?,
         ..request(command, config)?
     };
     let key = idempotency_key(&request, "", command.again);
@@ -102,16 +106,19 @@ async fn of_file(command: &Submit, config: &Config, client: &Client) -> Result<S
         compare: config.run.compare.clone(),
         references: References::FilesAndRemote,
         plain_http: config.references.allow_private_references,
+        follow_links: command.reading.follow_links,
+        extra_columns: config.run.extra_columns,
+        columns: command.reading.columns()?,
     };
     let manifest = open(&command.manifest, command.manifest_format, rules)?;
     let skip = config.run.on_invalid == OnInvalid::Skip;
     let checked = manifest.clone();
-    let validate = move || checked.validate(&|_| Ok(()), if skip { usize::MAX } else { issues::SHOWN });
+    let validate = move || checked.validate(&|_| Ok(()), if skip { LISTED_SKIPPED } else { issues::SHOWN });
     let report = blocking(validate).await?.map_err(Failure::permanent)?;
     if report.issue_count > 0 && !(skip && report.tasks > 0) {
         return Err(invalid(&command.manifest, &report, skip));
     }
-    for issue in &report.issues {
+    for issue in report.skipped() {
         tracing::warn!("skipped: {issue}");
     }
     let request = request(command, config)?;
@@ -149,6 +156,9 @@ fn request(command: &Submit, config: &Config) -> Result<SubmitRequest, Failure> 
         stop_if: command.stop_if,
         // The bad rows were left out here, with their lines.
         skip_invalid: false,
+        // So were columns that are not carried, and the others have our names by now.
+        extra_columns: ExtraColumns::Carry,
+        columns: BTreeMap::new(),
         priority: command.priority,
         weight: command.weight,
     })

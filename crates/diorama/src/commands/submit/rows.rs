@@ -27,7 +27,7 @@ pub(super) fn write_rows(
         writeln!(rows, "{row}").map_err(scratch)?;
     }
     let mut skipped = std::io::BufWriter::new(NamedTempFile::new().map_err(scratch)?);
-    for issue in &report.issues {
+    for issue in report.skipped() {
         writeln!(skipped, "{}", serde_json::json!(issue)).map_err(scratch)?;
     }
     let done = |file: std::io::BufWriter<NamedTempFile>| file.into_inner().map_err(|error| scratch(error.into_error()));
@@ -39,6 +39,9 @@ fn row(task: &Task, of_the_run: &serde_json::Value, blobs: &Blobs) -> anyhow::Re
     let mut row = serde_json::to_value(&task.settings)?;
     if let Some(row) = row.as_object_mut() {
         row.retain(|key, value| of_the_run.get(key) != Some(value));
+    }
+    for (name, value) in &task.extra {
+        row[name] = value.clone();
     }
     row["custom_id"] = serde_json::json!(task.custom_id);
     row["prompt"] = serde_json::json!(task.prompt);
@@ -85,8 +88,12 @@ mod tests {
             subjects: None,
             seed: Seed::new(7).unwrap(),
             settings: of_the_run.overlaid(&own),
+            extra: serde_json::from_str(r#"{"licence":"CC0"}"#).unwrap(),
         };
         let row = row(&task, &serde_json::to_value(&of_the_run).unwrap(), &Blobs::default()).unwrap();
-        assert_eq!(row, serde_json::json!({ "custom_id": "a", "prompt": "a duck", "seed": 7, "steps": 20 }));
+        let wanted = serde_json::json!({
+            "custom_id": "a", "prompt": "a duck", "seed": 7, "steps": 20, "licence": "CC0",
+        });
+        assert_eq!(row, wanted);
     }
 }

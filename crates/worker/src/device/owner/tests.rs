@@ -72,6 +72,7 @@ fn jobs(count: u64) -> Vec<Job> {
             subjects: None,
             seed: Seed::new(index).unwrap(),
             settings: Settings { method: Some(Method::Txt2img), ..Settings::default() },
+            extra: Default::default(),
         },
         reference: None,
     };

@@ -1,0 +1,58 @@
+//! Why a file that is named may not be there: what was probably meant, and how to write it.
+
+use std::path::Path;
+
+use diorama_core::text::quoted;
+use unicode_normalization::UnicodeNormalization;
+
+/// What lies in the folder under nearly that name, where something does. Looks at a few paths below the folder only.
+pub(super) fn of_this_folder(root: &Path, path: &str) -> Option<String> {
+    let is_there = |other: &str| {
+        let inside = !Path::new(other).is_absolute() && !other.split('/').any(|part| part == "..");
+        other != path && inside && root.join(other).exists()
+    };
+    let say = |other: String, why: &str| is_there(&other).then(|| format!("{} is there: {why}", quoted(&other)));
+    say(path.replace('\\', "/"), "a backslash separates nothing here, write / in its place")
+        .or_else(|| other_form(path, &is_there))
+        .or_else(|| say(path.trim().to_owned(), "the reference begins or ends with white space"))
+        .or_else(|| say(percent_decoded(path)?, "%20 means a space in URLs only"))
+}
+
+/// The same text in another Unicode form: what is typed is composed, what some systems and archives store is not.
+fn other_form(path: &str, is_there: &dyn Fn(&str) -> bool) -> Option<String> {
+    let forms: [(&str, String); 2] = [("NFC", path.nfc().collect()), ("NFD", path.nfd().collect())];
+    let (name, _) = forms.into_iter().find(|(_, form)| is_there(form))?;
+    Some(format!("a file of that name is there in another Unicode form, {name}: write it so, or rename the file"))
+}
+
+fn percent_decoded(path: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..2).filter(|_| *first == b'%').and_then(|two| std::str::from_utf8(two).ok());
+        match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// What a path says that is written for another system or for a shell.
+pub(super) fn of_another_notation(path: &str) -> Option<String> {
+    if path.contains('\\') {
+        return Some(
+            "a backslash separates nothing here; write the path with /, from the manifest's folder".to_owned(),
+        );
+    }
+    if path.starts_with('~') {
+        return Some("~ is expanded by shells only; write a path from the manifest's folder".to_owned());
+    }
+    None
+}
