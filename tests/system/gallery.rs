@@ -68,7 +68,9 @@ fn the_gallery_shows_each_row_with_its_pictures_side_by_side() {
     assert_eq!(ids(&html).len(), 20);
     let first = html.split("data-id=\"row-000\"").nth(1).unwrap().split("</article>").next().unwrap();
     let captions: Vec<&str> = first.split("<figcaption>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect();
-    assert_eq!(captions, ["reference", "picture", "mask", "heat map: seagull", "img2img", "img2img-reduced"]);
+    // What was used of the reference, which is not square, and all of it behind everything else.
+    let made = ["picture", "mask", "heat map: seagull", "img2img", "img2img-reduced"];
+    assert_eq!(captions, [&["reference"][..], &made, &["whole reference"]].concat());
     for fact in ["seagull number 0", "seed <b>", "mask <b>", "place kept <b>"] {
         assert!(first.contains(fact), "{fact:?} is not in {first}");
     }
@@ -129,7 +131,7 @@ fn a_picture_opens_large_and_the_keys_move_through_the_rows() {
         const key = (key) => document.getElementById('viewer').dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
         document.querySelector('.strip button').click(); see();
         key('ArrowRight'); see();
-        for (let i = 0; i < 5; i++) key('ArrowRight');
+        for (let i = 0; i < 6; i++) key('ArrowRight');
         see();
         key('ArrowLeft'); see();
         key('ArrowDown'); see();
@@ -140,8 +142,8 @@ fn a_picture_opens_large_and_the_keys_move_through_the_rows() {
     assert_eq!(seen[0], "true reference · row-000");
     assert_eq!(seen[1], "true picture · row-000");
     assert!(seen[2].starts_with("true reference · ") && !seen[2].ends_with("row-000"), "{seen:?}");
-    assert_eq!(seen[3], "true img2img-reduced · row-000");
-    assert!(seen[4].starts_with("true img2img-reduced · ") && !seen[4].ends_with("row-000"), "{seen:?}");
+    assert_eq!(seen[3], "true whole reference · row-000");
+    assert!(seen[4].starts_with("true whole reference · ") && !seen[4].ends_with("row-000"), "{seen:?}");
     assert!(seen[5].starts_with("false"), "{seen:?}");
 }
 

@@ -4,7 +4,7 @@
 use std::io::Cursor;
 
 use image::metadata::Orientation;
-use png::{BitDepth, ColorType, DecodingError, Reader, Transformations};
+use png::{BitDepth, ColorType, DecodingError, InterlaceInfo, Reader, Transformations, expand_interlaced_row};
 
 use crate::codec::{Decoded, on_white};
 use crate::limits::{Deadline, PictureLimits, Room};
@@ -48,7 +48,7 @@ pub(crate) fn decode(bytes: &[u8], limits: &PictureLimits) -> Result<(Decoded, O
     let _room = Room::take(needed);
     let deadline = Deadline::of(limits);
     if rows.info().interlaced {
-        interlaced(&mut rows, &mut shrink, deadline)?;
+        interlaced(&mut rows, (width, height), &mut shrink, deadline)?;
     } else {
         plain(&mut rows, height, &mut shrink, deadline)?;
     }
@@ -71,16 +71,36 @@ fn plain(rows: &mut Rows<'_>, height: u32, shrink: &mut Shrink, deadline: Deadli
     Ok(())
 }
 
-fn interlaced(rows: &mut Rows<'_>, shrink: &mut Shrink, deadline: Deadline) -> Result<(), Problem> {
+/// The seven passes of Adam7: where each begins, and its steps, by columns and rows.
+const PASSES: [(u32, u32, u32, u32); 7] =
+    [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)];
+
+fn interlaced(
+    rows: &mut Rows<'_>,
+    (width, height): (u32, u32),
+    shrink: &mut Shrink,
+    deadline: Deadline,
+) -> Result<(), Problem> {
     let (colour, depth) = rows.output_color_type();
-    let size = rows.output_buffer_size().ok_or(Problem::TooSlow)?;
-    let mut whole = vec![0; size];
-    let frame = rows.next_frame(&mut whole).map_err(problem)?;
-    if deadline.is_past() {
-        return Err(Problem::TooSlow);
+    let bits = colour.samples() as u8 * depth as u8;
+    let stride = rows.output_line_size(width).unwrap_or_default();
+    let mut whole = vec![0; stride * height as usize];
+    // As many as there are, and no more: what comes behind them is not asked for.
+    let passes = PASSES.iter().filter(|(x, ..)| width > *x);
+    let count: u32 = passes.map(|(_, y, _, step)| height.saturating_sub(*y).div_ceil(*step)).sum();
+    for number in 0..count {
+        if deadline.is_past() {
+            return Err(Problem::TooSlow);
+        }
+        let row = rows.next_interlaced_row().map_err(|error| cut_at(error, number, count))?;
+        if let Some(row) = row
+            && let InterlaceInfo::Adam7(place) = row.interlace()
+        {
+            expand_interlaced_row(&mut whole, stride, row.data(), place, bits);
+        }
     }
     let mut rgb = Vec::new();
-    for row in whole.chunks_exact(frame.line_size) {
+    for row in whole.chunks_exact(stride.max(1)) {
         to_rgb(row, colour, depth, &mut rgb);
         shrink.add(&rgb);
     }
