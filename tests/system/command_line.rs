@@ -174,6 +174,7 @@ fn every_flag_of_the_method_and_the_engine_reaches_the_configuration() {
         ("probes", "8"),
         ("start", "noise"),
         ("scheduler", "dpmpp-2m"),
+        ("scheduler-config", "as-is"),
         ("size", "256x320"),
         ("paste-back", "4.5"),
         ("model", "some/folder"),
