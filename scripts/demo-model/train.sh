@@ -21,6 +21,7 @@ export OMP_WAIT_POLICY=PASSIVE  # spinning threads are the slowest thing on a bu
 "$python" scenes.py make "${PICTURES:-16000}" 0 "$work/train.npz"
 "$python" train_autoencoder.py "$work" "${AUTOENCODER_SECONDS:-1260}"
 "$python" judge.py "$work" "${JUDGE_SECONDS:-240}"
+"$python" export_judge.py "$work" "$work/judge"
 "$python" train_diffusion.py "$work" "${DIFFUSION_SECONDS:-4200}" --grounding "${GROUNDING:-0.05}" --batch "${BATCH:-16}"
 "$python" export.py "$work" "$out" "${WEIGHTS:-ema}"
 [ -e "$out/diorama.json" ] || cp "$root/models/demo/diorama.json" "$out/"

@@ -54,7 +54,9 @@ fn only_the_backends_know_the_services() {
 
 #[test]
 fn what_waits_for_nothing_is_synchronous_through_and_through() {
-    for package in ["core", "diffusion", "picture", "manifest", "engine"].map(|name| format!("diorama-{name}")) {
+    for package in
+        ["core", "diffusion", "picture", "manifest", "engine", "evaluation"].map(|name| format!("diorama-{name}"))
+    {
         assert!(!tree(&package, &[]).contains("tokio"), "tokio is below {package}");
     }
     assert!(tree("diorama-worker", &[]).contains("tokio"), "nobody uses tokio: this test looks at nothing");
@@ -91,6 +93,7 @@ fn the_lower_rooms_know_only_what_lies_below_them() {
         ("picture", &["core"]),
         ("manifest", &["core"]),
         ("engine", &["core", "diffusion"]),
+        ("evaluation", &["core", "diffusion", "picture"]),
         ("runtime", &["core"]),
         ("backends", &["core"]),
         ("protocol", &["backends", "core"]),
@@ -119,7 +122,7 @@ fn the_client_and_coordinator_are_built_without_libtorch() {
     for present in ["diorama-coordinator", "diorama-engine"] {
         assert!(packages.contains(present), "{packages:?}");
     }
-    for absent in ["tch", "torch-sys", "diorama-diffusion", "tokenizers"] {
+    for absent in ["tch", "torch-sys", "diorama-diffusion", "diorama-evaluation", "tokenizers"] {
         assert!(!packages.contains(absent), "{absent} is in the client");
     }
 }

@@ -11,7 +11,7 @@ use crate::case::{Case, end};
 const EVIL: &str = "</script><img src=x onerror=\"document.title='owned'\"> seagull";
 
 /// What the page became in Chromium, as markup.
-fn rendered(page: &Path, fragment: &str) -> String {
+pub(crate) fn rendered(page: &Path, fragment: &str) -> String {
     let profile = tempfile::tempdir().unwrap();
     let mut chromium = children::command("chromium");
     chromium
@@ -51,7 +51,7 @@ fn ids(html: &str) -> Vec<&str> {
 }
 
 /// The page with `script` run at its end, its policy taken out so that it may.
-fn with_script(page: &Path, script: &str) -> PathBuf {
+pub(crate) fn with_script(page: &Path, script: &str) -> PathBuf {
     let html = fs::read_to_string(page).unwrap();
     let (before, rest) = html.split_once("<meta http-equiv=\"Content-Security-Policy\"").unwrap();
     let (_, after) = rest.split_once('>').unwrap();

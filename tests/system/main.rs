@@ -8,6 +8,8 @@ mod absence;
 mod case;
 mod command_line;
 mod disks;
+#[cfg(feature = "engine")]
+mod evaluation;
 mod faults;
 mod fleet;
 mod gallery;

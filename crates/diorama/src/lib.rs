@@ -54,6 +54,12 @@ fn start(cli: Cli) -> Result<u8, Failure> {
             Command::Generate(ref command) => commands::generate::run(command, &cli, drain).await,
             Command::Run(ref command) => commands::run::run(command, &cli, drain).await,
             Command::Report(ref command) => commands::report::run(command).await,
+            #[cfg(feature = "engine")]
+            Command::Eval(ref command) => commands::eval::run(command, &cli, drain).await,
+            #[cfg(not(feature = "engine"))]
+            Command::Eval(_) => Err(Failure::usage(anyhow::anyhow!(
+                "this build has no engine; use a build with the feature `engine` to measure pictures"
+            ))),
             Command::Doctor(ref command) => commands::doctor::run(command, &cli).await,
             Command::Config(ref command) => commands::config::run(command, &cli),
             Command::Serve(_) => commands::serve::run(&cli, drain).await,

@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Writes the gallery (index.html) of a run's folder again
     Report(Report),
+    /// Measures the pictures of folders and compares them: tables, plots, a page; the same command again goes on
+    Eval(Eval),
     /// Runs a coordinator: the HTTP API, and the runs of the object store
     Serve(Serve),
     /// Runs a worker: pulls shards of a pool and makes their pictures
@@ -166,7 +168,60 @@ pub(crate) struct Report {
 }
 
 #[derive(Debug, Args)]
+#[cfg_attr(not(feature = "engine"), expect(dead_code, reason = "measuring needs the engine"))]
+pub(crate) struct Eval {
+    /// Folders of `diorama run`, of `diorama results --to`, or of pictures; others are compared with the first, by custom_id
+    #[arg(value_name = "DIR", required = true)]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// What the folders are called in tables, in their order (default: their names)
+    #[arg(long = "label", value_name = "NAME")]
+    pub(crate) labels: Vec<String>,
+    /// A folder that holds networks (clip, inception, lpips-squeeze …); may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub(crate) networks: Vec<PathBuf>,
+    /// The folder of the references, where the run does not say or they are elsewhere by now; of plain pictures: by name
+    #[arg(long, value_name = "DIR")]
+    pub(crate) references: Option<PathBuf>,
+    /// Where the subject may be, white: one mask for all, or a folder of {custom_id}.png; the background is the rest
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) region: Option<PathBuf>,
+    /// JSONL or CSV with custom_id and any of prompt, scene, category, reference, region
+    #[arg(long, value_name = "FILE")]
+    pub(crate) about: Option<PathBuf>,
+    /// Which table: paper (pair distance and CLIPScore, mean and median, by scene and category); without it, all measures
+    #[arg(long, value_name = "NAME", value_parser = ["paper"])]
+    pub(crate) preset: Option<String>,
+    /// Computes FID with clean-fid's resizing too
+    #[arg(long)]
+    pub(crate) clean_fid: bool,
+    /// Which pictures of the first folder to keep, such as 'psnr > 24 and coverage < 0.6'
+    #[arg(long, value_name = "CONDITION")]
+    pub(crate) keep: Option<String>,
+    /// Writes the custom_ids of the pictures to keep there
+    #[arg(long, value_name = "FILE", requires = "keep")]
+    pub(crate) ids: Option<PathBuf>,
+    /// Writes a manifest of the pictures to keep there
+    #[arg(long, value_name = "FILE", requires = "keep")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// The folder for rows, tables, plots and the page (default: evaluation in the first folder)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Where the networks run: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: String,
+    /// Prints the summaries as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Doctor {
+    /// Says what `diorama eval` can compute, and where missing networks are from
+    #[arg(long)]
+    pub(crate) eval: bool,
+    /// A folder that holds networks for `diorama eval`; may be given several times
+    #[arg(long, value_name = "DIR", requires = "eval")]
+    pub(crate) networks: Vec<PathBuf>,
     /// The folder that pictures are to be written to
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
@@ -432,6 +487,7 @@ impl Cli {
             Command::Generate(command) => command.json,
             Command::Run(command) => command.json,
             Command::Doctor(command) => command.json,
+            Command::Eval(command) => command.json,
             Command::Config(command) => command.json,
             Command::Report(_) | Command::Serve(_) | Command::Worker(_) | Command::Open(_) => false,
             Command::Submit(command) => command.json,
@@ -466,7 +522,7 @@ impl Cli {
             Command::Doctor(command) => {
                 [command.engine.pairs(), command.services.pairs(), command.coordinator.pairs()].concat()
             }
-            Command::Report(_) => Vec::new(),
+            Command::Report(_) | Command::Eval(_) => Vec::new(),
             Command::Serve(command) => [command.serve.pairs(), command.services.pairs()].concat(),
             Command::Worker(command) => {
                 let (worker, references) = (command.worker.pairs(), command.references.pairs());

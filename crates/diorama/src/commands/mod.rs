@@ -2,6 +2,8 @@
 
 pub(crate) mod config;
 pub(crate) mod doctor;
+#[cfg(feature = "engine")]
+pub(crate) mod eval;
 pub(crate) mod gc;
 pub(crate) mod generate;
 pub(crate) mod model;

@@ -25,6 +25,9 @@ pub(crate) async fn run(command: &Doctor, cli: &Cli) -> Result<u8, Failure> {
         checks.extend(tokio::task::spawn_blocking(move || engine(&options)).await.map_err(Failure::permanent)?);
     }
     checks.extend(services::check(&config).await);
+    if command.eval {
+        checks.extend(networks(&command.networks));
+    }
     if let Some(out) = &command.out {
         checks.push(writable(out));
         checks.push(space(out));
@@ -121,6 +124,41 @@ fn library(_options: &EngineOptions) -> Vec<Finding> {
         "libtorch",
         "this build has no engine",
         "use a build with the feature `engine` to make pictures here; this one is a client and coordinator",
+    )]
+}
+
+/// What `diorama eval` can compute: a network that is missing is no problem, one that does not load is.
+#[cfg(feature = "engine")]
+fn networks(roots: &[std::path::PathBuf]) -> Vec<Finding> {
+    use diorama_evaluation::networks::{Kind, Networks};
+
+    let always = Finding::ok("eval", "without networks: psnr, ssim, mse, PIE-Bench's, coverage, brightness, phash");
+    let one = |kind: Kind| {
+        let Some(folder) = kind.find(roots) else {
+            let missing = Finding::ok("eval", format!("{} is absent: no {}", kind.folder(), kind.gives()));
+            return Finding {
+                advice: Some(format!(
+                    "put into FOLDER/{} and name --networks FOLDER: {}",
+                    kind.folder(),
+                    kind.origin()
+                )),
+                ..missing
+            };
+        };
+        match Networks::load_one(kind, &folder) {
+            Ok(()) => Finding::ok("eval", format!("{}: {} ({})", kind.folder(), kind.gives(), folder.display())),
+            Err(error) => Finding::problem("eval", error.to_string(), format!("wanted is {}", kind.origin())),
+        }
+    };
+    std::iter::once(always).chain(Kind::ALL.into_iter().map(one)).collect()
+}
+
+#[cfg(not(feature = "engine"))]
+fn networks(_roots: &[std::path::PathBuf]) -> Vec<Finding> {
+    vec![Finding::problem(
+        "eval",
+        "this build has no engine",
+        "use a build with the feature `engine` to measure pictures",
     )]
 }
 

@@ -1,0 +1,1 @@
+//! What the report promises of rows that tests write.
