@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet soak simulate archives test bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images chart setup-chart dashboards setup-dashboards
+.PHONY: help demo fleet soak simulate archives test fuzz schemathesis bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images chart setup-chart dashboards setup-dashboards
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
@@ -40,6 +40,15 @@ soak: setup-services ## Synthetic tasks by a fleet whose parts are killed every 
 
 simulate: setup ## Stories of a simulated fleet, each told by its seed, in release mode (SEEDS=1000, or SEED=7 for one)
 	SEEDS=$(or $(SEEDS),1000) cargo test --locked --release -p diorama-simulation --test simulation -- --nocapture whatever_happens
+
+fuzz: setup ## Throws mutated inputs at every reader, for hours, in release mode (FOR=3600 seconds each, SEED=1)
+	FUZZ_SECONDS=$(or $(FOR),3600) FUZZ_SEED=$(or $(SEED),1) cargo test --workspace --locked --release --no-fail-fast whatever_
+
+schemathesis: setup setup-services ## Holds a coordinator's answers to its OpenAPI document (EXAMPLES=40 an operation)
+	cargo build --locked -p diorama
+	cargo build --locked -p diorama-tests --bin diorama-services --bin diorama-s3
+	.libtorch/venv/bin/pip install --quiet --disable-pip-version-check -r scripts/schemathesis/requirements.txt
+	.libtorch/venv/bin/python -B scripts/schemathesis/run.py
 
 chart: setup-chart ## Lint, render and tests of helm/diorama, without a cluster
 	.chart/venv/bin/python -B -m pytest -q tests/chart

@@ -4,7 +4,7 @@ import re
 
 from chart import SCHEMA
 
-TEXTS = ["", "a", "other", "/a", "s3://bucket/key", "https://a", "auto", "1", "10%", "sha256:" + "0" * 64, "0" * 64]
+TEXTS = ["", "a", "other", "/a", "8x8", "16x16", "s3://bucket/key", "https://a", "auto", "1", "10%", "sha256:" + "0" * 64, "0" * 64]
 
 
 def resolved(schema):

@@ -86,7 +86,7 @@ def test_keda_starts_jobs_by_default_and_asks_the_coordinator():
     assert trigger == {
         "type": "metrics-api",
         "metadata": {
-            "url": "http://demo-diorama-coordinator.prod.svc:8700/metrics",
+            "url": "http://demo-diorama-coordinator.prod.svc:9464/metrics",
             "format": "prometheus",
             "valueLocation": 'diorama_pool_wanted_workers{pool="sd15"}',
             "targetValue": "1",
@@ -94,6 +94,22 @@ def test_keda_starts_jobs_by_default_and_asks_the_coordinator():
     }
     (service,) = scaled("Service", "keda")
     assert trigger["metadata"]["url"].startswith(f"http://{service['metadata']['name']}.{service['metadata']['namespace']}.svc:")
+
+
+def test_probes_metrics_and_keda_ask_a_listener_that_no_crowd_at_the_api_reaches():
+    rendered = render(example("everything"))
+    (pod,) = [pod for name, pod in pod_templates(rendered) if name.endswith("-coordinator")]
+    (container,) = containers(pod)
+    variables = {each["name"]: each.get("value") for each in container["env"]}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert variables["DIORAMA_METRICS_LISTEN"] == f"0.0.0.0:{ports['metrics']}" and ports["metrics"] != ports["http"]
+    assert {container[f"{probe}Probe"]["httpGet"]["port"] for probe in ("startup", "liveness", "readiness")} == {"metrics"}
+    (service,) = [found for found in rendered if found["kind"] == "Service"]
+    assert {port["name"]: port["targetPort"] for port in service["spec"]["ports"]} == {"http": "http", "metrics": "metrics"}
+    (monitor,) = [found for found in rendered if found["kind"] == "ServiceMonitor"]
+    assert [endpoint["port"] for endpoint in monitor["spec"]["endpoints"]] == ["metrics"]
+    (policy,) = [found for found in rendered if found["kind"] == "NetworkPolicy" and found["metadata"]["name"].endswith("-coordinator")]
+    assert [[port["port"] for port in rule["ports"]] for rule in policy["spec"]["ingress"]] == [["http"], ["metrics"]]
 
 
 def test_a_pool_at_rest_is_named_to_the_coordinator():

@@ -100,11 +100,41 @@ def test_credentials_come_from_secrets_and_never_stand_in_a_pod(pod):
         given = {each["name"] for each in container["env"] if "value" in each}
         assert not given & {"DIORAMA_AMQP_URL", "DIORAMA_REDIS_URL", "DIORAMA_S3_ACCESS_KEY", "DIORAMA_S3_SECRET_KEY", "DIORAMA_TOKEN"}
         from_secrets = {each["name"] for each in container["env"] if "secretKeyRef" in each.get("valueFrom", {})}
-        assert from_secrets == {"DIORAMA_S3_ACCESS_KEY"}
+        assert from_secrets <= {"DIORAMA_S3_ACCESS_KEY", "DIORAMA_REFERENCE_S3_ACCESS_KEY"}
     for container in containers(pod):
         files = {each["value"] for each in container["env"] if each["name"].endswith("_FILE")}
         mounted = [mount["mountPath"] for mount in container["volumeMounts"] if mount.get("readOnly")]
         assert all(any(file.startswith(f"{path}/") for path in mounted) for file in files)
+
+
+def keys_of(values, component):
+    """The Secrets with keys of the object store that a pod of this component reads, and its ServiceAccount."""
+    (pod,) = [pod for name, pod in pod_templates(render(values)) if component in name]
+    variables = {each["name"]: each["valueFrom"]["secretKeyRef"]["name"] for each in containers(pod)[-1]["env"] if "secretKeyRef" in each.get("valueFrom", {})}
+    (volume,) = [volume["projected"]["sources"] for volume in pod["spec"]["volumes"] if volume["name"] == "secrets"]
+    mounted = {item["path"]: source["secret"]["name"] for source in volume for item in source["secret"]["items"]}
+    names = {key.removeprefix("DIORAMA_"): name for key, name in variables.items()}
+    assert mounted.get("s3-secret-key") == names.get("S3_ACCESS_KEY")
+    assert mounted.get("reference-s3-secret-key") == names.get("REFERENCE_S3_ACCESS_KEY")
+    return names, pod["spec"]["serviceAccountName"]
+
+
+def test_coordinators_workers_and_references_have_keys_of_their_own():
+    both = {"REFERENCE_S3_ACCESS_KEY": "reader-key"}
+    values = example("everything")
+    assert keys_of(values, "-coordinator") == ({"S3_ACCESS_KEY": "services", **both}, "pictures")
+    assert keys_of(values, "-worker-load") == ({"S3_ACCESS_KEY": "worker-key", **both}, "pictures")
+    assert keys_of(example("kind"), "-worker-default") == ({"S3_ACCESS_KEY": "diorama-services"}, "demo-diorama")
+
+
+def test_a_fleet_with_roles_needs_no_key_and_its_workers_have_a_role_of_their_own():
+    values = example("keda")
+    assert keys_of(values, "-coordinator") == ({}, "demo-diorama")
+    assert keys_of(values, "-worker-sd15") == ({}, "demo-diorama-worker")
+    roles = {found["metadata"]["name"]: found["metadata"]["annotations"] for found in render(values) if found["kind"] == "ServiceAccount"}
+    assert {name: role["eks.amazonaws.com/role-arn"].rpartition("/")[2] for name, role in roles.items()} == {
+        "demo-diorama": "diorama-coordinator", "demo-diorama-worker": "diorama-worker",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])

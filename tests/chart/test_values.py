@@ -12,7 +12,9 @@ EVERYTHING = sample(SCHEMA)
 # What the chart sets itself, out of the other values or of the pod.
 SET_BY_THE_CHART = {
     "amqp_url", "amqp_url_file", "redis_url", "redis_url_file", "redis_cluster", "s3_bucket", "s3_prefix", "s3_endpoint",
-    "s3_region", "s3_access_key", "s3_secret_key", "s3_secret_key_file", "s3_path_style", "s3_readable", "ca_file", "listen",
+    "s3_region", "s3_access_key", "s3_secret_key", "s3_secret_key_file", "s3_session_token", "s3_session_token_file", "s3_profile",
+    "reference_s3_access_key", "reference_s3_secret_key", "reference_s3_secret_key_file", "reference_s3_profile",
+    "s3_path_style", "s3_readable", "ca_file", "listen",
     "insecure", "tokens_file", "scratch", "pools", "pool", "worker", "max_idle", "metrics_listen", "model",
 }  # fmt: skip
 
@@ -127,7 +129,7 @@ def test_every_value_that_a_template_names_is_in_values_yaml():
     assert missing == []
 
 
-@pytest.mark.parametrize("key", ["amqp_url", "redis_url", "s3_access_key", "s3_secret_key", "token"])
+@pytest.mark.parametrize("key", ["amqp_url", "redis_url", "s3_access_key", "s3_secret_key", "s3_session_token", "reference_s3_secret_key", "token"])
 def test_no_value_takes_a_credential(key):
     base = example("everything")
     homes = [("config",), ("coordinator", "config"), ("workerDefaults", "config"), ("workers", "always", "config"),
@@ -137,7 +139,7 @@ def test_no_value_takes_a_credential(key):
 
 
 @pytest.mark.parametrize("missing", [("services", "amqpUrl", "secret"), ("services", "redisUrl", "secret"),
-                                     ("services", "s3", "secret"), ("services", "s3", "bucket"),
+                                     ("services", "s3", "bucket"),
                                      ("coordinator", "tokens", "secret")], ids=".".join)  # fmt: skip
 def test_what_a_fleet_cannot_do_without_is_asked_for(missing):
     assert refuses(with_changed(example("kind"), missing, lambda at, key: at.pop(key)))

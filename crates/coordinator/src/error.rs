@@ -58,6 +58,9 @@ pub enum CoordinatorError {
              them"
     )]
     BlobsGoing,
+    /// The rows of a shard take more memory than a worker should have for them.
+    #[error("{0}")]
+    TooHeavy(String),
     /// What is decided about the run already does not allow it.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -92,6 +95,7 @@ impl CoordinatorError {
             | Self::BlobsGoing
             | Self::Tasks(_)
             | Self::TaskCount { .. }
+            | Self::TooHeavy(_)
             | Self::Refused(_)
             | Self::NothingFailed { .. }
             | Self::Unusable { .. } => true,
@@ -109,6 +113,7 @@ impl CoordinatorError {
             | Self::UnknownBlobs { .. }
             | Self::Tasks(_)
             | Self::TaskCount { .. }
+            | Self::TooHeavy(_)
             | Self::Refused(_)
             | Self::NothingFailed { .. }
             | Self::Unusable { .. } => false,

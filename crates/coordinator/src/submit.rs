@@ -3,13 +3,13 @@
 
 use diorama_backends::blocking;
 use diorama_backends::objects::ObjectError;
-use diorama_core::clock;
 use diorama_core::id::{AttemptId, Round, ShardId};
 use diorama_core::key::ObjectKey;
 use diorama_core::manifest::ManifestIssue;
 use diorama_core::round::RoundInfo;
 use diorama_core::run::RunSpec;
 use diorama_core::task::Task;
+use diorama_core::{caps, clock};
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::{History, Refused};
 use diorama_protocol::{Backends, DecideError, RunStore, fault};
@@ -100,6 +100,9 @@ async fn write_inputs(
             break;
         }
         found += shard.len() as u64;
+        if let Some(problem) = caps::too_heavy(&shard, 1 + spec.compare.len()) {
+            return Err(CoordinatorError::TooHeavy(problem));
+        }
         blobs.add(&shard).await?;
         if writing.len() >= WRITING
             && let Some(written) = writing.join_next().await

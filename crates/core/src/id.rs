@@ -124,6 +124,17 @@ text_id!(
     Pool, POOL, 64
 );
 
+impl CustomId {
+    /// Whether a file of this name would be a device, or another file, on Windows: `con`, `nul.old`, `a.`
+    pub fn is_special_on_windows(&self) -> bool {
+        const DEVICES: [&str; 6] = ["con", "prn", "aux", "nul", "conin$", "conout$"];
+        let stem = self.0.split('.').next().unwrap_or_default().to_ascii_lowercase();
+        let numbered = |prefix| stem.strip_prefix(prefix).is_some_and(|n: &str| n.len() == 1 && n != "0");
+        let is_port = (numbered("com") || numbered("lpt")) && stem.ends_with(|c: char| c.is_ascii_digit());
+        DEVICES.contains(&stem.as_str()) || is_port || self.0.ends_with('.')
+    }
+}
+
 /// Rises with time.
 fn new_uuid() -> uuid::Uuid {
     #[cfg(feature = "testing")]
@@ -338,6 +349,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn names_of_devices_are_known_whatever_their_case_and_extension() {
+        let is_special = |id: &str| CustomId::new(id).unwrap().is_special_on_windows();
+        for special in ["con", "CON", "nul.png", "aux.tar.gz", "Com1", "lpt9.x", "a."] {
+            assert!(is_special(special), "{special}");
+        }
+        for fine in ["contour", "com", "com10", "com0", "lptx", "nul-1", "a.con", "_con", "0001"] {
+            assert!(!is_special(fine), "{fine}");
+        }
+    }
 
     #[test]
     fn an_id_that_could_leave_its_folder_is_refused() {

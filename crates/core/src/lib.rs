@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod audit;
+pub mod caps;
 pub mod causes;
 pub mod clock;
 pub mod fit;

@@ -16,8 +16,8 @@ pub const MAX_ROUNDS: Range = Range::new(0.0, 10.0);
 /// Seconds before the first round of retries.
 pub const RETRY_DELAY: Range = Range::new(0.0, 3600.0);
 
-/// Deaths of workers on a shard after which it runs task by task.
-pub const POISON_AFTER: Range = Range::new(1.0, 1000.0);
+/// Deaths of workers on a shard after which it runs task by task: as many workers as one task may cost.
+pub const POISON_AFTER: Range = Range::new(1.0, 10.0);
 
 /// The priority of a run among those of its pool.
 pub const PRIORITY: Range = Range::new(-100.0, 100.0);

@@ -12,7 +12,7 @@ pub struct RetryPolicy {
     pub max_rounds: u32,
     /// Seconds before round 1; doubled for each later round, at most an hour.
     pub delay_seconds: f64,
-    /// Deaths of workers on a shard after which it runs task by task with a journal. 1 to 1000.
+    /// Deaths of workers on a shard after which it runs task by task with a journal. 1 to 10.
     pub poison_after: u32,
 }
 

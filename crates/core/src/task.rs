@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{CustomId, Seed, TaskIndex};
 use crate::manifest::Extra;
-use crate::settings::Settings;
+use crate::settings::{Layers, Settings};
 
 /// Where a reference picture comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -59,4 +59,25 @@ pub struct Task {
     /// What its row carries besides: no pixel depends on it.
     #[serde(skip_serializing_if = "Extra::is_empty", default)]
     pub extra: Extra,
+}
+
+impl Task {
+    /// About what it takes in memory, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let texts = |texts: &[String]| texts.iter().map(|text| size_of::<String>() + text.len()).sum::<usize>();
+        let layers = match &self.settings.layers {
+            Some(Layers::Paths(paths)) => texts(paths),
+            Some(Layers::Auto | Layers::Last) | None => 0,
+        };
+        let reference = match &self.reference {
+            Some(Reference::File(text) | Reference::S3(text) | Reference::Https(text)) => text.len(),
+            Some(Reference::Blob(_)) => 64,
+            None => 0,
+        };
+        let steps = self.settings.edit_steps.as_ref().map_or(0, |steps| size_of_val(steps.as_slice()));
+        let negative = self.settings.negative_prompt.as_ref().map_or(0, String::len);
+        let subjects = self.subjects.as_deref().map_or(0, texts);
+        let id = self.custom_id.as_str().len();
+        (size_of::<Self>() + id + self.prompt.len() + negative + subjects + layers + reference + steps) as u64
+    }
 }

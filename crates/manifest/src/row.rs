@@ -105,7 +105,13 @@ impl Reading {
             other => other,
         };
         let text = self.text("custom_id", value)?;
-        CustomId::new(text).map_err(|error| self.refuse("unsafe_id", "custom_id", error.to_string())).ok()
+        let id = CustomId::new(text).map_err(|error| self.refuse("unsafe_id", "custom_id", error.to_string())).ok()?;
+        if id.is_special_on_windows() {
+            let message = format!("custom_id \"{id}\" cannot name a file on Windows; name it otherwise");
+            self.refuse("unsafe_id", "custom_id", message);
+            return None;
+        }
+        Some(id)
     }
 
     fn prompt(&mut self, value: Value) -> Option<String> {

@@ -1,7 +1,8 @@
-//! Configuration, tracing, metrics endpoint and shutdown of a process.
+//! Configuration, tracing, HTTP server, metrics endpoint and shutdown of a process.
 
 pub mod config;
 pub mod home;
+pub mod http;
 mod keys;
 pub mod logging;
 pub mod metrics;

@@ -8,6 +8,9 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Encoder, IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{self, Limits};
 
 /// A registry with `diorama_build_info{version}` and the usual `process_*`: CPU, memory, open files, threads, start.
 pub fn registry() -> Result<Registry, prometheus::Error> {
@@ -21,8 +24,9 @@ pub fn registry() -> Result<Registry, prometheus::Error> {
 }
 
 /// Answers on `listener` until it is dropped. The process is alive from the start, and ready while `ready` says so.
-pub async fn serve(listener: TcpListener, registry: Registry, ready: watch::Receiver<bool>) -> std::io::Result<()> {
-    axum::serve(listener, router(registry, ready)).await
+pub async fn serve(listener: TcpListener, registry: Registry, ready: watch::Receiver<bool>) {
+    let router = router(registry, ready);
+    http::serve(listener, router.clone(), router, Limits::default(), CancellationToken::new()).await;
 }
 
 fn router(registry: Registry, ready: watch::Receiver<bool>) -> Router {

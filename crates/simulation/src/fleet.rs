@@ -106,6 +106,7 @@ impl Fleet {
             role_without_tokens: Role::Admin,
             max_manifest_bytes: 1 << 20,
             max_blob_bytes: 1 << 20,
+            limits: Default::default(),
             leading,
             pools: Vec::new(),
             metrics: ApiMetrics::register(Registry::new()).unwrap(),

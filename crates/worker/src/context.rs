@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use diorama_core::caps::Caps;
 use diorama_core::id::{Pool, RunId, ShardId, WorkerId};
 use diorama_core::key::RunRoot;
 use diorama_core::run::ModelIdentity;
@@ -53,6 +54,8 @@ pub struct WorkerConfig {
     pub scratch: Arc<Scratch>,
     /// What a reference may be at most.
     pub limits: PictureLimits,
+    /// What a run may ask at most; one that asks for more is paused.
+    pub caps: Caps,
     /// What fetches references over `https://` and `s3://`; without it they fail.
     pub remote: Option<Arc<Remote>>,
     /// How long the batch on the device may go on after a drain was asked for.
@@ -89,6 +92,7 @@ impl WorkerConfig {
             layout,
             scratch: Arc::new(scratch.into()),
             limits: PictureLimits::default(),
+            caps: Caps::default(),
             remote: None,
             drain_grace: Duration::from_secs(17),
             heartbeat: Duration::from_secs(5),

@@ -1,9 +1,10 @@
-//! Whether a run and the model of this worker fit together. Where they do not, its owner is asked first: the run is paused
-//! with the reason, rather than failing task by task to its last row.
+//! Whether a run fits this worker: its model, and what its operator allows. Where it does not, its owner is asked first:
+//! the run is paused with the reason, rather than failing task by task to its last row.
 
 use std::sync::Arc;
 
 use diorama_backends::objects::ObjectError;
+use diorama_core::caps;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::run::ModelIdentity;
 use diorama_core::task::Task;
@@ -34,6 +35,48 @@ pub(crate) async fn is_our_model(context: &Context, store: &RunStore, known: &Kn
         "the run was begun with the model {bound}, and {} of the pool {} serves {here}; serve the first one in this pool and \
          resume the run, or submit it again",
         context.config.worker, context.config.pool
+    );
+    pause(context, store, known, reason).await?;
+    Ok(false)
+}
+
+/// Whether the run as a whole asks for no more than this worker's operator allows; else it is paused with the reason. Its
+/// coordinator has checked that, unless it is another one, or was told otherwise.
+pub(crate) async fn is_within_caps(context: &Context, store: &RunStore, known: &Known) -> Result<bool, ObjectError> {
+    let spec = &known.spec;
+    let problems = context.config.caps.problems(spec.shard_size, &spec.retry, &spec.settings, &spec.compare);
+    within_caps(context, store, known, problems).await
+}
+
+/// The same of what the rows of a shard ask.
+pub(crate) async fn are_within_caps(
+    context: &Context,
+    store: &RunStore,
+    known: &Known,
+    tasks: &[Task],
+) -> Result<bool, ObjectError> {
+    let mut problems: Vec<String> = caps::too_heavy(tasks, 1 + known.spec.compare.len()).into_iter().collect();
+    let refused = tasks.iter().find_map(|task| Some((task, context.config.caps.check(task).err()?)));
+    problems.extend(refused.map(|(task, error)| format!("{}: {error}", task.custom_id)));
+    within_caps(context, store, known, problems).await
+}
+
+async fn within_caps(
+    context: &Context,
+    store: &RunStore,
+    known: &Known,
+    problems: Vec<String>,
+) -> Result<bool, ObjectError> {
+    // Whoever runs it on this machine is the operator.
+    if problems.is_empty() || context.config.layout == Layout::OwnFolder {
+        return Ok(true);
+    }
+    let reason = format!(
+        "the run asks for more than {} of the pool {} allows: {}; submit it again with less, or raise the caps of the \
+         workers and resume it",
+        context.config.worker,
+        context.config.pool,
+        problems.join("; ")
     );
     pause(context, store, known, reason).await?;
     Ok(false)

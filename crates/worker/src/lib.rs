@@ -15,6 +15,7 @@ mod fit;
 mod generate;
 mod group;
 mod hold;
+mod input;
 mod journal;
 mod lock;
 mod made;

@@ -30,7 +30,8 @@ use diorama_core::id::TaskIndex;
 /// Proven deaths after which the task that ran alone is to blame.
 pub(crate) const DEATHS: u32 = 2;
 
-/// Attempts that fell silent, proven dead or not, after which the task that ran alone is to blame.
+/// Attempts that fell silent, proven dead or not, after which the task that ran alone is to blame; or the shard, where
+/// a suspected one's never came as far as a task.
 pub(crate) const SILENCES: u32 = 4;
 
 /// What the journal says of one earlier attempt.

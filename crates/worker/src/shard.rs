@@ -11,6 +11,7 @@ use diorama_core::key::ObjectKey;
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::run::RunSpec;
+use diorama_protocol::RunStore;
 use diorama_protocol::count::count_marker;
 use diorama_protocol::fault;
 use diorama_protocol::history::History;
@@ -26,6 +27,7 @@ use crate::error::WorkerError;
 use crate::fit;
 use crate::generate::Generation;
 use crate::hold::Hold;
+use crate::input;
 use crate::journal::{Journal, Note};
 use crate::made::Made;
 use crate::metrics::Step;
@@ -127,8 +129,7 @@ struct Shard {
     started_at: Timestamp,
     /// Its share of the worker.
     flight: Option<OwnedSemaphorePermit>,
-    /// `None` until the attempt has begun.
-    journal: Option<Journal>,
+    journal: Journal,
     keys: Keys,
     /// It runs task by task, alone on this worker, journalled.
     suspected: bool,
@@ -136,7 +137,8 @@ struct Shard {
 }
 
 impl Shard {
-    /// Looks whether there is anything left to do, and reads the tasks. Leaves no trace in the store.
+    /// Looks whether there is anything left to do, notes that an attempt begins, and reads the tasks. Whatever of a run
+    /// could kill a worker comes behind the note.
     async fn prepare(context: &Arc<Context>, hold: &Arc<Hold>) -> Result<Self, Interrupt> {
         let (run, id, started_at) = (hold.run(), hold.shard(), clock::now());
         let (store, worker) = (context.store(run), &context.config.worker);
@@ -156,15 +158,23 @@ impl Shard {
             tell_progress(context, &known.spec, &known.history, &marker).await;
             return Err(Interrupt::Ended(Ending::AlreadyCommitted));
         }
-        let tasks = match known.history.round(id.round) {
-            Some(round) => store.input(id, &round.inputs).await?,
-            None => None,
-        };
-        let Some(tasks) = tasks else {
-            tracing::error!("the shard has no input");
-            return Err(Interrupt::Ended(Ending::DeadLettered));
-        };
+        if !fit::is_within_caps(context, &store, &known).await? {
+            return Err(Interrupt::Ended(Ending::LetGo));
+        }
+        // Before it is noted: the shard that waits for its share is not to blame for what kills the worker meanwhile.
         let flight = context.share(1).await?;
+        let (config, attempt) = (&context.config, hold.attempt());
+        config.scratch.note(run, id, attempt).await;
+        let mut journal = Journal::begin(&store, id, attempt, worker, context.backends.exclusive).await?;
+        fault::point("worker.after-journal");
+        let tasks = match input::tasks(context, &store, id, &known, &journal).await {
+            Ok(tasks) => tasks,
+            Err(interrupt) => {
+                hand_back(&mut journal, &store, false).await;
+                config.scratch.forget(attempt).await;
+                return Err(interrupt);
+            }
+        };
         let spec = known.spec.clone();
         let place = Place::new(spec.format, store.root(), id, &name_of_files(hold.attempt()));
         let work = Work {
@@ -191,23 +201,19 @@ impl Shard {
             known,
             started_at,
             flight: Some(flight),
-            journal: None,
+            journal,
             keys: Keys::new(),
             suspected: false,
             made: Made::default(),
         })
     }
 
-    /// Notes that an attempt begins, takes over what earlier ones kept, and asks the generator which tasks fit together.
+    /// Takes over what earlier attempts kept, and asks the generator which tasks fit together.
     async fn begin(&mut self) -> Result<(), Interrupt> {
-        let Self { context, work, .. } = self;
-        let (config, store) = (&context.config, &work.store);
-        config.scratch.note(&work.spec.run, work.id, &work.attempt).await;
-        let journal = Journal::begin(store, work.id, &work.attempt, &config.worker, context.backends.exclusive).await?;
-        fault::point("worker.after-journal");
+        let Self { context, work, journal, .. } = self;
+        let store = &work.store;
         // The journal, not the number of deliveries: a shard that was handed back in good order is not suspected.
         let (unfinished, parts) = (journal.unfinished(), journal.parts());
-        self.journal = Some(journal);
         if unfinished >= work.spec.retry.poison_after {
             tracing::warn!(unfinished, "attempts on this shard died or stalled; running it task by task");
             self.suspected = true;
@@ -247,9 +253,7 @@ impl Shard {
 
     /// Runs every task that may run, and stores what comes of it.
     async fn generate(&mut self) -> Result<(), Interrupt> {
-        let Self { context, work, journal: Some(journal), keys, made, .. } = self else {
-            return Err(WorkerError::Panicked("generated before it began".to_owned()).into());
-        };
+        let Self { context, work, journal, keys, made, .. } = self;
         // Whoever holds the lock of a folder of its own is alone with it.
         let traces = journal.traces(context.config.layout == Layout::OwnFolder);
         let poisoned = poisoned(&traces);
@@ -331,14 +335,8 @@ impl Shard {
             Err(Interrupt::Broken(_)) => Some(false),
         };
         let Self { context, work, journal, .. } = &mut self;
-        if let (Some(part), Some(journal)) = (part, journal) {
-            let mut noted = journal.note(&work.store, Note::HandedBack { part }).await;
-            if noted.is_err() {
-                noted = journal.withdraw(&work.store).await;
-            }
-            if let Err(error) = noted {
-                tracing::warn!(%error, "the shard's journal could not be brought up to date");
-            }
+        if let Some(part) = part {
+            hand_back(journal, &work.store, part).await;
         }
         context.config.scratch.forget(&work.attempt).await;
         attempted
@@ -390,6 +388,17 @@ async fn tell_progress(context: &Context, spec: &RunSpec, history: &History, mar
     let last_round = history.budget(marker.shard.round, &spec.retry);
     if let Err(error) = count_marker(&*context.backends.progress, &spec.run, marker, last_round).await {
         tracing::warn!(%error, "the progress service does not know that the shard is done");
+    }
+}
+
+/// Notes that the attempt ends in good order without a commit; or takes back that it began.
+async fn hand_back(journal: &mut Journal, store: &RunStore, part: bool) {
+    let mut noted = journal.note(store, Note::HandedBack { part }).await;
+    if noted.is_err() {
+        noted = journal.withdraw(store).await;
+    }
+    if let Err(error) = noted {
+        tracing::warn!(%error, "the shard's journal could not be brought up to date");
     }
 }
 

@@ -52,7 +52,22 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* The environment of every container: the services, and where it may write. */}}
+{{/* The ServiceAccount of the workers. */}}
+{{- define "diorama.workerServiceAccount" -}}
+{{- $own := ternary (printf "%s-worker" (include "diorama.fullname" .)) (include "diorama.serviceAccount" .) .Values.workerServiceAccount.create -}}
+{{- default $own .Values.workerServiceAccount.name -}}
+{{- end }}
+
+{{/* The Secret with the key of the object store; none where a role takes its place. `worker` says whose. */}}
+{{- define "diorama.s3Secret" -}}
+{{- $s3 := .Values.services.s3 -}}
+{{- ternary (default $s3.secret $s3.workerSecret) $s3.secret (eq (toString .worker) "true") -}}
+{{- end }}
+
+{{/*
+The environment of every container: the services, and where it may write. Takes the release, or its `Values` and `worker`,
+as do the volumes below.
+*/}}
 {{- define "diorama.env" -}}
 {{- $s3 := .Values.services.s3 -}}
 - name: HOME
@@ -83,13 +98,24 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - name: DIORAMA_S3_READABLE
   value: {{ join "," . | quote }}
 {{- end }}
+{{- with include "diorama.s3Secret" . }}
 - name: DIORAMA_S3_ACCESS_KEY
   valueFrom:
     secretKeyRef:
-      name: {{ $s3.secret }}
+      name: {{ . }}
       key: {{ $s3.accessKeyIdKey }}
 - name: DIORAMA_S3_SECRET_KEY_FILE
   value: /run/secrets/diorama/s3-secret-key
+{{- end }}
+{{- with $s3.referenceSecret }}
+- name: DIORAMA_REFERENCE_S3_ACCESS_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: {{ $s3.accessKeyIdKey }}
+- name: DIORAMA_REFERENCE_S3_SECRET_KEY_FILE
+  value: /run/secrets/diorama/reference-s3-secret-key
+{{- end }}
 {{- if .Values.services.ca.secret }}
 - name: DIORAMA_CA_FILE
   value: /run/secrets/diorama/ca.crt
@@ -125,11 +151,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
           items:
             - key: {{ $services.redisUrl.key }}
               path: redis-url
+      {{- with include "diorama.s3Secret" . }}
       - secret:
-          name: {{ $services.s3.secret }}
+          name: {{ . }}
           items:
             - key: {{ $services.s3.secretAccessKeyKey }}
               path: s3-secret-key
+      {{- end }}
+      {{- with $services.s3.referenceSecret }}
+      - secret:
+          name: {{ . }}
+          items:
+            - key: {{ $services.s3.secretAccessKeyKey }}
+              path: reference-s3-secret-key
+      {{- end }}
       {{- if $services.ca.secret }}
       - secret:
           name: {{ $services.ca.secret }}
@@ -141,7 +176,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* What every pod has, whatever it runs. */}}
 {{- define "diorama.pod" -}}
-serviceAccountName: {{ include "diorama.serviceAccount" . }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext: {{- toYaml .Values.podSecurityContext | nindent 2 }}

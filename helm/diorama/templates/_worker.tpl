@@ -48,6 +48,7 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- $root := .root -}}
 {{- $values := .values -}}
 {{- $model := $values.model -}}
+{{- $ours := dict "Values" $root.Values "worker" true -}}
 {{- $mounted := or $model.existingClaim $model.image $model.s3 -}}
 metadata:
   labels:
@@ -63,6 +64,7 @@ metadata:
 spec:
   restartPolicy: {{ ternary "Never" "Always" (eq $values.scaling.mode "job") }}
   terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
+  serviceAccountName: {{ include "diorama.workerServiceAccount" $root }}
   {{- include "diorama.pod" $root | nindent 2 }}
   {{- include "diorama.placement" $values | nindent 2 }}
   {{- with $values.topologySpreadConstraints }}
@@ -78,7 +80,7 @@ spec:
       imagePullPolicy: {{ default $root.Values.image.pullPolicy $values.image.pullPolicy }}
       # Fetches beside the folder, which then gets its name at once.
       args: [model, fetch, {{ $model.s3 | quote }}, --to, /model/files{{ with $model.s3Sha256 }}, --sha256, {{ . | quote }}{{ end }}]
-      env: {{- include "diorama.env" $root | nindent 8 }}
+      env: {{- include "diorama.env" $ours | nindent 8 }}
       securityContext: {{- toYaml $root.Values.securityContext | nindent 8 }}
       resources:
         requests:
@@ -97,7 +99,7 @@ spec:
       imagePullPolicy: {{ default $root.Values.image.pullPolicy $values.image.pullPolicy }}
       args: [worker, --log-format, {{ $root.Values.logFormat }}]
       env:
-        {{- include "diorama.env" $root | nindent 8 }}
+        {{- include "diorama.env" $ours | nindent 8 }}
         - name: DIORAMA_WORKER
           valueFrom:
             fieldRef:
@@ -159,7 +161,7 @@ spec:
           {{- end }}
         {{- end }}
   volumes:
-    {{- include "diorama.secrets" $root | nindent 4 }}
+    {{- include "diorama.secrets" $ours | nindent 4 }}
     - name: scratch
       emptyDir: {{- toYaml $values.scratch | nindent 8 }}
     {{- with $model.existingClaim }}

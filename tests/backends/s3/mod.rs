@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use diorama_backends::objects::retrying::Retrying;
-use diorama_backends::objects::s3::{S3Config, S3Objects};
+use diorama_backends::objects::s3::{S3Config, S3Credentials, S3Objects};
 use diorama_backends::objects::{
     ObjectErrorKind, Objects, RemoteObjects, conformance, list_all, probe_conditional_put,
 };
@@ -30,13 +30,16 @@ fn server_with_tls() -> S3Server {
     S3Server::start_with_tls(Path::new(PROGRAM))
 }
 
+fn key(id: &str, secret: &str) -> S3Credentials {
+    S3Credentials::Key { id: id.into(), secret: secret.into(), session_token: None }
+}
+
 fn config(server: &S3Server, prefix: &str) -> S3Config {
     S3Config {
         endpoint: Some(server.endpoint()),
         bucket: BUCKET.to_owned(),
         prefix: prefix.to_owned(),
-        access_key: Some(ACCESS_KEY.to_owned().into()),
-        secret_key: Some(SECRET_KEY.to_owned().into()),
+        credentials: key(ACCESS_KEY, SECRET_KEY),
         path_style: true,
         ..S3Config::default()
     }

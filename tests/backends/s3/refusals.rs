@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use diorama_backends::kind::ErrorKind;
 use diorama_backends::objects::retrying::Retrying;
-use diorama_backends::objects::s3::{S3Config, S3Objects};
+use diorama_backends::objects::s3::{S3Config, S3Credentials, S3Objects};
 use diorama_backends::objects::{ObjectErrorKind, Objects};
-use diorama_tests::services::s3::Faults;
+use diorama_tests::services::s3::{ACCESS_KEY, Faults};
 
-use super::{config, config_with_tls, connect, server, server_with_tls, store};
+use super::{config, config_with_tls, connect, key, server, server_with_tls, store};
 
 /// What a store with these settings says, asked with the patience of a fleet; it must not use that patience up.
 async fn refusal(config: S3Config) -> String {
@@ -33,11 +33,10 @@ fn assert_says(text: &str, words: &[&str]) {
 async fn wrong_settings_are_named_at_once_and_the_secret_is_not() {
     let server = server();
     let right = config(&server, "");
-    let secret = || Some("hunter2".to_owned().into());
-    let nobody = Some("nobody".to_owned().into());
-    let wrong_secret = refusal(S3Config { secret_key: secret(), ..right.clone() }).await;
+    let with = |id, secret| S3Config { credentials: key(id, secret), ..right.clone() };
+    let wrong_secret = refusal(with(ACCESS_KEY, "hunter2")).await;
     assert_says(&wrong_secret, &["SignatureDoesNotMatch", "s3_secret_key"]);
-    let wrong_key = refusal(S3Config { access_key: nobody, secret_key: secret(), ..right.clone() }).await;
+    let wrong_key = refusal(with("nobody", "hunter2")).await;
     assert_says(&wrong_key, &["NotSignedUp", "s3_access_key"]);
     let wrong_bucket = refusal(S3Config { bucket: "none".to_owned(), ..right.clone() }).await;
     assert_says(&wrong_bucket, &["NoSuchBucket", "s3_bucket", "s3://none/a"]);
@@ -55,8 +54,8 @@ async fn wrong_settings_are_named_at_once_and_the_secret_is_not() {
         assert_says(&error.to_string(), &["s3_endpoint", "http://host:port"]);
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
-    let error = S3Objects::connect(S3Config { secret_key: None, ..right }).unwrap_err().to_string();
-    assert_says(&error, &["AWS_SECRET_ACCESS_KEY"]);
+    let credentials = S3Credentials::Profile("no-such-profile".to_owned());
+    assert_says(&refusal(S3Config { credentials, ..right }).await, &["NoCredentials", "no-such-profile"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,6 +28,8 @@ mod crashes;
 mod dashboard;
 mod doctor;
 mod freezes;
+mod hostile;
+mod keys;
 mod messages;
 mod network;
 mod outages;

@@ -164,6 +164,7 @@ impl World {
             role_without_tokens: Role::Admin,
             max_manifest_bytes: 1 << 30,
             max_blob_bytes: 1 << 20,
+            limits: Default::default(),
             leading: watch::channel(true).1,
             pools: Vec::new(),
             metrics: ApiMetrics::register(Registry::new()).unwrap(),

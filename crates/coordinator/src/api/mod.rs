@@ -9,6 +9,7 @@ mod auth;
 mod blobs;
 mod fleet;
 mod health;
+mod limits;
 mod metrics;
 mod outlook;
 mod pictures;
@@ -41,11 +42,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
+use utoipa::openapi::RefOr;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub(crate) use self::access::Opened;
 pub use self::auth::{Role, Sees, TokenStatus, Tokens, TokensError};
+pub use self::limits::ApiLimits;
 pub use self::metrics::ApiMetrics;
 pub use self::problem::Problem;
 pub use self::submit::SubmitRequest;
@@ -76,6 +79,8 @@ pub struct ApiConfig {
     pub max_manifest_bytes: u64,
     /// The largest uploaded reference, in bytes.
     pub max_blob_bytes: u64,
+    /// What a caller and a run may take.
+    pub limits: ApiLimits,
     /// Whether this coordinator drives the runs.
     pub leading: watch::Receiver<bool>,
     /// The pools that are declared: they are shown where they have neither workers nor runs, too, and where there are some,
@@ -90,10 +95,15 @@ pub struct Api {
     pub(crate) config: ApiConfig,
     pub(crate) catalogue: Catalogue,
     pub(crate) active: active::Active,
+    callers: limits::Callers,
+    health: health::Health,
     pub(crate) overview: fleet::Overview,
     pub(crate) shelf: pictures::Shelf,
     pub(crate) usage: usage::Usage,
 }
+
+/// The largest body of a request that uploads nothing, in bytes: some come from people without a token.
+const LARGEST_BODY: usize = 64 << 10;
 
 /// Between two looks at the file of the tokens.
 const RELOAD: Duration = Duration::from_secs(5);
@@ -103,8 +113,8 @@ pub(crate) type Shared = Arc<Api>;
 impl Api {
     /// An API that has been asked nothing yet.
     pub fn new(config: ApiConfig) -> Arc<Self> {
-        let (catalogue, active, overview, shelf, usage) = Default::default();
-        Arc::new(Self { config, catalogue, active, overview, shelf, usage })
+        let (catalogue, active, callers, health, overview, shelf, usage) = Default::default();
+        Arc::new(Self { config, catalogue, active, callers, health, overview, shelf, usage })
     }
 
     pub(crate) fn backends(&self) -> &Backends {
@@ -189,7 +199,8 @@ struct Document;
 fn documented() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(runs::list))
-        .routes(routes!(submit::create))
+        // A form is streamed, and its parts have limits of their own.
+        .merge(OpenApiRouter::new().routes(routes!(submit::create)).layer(DefaultBodyLimit::disable()))
         .routes(routes!(runs::show))
         .routes(routes!(runs::spec))
         .routes(routes!(runs::throughput))
@@ -208,6 +219,23 @@ fn documented() -> OpenApiRouter<Shared> {
         .merge(pictures::routes())
 }
 
+/// Says of each problem in the document by which content type it is known.
+fn problems_have_their_type(document: &mut utoipa::openapi::OpenApi) {
+    let items = document.paths.paths.values_mut();
+    let operations = items.flat_map(|item| {
+        [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.head].into_iter().flatten()
+    });
+    let responses = operations.flat_map(|operation| operation.responses.responses.iter_mut());
+    for (status, response) in responses {
+        if let RefOr::T(response) = response
+            && status.starts_with(['4', '5'])
+            && let Some(problem) = response.content.shift_remove("application/json")
+        {
+            response.content.insert("application/problem+json".to_owned(), problem);
+        }
+    }
+}
+
 /// The whole API.
 pub fn router(shared: Shared) -> Router {
     let (api, mut document) = documented().split_for_parts();
@@ -219,8 +247,10 @@ pub fn router(shared: Shared) -> Router {
         .routes(routes!(session::log_in, session::log_out))
         .split_for_parts();
     document.merge(health_document);
+    problems_have_their_type(&mut document);
     let document = Arc::new(document);
-    api.layer(from_fn_with_state(shared.clone(), auth::check))
+    api.layer(from_fn_with_state(shared.clone(), limits::take_turn))
+        .layer(from_fn_with_state(shared.clone(), auth::check))
         .merge(health)
         .merge(dashboard::routes())
         .route("/openapi.json", get(move || async move { axum::Json(document.as_ref().clone()) }))
@@ -230,12 +260,27 @@ pub fn router(shared: Shared) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(405, "method_not_allowed", "this path knows other methods; see /openapi.json")
         })
-        // Uploads are streamed and have limits of their own.
-        .layer(DefaultBodyLimit::disable())
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(from_fn_with_state(shared.clone(), auth::check_host))
         .layer(from_fn(audit::write))
         .layer(from_fn(harmless))
         .layer(from_fn_with_state(shared.clone(), metrics::time))
         .layer(TraceLayer::new_for_http().make_span_with(request_span).on_response(on_response))
         .with_state(shared)
+}
+
+/// What answers out of memory, for a listener of its own.
+pub fn health(shared: Shared) -> Router {
+    Router::new()
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::metrics))
+        .with_state(shared)
+}
+
+/// The same for those who come while the API has as many connections as it may; everybody else is asked to come again.
+pub fn crowded(shared: Shared) -> Router {
+    health(shared).fallback(|| async {
+        Problem::new(503, "crowded", "the coordinator has as many connections as it may; try again in a moment")
+    })
 }

@@ -204,6 +204,7 @@ impl From<CoordinatorError> for Problem {
             CoordinatorError::Tasks(_) | CoordinatorError::TaskCount { .. } => {
                 Self::bad_request("manifest_changed", error.to_string())
             }
+            CoordinatorError::TooHeavy(_) => Self::new(413, "shard_too_large", error.to_string()),
             CoordinatorError::Refused(refused) => refused.into(),
             CoordinatorError::NothingFailed { .. } => Self::conflict("nothing_failed", error.to_string()),
             CoordinatorError::Unusable { .. } => {

@@ -66,7 +66,7 @@ impl RetryRequest {
 
 /// Tries failed tasks of an ended run again, cancelled ones too; the others keep their outcomes.
 #[utoipa::path(post, path = "/v1/runs/{run}/retry", tag = "runs", params(("run" = String, Path)),
-    request_body(content = RetryRequest, description = "optional"),
+    request_body(content = Option<RetryRequest>, description = "optional"),
     responses((status = 200, body = Object), (status = 400, body = Problem), (status = 404, body = Problem),
               (status = 409, description = "the run has not ended, or no task failed like that", body = Problem)))]
 pub(super) async fn retry(State(api): State<Shared>, mut run: Opened, body: Body) -> Result<Json<RunStatus>, Problem> {

@@ -35,6 +35,7 @@ const AT_ONCE: usize = 128;
 
 /// Which part of the list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Paging {
     /// The run behind which the page begins.

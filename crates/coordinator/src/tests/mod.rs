@@ -205,6 +205,7 @@ impl Bench {
             role_without_tokens: crate::api::Role::Admin,
             max_manifest_bytes: 1 << 20,
             max_blob_bytes: 1 << 10,
+            limits: Default::default(),
             leading: watch::channel(true).1,
             pools: Vec::new(),
             metrics: ApiMetrics::register(Registry::new()).unwrap(),

@@ -136,6 +136,11 @@ impl Key {
         {
             return Err(self.refusal("out_of_range", range.refusal(value)));
         }
+        if let (Kind::ManyOf(_), Some(words)) = (self.kind, value.as_array())
+            && let Some((_, again)) = words.iter().enumerate().find(|(index, word)| words[..*index].contains(word))
+        {
+            return Err(self.refusal("out_of_range", format!("{} is named twice; name each once", shorten(again))));
+        }
         let empty = self.is_secret() && value.as_str().is_some_and(|text| text.trim().is_empty());
         if value.is_null() || empty || !(self.reads)(value) {
             let shown = if self.is_secret() { "its value (hidden)".to_owned() } else { shorten(value) };

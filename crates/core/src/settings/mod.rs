@@ -114,6 +114,9 @@ settings! {
 }
 
 impl Settings {
+    /// The most steps that a schedule has.
+    pub const MOST_STEPS: u32 = MAX_STEPS as u32;
+
     /// The name of every setting, as it is written in manifests and configuration files.
     pub const KEYS: [&'static str; Self::DECLARED.len()] = {
         let mut names = [""; Self::DECLARED.len()];
@@ -194,6 +197,7 @@ mod tests {
             ("edit_steps", json!([]), "1 to 1000"),
             ("probes", json!(0), "1 to 4096"),
             ("layers", json!(" , "), "names no layer"),
+            ("layers", json!("a,".repeat(65)), "at most 64"),
             ("paste_back", json!(1000), "0 to 256"),
         ] {
             let error = Settings::default().set(key, &value).unwrap_err();

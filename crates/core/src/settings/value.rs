@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// The most layers that a list names: several times as many as the largest model has.
+const MOST_LAYERS: usize = 64;
+
 /// Which cross-attention layers the score is taken from. Written `auto`, `last`, or diffusers paths joined by commas.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
@@ -23,6 +26,9 @@ impl Layers {
         match self {
             Self::Paths(paths) if paths.is_empty() => {
                 Err("names no layer; write 'auto', 'last' or layer paths joined by commas".to_owned())
+            }
+            Self::Paths(paths) if paths.len() > MOST_LAYERS => {
+                Err(format!("names {} layers; at most {MOST_LAYERS} are allowed", paths.len()))
             }
             Self::Auto | Self::Last | Self::Paths(_) => Ok(()),
         }
@@ -65,6 +71,17 @@ pub enum Size {
 }
 
 impl Size {
+    /// The largest that any model makes.
+    pub const LARGEST: Self = Self::Pixels { width: 4096, height: 4096 };
+
+    /// Pixels in all; none where the reference decides, within what the model has room for.
+    pub fn pixels(self) -> Option<u64> {
+        match self {
+            Self::Pixels { width, height } => Some(u64::from(width) * u64::from(height)),
+            Self::Reference => None,
+        }
+    }
+
     /// Refuses what no model makes.
     pub(super) fn check(&self) -> Result<(), String> {
         let Self::Pixels { width, height } = *self else { return Ok(()) };

@@ -14,8 +14,12 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result, broken};
 
-/// safetensors allows headers of at most 100 MB.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// The longest header, thirty times that of the largest model here: what is read from it takes several times its bytes.
+const MAX_HEADER_BYTES: u64 = 8 << 20;
+
+/// The most tensors of a file: thirty times those of the largest model here.
+const MAX_TENSORS: usize = 1 << 16;
+
 /// A piece is read, hashed and checked while it is in the cache.
 const PIECE_BYTES: usize = 256 << 10;
 
@@ -80,13 +84,21 @@ impl TensorFile {
         let mut prefix = [0; 8];
         file.read_exact(&mut prefix).map_err(|_| broken(path, "is too short for a safetensors file"))?;
         let header_length = u64::from_le_bytes(prefix);
-        if header_length > MAX_HEADER_BYTES || header_length + 8 > length {
+        if header_length > length.saturating_sub(8) {
             return Err(broken(path, "is no safetensors file, or its header is truncated"));
+        }
+        if header_length > MAX_HEADER_BYTES {
+            let message = format!("has a header of {header_length} bytes; at most {MAX_HEADER_BYTES} are read");
+            return Err(broken(path, message));
         }
         let mut header = vec![0; header_length as usize];
         file.read_exact(&mut header).map_err(|e| io("cannot be read", e))?;
         let metadata: Metadata = serde_json::from_slice(&header)
             .map_err(|e| broken(path, format!("has a broken safetensors header: {e}")))?;
+        let count = metadata.tensors().len();
+        if count > MAX_TENSORS {
+            return Err(broken(path, format!("has {count} tensors; at most {MAX_TENSORS} are read")));
+        }
         let start = 8 + header_length;
         let expected = start + metadata.data_len() as u64;
         if expected != length {

@@ -187,3 +187,26 @@ fn an_option_that_is_not_supported_names_its_file_and_key() {
     std::fs::write(copy.file("config.json"), "{\"act_fn\": ").unwrap();
     copy.assert_refused(&["config.json", "JSON"]);
 }
+
+/// A safetensors file with a header of its own and nothing behind it.
+fn header(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+#[test]
+fn a_header_of_a_million_tensors_or_of_a_hundred_megabytes_is_refused_before_it_is_read() {
+    let copy = Copy::of("flat");
+    let many = |count: usize| {
+        let tensors =
+            (0..count).map(|index| format!("\"{index}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}"));
+        format!("{{{}}}", tensors.collect::<Vec<_>>().join(","))
+    };
+    std::fs::write(copy.file(WEIGHTS), header(&many(70_000))).unwrap();
+    copy.assert_refused(&["70000 tensors", "at most 65536"]);
+    std::fs::write(copy.file(WEIGHTS), header(&many(1_000_000))).unwrap();
+    copy.assert_refused(&["a header of", "at most 8388608"]);
+    let mut long = header("");
+    long[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    std::fs::write(copy.file(WEIGHTS), long).unwrap();
+    copy.assert_refused(&["its header is truncated"]);
+}

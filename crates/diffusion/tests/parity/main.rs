@@ -5,6 +5,7 @@
 
 mod components;
 mod damaged_folders;
+mod fuzz;
 mod golden;
 mod gpu;
 mod method;

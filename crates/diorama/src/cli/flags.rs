@@ -114,9 +114,11 @@ groups! {
     /// Which pool a run is for, and what references its workers take.
     SubmitFlags of Submit: None, &[], ["pool", "allow_private_references"];
     /// How a worker works.
-    WorkerFlags of Worker: Some("Worker"), WorkerOptions::KEYS, [];
+    WorkerFlags of Worker: Some("Worker"), WorkerOptions::KEYS, ["max_shard_size", "max_retry_rounds", "max_size", "max_steps"];
     /// How a coordinator serves.
-    ServeFlags of Serve: Some("Coordinator"), CoordinatorOptions::KEYS, ["scratch", "allow_private_references"];
+    ServeFlags of Serve: Some("Coordinator"), CoordinatorOptions::KEYS, [
+        "metrics_listen", "scratch", "allow_private_references", "max_shard_size", "max_retry_rounds", "max_size", "max_steps",
+    ];
 }
 
 #[cfg(test)]
@@ -138,7 +140,7 @@ mod tests {
             .collect();
         for key in config::keys() {
             let flag = key.name.replace('_', "-");
-            let hidden = ["token", "s3_secret_key"].contains(&key.name);
+            let hidden = ["token", "s3_secret_key", "s3_session_token", "reference_s3_secret_key"].contains(&key.name);
             assert_eq!(flags.contains(&flag), !hidden, "--{flag}");
         }
     }

@@ -7,40 +7,38 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use diorama_backends::objects::s3::S3Objects;
-use diorama_coordinator::api::{self, Api, ApiConfig, ApiMetrics, Role, Tokens};
+use diorama_coordinator::api::{self, Api, ApiConfig, ApiLimits, ApiMetrics, Role, Tokens};
 use diorama_coordinator::{CoordinatorConfig, Grace, Service, ServiceConfig, Shares};
+use diorama_core::caps::Caps;
 use diorama_runtime::config::Config;
+use diorama_runtime::http::{self, Limits, raise_descriptors};
 use diorama_runtime::metrics;
 use diorama_runtime::options::{CoordinatorOptions, ServiceOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
 
 use crate::cli::Cli;
 use crate::exit::{self, Failure};
-use crate::fleet::connect::{backends, readable, s3_config, seconds};
+use crate::fleet::connect::{backends, readable, s3_config_of_references, seconds};
 use crate::{identity, output};
-
-/// The largest manifest that is taken over HTTP, in bytes.
-const MAX_MANIFEST_BYTES: u64 = 16 << 30;
-
-/// The largest reference that is taken over HTTP, in bytes.
-const MAX_BLOB_BYTES: u64 = 256 << 20;
 
 /// How long answers under way may take after a drain was asked for.
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
-    let Config { services, coordinator, .. } = cli.configuration().map_err(Failure::usage)?;
+    let Config { services, coordinator, caps, .. } = cli.configuration().map_err(Failure::usage)?;
     let tokens = tokens(&coordinator)?;
     let owner = identity::unique();
     let span = tracing::info_span!("coordinator", coordinator = %owner);
-    serve(services, coordinator, owner, tokens, drain).instrument(span).await
+    serve(services, coordinator, caps.caps(), owner, tokens, drain).instrument(span).await
 }
 
 async fn serve(
     services: ServiceOptions,
     coordinator: CoordinatorOptions,
+    caps: Caps,
     owner: String,
     tokens: Option<Tokens>,
     drain: CancellationToken,
@@ -48,15 +46,18 @@ async fn serve(
     let asked = format!("diorama coordinator {owner}");
     let registry = metrics::registry().map_err(Failure::permanent)?;
     let Some(backends) = backends(&services, &asked, &registry, &drain).await? else { return Ok(exit::DRAINED) };
-    // The same store, without its prefix, and other buckets of the same key.
-    let remote = S3Objects::connect(s3_config(&services)?).map_err(Failure::permanent)?;
+    // The same store, without its prefix, and other buckets, as far as the key for references reaches.
+    let remote = S3Objects::connect(s3_config_of_references(&services)?).map_err(Failure::permanent)?;
     let scratch = tempfile::Builder::new()
         .prefix("diorama-coordinator-")
         .tempdir_in(coordinator.scratch.clone().unwrap_or_else(std::env::temp_dir))
         .map_err(|error| Failure::permanent(anyhow::anyhow!("the scratch folder cannot be used: {error}")))?;
-    let listener = TcpListener::bind(&coordinator.listen)
-        .await
-        .map_err(|error| Failure::permanent(anyhow::anyhow!("cannot listen on {}: {error}", coordinator.listen)))?;
+    raise_descriptors();
+    let listener = listen("listen", &coordinator.listen).await?;
+    let beside = match &coordinator.metrics_listen {
+        Some(address) => Some(listen("metrics_listen", address).await?),
+        None => None,
+    };
     let address = listener.local_addr().map_err(Failure::permanent)?;
 
     let runs = CoordinatorConfig {
@@ -81,8 +82,9 @@ async fn serve(
         plain_http: coordinator.allow_private_references,
         tokens,
         role_without_tokens: Role::Admin,
-        max_manifest_bytes: MAX_MANIFEST_BYTES,
-        max_blob_bytes: MAX_BLOB_BYTES,
+        max_manifest_bytes: coordinator.max_manifest_bytes,
+        max_blob_bytes: coordinator.max_blob_bytes,
+        limits: ApiLimits { caps, requests_of_a_token: coordinator.max_requests_per_token },
         leading,
         pools: coordinator.pools,
         metrics: ApiMetrics::register(registry).map_err(Failure::permanent)?,
@@ -92,27 +94,35 @@ async fn serve(
     let router = api::router(api.clone())
         .layer(middleware::from_fn(move |request: Request, next: Next| next.run(request).instrument(span.clone())));
     output::line(&format!("diorama: the API is at http://{address} (OpenAPI: /openapi.json)"));
-    let serving = {
-        let drain = drain.clone();
-        async move {
-            axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-                .with_graceful_shutdown(drain.cancelled_owned())
-                .await
-        }
+    let limits = Limits {
+        connections: coordinator.max_connections,
+        of_an_address: coordinator.max_connections_per_address,
+        ..Limits::default()
     };
     let answer = async {
-        tokio::pin!(serving);
         tokio::select! {
-            served = &mut serving => served,
-            () = async { drain.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
+            () = http::serve(listener, router, api::crowded(api.clone()), limits, drain.clone()) => {}
+            () = async { drain.cancelled().await; tokio::time::sleep(GRACE).await } => {}
         }
     };
+    // Probes go on being answered until the process ends.
+    let beside = beside.map(|listener| {
+        let health = api::health(api.clone());
+        let serving = http::serve(listener, health.clone(), health, Limits::default(), CancellationToken::new());
+        AbortOnDropHandle::new(tokio::spawn(serving))
+    });
     // Cut off in the middle of a look, because a service that is away would take its time.
     let looks = drain.run_until_cancelled(api.keep_metrics(drain.clone()));
+    let health = drain.run_until_cancelled(api.keep_health(drain.clone()));
     let tokens = api.keep_tokens(drain.clone());
-    let (served, (), _, ()) = tokio::join!(answer, service.run(drain.clone()), looks, tokens);
-    served.map_err(Failure::try_again)?;
+    tokio::join!(answer, service.run(drain.clone()), looks, health, tokens);
+    drop(beside);
     Ok(exit::DRAINED)
+}
+
+async fn listen(key: &str, address: &str) -> Result<TcpListener, Failure> {
+    let listening = TcpListener::bind(address).await;
+    listening.map_err(|error| Failure::permanent(anyhow::anyhow!("{key}: cannot listen on {address}: {error}")))
 }
 
 /// Without tokens anybody who reaches the API may do anything, so then only this machine reaches it; with them, whoever

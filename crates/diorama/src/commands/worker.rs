@@ -84,6 +84,7 @@ async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Res
             remote: Some(remote),
             max_idle: (how.max_idle > 0.0).then(|| seconds(how.max_idle)),
             metrics: Some(metrics),
+            caps: config.caps.caps(),
             ..WorkerConfig::new(name, how.pool.clone(), Layout::Shared, scratch)
         },
     );
@@ -118,9 +119,5 @@ async fn answer_probes(
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| Failure::permanent(anyhow::anyhow!("metrics_listen: cannot listen on {address}: {error}")))?;
-    Ok(AbortOnDropHandle::new(tokio::spawn(async move {
-        if let Err(error) = metrics::serve(listener, registry, ready).await {
-            tracing::warn!(%error, "the metrics endpoint has stopped");
-        }
-    })))
+    Ok(AbortOnDropHandle::new(tokio::spawn(metrics::serve(listener, registry, ready))))
 }

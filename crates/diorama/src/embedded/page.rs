@@ -16,9 +16,11 @@ use diorama_coordinator::api::{self, Api, ApiConfig, ApiMetrics, Problem, Role};
 use diorama_core::id::RunId;
 use diorama_core::key::{ObjectKey, RUNS, RunRoot, SharedKey, blob_of};
 use diorama_protocol::{Backends, RunStore};
+use diorama_runtime::http::{self, Limits};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::RunFolder;
@@ -58,16 +60,14 @@ impl RunPage {
             role_without_tokens: Role::Submitter,
             max_manifest_bytes: 0,
             max_blob_bytes: 0,
+            limits: Default::default(),
             leading: watch::channel(true).1,
             pools: Vec::new(),
             metrics: ApiMetrics::register(Registry::new()).map_err(Failure::permanent)?,
         });
-        let router = api::router(api).layer(from_fn_with_state(objects, check));
-        let serving = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "the page is no longer served");
-            }
-        });
+        let router = api::router(api.clone()).layer(from_fn_with_state(objects, check));
+        let crowded = api::crowded(api);
+        let serving = tokio::spawn(http::serve(listener, router, crowded, Limits::default(), CancellationToken::new()));
         output::error_line(&format!("diorama: the run's page is at http://{address}"));
         Ok(Self { address, _serving: AbortOnDropHandle::new(serving) })
     }

@@ -62,7 +62,8 @@ fn listed(problem: &Problem) -> String {
 impl ClientError {
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
-            Self::Refused(problem) => problem.status == 503,
+            // Away, or as many requests of this token as there may be.
+            Self::Refused(problem) => matches!(problem.status, 503 | 429),
             Self::Unreachable { .. } => true,
             Self::NoCoordinator { .. } => false,
         }
@@ -116,11 +117,6 @@ impl Client {
         let http = client().read_timeout(Duration::from_secs(60)).build().map_err(Failure::permanent)?;
         let patient = client().build().map_err(Failure::permanent)?;
         Ok(Self { http, patient, address, token: options.token.clone() })
-    }
-
-    /// The client of HTTP below, with the same certificates and time-outs.
-    pub(crate) fn http(&self) -> &reqwest::Client {
-        &self.http
     }
 
     /// A request to a path of the API.

@@ -20,6 +20,7 @@ use prometheus::Registry;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
+use super::keys;
 use crate::exit::Failure;
 
 /// What is missing, with the three ways to say it.
@@ -59,18 +60,12 @@ fn check_ca_file(services: &ServiceOptions) -> Result<(), Failure> {
 /// How S3 is reached.
 pub(crate) fn s3_config(services: &ServiceOptions) -> Result<S3Config, Failure> {
     let bucket = services.s3_bucket.clone().ok_or_else(|| missing("s3_bucket", "bucket of the object store"))?;
-    // The usual names, where ours are not given.
-    let from_environment = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-    let access_key = services.s3_access_key.clone().or_else(|| from_environment("AWS_ACCESS_KEY_ID"));
-    let amazons = || from_environment("AWS_SECRET_ACCESS_KEY").map(SecretString::from);
-    let secret_key = services.s3_secret_key.clone().or_else(amazons);
     Ok(S3Config {
         endpoint: services.s3_endpoint.clone(),
         region: services.s3_region.clone(),
         bucket,
         prefix: services.s3_prefix.clone(),
-        access_key: access_key.map(Into::into),
-        secret_key,
+        credentials: keys::of_fleet(services)?,
         path_style: services.s3_path_style,
         ca_file: services.ca_file.clone(),
         ..S3Config::default()
@@ -81,6 +76,15 @@ pub(crate) fn s3_config(services: &ServiceOptions) -> Result<S3Config, Failure> 
 pub(crate) fn readable(services: &ServiceOptions) -> Readable {
     let own = services.s3_bucket.as_ref().map(|bucket| Place::new(bucket, &services.s3_prefix));
     Readable::new(services.s3_readable.clone(), own)
+}
+
+/// How the store is reached for what is not the fleet's own: `s3://` references and manifests.
+pub(crate) fn s3_config_of_references(services: &ServiceOptions) -> Result<S3Config, Failure> {
+    let fleet = s3_config(services)?;
+    Ok(match keys::of_references(services)? {
+        Some(credentials) => S3Config { credentials, ..fleet },
+        None => fleet,
+    })
 }
 
 /// How Redis is reached.

@@ -2,5 +2,6 @@
 
 pub(crate) mod client;
 pub(crate) mod connect;
+mod keys;
 mod proxy;
 pub(crate) mod references;

@@ -8,16 +8,14 @@ use diorama_backends::objects::s3::S3Objects;
 use diorama_core::id::Sha256Hex;
 use diorama_runtime::config::Config;
 use diorama_worker::{CacheConfig, Remote, RemoteConfig};
-use secrecy::ExposeSecret;
 
-use super::connect::{readable, s3_config, seconds};
+use super::connect::{readable, s3_config_of_references, seconds};
 use crate::exit::Failure;
 
-/// For a worker of a fleet: `https://`, and `s3://` with the fleet's own store and key.
+/// For a worker of a fleet: `https://`, and `s3://` in the fleet's own store, with the key for references.
 pub(crate) fn of_fleet(config: &Config) -> Result<Arc<Remote>, Failure> {
-    let s3 = s3_config(&config.services)?;
-    let key = s3.access_key.as_ref().map(|key| key.expose_secret()).unwrap_or_default();
-    let realm = Sha256Hex::of(format!("{:?} {key}", s3.endpoint).as_bytes()).to_string();
+    let s3 = s3_config_of_references(&config.services)?;
+    let realm = Sha256Hex::of(format!("{:?} {}", s3.endpoint, s3.credentials.realm()).as_bytes()).to_string();
     let objects = S3Objects::connect(s3).map_err(Failure::permanent)?;
     let remote = remote(config, Some(Arc::new(objects)), realm);
     remote.prepare().map_err(Failure::permanent)?;

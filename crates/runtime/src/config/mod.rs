@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::options::{
-    ClientOptions, CoordinatorOptions, EngineOptions, ReferenceOptions, RunOptions, ServiceOptions, WorkerOptions,
+    CapOptions, ClientOptions, CoordinatorOptions, EngineOptions, ReferenceOptions, RunOptions, ServiceOptions,
+    WorkerOptions,
 };
 use crate::{Source, home};
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub engine: EngineOptions,
     /// How a run is cut, stored and tried again.
     pub run: RunOptions,
+    /// What a run may ask of the workers.
+    pub caps: CapOptions,
     /// How references are fetched.
     pub references: ReferenceOptions,
     /// Where RabbitMQ, Redis and the object store are.
@@ -97,6 +100,7 @@ pub fn keys() -> impl Iterator<Item = &'static Key> {
         ClientOptions::KEYS,
         WorkerOptions::KEYS,
         CoordinatorOptions::KEYS,
+        CapOptions::KEYS,
         ReferenceOptions::KEYS,
         Settings::DECLARED,
     ]
@@ -139,6 +143,7 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     Ok(Config {
         engine: options(&values)?,
         run: options(&values)?,
+        caps: options(&values)?,
         references: options(&values)?,
         services: options(&values)?,
         client: options(&values)?,

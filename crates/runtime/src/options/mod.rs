@@ -9,11 +9,12 @@ mod choice;
 use std::path::PathBuf;
 
 use diorama_core::address::Place;
+use diorama_core::caps::Caps;
 use diorama_core::id::{Pool, Seed, WorkerId};
 use diorama_core::manifest::ExtraColumns;
 use diorama_core::range::{self, Range};
 use diorama_core::run::OutputFormat;
-use diorama_core::settings::{Key, Kind, Method, reads};
+use diorama_core::settings::{Key, Kind, Method, Size, reads};
 use secrecy::SecretString;
 use strum::VariantNames;
 
@@ -72,6 +73,32 @@ keys! {
 }
 
 keys! {
+    /// What an operator lets a run ask of the workers.
+    pub struct CapOptions {
+        /// The most tasks that a shard may have.
+        max_shard_size: u32 = 100_000, "N", Kind::Whole(range::SHARD_SIZE);
+        /// The most rounds of retries that a run may have.
+        max_retry_rounds: u32 = 10, "N", Kind::Whole(range::MAX_ROUNDS);
+        /// The largest picture, by its pixels, that a row may ask for.
+        max_size: Size = "4096x4096", "WxH", Kind::Text("a size such as \"1024x1024\"");
+        /// The most steps that a row may ask for.
+        max_steps: u32 = 1000, "N", Kind::Whole(Range::new(1.0, 1000.0));
+    }
+}
+
+impl CapOptions {
+    /// The caps as a run is held to them.
+    pub fn caps(&self) -> Caps {
+        Caps {
+            shard_size: self.max_shard_size,
+            retry_rounds: self.max_retry_rounds,
+            size: self.max_size,
+            steps: self.max_steps,
+        }
+    }
+}
+
+keys! {
     /// How references are fetched over `https://` and `s3://`, and where they are kept.
     pub struct ReferenceOptions {
         /// Whether references may come from private addresses and over plain http://.
@@ -108,11 +135,23 @@ keys! {
         s3_endpoint: Option<String>, "URL", Kind::Text("an http:// or https:// address");
         /// The region.
         s3_region: String = "us-east-1", "NAME", Kind::Text("a region");
-        /// The access key's id (or AWS_ACCESS_KEY_ID).
+        /// The access key's id (unset: what the AWS SDK finds: environment, profile, web identity, container or instance role).
         s3_access_key: Option<String>, "ID", Kind::Text("a key's id");
-        /// The secret key (or AWS_SECRET_ACCESS_KEY).
+        /// The secret key of s3_access_key (or AWS_SECRET_ACCESS_KEY).
         s3_secret_key: Option<SecretString>, "KEY", Kind::Secret { what: "a key", flag: false },
-            file s3_secret_key_file: "A file that holds the secret key (or AWS_SECRET_ACCESS_KEY)";
+            file s3_secret_key_file: "A file that holds the secret key of s3_access_key (or AWS_SECRET_ACCESS_KEY)";
+        /// The session token, where s3_access_key is a temporary key.
+        s3_session_token: Option<SecretString>, "TOKEN", Kind::Secret { what: "a session token", flag: false },
+            file s3_session_token_file: "A file that holds the session token, where s3_access_key is a temporary key";
+        /// The profile of ~/.aws/config that gives the key, instead of s3_access_key.
+        s3_profile: Option<String>, "NAME", Kind::Text("a profile's name");
+        /// The access key's id for s3:// references and manifests (unset: the fleet's own key reads them).
+        reference_s3_access_key: Option<String>, "ID", Kind::Text("a key's id");
+        /// The secret key of reference_s3_access_key.
+        reference_s3_secret_key: Option<SecretString>, "KEY", Kind::Secret { what: "a key", flag: false },
+            file reference_s3_secret_key_file: "A file that holds the secret key of reference_s3_access_key";
+        /// The profile of ~/.aws/config for s3:// references and manifests, instead of reference_s3_access_key.
+        reference_s3_profile: Option<String>, "NAME", Kind::Text("a profile's name");
         /// endpoint/bucket/key rather than bucket.endpoint/key.
         s3_path_style: bool = false, "BOOL", Kind::Switch;
         /// Buckets and prefixes below which manifests and references may be named as s3:// (empty: nowhere).
@@ -152,7 +191,7 @@ keys! {
         max_idle: f64 = 0.0, "F", Kind::Real(Range::new(0.0, EVER));
         /// Seconds between two heartbeats of the worker.
         heartbeat: f64 = 5.0, "F", Kind::Real(Range::new(0.1, 60.0));
-        /// Where the worker answers Prometheus at /metrics, such as 0.0.0.0:9464 (unset: nowhere).
+        /// Where a worker or a coordinator answers Prometheus and probes, such as 0.0.0.0:9464 (unset: nowhere, or by the API).
         metrics_listen: Option<String>, "HOST:PORT", Kind::Text("an address such as 0.0.0.0:9464");
     }
 }
@@ -178,10 +217,22 @@ keys! {
         lease: f64 = 10.0, "F", Kind::Real(Range::new(1.0, 300.0));
         /// Seconds after which a published shard that nobody holds is published again.
         publish_again: f64 = 60.0, "F", Kind::Real(Range::new(1.0, 86_400.0));
+        /// Connections to the API that may be open; never more than half of the process's descriptors.
+        max_connections: usize = 1024, "N", Kind::Whole(Range::new(1.0, 1_000_000.0));
+        /// Connections of one address among them; behind a proxy all are the proxy's.
+        max_connections_per_address: usize = 256, "N", Kind::Whole(Range::new(1.0, 1_000_000.0));
+        /// Requests of one token that are answered at a time.
+        max_requests_per_token: usize = 32, "N", Kind::Whole(Range::new(1.0, 10_000.0));
+        /// The largest manifest, in bytes.
+        max_manifest_bytes: u64 = 16_u64 << 30, "N", Kind::Whole(Range::new(1.0, (1_u64 << 50) as f64));
+        /// The largest uploaded reference, in bytes.
+        max_blob_bytes: u64 = 256_u64 << 20, "N", Kind::Whole(Range::new(1.0, (1_u64 << 40) as f64));
         /// Seconds for which what belongs to no run, or to half a submission, is kept before it is collected.
         gc_grace: f64 = 86_400.0, "F", Kind::Real(Range::new(0.0, 31_536_000.0));
     }
     also {
+        /// Where probes and Prometheus are answered, out of memory and beside the API (unset: only by the API).
+        metrics_listen: Option<String>,
         /// Where uploads and final files are prepared; the system's temporary folder where it is not given.
         scratch: Option<PathBuf>,
         /// Whether http:// references are taken, because the workers fetch them.

@@ -116,6 +116,13 @@ impl Journal {
         self.earlier.values().filter(|events| !is_over(events)).count() as u32
     }
 
+    /// Earlier attempts that died or stand still, and never began a task alone. A suspected shard's attempt begins one as
+    /// soon as it has read the shard.
+    pub(crate) fn died_before_any_task(&self) -> u32 {
+        let spoke = |event: &Event| matches!(event, Event::HandedBack { .. } | Event::Running { .. } | Event::Idle);
+        self.earlier.values().filter(|events| !events.iter().any(spoke)).count() as u32
+    }
+
     /// What every earlier attempt leaves to think. `all_dead`: none of them can be alive.
     pub(crate) fn traces(&self, all_dead: bool) -> Vec<Trace> {
         self.earlier.values().map(|events| trace(events, all_dead)).collect()

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use diorama_backends::progress::Head;
+use diorama_core::caps::Caps;
 use diorama_core::run::{ModelIdentity, RunState};
 
 use super::*;
@@ -163,5 +164,52 @@ async fn a_log_that_is_damaged_while_its_shard_runs_never_ends_the_worker() {
     until("it is a dead letter", async || bench.depth().await.dead == 1).await;
     let well = bench.submit("well", OutputFormat::Files, 2).await;
     bench.marker(&well).await;
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_asks_for_more_than_the_worker_may_give_is_paused_with_the_cap_in_the_reason() {
+    let small = Caps { steps: 10, shard_size: 4, ..Caps::default() };
+    let steps = |steps| Settings { steps: Some(steps), ..task(0).settings };
+    let twice = vec![Method::Txt2img, Method::Txt2img];
+    let of = |name: &str, tasks: u64| spec(&run_id(name), OutputFormat::Files, tasks);
+    for (spec, reason) in [
+        (of("shard", 5), "max_shard_size"),
+        (RunSpec { settings: steps(11), ..of("steps", 4) }, "max_steps"),
+        (RunSpec { compare: twice, ..of("compare", 4) }, "txt2img is named twice"),
+    ] {
+        let (bench, run) = (Bench::new(), spec.run.clone());
+        bench.submit_spec(spec).await;
+        bench.publish(&run).await;
+        let worker = bench.start(bench.generator("m"), WorkerConfig { caps: small.clone(), ..bench.config("w") }).await;
+        worker.has_ended(1, "let_go").await;
+        worker.end().await;
+        let history = bench.history(&run).await;
+        assert_eq!(history.state(), Some(RunState::Paused));
+        assert!(history.reason().unwrap().contains(reason), "{:?}", history.reason());
+        assert!(bench.made.lock().unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_beyond_a_cap_pauses_the_run_and_is_no_death() {
+    let (bench, run) = (Bench::new(), run_id("r"));
+    bench.submit_spec(spec(&run, OutputFormat::Files, 2)).await;
+    let large = Settings { size: Some("1024x1024".parse().unwrap()), ..task(1).settings };
+    let tasks = [task(0), Task { settings: large, ..task(1) }];
+    bench.store(&run).write_input(shard(0), &attempt("w"), &tasks).await.unwrap();
+    bench.publish(&run).await;
+    let caps = Caps { size: "512x512".parse().unwrap(), ..Caps::default() };
+    let worker = bench.start(bench.generator("m"), WorkerConfig { caps, ..bench.config("w") }).await;
+    worker.has_ended(1, "let_go").await;
+    worker.end().await;
+    let reason = bench.history(&run).await.reason().map(str::to_owned).unwrap();
+    assert!(reason.contains("t1: size: 1024x1024") && reason.contains("max_size"), "{reason}");
+    // Raised, and resumed: the attempt before ended in good order.
+    bench.decide(&run, Act::Resumed).await;
+    bench.backends.progress.forget(&run).await.unwrap();
+    bench.publish(&run).await;
+    let worker = bench.worker("w").await;
+    assert!(bench.marker(&run).await.outcomes.iter().all(|outcome| outcome.outcome.is_done()));
     worker.end().await;
 }

@@ -82,3 +82,37 @@ async fn the_first_attempt_of_a_shard_notes_that_it_begins_in_one_request_and_re
     assert_eq!(of("/shards/"), ["put"]);
     assert!(of("/parts/").is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_an_attempt_begins_is_noted_before_anything_of_the_shard_is_read() {
+    let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+    let noted = requests.clone();
+    let bench = Bench::with_rule(Box::new(move |_, key| {
+        noted.lock().unwrap().push(key.to_owned());
+        Fault::None
+    }));
+    let run = bench.submit("r", OutputFormat::Webdataset, 4).await;
+    requests.lock().unwrap().clear();
+    let worker = bench.worker("w").await;
+    bench.marker(&run).await;
+    worker.end().await;
+    let requests = requests.lock().unwrap();
+    let at = |what: &str| requests.iter().position(|key| key.contains(what)).unwrap();
+    assert!(at("/journal/") < at("/input/"), "{requests:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_nobody_lives_to_begin_is_given_up_and_a_healthy_one_is_not() {
+    for (deaths, committed, dead) in [(5, 1, 0), (6, 0, 1)] {
+        let bench = Bench::new();
+        let run = bench.submit("r", OutputFormat::Webdataset, 4).await;
+        for name in &["a", "b", "c", "d", "e", "f"][..deaths] {
+            silence(&bench, &run, name, None).await;
+        }
+        let worker = bench.worker("w").await;
+        worker.has_ended(1, if dead == 1 { "dead_lettered" } else { "committed" }).await;
+        let report = worker.end().await;
+        assert_eq!((report.committed, report.dead_lettered), (committed, dead), "{deaths} deaths");
+        assert_eq!(bench.depth().await.dead, dead);
+    }
+}

@@ -6,7 +6,7 @@ it does not know: then KEDA's answer is an error, which starts and stops nothing
 {{- if eq .root.Values.keda.trigger "metrics" -}}
 - type: metrics-api
   metadata:
-    url: http://{{ include "diorama.fullname" .root }}-coordinator.{{ .root.Release.Namespace }}.svc:{{ .root.Values.coordinator.service.port }}/metrics
+    url: http://{{ include "diorama.fullname" .root }}-coordinator.{{ .root.Release.Namespace }}.svc:{{ .root.Values.coordinator.service.metricsPort }}/metrics
     format: prometheus
     valueLocation: {{ printf "diorama_pool_wanted_workers{pool=%q}" .pool | squote }}
     targetValue: "1"

@@ -4,6 +4,7 @@
 mod faults;
 mod liar;
 mod listing;
+mod rights;
 mod small;
 mod store;
 mod uploads;
@@ -26,6 +27,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::faults::FaultFile;
 use crate::liar::Liar;
+use crate::rights::Rights;
 use crate::store::Store;
 
 /// `bucket.localhost` names a bucket; any other host leaves that to the path.
@@ -70,7 +72,13 @@ async fn run() {
     let argument = |name: &str| given.get(name).copied().unwrap_or_else(|| panic!("{name} is missing"));
     let faults = FaultFile::new(argument("--faults").into(), argument("--requests").as_ref());
     let mut service = S3ServiceBuilder::new(Liar::new(Store::new(argument("--folder").into()), faults));
-    service.set_auth(SimpleAuth::from_single(argument("--access-key"), argument("--secret-key")));
+    let rights = Rights::read(argument("--policies").as_ref());
+    let mut keys = SimpleAuth::from_single(argument("--access-key"), argument("--secret-key"));
+    for key in rights.keys() {
+        keys.register(key.to_owned(), argument("--secret-key").into());
+    }
+    service.set_auth(keys);
+    service.set_access(rights);
     service.set_host(Hosts);
     let (service, tls) = (service.build(), given.get("--tls").copied().map(acceptor));
     let address = format!("127.0.0.1:{}", argument("--port"));

@@ -75,6 +75,7 @@ impl S3Server {
         command.args(["--port", &self.port.to_string(), "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]);
         command.arg("--folder").arg(self.folder.path().join("objects")).arg("--faults").arg(self.faults());
         command.arg("--requests").arg(self.requests_file());
+        command.arg("--policies").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/policies"));
         if let Some(certificates) = &self.tls {
             command.arg("--tls").arg(certificates.folder());
         }

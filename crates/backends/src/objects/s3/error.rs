@@ -6,10 +6,12 @@
 
 use std::error::Error;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use diorama_core::causes;
 use rustls::{CertificateError, InvalidMessage};
 
+use super::credentials;
 use crate::objects::ObjectErrorKind;
 use crate::objects::ObjectErrorKind::{DiskFull, Io, NotFound, Refused, Transient, UnknownHost};
 
@@ -20,6 +22,9 @@ where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     let Some(response) = error.raw_response() else {
+        if let Some(error) = causes::find::<CredentialsError>(error) {
+            return credentials::meaning(error);
+        }
         return match error {
             SdkError::ConstructionFailure(_) => {
                 (Refused, format!("{}: check s3_endpoint, s3_region and s3_bucket", causes::in_one_line(error)))
@@ -54,9 +59,10 @@ pub(super) fn answered(status: u16, code: &str) -> (ObjectErrorKind, &'static st
         (_, "NoSuchBucket" | "InvalidBucketName") => {
             (Refused, ": there is no such bucket; create it, or correct its name (s3_bucket)")
         }
-        (_, "InvalidAccessKeyId" | "NotSignedUp" | "InvalidToken" | "ExpiredToken" | "InvalidSecurity") => {
-            (Refused, ": the store does not know the key; check s3_access_key")
-        }
+        (_, "InvalidAccessKeyId" | "NotSignedUp" | "InvalidToken" | "ExpiredToken" | "InvalidSecurity") => (
+            Refused,
+            ": the store does not know the key; check s3_access_key, or what gives it (`diorama doctor` names it)",
+        ),
         (_, "SignatureDoesNotMatch") => (Refused, ": check s3_secret_key and s3_region"),
         (_, "AccessDenied" | "AllAccessDisabled" | "AccountProblem") => {
             (Refused, ": the key lacks the right; it needs to get, put, list and delete objects of the bucket")

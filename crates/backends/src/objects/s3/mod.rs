@@ -12,6 +12,8 @@
 //! - **Time**: a connection within 5 s; an answer within [`S3Config::answer`], longer for large bodies; a body that
 //!   stands still for [`S3Config::stall`] is given up. Nothing is held in memory but a part, or what is being read.
 
+mod clock;
+mod credentials;
 mod error;
 mod listing;
 mod removal;
@@ -25,12 +27,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-    StalledStreamProtectionConfig,
+    BehaviorVersion, Builder, IdentityCache, ProvideCredentials, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, SharedCredentialsProvider, StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{AggregatedBytes, ByteStream, DateTime};
@@ -38,8 +41,9 @@ use aws_smithy_http_client::tls;
 use bytes::Bytes;
 use diorama_core::causes;
 use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
 
+use self::clock::Clock;
+pub use self::credentials::S3Credentials;
 use super::{ObjectError, ObjectErrorKind, ObjectMeta, ObjectReader, Objects, Page, Put, RemoteObjects, check_key};
 use crate::certificates;
 use crate::kind::Cause;
@@ -59,9 +63,8 @@ pub struct S3Config {
     pub bucket: String,
     /// What every key begins with; may be empty.
     pub prefix: String,
-    /// The access key's id.
-    pub access_key: Option<SecretString>,
-    pub secret_key: Option<SecretString>,
+    /// Whose key signs the requests.
+    pub credentials: S3Credentials,
     /// `endpoint/bucket/key` rather than `bucket.endpoint/key`.
     pub path_style: bool,
     /// Certificates (PEM) trusted beside the system's.
@@ -81,8 +84,7 @@ impl Default for S3Config {
             region: "us-east-1".to_owned(),
             bucket: String::new(),
             prefix: String::new(),
-            access_key: None,
-            secret_key: None,
+            credentials: S3Credentials::default(),
             path_style: false,
             ca_file: None,
             multipart_bytes: 16 << 20,
@@ -102,6 +104,8 @@ pub struct S3Objects {
     answer: Duration,
     /// Whether the store ever answered.
     reached: Arc<AtomicBool>,
+    credentials: SharedCredentialsProvider,
+    clock: Clock,
 }
 
 impl fmt::Debug for S3Objects {
@@ -119,12 +123,6 @@ impl S3Objects {
         if let Some(endpoint) = &config.endpoint {
             check_endpoint(endpoint).map_err(wrong)?;
         }
-        let (Some(id), Some(secret)) = (&config.access_key, &config.secret_key) else {
-            return Err(wrong(
-                "s3_access_key and s3_secret_key (or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) are not both given"
-                    .to_owned(),
-            ));
-        };
         let mut roots = tls::TrustStore::default().with_native_roots(true);
         if let Some(path) = &config.ca_file {
             roots.add_pem_certificate(certificates::read(path).map_err(wrong)?);
@@ -137,12 +135,16 @@ impl S3Objects {
             .build_https();
         let timeouts =
             TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(config.answer).build();
-        let credentials = Credentials::new(id.expose_secret(), secret.expose_secret(), None, None, "configuration");
+        let region = Region::new(config.region.clone());
+        let credentials = config.credentials.provider(http.clone(), region.clone());
+        let clock = Clock::default();
         let mut builder = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(http)
-            .credentials_provider(credentials)
-            .region(Region::new(config.region.clone()))
+            .credentials_provider(credentials.clone())
+            .identity_cache(IdentityCache::lazy().load_timeout(credentials::LOOKING).build())
+            .interceptor(clock.clone())
+            .region(region)
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
             .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(config.stall).build())
@@ -166,7 +168,24 @@ impl S3Objects {
             multipart_bytes: config.multipart_bytes.max(upload::SMALLEST_PART),
             answer: config.answer,
             reached: Arc::default(),
+            credentials,
+            clock,
         })
+    }
+
+    /// Where the key comes from, in words.
+    pub async fn key_origin(&self) -> Result<String, ObjectError> {
+        let found = tokio::time::timeout(credentials::LOOKING, self.credentials.provide_credentials()).await;
+        let found = found.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(credentials::LOOKING)));
+        found.map(|key| credentials::origin(&key)).map_err(|error| {
+            let (kind, problem) = credentials::meaning(&error);
+            ObjectError::new(kind, "finding", "a key for the object store", problem).caused_by(error)
+        })
+    }
+
+    /// How far this machine's clock was ahead of the store's at its last answer, where that said so.
+    pub fn clock_ahead(&self) -> Option<jiff::SignedDuration> {
+        self.clock.ahead()
     }
 
     fn full(&self, key: &str) -> Result<String, ObjectError> {

@@ -36,6 +36,7 @@ const LARGEST_KEPT: usize = 128 << 10;
 
 /// How wide.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HowWide {
     /// Pixels, 16 to 2048: a smaller picture as JPEG. Without it, the bytes as they were made.

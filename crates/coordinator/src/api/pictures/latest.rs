@@ -24,6 +24,7 @@ const REMEMBERED: usize = 64;
 
 /// How many.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HowMany {
     /// Pictures: 1 to 100, 24 where it is not given.

@@ -58,11 +58,11 @@ fn range(marker: &CommitMarker, key: &str, task: &Task) -> Option<(u64, u64)> {
     let mut from = 0;
     for outcome in &marker.outcomes {
         let Some(files) = files_in(outcome, key) else { continue };
-        let length: u64 = files.map(member).sum();
+        let length = files.map(member).fold(0, u64::saturating_add);
         if outcome.task == task.index {
             return Some((from, length));
         }
-        from += length;
+        from = length.saturating_add(from);
     }
     None
 }
@@ -74,14 +74,14 @@ fn files_in<'a>(outcome: &'a TaskOutcome, key: &str) -> Option<impl Iterator<Ite
     }
 }
 
-/// The bytes of a member: header, content, filling.
+/// The bytes of a member: header, content, filling. A marker is believed about them only so far that nothing overflows.
 fn member(file: &FileRef) -> u64 {
-    let padded = |bytes: u64| bytes.div_ceil(BLOCK) * BLOCK;
+    let padded = |bytes: u64| bytes.div_ceil(BLOCK).saturating_mul(BLOCK);
     let long_name = match file.path.len() {
         length if length > NAME => BLOCK + padded(length as u64 + 1),
         _ => 0,
     };
-    long_name + BLOCK + padded(file.bytes)
+    padded(file.bytes).saturating_add(long_name + BLOCK)
 }
 
 /// What lies in a piece of a tar; nothing more where it is damaged.
@@ -103,6 +103,22 @@ fn members(bytes: &[u8]) -> HashMap<String, Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_said_to_be_larger_than_any_has_a_size_all_the_same() {
+        let sha256 = diorama_core::id::Sha256Hex::of(b"");
+        let file = |bytes| FileRef { path: "a.png".to_owned(), sha256: sha256.clone(), bytes };
+        assert_eq!(member(&file(1 << 40)), (1 << 40) + BLOCK);
+        assert_eq!(member(&file(u64::MAX)), u64::MAX);
+    }
+
+    #[test]
+    fn whatever_a_piece_of_an_archive_holds_it_has_members_or_none() {
+        diorama_fuzz::fuzz_among_others("archive", |bytes| {
+            let content: usize = members(bytes).values().map(Bytes::len).sum();
+            assert!(content <= bytes.len() * 2, "{content} bytes out of {}", bytes.len());
+        });
+    }
 
     #[test]
     fn a_member_takes_as_much_of_a_tar_as_was_foretold() {

@@ -17,6 +17,7 @@ use crate::api::{Opened, Problem, Shared};
 
 /// Which round.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WhichRound {
     /// From 0; the last one where it is not given.

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use axum::extract::Multipart;
+use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::{FromRequest, Multipart, Request};
 use diorama_backends::blocking;
 use diorama_core::clock;
 use diorama_core::id::{RunId, Sha256Hex};
@@ -14,6 +15,7 @@ use diorama_manifest::{Budget, Format, LISTED_SKIPPED, Manifest, ManifestReport,
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
 
+use super::ahead::{Ahead, Taken};
 use super::request::{SubmitRequest, seed};
 use super::{manifest_error, object};
 use crate::api::auth::Caller;
@@ -55,18 +57,22 @@ struct Part {
 
 impl Upload {
     /// Reads the form; its manifest has at most `limit` bytes.
-    pub(super) async fn receive(api: &Shared, mut form: Multipart, limit: u64) -> Result<Self, Problem> {
+    pub(super) async fn receive(api: &Shared, request: Request, limit: u64) -> Result<Self, Problem> {
+        let taken = Taken::default();
+        let body = |body: Body| Body::from_stream(Ahead::new(body.into_data_stream(), taken.clone()));
+        let form = Multipart::from_request(request.map(body), &()).await;
+        let mut form = form.map_err(|refused| Problem::bad_request("invalid_form", refused.body_text()))?;
         let (mut request, mut manifest, mut invalid) = (None::<SubmitRequest>, None::<Part>, Vec::new());
         let mut skipped = None;
         let scratch = &api.config.scratch;
         while let Some(mut field) = form.next_field().await.map_err(cut_off)? {
             match field.name() {
-                Some("spec") => request = Some(read_spec(&mut field).await?),
+                Some("spec") => request = Some(read_spec(&mut field, &taken).await?),
                 Some("manifest") => {
-                    manifest = Some(to_disk(scratch, &mut field, "manifest", limit).await?);
+                    manifest = Some(to_disk(scratch, &mut field, &taken, "manifest", limit).await?);
                 }
                 Some("invalid") => {
-                    let part = to_disk(scratch, &mut field, "list of skipped rows", MAX_INVALID_BYTES).await?;
+                    let part = to_disk(scratch, &mut field, &taken, "list of skipped rows", MAX_INVALID_BYTES).await?;
                     invalid = blocking::run(move || read_invalid(&part.file)).await.map_err(panicked)??;
                     skipped = Some(part.sha256);
                 }
@@ -167,9 +173,10 @@ impl Upload {
     }
 }
 
-async fn read_spec(field: &mut Field<'_>) -> Result<SubmitRequest, Problem> {
+async fn read_spec(field: &mut Field<'_>, taken: &Taken) -> Result<SubmitRequest, Problem> {
     let mut text = Vec::new();
     while let Some(chunk) = field.chunk().await.map_err(cut_off)? {
+        taken.add(chunk.len());
         text.extend_from_slice(&chunk);
         if text.len() > MAX_SPEC_BYTES {
             return Err(Problem::too_large("spec", MAX_SPEC_BYTES as u64));
@@ -178,9 +185,16 @@ async fn read_spec(field: &mut Field<'_>) -> Result<SubmitRequest, Problem> {
     serde_json::from_slice(&text).map_err(|error| Problem::bad_request("invalid_spec", format!("spec: {error}")))
 }
 
-async fn to_disk(scratch: &Path, field: &mut Field<'_>, what: &str, limit: u64) -> Result<Part, Problem> {
+async fn to_disk(
+    scratch: &Path,
+    field: &mut Field<'_>,
+    taken: &Taken,
+    what: &str,
+    limit: u64,
+) -> Result<Part, Problem> {
     let (mut file, mut bytes, mut digest) = (Scratch::new(scratch), 0, Sha256::new());
     while let Some(chunk) = field.chunk().await.map_err(cut_off)? {
+        taken.add(chunk.len());
         bytes += chunk.len() as u64;
         if bytes > limit {
             return Err(Problem::too_large(what, limit));

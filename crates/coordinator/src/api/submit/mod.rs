@@ -1,19 +1,21 @@
 //! Submission over HTTP: the spec and the manifest come as parts of one form, the manifest is streamed to disk, checked
 //! as a whole, and only then becomes a run.
 
+mod ahead;
 mod form;
 mod object;
 mod request;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::{Multipart, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::{Extension, Json};
 use diorama_backends::blocking;
 use diorama_backends::objects::list_all;
 use diorama_core::address::Readable;
+use diorama_core::caps::Weight;
 use diorama_core::id::{Pool, RunId, Sha256Hex};
 use diorama_core::key::SharedKey;
 use diorama_core::outcome::{ErrorCode, TaskError};
@@ -52,14 +54,13 @@ const LISTED_ISSUES: usize = 1000;
 pub(super) async fn create(
     State(api): State<Shared>,
     Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    form: Multipart,
+    request: Request,
 ) -> Result<(StatusCode, Extension<About>, Json<RunStatus>), Problem> {
-    refuse_encoding(&headers)?;
-    let key = idempotency_key(&caller, &headers)?;
+    refuse_encoding(request.headers())?;
+    let key = idempotency_key(&caller, request.headers())?;
     let limits = caller.limits();
     let bytes = limits.bytes(api.config.max_manifest_bytes);
-    let mut upload = Upload::receive(&api, form, bytes).await?;
+    let mut upload = Upload::receive(&api, request, bytes).await?;
     if let Some(there) = submitted_before(&api, &caller, key.as_ref(), &upload.sha256).await? {
         let run = there.spec.run.clone();
         // Whoever decided it may have died, or stand still, before it was handed over.
@@ -68,7 +69,8 @@ pub(super) async fn create(
         }
         return Ok((StatusCode::OK, Extension(About(run)), Json(there.status(&api).await?)));
     }
-    let settings = upload.request.check()?;
+    let caps = &api.config.limits.caps;
+    let settings = upload.request.check(caps)?;
     limits.check_request(&upload.request)?;
     check_pool(&api, &upload.request.pool).await?;
     let _one_more = one_more_run(&api, &caller).await?;
@@ -77,12 +79,24 @@ pub(super) async fn create(
     let _waiting = budget.stop_on_drop();
     let manifest = upload.manifest(&api, settings.clone(), bytes).await?.within(budget);
     let skip = upload.request.skip_invalid;
-    let (checked, readable) = (manifest.clone(), api.config.readable.clone());
+    let (checked, within, readable) = (manifest.clone(), caps.clone(), api.config.readable.clone());
+    let turn = api.callers.check(&caller, &api.config.limits).await;
+    let weight = Mutex::new(Weight::new(upload.request.shard_size, 1 + upload.request.compare.len()));
     let validate = move || {
-        let reads = |task: &Task| check_reference(&readable, task);
-        checked.validate(&reads, if skip { LISTED_SKIPPED } else { LISTED_ISSUES })
+        let check = |task: &Task| {
+            weight.lock().unwrap_or_else(PoisonError::into_inner).add(task);
+            within.check(task)?;
+            check_reference(&readable, task)
+        };
+        let report = checked.validate(&check, if skip { LISTED_SKIPPED } else { LISTED_ISSUES });
+        (report, weight.into_inner().unwrap_or_else(PoisonError::into_inner))
     };
-    let report = blocking::run(validate).await.map_err(panicked)?.map_err(manifest_error)?;
+    let (report, weight) = blocking::run(validate).await.map_err(panicked)?;
+    let report = report.map_err(manifest_error)?;
+    drop(turn);
+    if let Some(problem) = weight.problem() {
+        return Err(Problem::new(413, "shard_too_large", problem));
+    }
     if report.issue_count > 0 && !(skip && report.tasks > 0) {
         return Err(refused(report));
     }
@@ -98,7 +112,7 @@ pub(super) async fn create(
     let spec = match submit(api.backends(), &store, &api.config.name, submission).await {
         Ok(spec) => spec,
         Err(error) => {
-            if matches!(error, CoordinatorError::UnknownBlobs { .. }) {
+            if matches!(error, CoordinatorError::UnknownBlobs { .. } | CoordinatorError::TooHeavy(_)) {
                 take_back(&api, &store, &run).await;
             }
             return Err(error.into());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use diorama_core::caps::Caps;
 use diorama_core::id::{Pool, Seed};
 use diorama_core::manifest::ExtraColumns;
 use diorama_core::range::{self, Range};
@@ -12,8 +13,9 @@ use diorama_core::stop::StopIf;
 use diorama_core::text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use strum::VariantNames;
 use utoipa::ToSchema;
-use utoipa::openapi::{KnownFormat, Object, ObjectBuilder, SchemaFormat, Type};
+use utoipa::openapi::{Array, ArrayBuilder, KnownFormat, Object, ObjectBuilder, SchemaFormat, Type};
 
 use crate::api::Problem;
 
@@ -58,9 +60,9 @@ pub struct SubmitRequest {
     /// From which rows without a seed derive theirs.
     #[serde(default)]
     pub seed: u64,
-    /// Other methods to make beside each picture.
+    /// Other methods to make beside each picture, each once.
     #[serde(default)]
-    #[schema(value_type = Vec<String>)]
+    #[schema(schema_with = methods)]
     pub compare: Vec<Method>,
     /// How pictures are stored: `webdataset` or `files`.
     #[serde(default = "webdataset")]
@@ -126,6 +128,15 @@ fn whole(about: &str, range: Range) -> ObjectBuilder {
         .maximum(bound(range.high))
 }
 
+fn methods() -> Array {
+    let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Method::VARIANTS.iter().copied()));
+    ArrayBuilder::new()
+        .items(word)
+        .unique_items(true)
+        .description(Some("Other methods to make beside each picture, each once."))
+        .build()
+}
+
 fn shard_size() -> Object {
     whole("Tasks a shard.", range::SHARD_SIZE).build()
 }
@@ -154,7 +165,7 @@ pub(in crate::api) struct Form {
 
 impl SubmitRequest {
     /// Checks the ranges; gives the settings, read.
-    pub(super) fn check(&self) -> Result<Settings, Problem> {
+    pub(super) fn check(&self, caps: &Caps) -> Result<Settings, Problem> {
         let mut problems = Vec::new();
         let mut settings = Settings::default();
         for (key, value) in &self.settings {
@@ -178,6 +189,9 @@ impl SubmitRequest {
         }
         if self.name.as_ref().is_some_and(|name| name.len() > range::NAME_BYTES) {
             problems.push(format!("name is out of range; it must be at most {} bytes", range::NAME_BYTES));
+        }
+        if problems.is_empty() {
+            problems.extend(caps.problems(self.shard_size, &self.retry, &settings, &self.compare));
         }
         let fits = |text: &String| (1..=64).contains(&text.len());
         if self.labels.len() > 32 || !self.labels.iter().all(|(name, value)| fits(name) && fits(value)) {
@@ -215,7 +229,7 @@ mod tests {
         let schema = serde_json::to_value(SubmitRequest::schema()).unwrap();
         let request = |key: &str, value: i64| {
             let request = serde_json::from_value::<SubmitRequest>(json!({ "pool": "default", key: value })).unwrap();
-            request.check().map_err(|problem| problem.detail)
+            request.check(&Caps::default()).map_err(|problem| problem.detail)
         };
         for key in ["shard_size", "priority", "weight"] {
             let bound = |bound: &str| schema["properties"][key][bound].as_i64().unwrap();

@@ -24,6 +24,8 @@ mod damaged;
 mod degraded;
 mod events;
 mod fleet;
+mod fuzz;
+mod limits;
 mod lists;
 mod object_manifest;
 mod outcomes;
@@ -62,6 +64,7 @@ impl Bench {
             role_without_tokens: super::Role::Admin,
             max_manifest_bytes: 1 << 20,
             max_blob_bytes: 1 << 10,
+            limits: Default::default(),
             leading: watch::channel(true).1,
             pools: Vec::new(),
             metrics: ApiMetrics::register(Registry::new()).unwrap(),

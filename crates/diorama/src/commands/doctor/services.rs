@@ -7,12 +7,12 @@ use diorama_backends::diagnosis::{Finding, Verdict};
 use diorama_backends::objects::s3::S3Objects;
 use diorama_backends::{objects, progress, queue};
 use diorama_runtime::config::Config;
-use jiff::Timestamp;
+use jiff::SignedDuration;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
 use crate::fleet::client::Client;
-use crate::fleet::connect::{rabbitmq_config, redis_config, s3_config};
+use crate::fleet::connect::{rabbitmq_config, redis_config, s3_config, s3_config_of_references};
 
 /// Files larger than this go up in parts, in the check: the smallest that S3 takes, in bytes.
 const PART: u64 = 5 << 20;
@@ -24,6 +24,8 @@ const REFUSED_SKEW: i64 = 15 * 60;
 const NOTED_SKEW: i64 = 60;
 
 const SETTINGS: &str = "settings";
+const KEY: &str = "object store: key";
+const KEY_OF_REFERENCES: &str = "object store: key for references";
 const CLOCK: &str = "object store: clock";
 const COORDINATOR: &str = "coordinator";
 const TOKEN: &str = "coordinator: token";
@@ -79,34 +81,61 @@ async fn object_store(config: &Config) -> Vec<Finding> {
         Ok(s3) => diorama_backends::objects::s3::S3Config { multipart_bytes: PART, ..s3 },
         Err(failure) => return vec![wrong(&failure)],
     };
-    let address = s3.endpoint.clone().unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", s3.region));
     let store = match S3Objects::connect(s3) {
         Ok(store) => store,
         Err(error) => return vec![Finding::problem("object store", error.to_string(), "correct the settings")],
     };
+    let mut found = vec![key(KEY, &store).await];
+    if found.iter().any(|finding| finding.verdict == Verdict::Problem) {
+        return found;
+    }
     let large = tempfile::NamedTempFile::new().and_then(|mut file| {
         file.write_all(&vec![0; PART as usize + 1])?;
         Ok(file)
     });
-    let mut found = match large {
-        Ok(large) => objects::diagnose::diagnose(&store, large.path()).await,
-        Err(error) => vec![Finding::problem("temporary folder", error.to_string(), "free space, or set TMPDIR")],
-    };
-    found.extend(clock(config, &address).await);
+    match large {
+        Ok(large) => found.extend(objects::diagnose::diagnose(&store, large.path()).await),
+        Err(error) => {
+            found.push(Finding::problem("temporary folder", error.to_string(), "free space, or set TMPDIR"));
+        }
+    }
+    found.extend(store.clock_ahead().map(skew));
+    found.extend(key_of_references(config).await);
     found
 }
 
-/// How far this clock and the store's are apart, which signatures depend on; nothing where the store does not say.
-async fn clock(config: &Config, address: &str) -> Option<Finding> {
-    let client = Client::new(&config.client).ok()?;
-    let answer = client.http().head(address).timeout(Duration::from_secs(10)).send().await.ok()?;
-    let date = answer.headers().get("date")?.to_str().ok()?;
-    let there = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
-    Some(skew(there, Timestamp::now()))
+/// Where the key of a store comes from.
+async fn key(name: &'static str, store: &S3Objects) -> Finding {
+    let advice = "give s3_access_key and s3_secret_key_file, s3_profile, or a role; docs/operations.md lists them";
+    match store.key_origin().await {
+        Ok(origin) => Finding::ok(name, origin),
+        Err(error) if error.is_retryable() => Finding::away(name, error.to_string(), "try again"),
+        Err(error) => Finding::problem(name, error.to_string(), advice),
+    }
 }
 
-fn skew(there: Timestamp, here: Timestamp) -> Finding {
-    let seconds = here.duration_since(there).as_secs();
+/// The same of references, where they have one of their own.
+async fn key_of_references(config: &Config) -> Option<Finding> {
+    let services = &config.services;
+    if services.reference_s3_access_key.is_none()
+        && services.reference_s3_secret_key.is_none()
+        && services.reference_s3_profile.is_none()
+    {
+        return None;
+    }
+    let s3 = match s3_config_of_references(services) {
+        Ok(s3) => s3,
+        Err(failure) => return Some(wrong(&failure)),
+    };
+    Some(match S3Objects::connect(s3) {
+        Ok(store) => key(KEY_OF_REFERENCES, &store).await,
+        Err(error) => Finding::problem(KEY_OF_REFERENCES, error.to_string(), "correct the settings"),
+    })
+}
+
+/// What it means that this clock is ahead of the store's by so much.
+fn skew(ahead: SignedDuration) -> Finding {
+    let seconds = ahead.as_secs();
     let found = format!("{} s {} the store's", seconds.abs(), if seconds < 0 { "behind" } else { "ahead of" });
     let advice = "set this machine's clock (NTP): S3 refuses signatures that are 15 minutes off";
     match seconds.abs() {
@@ -177,8 +206,7 @@ mod tests {
 
     #[test]
     fn a_clock_is_judged_by_how_far_it_is_off_in_either_direction() {
-        let at = |second: i64| Timestamp::from_second(second).unwrap();
-        let verdict = |seconds: i64| skew(at(100_000), at(100_000 + seconds)).verdict;
+        let verdict = |seconds: i64| skew(SignedDuration::from_secs(seconds)).verdict;
         assert_eq!([0, 60, -60].map(verdict), [Verdict::Ok; 3]);
         assert_eq!([61, -300].map(verdict), [Verdict::Warning; 2]);
         assert_eq!([900, -90_000].map(verdict), [Verdict::Problem; 2]);

@@ -3,6 +3,7 @@
 mod wanted;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use diorama_core::id::Sha256Hex;
@@ -11,16 +12,20 @@ use diorama_core::outcome::FileRef;
 use diorama_core::run::OutputFormat;
 use futures::StreamExt;
 use reqwest::Method;
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::wanted::{Kind, Target, Wanted, WantedObjects, name_as_users_do};
+use self::wanted::{Kind, Target, Wanted, WantedObjects, folds_case, name_as_users_do};
 use super::blocking;
 use crate::cli::{Cli, Results};
 use crate::exit::{self, Failure};
 use crate::fleet::client::Client;
 use crate::{gallery, output, overwrite, progress, table};
+
+/// What is copied at a time, in bytes.
+const PIECE: usize = 256 << 10;
 
 /// Objects that are downloaded at a time.
 const DOWNLOADING: usize = 4;
@@ -50,7 +55,9 @@ async fn download(command: &Results, cli: &Cli, client: &Client) -> Result<u8, F
         complete &= fetch(client, &format!("/v1/runs/{}/{name}", command.run), &to, command.partial).await?;
     }
     let lines = WantedObjects::count(&results).map_err(|error| disk(&results, &error))?;
-    let mut wanted = WantedObjects::open(&results, command.keep_archives).map_err(|error| disk(&results, &error))?;
+    let folds_case = folds_case(&command.to).map_err(|error| disk(&command.to, &error))?;
+    let wanted = WantedObjects::open(&results, command.keep_archives, folds_case);
+    let mut wanted = wanted.map_err(|error| disk(&results, &error))?;
     let bar = progress::count(lines, "pictures");
     let mut downloading: JoinSet<Result<(usize, u64), Failure>> = JoinSet::new();
     let (mut files, mut objects, mut all_begun) = (0, 0, false);
@@ -103,7 +110,9 @@ async fn one(client: Client, run: String, to: PathBuf, wanted: Wanted) -> Result
     let count = (wanted.files.len(), wanted.lines);
     let (folder, files, kept) = (to.clone(), wanted.files.clone(), to.join(&wanted.object));
     let is_there = move || match wanted.kind {
-        Kind::Kept => kept.is_file() && each_member(&kept, &files, |_, _| Ok(())).is_ok(),
+        Kind::Kept => {
+            kept.is_file() && each_member(&kept, &files, |it, content| check(&kept, &it.file, content)).is_ok()
+        }
         Kind::File | Kind::Extracted => files.iter().all(|target| is_there(&folder, target)),
     };
     if blocking(is_there).await? {
@@ -113,10 +122,10 @@ async fn one(client: Client, run: String, to: PathBuf, wanted: Wanted) -> Result
     fetch(&client, &format!("/v1/runs/{run}/objects/{}", wanted.object), &part, true).await?;
     let place = part.clone();
     let put = move || match wanted.kind {
-        Kind::Extracted => each_member(&place, &wanted.files, |target, bytes| write(&to, target, bytes)),
+        Kind::Extracted => each_member(&place, &wanted.files, |target, content| write(&to, target, content)),
         Kind::File => keep(&place, &to, &wanted.files),
         Kind::Kept => {
-            each_member(&place, &wanted.files, |_, _| Ok(()))?;
+            each_member(&place, &wanted.files, |target, content| check(&place, &target.file, content))?;
             let at = to.join(&wanted.object);
             let made = at.parent().map_or(Ok(()), std::fs::create_dir_all);
             made.and_then(|()| std::fs::rename(&place, &at)).map_err(|error| disk(&at, &error))
@@ -130,14 +139,19 @@ async fn one(client: Client, run: String, to: PathBuf, wanted: Wanted) -> Result
 fn is_there(folder: &Path, Target { file, to }: &Target) -> bool {
     let path = folder.join(to);
     let same_size = std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == file.bytes);
-    same_size && std::fs::read(&path).is_ok_and(|bytes| Sha256Hex::of(&bytes) == file.sha256)
+    let digest = || {
+        let mut hasher = Sha256::new();
+        std::io::copy(&mut std::fs::File::open(&path)?, &mut hasher)?;
+        Ok::<_, std::io::Error>(Sha256Hex::from_digest(hasher.finalize().into()))
+    };
+    same_size && digest().is_ok_and(|sha256| sha256 == file.sha256)
 }
 
-/// Gives each of these members of an archive to `take`; all of them must be there, with the digests that were committed.
+/// Gives each of these members of an archive to `take`; all of them must be there.
 fn each_member(
     archive: &Path,
     files: &[Target],
-    mut take: impl FnMut(&Target, &[u8]) -> Result<(), Failure>,
+    mut take: impl FnMut(&Target, &mut dyn Read) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let failed = |error: &std::io::Error| disk(archive, error);
     let mut left: BTreeMap<&str, &Target> = files.iter().map(|target| (target.file.path.as_str(), target)).collect();
@@ -147,10 +161,7 @@ fn each_member(
         let mut entry = entry.map_err(|error| failed(&error))?;
         let path = entry.path().map_err(|error| failed(&error))?.to_string_lossy().into_owned();
         let Some(target) = left.remove(path.as_str()) else { continue };
-        let mut bytes = Vec::new();
-        std::io::copy(&mut entry, &mut bytes).map_err(|error| failed(&error))?;
-        check(&target.file, &bytes)?;
-        take(target, &bytes)?;
+        take(target, &mut entry)?;
     }
     match left.keys().next() {
         Some(path) => Err(Failure::permanent(anyhow::anyhow!("{path} is not in its archive; run `diorama verify`"))),
@@ -159,27 +170,48 @@ fn each_member(
 }
 
 fn keep(part: &Path, to: &Path, files: &[Target]) -> Result<(), Failure> {
-    let bytes = std::fs::read(part).map_err(|error| disk(part, &error))?;
-    files.iter().try_for_each(|target| check(&target.file, &bytes).and_then(|()| write(to, target, &bytes)))
+    files.iter().try_for_each(|target| {
+        let mut content = std::fs::File::open(part).map_err(|error| disk(part, &error))?;
+        write(to, target, &mut content)
+    })
 }
 
-fn check(file: &FileRef, bytes: &[u8]) -> Result<(), Failure> {
-    if Sha256Hex::of(bytes) == file.sha256 {
-        return Ok(());
-    }
+/// Reads a member of an archive; its digest must be right.
+fn check(archive: &Path, file: &FileRef, content: &mut dyn Read) -> Result<(), Failure> {
+    let mut hasher = Sha256::new();
+    std::io::copy(content, &mut hasher).map_err(|error| disk(archive, &error))?;
+    if Sha256Hex::from_digest(hasher.finalize().into()) == file.sha256 { Ok(()) } else { Err(not_committed(file)) }
+}
+
+fn not_committed(file: &FileRef) -> Failure {
     let message = format!("{} is not what was committed; run `diorama verify`", file.path);
-    Err(Failure::permanent(anyhow::anyhow!(message)))
+    Failure::permanent(anyhow::anyhow!(message))
 }
 
-/// Writes a file as a whole.
-fn write(to: &Path, target: &Target, bytes: &[u8]) -> Result<(), Failure> {
-    let path = to.join(&target.to);
+/// Writes a file whose digest is right, as a whole. How large it is said to be costs no memory.
+fn write(to: &Path, Target { file, to: name }: &Target, content: &mut dyn Read) -> Result<(), Failure> {
+    let path = to.join(name);
     let folder = path.parent().unwrap_or(to);
-    let written = std::fs::create_dir_all(folder)
-        .and_then(|()| tempfile::NamedTempFile::new_in(folder))
-        .and_then(|mut temporary| std::io::Write::write_all(&mut temporary, bytes).map(|()| temporary))
-        .and_then(|temporary| temporary.persist(&path).map_err(|error| error.error).map(drop));
-    written.map_err(|error| disk(&path, &error))
+    let mut copy = || {
+        std::fs::create_dir_all(folder)?;
+        let (mut temporary, mut hasher) = (tempfile::NamedTempFile::new_in(folder)?, Sha256::new());
+        let mut piece = vec![0; PIECE];
+        loop {
+            match content.read(&mut piece)? {
+                0 => break,
+                read => {
+                    hasher.update(&piece[..read]);
+                    temporary.write_all(&piece[..read])?;
+                }
+            }
+        }
+        if Sha256Hex::from_digest(hasher.finalize().into()) != file.sha256 {
+            return Ok(false);
+        }
+        temporary.persist(&path).map_err(|error| error.error)?;
+        Ok::<_, std::io::Error>(true)
+    };
+    if copy().map_err(|error| disk(&path, &error))? { Ok(()) } else { Err(not_committed(file)) }
 }
 
 /// Streams an answer into a file; whether it is all there will be. A download that breaks off is begun again.
@@ -214,4 +246,46 @@ async fn fetch(client: &Client, path: &str, to: &Path, partial: bool) -> Result<
 
 fn disk(path: &Path, error: &std::io::Error) -> Failure {
     Failure::try_again(anyhow::anyhow!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An archive with these members, and what a marker says of the first.
+    fn archive(members: &[(&str, &[u8])], said: u64) -> (tempfile::TempDir, PathBuf, FileRef) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
+        for (name, content) in members {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, name, *content).unwrap();
+        }
+        tar.into_inner().unwrap();
+        let (name, content) = members[0];
+        (folder, path, FileRef { path: name.to_owned(), sha256: Sha256Hex::of(content), bytes: said })
+    }
+
+    #[test]
+    fn a_file_that_is_said_to_have_a_terabyte_is_written_as_it_is_or_refused() {
+        for said in [4, 1 << 40, u64::MAX] {
+            let (folder, path, file) = archive(&[("images/a.png", b"duck"), ("b", b"x")], said);
+            let to = folder.path().join("out");
+            extract(&path, &to, std::slice::from_ref(&file)).unwrap();
+            assert_eq!(std::fs::read(to.join("images/a.png")).unwrap(), b"duck");
+            assert_eq!(is_there(&to, &file), said == 4);
+            keep(&to.join("images/a.png"), &folder.path().join("again"), &[file]).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_not_committed_is_refused_and_leaves_nothing() {
+        let (folder, path, mut file) = archive(&[("images/a.png", b"duck")], 1 << 40);
+        file.sha256 = Sha256Hex::of(b"goose");
+        let to = folder.path().join("out");
+        let refused = extract(&path, &to, &[file]).unwrap_err().to_string();
+        assert!(refused.contains("is not what was committed"), "{refused}");
+        assert_eq!(std::fs::read_dir(to.join("images")).unwrap().count(), 0);
+    }
 }

@@ -1,7 +1,8 @@
 //! Which objects a `results.jsonl` names, read as they are wanted, so that its length does not matter to our memory.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
 
@@ -54,12 +55,17 @@ pub(super) struct WantedObjects {
     files: VecDeque<Wanted>,
     /// Archives stay archives.
     keep_archives: bool,
+    /// Where the folder tells no small letters from capital ones: what is to lie in it, without that difference.
+    folded: Option<HashSet<u64>>,
 }
 
 impl WantedObjects {
-    pub(super) fn open(results: &Path, keep_archives: bool) -> io::Result<Self> {
+    /// Those of the file `results`, for a folder that tells small letters from capital ones, or does not.
+    pub(super) fn open(results: &Path, keep_archives: bool, folds_case: bool) -> io::Result<Self> {
         let lines = BufReader::new(File::open(results)?).lines();
-        Ok(Self { path: results.to_owned(), lines, gathered: VecDeque::new(), files: VecDeque::new(), keep_archives })
+        let folded = folds_case.then(HashSet::new);
+        let (gathered, files) = (VecDeque::new(), VecDeque::new());
+        Ok(Self { path: results.to_owned(), lines, gathered, files, keep_archives, folded })
     }
 
     /// The number of its lines.
@@ -105,6 +111,15 @@ impl WantedObjects {
             file,
         });
         let files: Vec<Target> = files.collect();
+        if let Some(folded) = &mut self.folded
+            && let Some(target) = files.iter().find(|target| !folded.insert(fold(&target.to)))
+        {
+            anyhow::bail!(
+                "{} and another result differ only in small and capital letters, which the folder does not tell apart: \
+                 choose one on another disk",
+                target.to
+            );
+        }
         let Some(archive) = archive else {
             self.files.extend(files.into_iter().map(|target| Wanted {
                 object: target.file.path.clone(),
@@ -127,6 +142,20 @@ impl WantedObjects {
         self.gathered.push_back(wanted);
         Ok(())
     }
+}
+
+/// Stands for a path as a disk sees it that folds case.
+fn fold(path: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.to_lowercase().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Whether `folder` takes a name in capital letters for the same in small ones.
+pub(super) fn folds_case(folder: &Path) -> io::Result<bool> {
+    let probe = tempfile::Builder::new().prefix(".part-case-").suffix(".X").tempfile_in(folder)?;
+    let name = probe.path().file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    Ok(folder.join(name).exists())
 }
 
 /// Writes the lines of `from` as the file `to`, with the files named as they lie beside it.
@@ -189,10 +218,14 @@ mod tests {
 
     /// What comes of these lines, and the most archives that were held at a time.
     fn read(lines: &str) -> anyhow::Result<(Vec<Wanted>, usize)> {
+        read_into(lines, false)
+    }
+
+    fn read_into(lines: &str, folds_case: bool) -> anyhow::Result<(Vec<Wanted>, usize)> {
         let file = tempfile::NamedTempFile::new()?;
         std::fs::write(file.path(), lines)?;
         assert_eq!(WantedObjects::count(file.path())?, lines.lines().count() as u64);
-        let mut objects = WantedObjects::open(file.path(), false)?;
+        let mut objects = WantedObjects::open(file.path(), false, folds_case)?;
         let (mut all, mut most) = (Vec::new(), 0);
         while let Some(wanted) = objects.next()? {
             most = most.max(objects.gathered.len());
@@ -243,6 +276,24 @@ mod tests {
         let archive = line(0, "a.png", Some("../../shards/x.tar"));
         assert!(read(&archive).unwrap_err().to_string().contains("would leave the folder"));
         assert!(read("{\"status\"").is_err());
+    }
+
+    #[test]
+    fn names_that_differ_only_by_case_are_refused_where_the_disk_cannot_tell_them_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!folds_case(folder.path()).unwrap(), "the tests run on a disk that tells them apart");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let archive = Some("shards/r0-000000.a.tar");
+        for (first, second, archive) in [
+            ("Duck.image.png", "duck.image.png", archive),
+            ("files/r0-000000.a/images/A.png", "files/r0-000001.b/images/a.png", None),
+        ] {
+            let lines = line(0, first, archive) + "\n" + &line(1, second, archive);
+            let refused = read_into(&lines, true).unwrap_err().to_string();
+            assert!(refused.contains("differ only in small and capital letters"), "{refused}");
+            read_into(&lines, false).unwrap();
+            read_into(&(line(0, first, archive) + "\n" + &line(1, "goose.png", archive)), true).unwrap();
+        }
     }
 
     #[test]
