@@ -32,10 +32,13 @@ fn open(name: &str, bytes: &[u8], extra: ExtraColumns) -> (tempfile::TempDir, Ma
     (folder, manifest)
 }
 
-/// The report on a manifest, whose check must need no more CPU time than the target: 5 seconds for 1 MB.
+/// What the check of a manifest may take: 5 CPU seconds for 1 MB is the target, of a program that is optimised.
+const SECONDS: f64 = if cfg!(debug_assertions) { 25.0 } else { 5.0 };
+
+/// The report on a manifest.
 fn report(name: &str, bytes: &[u8], extra: ExtraColumns) -> ManifestReport {
     let (_folder, manifest) = open(name, bytes, extra);
-    manifest.within(Budget::of_seconds(5.0, 0.0)).validate(&|_| Ok(()), LISTED_SKIPPED).unwrap()
+    manifest.within(Budget::of_seconds(SECONDS, 0.0)).validate(&|_| Ok(()), LISTED_SKIPPED).unwrap()
 }
 
 /// What a report says of a Parquet file that is refused as a whole.
@@ -152,7 +155,8 @@ const BROTLI: i64 = 4;
 
 #[test]
 fn what_is_written_by_hand_is_read_where_nothing_is_wrong_with_it() {
-    for (codec, pack) in [(0, Vec::from as fn(&[u8]) -> Vec<u8>), (GZIP, gzip), (BROTLI, brotli)] {
+    let codecs: [(i64, fn(&[u8]) -> Vec<u8>); 3] = [(0, |bytes| bytes.to_vec()), (GZIP, gzip), (BROTLI, brotli)];
+    for (codec, pack) in codecs {
         let page = |value: &str| {
             let plain = plain(value.as_bytes());
             Page { declared: plain.len() as i64, packed: pack(&plain) }
