@@ -47,7 +47,7 @@ fn only_the_engine_and_evaluation_know_the_model() {
 
 #[test]
 fn only_the_backends_know_the_services() {
-    for service in ["lapin", "redis", "aws-sdk-s3"] {
+    for service in ["lapin", "redis", "aws-sdk-s3", "aws-config"] {
         assert!(users(service).iter().all(|user| user == "diorama-backends"), "{service}: {:?}", users(service));
     }
 }

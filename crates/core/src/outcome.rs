@@ -204,6 +204,8 @@ struct FlatEnd {
     code: Option<ErrorCode>,
     message: Option<String>,
     retryable: Option<bool>,
+    #[serde(default)]
+    extra: Extra,
 }
 
 #[derive(Deserialize)]
@@ -233,14 +235,14 @@ impl TryFrom<FlatEnd> for TaskEnd {
     type Error = String;
 
     fn try_from(flat: FlatEnd) -> Result<Self, String> {
-        let FlatEnd { task, custom_id, seed, status, files, code, message, retryable } = flat;
+        let FlatEnd { task, custom_id, seed, status, files, code, message, retryable, extra } = flat;
         match status {
             Status::Done if files.is_none() => Err(missing(&custom_id, "files")),
             Status::Done => Ok(Self::Done),
             Status::Failed => {
                 let error = failure(&custom_id, code, message, retryable)?;
                 let custom_id = CustomId::new(custom_id).map_err(|error| error.to_string())?;
-                Ok(Self::Failed(TaskOutcome { task, custom_id, seed, outcome: Outcome::Failed(error) }))
+                Ok(Self::Failed(TaskOutcome { task, custom_id, seed, outcome: Outcome::Failed(error), extra }))
             }
         }
     }

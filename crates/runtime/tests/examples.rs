@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use diorama_core::settings::{Key, Kind, Settings};
 use diorama_runtime::config::{Sources, key, keys, load};
 use diorama_runtime::options::{
-    ClientOptions, CoordinatorOptions, EngineOptions, ReferenceOptions, RunOptions, ServiceOptions, WorkerOptions,
+    CapOptions, ClientOptions, CoordinatorOptions, EngineOptions, ReferenceOptions, RunOptions, ServiceOptions,
+    WorkerOptions,
 };
 
 /// The files, each with the keys of the programs that read it.
@@ -27,10 +28,13 @@ fn examples() -> [(&'static str, Vec<&'static Key>); 3] {
         ),
         (
             "coordinator.toml",
-            [of(&[ServiceOptions::KEYS, CoordinatorOptions::KEYS]), also(&["scratch", "allow_private_references"])]
-                .concat(),
+            [
+                of(&[ServiceOptions::KEYS, CoordinatorOptions::KEYS, CapOptions::KEYS]),
+                also(&["metrics_listen", "scratch", "allow_private_references"]),
+            ]
+            .concat(),
         ),
-        ("worker.toml", of(&[WorkerOptions::KEYS, EngineOptions::KEYS, ReferenceOptions::KEYS])),
+        ("worker.toml", of(&[WorkerOptions::KEYS, EngineOptions::KEYS, ReferenceOptions::KEYS, CapOptions::KEYS])),
     ]
 }
 

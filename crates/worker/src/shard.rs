@@ -217,6 +217,8 @@ impl Shard {
         if unfinished >= work.spec.retry.poison_after {
             tracing::warn!(unfinished, "attempts on this shard died or stalled; running it task by task");
             self.suspected = true;
+            // It was read, and nobody died of that: whoever dies while it waits for its mates does not die of it.
+            journal.note(store, Note::Idle).await?;
             // Two suspected ones that keep their own shares would wait for each other.
             self.flight = None;
             self.flight = Some(context.share(IN_FLIGHT).await?);
