@@ -17,10 +17,13 @@ use crate::source::{Entry, Place, Reader, ReferenceFile};
 pub(super) struct Reading<'a> {
     request: &'a Request,
     reader: Reader,
-    last: Option<(PathBuf, Result<(Rgb8, Sha256Hex), String>)>,
+    last: Option<(PathBuf, Result<Read, String>)>,
     /// References that are in the set of references.
     known: BTreeSet<String>,
 }
+
+/// A decoded picture, and the digest of its file.
+type Read = (Rgb8, Sha256Hex);
 
 impl<'a> Reading<'a> {
     pub(super) fn new(request: &'a Request, known: BTreeSet<String>) -> Self {
@@ -88,7 +91,7 @@ impl<'a> Reading<'a> {
         Ok(resized(picture, size))
     }
 
-    fn read_reference(&mut self, path: &Path) -> Result<(Rgb8, Sha256Hex), String> {
+    fn read_reference(&mut self, path: &Path) -> Result<Read, String> {
         let bytes =
             self.reader.read(&Place::File(path.to_owned())).map_err(|problem| format!("the reference {problem}"))?;
         let picture = decode(&bytes, &PictureLimits::default())

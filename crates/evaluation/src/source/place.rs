@@ -43,10 +43,13 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// Offset and length of each member, by path.
+type Members = HashMap<String, (u64, u64)>;
+
 /// Reads bytes from places; remembers where members lie in the archives that were asked last.
 #[derive(Debug, Default)]
 pub struct Reader {
-    archives: VecDeque<(PathBuf, HashMap<String, (u64, u64)>)>,
+    archives: VecDeque<(PathBuf, Members)>,
 }
 
 impl Reader {
@@ -81,8 +84,7 @@ impl Reader {
     }
 }
 
-/// Offset and length of each member.
-fn members(archive: &Path) -> std::io::Result<HashMap<String, (u64, u64)>> {
+fn members(archive: &Path) -> std::io::Result<Members> {
     let mut tar = tar::Archive::new(File::open(archive)?);
     let mut members = HashMap::new();
     for entry in tar.entries_with_seek()? {
