@@ -168,10 +168,12 @@ mod tests {
             index: TaskIndex(0),
             custom_id: CustomId::new("a").unwrap(),
             reference: None,
+            region: None,
             prompt: "x".repeat(1 << 20),
             subjects: None,
             seed: Seed::new(0).unwrap(),
             settings: Settings::default(),
+            extra: Default::default(),
         };
         let tasks = vec![task.clone(); 40];
         assert_eq!(too_heavy(&tasks, 1), None);

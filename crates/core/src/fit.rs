@@ -59,6 +59,24 @@ impl Placement {
     }
 }
 
+impl Placement {
+    /// The pixel of the reference that the centre of a picture's pixel falls on: its index in a copy of `here` (columns, rows)
+    /// of a reference of size `of`. `None` where the picture shows nothing of the reference.
+    pub fn pixel(&self, (x, y): (u32, u32), of: (u32, u32), here: (u32, u32)) -> Option<usize> {
+        let along = |place: u32, at: (u32, u32), crop: (u32, u32), of: u32, here: u32| {
+            let place = place.checked_sub(at.0).filter(|place| *place < at.1)?;
+            // Where the centre lies in the reference, in units of half a part.
+            let centre = (2 * u64::from(place) + 1) * u64::from(crop.1) + 2 * u64::from(crop.0) * u64::from(at.1);
+            let pixel = centre * u64::from(here) / (2 * u64::from(at.1) * u64::from(of.max(1)));
+            Some(pixel.min(u64::from(here.saturating_sub(1))) as usize)
+        };
+        let (at, crop) = (&self.at, &self.crop);
+        let column = along(x, (at.x, at.width), (crop.x, crop.width), of.0, here.0)?;
+        let row = along(y, (at.y, at.height), (crop.y, crop.height), of.1, here.1)?;
+        Some(row * here.0 as usize + column)
+    }
+}
+
 impl Fit {
     /// Where a reference of this size lies in a picture of that size; no side may be 0.
     pub fn place(self, reference: (u32, u32), picture: (u32, u32)) -> Placement {

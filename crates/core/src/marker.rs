@@ -174,7 +174,13 @@ mod tests {
         let id = |index: u64| CustomId::new(format!("task-{index}")).unwrap();
         let outcome = |(index, outcome)| {
             let index = index as u64;
-            TaskOutcome { task: TaskIndex(index), custom_id: id(index), seed: Seed::new(index).unwrap(), outcome, extra: Default::default() }
+            TaskOutcome {
+                task: TaskIndex(index),
+                custom_id: id(index),
+                seed: Seed::new(index).unwrap(),
+                outcome,
+                extra: Default::default(),
+            }
         };
         let outcomes = [done.clone(), failed(true), done, failed(false)].into_iter().enumerate().map(outcome);
         let marker = marker(outcomes.collect());

@@ -186,6 +186,7 @@ struct Flat {
 }
 
 /// How a task ended, as far as it counts; what was made is passed over.
+#[allow(clippy::large_enum_variant, reason = "read, taken apart and gone")]
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "FlatEnd")]
 pub(crate) enum TaskEnd {

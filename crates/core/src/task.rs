@@ -69,15 +69,17 @@ impl Task {
             Some(Layers::Paths(paths)) => texts(paths),
             Some(Layers::Auto | Layers::Last) | None => 0,
         };
-        let reference = match &self.reference {
+        let named = |reference: &Option<Reference>| match reference {
             Some(Reference::File(text) | Reference::S3(text) | Reference::Https(text)) => text.len(),
             Some(Reference::Blob(_)) => 64,
             None => 0,
         };
+        let pictures = named(&self.reference) + named(&self.region);
+        let extra = self.extra.iter().map(|(key, value)| 64 + key.len() + value.to_string().len()).sum::<usize>();
         let steps = self.settings.edit_steps.as_ref().map_or(0, |steps| size_of_val(steps.as_slice()));
         let negative = self.settings.negative_prompt.as_ref().map_or(0, String::len);
         let subjects = self.subjects.as_deref().map_or(0, texts);
         let id = self.custom_id.as_str().len();
-        (size_of::<Self>() + id + self.prompt.len() + negative + subjects + layers + reference + steps) as u64
+        (size_of::<Self>() + id + self.prompt.len() + negative + subjects + layers + pictures + extra + steps) as u64
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use diorama_core::id::Seed;
+use diorama_core::manifest::ExtraColumns;
 use diorama_core::settings::Settings;
 use diorama_fuzz::fuzz;
 use diorama_manifest::{Format, Manifest, References, Rules};
@@ -16,6 +17,9 @@ fn reads(format: Format, name: &str) {
         compare: Vec::new(),
         references: References::Remote,
         plain_http: false,
+        follow_links: false,
+        extra_columns: ExtraColumns::Carry,
+        columns: Default::default(),
     };
     fuzz(name, |bytes| {
         std::fs::write(&path, bytes).unwrap();

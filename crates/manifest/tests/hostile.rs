@@ -150,12 +150,14 @@ fn brotli(bytes: &[u8]) -> Vec<u8> {
     packed
 }
 
+type Pack = fn(&[u8]) -> Vec<u8>;
+
 const GZIP: i64 = 2;
 const BROTLI: i64 = 4;
 
 #[test]
 fn what_is_written_by_hand_is_read_where_nothing_is_wrong_with_it() {
-    let codecs: [(i64, fn(&[u8]) -> Vec<u8>); 3] = [(0, |bytes| bytes.to_vec()), (GZIP, gzip), (BROTLI, brotli)];
+    let codecs: [(i64, Pack); 3] = [(0, |bytes| bytes.to_vec()), (GZIP, gzip), (BROTLI, brotli)];
     for (codec, pack) in codecs {
         let page = |value: &str| {
             let plain = plain(value.as_bytes());

@@ -73,17 +73,7 @@ impl Region {
     /// Whether the pixel of a picture shows the reference outside the region: by the mask's pixel that its centre falls on.
     /// Where the reference was extended beyond its edges, it shows nothing of it.
     fn is_outside(&self, x: u32, y: u32, used: &Placement) -> bool {
-        let along = |place: u32, at: (u32, u32), crop: (u32, u32), of: u32, here: u32| {
-            let place = place.checked_sub(at.0).filter(|place| *place < at.1)?;
-            // The centre in the reference, in halves of a part of the picture's pixel.
-            let centre = (2 * u64::from(place) + 1) * u64::from(crop.1) + 2 * u64::from(crop.0) * u64::from(at.1);
-            let pixel = centre * u64::from(here) / (2 * u64::from(at.1) * u64::from(of.max(1)));
-            Some(pixel.min(u64::from(here.saturating_sub(1))) as usize)
-        };
-        let (at, crop) = (&used.at, &used.crop);
-        let column = along(x, (at.x, at.width), (crop.x, crop.width), self.of.0, self.here.0);
-        let row = along(y, (at.y, at.height), (crop.y, crop.height), self.of.1, self.here.1);
-        column.zip(row).is_some_and(|(column, row)| !self.white[row * self.here.0 as usize + column])
+        used.pixel((x, y), self.of, self.here).is_some_and(|at| !self.white[at])
     }
 }
 

@@ -28,7 +28,7 @@ const MUST_BE_OFF: [&str; 6] = [
 /// What the network predicts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum PredictionType {
+pub(super) enum PredictionType {
     /// The noise.
     #[default]
     Epsilon,
@@ -41,7 +41,7 @@ pub enum PredictionType {
 /// How inference steps are laid over training steps (Lin et al. 2023, table 2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum TimestepSpacing {
+pub(super) enum TimestepSpacing {
     /// Multiples of a whole ratio from 0, plus `steps_offset`.
     Leading,
     /// Counted back from the last training step.

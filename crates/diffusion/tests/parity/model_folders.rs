@@ -312,8 +312,8 @@ fn a_learned_token_is_one_token_wherever_its_files_name_it() {
                        "special": false});
         });
     };
-    let ways: [&dyn Fn(&Copy, &str, i64); 2] = [&listed, &configured];
-    for name in ways {
+    type Way<'a> = &'a dyn Fn(&Copy, &str, i64);
+    for name in [&listed as Way, &configured] {
         let copy = Copy::of("flat");
         let id = add_rows(&copy, 1);
         copy.assert_refused(&["vocab_size", "has no name", "added_tokens.json"]);

@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn only_what_is_outside_the_region_counts() {
-        let (reference, mut picture) = (flat(32, 100), flat(32, 100));
+        let (reference, picture) = (flat(32, 100), flat(32, 100));
         let _ = picture.narrow(2, 0, 8).fill_(0.0);
         let same = background(&picture, &reference, &region(32, 8)).unwrap();
         assert_eq!((same.psnr, same.ssim), (MOST, Some(1.0)));

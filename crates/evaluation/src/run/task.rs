@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use diorama_core::id::Sha256Hex;
+use diorama_core::fit::{Placement, Region};
+use diorama_core::generator::ReferencePicture;
 use diorama_core::picture::{Gray8, Rgb8};
+use diorama_core::settings::Fit;
 use diorama_diffusion::image_processor::resample::{Filter, resize};
-use diorama_picture::{PictureLimits, decode};
+use diorama_picture::{PictureLimits, decode, reference_from_bytes};
 
 use super::Request;
 use crate::evaluator::Subject;
@@ -17,13 +19,10 @@ use crate::source::{Entry, Place, Reader, ReferenceFile};
 pub(super) struct Reading<'a> {
     request: &'a Request,
     reader: Reader,
-    last: Option<(PathBuf, Result<Read, String>)>,
+    last: Option<(PathBuf, Result<ReferencePicture, String>)>,
     /// References that are in the set of references.
     known: BTreeSet<String>,
 }
-
-/// A decoded picture, and the digest of its file.
-type Read = (Rgb8, Sha256Hex);
 
 impl<'a> Reading<'a> {
     pub(super) fn new(request: &'a Request, known: BTreeSet<String>) -> Self {
@@ -50,14 +49,20 @@ impl<'a> Reading<'a> {
                 return (row, None);
             }
         };
-        let reference = match self.reference(&entry.reference, (picture.width, picture.height)) {
-            Ok(reference) => Some(reference),
+        let size = (picture.width, picture.height);
+        let reference = match self.reference(&entry.reference) {
+            Ok((reference, used)) => {
+                let used = placement(reference, used, size);
+                Some((as_used(reference, &used), used, (reference.width, reference.height)))
+            }
             Err(note) => {
                 row.notes.push(note);
                 None
             }
         };
-        let region = match self.region(entry) {
+        let of = reference.as_ref().map(|(_, used, of)| (*used, *of));
+        let reference = reference.map(|(picture, ..)| picture);
+        let region = match self.region(entry, size, of) {
             Ok(region) => region,
             Err(note) => {
                 row.notes.push(note);
@@ -74,52 +79,69 @@ impl<'a> Reading<'a> {
         decode(&bytes, &PictureLimits::default()).map_err(|error| format!("{place} {}", error.message))
     }
 
-    /// The reference as the model saw it: Pillow's Lanczos to the picture's size.
-    fn reference(&mut self, file: &Result<ReferenceFile, String>, size: (u32, u32)) -> Result<Rgb8, String> {
+    /// The reference, and which part of it was used.
+    fn reference(
+        &mut self,
+        file: &Result<ReferenceFile, String>,
+    ) -> Result<(&ReferencePicture, Option<Placement>), String> {
         let file = file.as_ref().map_err(Clone::clone)?;
         if self.last.as_ref().is_none_or(|(path, _)| *path != file.path) {
             self.last = Some((file.path.clone(), self.read_reference(&file.path)));
         }
         let Some((_, read)) = &self.last else { return Err(String::new()) };
-        let (picture, sha256) = read.as_ref().map_err(Clone::clone)?;
-        if file.sha256.as_ref().is_some_and(|wanted| wanted != sha256) {
+        let reference = read.as_ref().map_err(Clone::clone)?;
+        if file.sha256.as_ref().is_some_and(|wanted| *wanted != reference.sha256) {
             return Err(format!(
                 "the reference {} is no longer the one that the picture was made from",
                 file.path.display()
             ));
         }
-        Ok(resized(picture, size))
+        Ok((reference, file.used))
     }
 
-    fn read_reference(&mut self, path: &Path) -> Result<Read, String> {
+    fn read_reference(&mut self, path: &Path) -> Result<ReferencePicture, String> {
         let bytes =
             self.reader.read(&Place::File(path.to_owned())).map_err(|problem| format!("the reference {problem}"))?;
-        let picture = decode(&bytes, &PictureLimits::default())
-            .map_err(|error| format!("the reference {} {}", path.display(), error.message))?;
-        Ok((picture, Sha256Hex::of(&bytes)))
+        let source = path.display().to_string();
+        reference_from_bytes(&bytes, &source, &PictureLimits::default()).map_err(|error| error.message)
     }
 
     fn names_region(&self, entry: &Entry) -> bool {
         self.request.region.is_some() || entry.region.is_some()
     }
 
-    fn region(&mut self, entry: &Entry) -> Result<Option<Gray8>, String> {
+    /// Where the subject may be in a picture of `size`. A mask of the picture is taken as it is; one of the reference is
+    /// placed as its reference was.
+    fn region(
+        &mut self,
+        entry: &Entry,
+        size: (u32, u32),
+        reference: Option<(Placement, (u32, u32))>,
+    ) -> Result<Option<Gray8>, String> {
         let path = match (&self.request.region, &entry.region) {
             (Some(folder), _) if folder.is_dir() => folder.join(format!("{}.png", entry.custom_id)),
             (Some(file), _) => file.clone(),
             (None, Some(path)) => path.clone(),
             (None, None) => return Ok(None),
         };
-        let picture = self.picture(&Place::File(path)).map_err(|problem| format!("the region {problem}"))?;
-        // A grey picture has three equal channels.
-        let data = picture.data.chunks_exact(3).map(|pixel| pixel[0].max(pixel[1]).max(pixel[2])).collect();
-        Ok(Some(Gray8 { width: picture.width, height: picture.height, data }))
+        let place = Place::File(path);
+        let bytes = self.reader.read(&place).map_err(|problem| format!("the region {problem}"))?;
+        let mask = reference_from_bytes(&bytes, "", &PictureLimits::default())
+            .map_err(|error| format!("the region {place}: {}", error.message))?;
+        let whole = Fit::Stretch.place((mask.width, mask.height), size);
+        let used = match reference {
+            Some((used, of)) if of == (mask.width, mask.height) => used,
+            _ if size == (mask.width, mask.height) => whole,
+            // Whoever measures says what is wrong with its size.
+            _ => return Ok(Some(grey(&mask.picture))),
+        };
+        Ok(Some(placed(&mask, &used)))
     }
 
     /// The reference that was read last, in its own size, where it is not in the set of references yet.
     pub(super) fn new_reference(&mut self, named: &Option<String>) -> Option<Rgb8> {
         let named = named.as_ref()?;
-        let (path, Ok((picture, _))) = self.last.as_ref()? else { return None };
+        let (path, Ok(ReferencePicture { picture, .. })) = self.last.as_ref()? else { return None };
         let is_new = path.display().to_string() == *named && self.known.insert(named.clone());
         is_new.then(|| picture.clone())
     }
@@ -127,6 +149,37 @@ impl<'a> Reading<'a> {
     pub(super) fn known_references(&self) -> BTreeSet<String> {
         self.known.clone()
     }
+}
+
+/// Which part of the reference became which part of a picture of `size`: what the record says, else all of all.
+fn placement(reference: &ReferencePicture, used: Option<Placement>, size: (u32, u32)) -> Placement {
+    let fits = |used: &Placement| (used.width, used.height) == size;
+    used.filter(fits).unwrap_or_else(|| Fit::Stretch.place((reference.width, reference.height), size))
+}
+
+/// The reference as the model saw it: Pillow's Lanczos to the picture's size.
+fn as_used(reference: &ReferencePicture, used: &Placement) -> Rgb8 {
+    let part = resized(&reference.used(used), (used.at.width, used.at.height));
+    if used.at == Region::whole((used.width, used.height)) {
+        return part;
+    }
+    part.extended(used.at, used.width, used.height)
+}
+
+/// A mask of a reference in the picture's pixels: of each, the value that its centre falls on. What shows nothing of the
+/// reference is white: it tells nothing of the place.
+fn placed(mask: &ReferencePicture, used: &Placement) -> Gray8 {
+    let (width, height, grey) = (used.width, used.height, grey(&mask.picture));
+    let (of, here) = ((mask.width, mask.height), (grey.width, grey.height));
+    let value = |x: u32, y: u32| used.pixel((x, y), of, here).map_or(255, |at| grey.data[at]);
+    let data = (0..height).flat_map(|y| (0..width).map(|x| value(x, y)).collect::<Vec<_>>()).collect();
+    Gray8 { width, height, data }
+}
+
+/// A grey picture has three equal channels.
+fn grey(picture: &Rgb8) -> Gray8 {
+    let data = picture.data.chunks_exact(3).map(|pixel| pixel[0].max(pixel[1]).max(pixel[2])).collect();
+    Gray8 { width: picture.width, height: picture.height, data }
 }
 
 fn resized(picture: &Rgb8, (width, height): (u32, u32)) -> Rgb8 {

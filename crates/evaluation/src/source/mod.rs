@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use about::About;
+use diorama_core::fit::Placement;
 use diorama_core::id::Sha256Hex;
 pub use place::{Place, Reader};
 
@@ -49,6 +50,8 @@ pub struct ReferenceFile {
     pub path: PathBuf,
     /// What its bytes were when the picture was made.
     pub sha256: Option<Sha256Hex>,
+    /// Which part of it the picture was made from; where that is not known, all of it.
+    pub used: Option<Placement>,
 }
 
 /// What is to be opened, and what the user says about it.

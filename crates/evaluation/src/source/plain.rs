@@ -35,9 +35,9 @@ impl Plain {
         let line = self.about.of(id);
         let named = line.reference.as_ref().map(|reference| self.about.path(reference));
         let reference = match (named, &self.references) {
-            (Some(path), _) => Ok(ReferenceFile { path, sha256: None }),
+            (Some(path), _) => Ok(ReferenceFile { path, sha256: None, used: None }),
             (None, Some(references)) => match references.get(id) {
-                Some(path) => Ok(ReferenceFile { path: path.clone(), sha256: None }),
+                Some(path) => Ok(ReferenceFile { path: path.clone(), sha256: None, used: None }),
                 None => Err(format!("no picture called {id} is among the references")),
             },
             (None, None) => Err("no reference is known: name their folder with --references".to_owned()),

@@ -124,7 +124,7 @@ impl Run {
     /// The reference of a task, with scene and category after its folders.
     fn reference(&self, record: Option<&Record>, named: Option<&str>) -> (Result<ReferenceFile, String>, Filed) {
         if let Some(named) = named {
-            return (Ok(ReferenceFile { path: self.about.path(named), sha256: None }), filed(named));
+            return (Ok(ReferenceFile { path: self.about.path(named), sha256: None, used: None }), filed(named));
         }
         let Some(record) = record else {
             return (Err("the record is gone, and the reference unknown".into()), (None, None));
@@ -133,6 +133,7 @@ impl Run {
             return (Err("it was made without a reference".into()), (None, None));
         };
         let sha256 = record.reference.as_ref().map(|reference| reference.sha256.clone());
+        let used = record.reference.as_ref().and_then(|reference| reference.used);
         let source = record.reference.as_ref().map_or_else(|| reference.to_string(), |known| known.source.clone());
         let elsewhere = || format!("the reference {source} is not on this machine: name its folder with --references");
         let found = match reference {
@@ -144,7 +145,7 @@ impl Run {
                 self.root.as_ref().map(|root| root.join(name)).filter(|path| path.is_file())
             }
         };
-        let found = found.map(|path| ReferenceFile { path, sha256 }).ok_or_else(elsewhere);
+        let found = found.map(|path| ReferenceFile { path, sha256, used }).ok_or_else(elsewhere);
         (found, filed(&source))
     }
 }

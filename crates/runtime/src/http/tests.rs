@@ -37,7 +37,7 @@ impl Server {
         let router = Router::new()
             .route("/livez", get(|| async { "ok" }))
             .route("/body", post(body))
-            .route("/hang", get(|| std::future::pending::<&str>()))
+            .route("/hang", get(std::future::pending::<&str>))
             .route("/endless", get(endless));
         let crowded = Router::new().route("/livez", get(|| async { "ok, in a crowd" }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

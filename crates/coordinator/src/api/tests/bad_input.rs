@@ -5,7 +5,7 @@ use axum::http::{Request, StatusCode, header};
 use bytes::Bytes;
 use diorama_core::id::Sha256Hex;
 use futures::stream;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Bench, form, rows, spec};
 use crate::api::Tokens;

@@ -252,8 +252,8 @@ fn disk(path: &Path, error: &std::io::Error) -> Failure {
 mod tests {
     use super::*;
 
-    /// An archive with these members, and what a marker says of the first.
-    fn archive(members: &[(&str, &[u8])], said: u64) -> (tempfile::TempDir, PathBuf, FileRef) {
+    /// An archive with these members, and the first one as a marker has it.
+    fn archive(members: &[(&str, &[u8])], said: u64) -> (tempfile::TempDir, PathBuf, Target) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tar");
         let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
@@ -264,7 +264,12 @@ mod tests {
         }
         tar.into_inner().unwrap();
         let (name, content) = members[0];
-        (folder, path, FileRef { path: name.to_owned(), sha256: Sha256Hex::of(content), bytes: said })
+        let file = FileRef { path: name.to_owned(), sha256: Sha256Hex::of(content), bytes: said };
+        (folder, path, Target { to: name.to_owned(), file })
+    }
+
+    fn extract(archive: &Path, to: &Path, files: &[Target]) -> Result<(), Failure> {
+        each_member(archive, files, |target, content| write(to, target, content))
     }
 
     #[test]
@@ -282,7 +287,7 @@ mod tests {
     #[test]
     fn what_was_not_committed_is_refused_and_leaves_nothing() {
         let (folder, path, mut file) = archive(&[("images/a.png", b"duck")], 1 << 40);
-        file.sha256 = Sha256Hex::of(b"goose");
+        file.file.sha256 = Sha256Hex::of(b"goose");
         let to = folder.path().join("out");
         let refused = extract(&path, &to, &[file]).unwrap_err().to_string();
         assert!(refused.contains("is not what was committed"), "{refused}");
