@@ -1,7 +1,7 @@
 //! Fuzzing on the stable toolchain, as tests: each target gets the inputs of its corpus (`fuzz/corpus/NAME`), then mutated
 //! ones, until its time is over: a third of a second where nothing is said, `FUZZ_SECONDS` each in `make fuzz`. What it
 //! gets follows from `FUZZ_SEED`. A target fails by a panic, by taking longer than [`LONGEST`] for one input, or by
-//! allocating more than [`MOST`] beyond what it holds itself to; the input is kept beside the corpus then.
+//! allocating more than [`MOST`] beyond what it holds itself to; the input is kept in the temporary folder then.
 
 mod mutate;
 
@@ -102,7 +102,7 @@ fn corpus(name: &str) -> Vec<Vec<u8>> {
 /// Keeps an input that broke a bound: it belongs into the corpus once that is mended.
 fn keep(name: &str, input: &[u8]) -> PathBuf {
     let sum = input.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
-    let path = folder(name).join(format!("broken-{sum:016x}"));
+    let path = std::env::temp_dir().join(format!("diorama-fuzz-{name}-{sum:016x}"));
     let _ = std::fs::write(&path, input);
     path
 }
