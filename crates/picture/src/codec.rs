@@ -149,7 +149,8 @@ fn whole(bytes: &[u8], limits: &PictureLimits) -> Result<(Decoded, Orientation),
     let deadline = Deadline::of(limits);
     let mut reader = ImageReader::with_format(Timely { bytes: Cursor::new(bytes), deadline }, format);
     let mut allowed = Limits::default();
-    allowed.max_alloc = Some(memory);
+    // TIFF's decoder takes that much twice: for what is unpacked, and for what it is made of.
+    allowed.max_alloc = Some(if format == ImageFormat::Tiff { memory / 2 } else { memory });
     reader.limits(allowed);
     let mut decoder = reader.into_decoder().map_err(|error| from_library(error, deadline))?;
     let (width, height) = decoder.dimensions();
