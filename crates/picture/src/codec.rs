@@ -24,7 +24,7 @@ use image::{
 use crate::limits::{Deadline, PictureLimits, Room};
 use crate::problem::Problem;
 use crate::shrink::shrunk;
-use crate::{jpeg, kind, png_rows};
+use crate::{jpeg, kind, png_rows, tiff};
 
 /// Formats that are read, besides PNG.
 const READ: [ImageFormat; 5] =
@@ -144,6 +144,9 @@ fn upright(bytes: &[u8], limits: &PictureLimits) -> Result<Decoded, Problem> {
 fn whole(bytes: &[u8], limits: &PictureLimits) -> Result<(Decoded, Orientation), Problem> {
     let format = image::guess_format(bytes).ok().filter(|format| READ.contains(format));
     let Some(format) = format else { return Err(Problem::NotRead(kind::describe(bytes))) };
+    if format == ImageFormat::Tiff && !tiff::is_whole(bytes) {
+        return Err(Problem::CutOff("its tags have values that it does not".to_owned()));
+    }
     let jpeg = (format == ImageFormat::Jpeg).then(|| jpeg::facts(bytes));
     let memory = PictureLimits::memory(bytes.len());
     let deadline = Deadline::of(limits);

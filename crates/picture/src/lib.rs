@@ -11,6 +11,7 @@ mod problem;
 mod region;
 mod shrink;
 mod thumbnail;
+mod tiff;
 mod used;
 
 pub use codec::{decode, encode_gray, encode_rgb, read_reference, reference_from_bytes};

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use super::Fleet;
 use crate::case::{end, until};
 
+/// What submitters may name.
+const READABLE: (&str, &str) = ("DIORAMA_S3_READABLE", "places,diorama");
+
 /// The command without any key, and with no service that gives out keys but what `variables` name.
 fn without_key(fleet: &Fleet, variables: &[(&str, &str)], arguments: &[&str]) -> Command {
     let mut command = fleet.command(arguments);
@@ -106,8 +109,10 @@ fn each_part_of_a_fleet_needs_no_more_than_its_policy_and_may_do_no_more() {
         row("not-allowed", "s3://diorama/own.png"),
     ];
     fleet.case.write_rows(&rows);
-    // The policies of docs/policies, by whose names the store of the tests knows their keys.
-    let reader = [("DIORAMA_REFERENCE_S3_ACCESS_KEY", "references"), ("DIORAMA_REFERENCE_S3_SECRET_KEY", SECRET_KEY)];
+    // The policies of docs/policies, by whose names the store of the tests knows their keys. What submitters may name goes
+    // further than the key for references.
+    let reader =
+        [("DIORAMA_REFERENCE_S3_ACCESS_KEY", "references"), ("DIORAMA_REFERENCE_S3_SECRET_KEY", SECRET_KEY), READABLE];
     let as_part = |part: &str, mut command: Command| {
         command.env("DIORAMA_S3_ACCESS_KEY", part).envs(reader);
         command
@@ -141,11 +146,14 @@ fn references_are_read_with_their_own_key_and_everything_else_with_the_fleets() 
     fs::write(fleet.s3.folder().join("own.png"), place).unwrap();
     let row = |id: &str, reference: &str| json!({"custom_id": id, "reference": reference, "prompt": "a seagull"});
     fleet.case.write_rows(&[row("uploaded", "place-0.png"), row("object", "s3://diorama/own.png")]);
-    let _coordinator = fleet.serve();
+    let mut serving = fleet.serving(&fleet.coordinator);
+    serving.envs([READABLE]);
+    let _coordinator = fleet.serve_as(serving);
     let submit = ["submit", "rows.jsonl", "--max-rounds", "0", "--json", "--name"];
     // A key that the store does not know: it reads nothing, and the fleet's own goes on.
-    let reader = [("DIORAMA_REFERENCE_S3_ACCESS_KEY", "reader"), ("DIORAMA_REFERENCE_S3_SECRET_KEY", "wrong")];
-    for (variables, done) in [(&reader[..], 1), (&[], 2)] {
+    let reader =
+        [("DIORAMA_REFERENCE_S3_ACCESS_KEY", "reader"), ("DIORAMA_REFERENCE_S3_SECRET_KEY", "wrong"), READABLE];
+    for (variables, done) in [(&reader[..], 1), (&[READABLE], 2)] {
         let worker = fleet.start_with(variables, &["worker", "--engine", "synthetic", "--heartbeat", "0.5"]);
         let name = format!("with {done}");
         let run = fleet.run(&[&submit[..], &[&name]].concat()).expect(0).json()["run"].as_str().unwrap().to_owned();

@@ -2,7 +2,7 @@
 //! positions of a prompt's subjects.
 
 use diorama_diffusion::image_processor::{Rgb, preprocess, resize};
-use diorama_diffusion::subjects::locate;
+use diorama_diffusion::subjects::{locate, word_number};
 use diorama_diffusion::text::ClipTokenizer;
 use tch::{Kind, Tensor};
 
@@ -38,7 +38,12 @@ fn a_subject_is_found_at_all_its_pieces_and_all_its_places() {
                 run["subjects"].as_array().unwrap().iter().zip(run["positions"].as_array().unwrap())
             {
                 let spans = locate(prompt, subject.as_str().unwrap());
-                let found: Vec<i64> = spans.iter().flat_map(|span| tokens.positions(&(span.start..span.end))).collect();
+                let found: Vec<i64> = if run["token_index"] == "word" {
+                    // The author's number of the word; of one that is repeated, the last.
+                    spans.last().map(|span| word_number(prompt, span.start) as i64).into_iter().collect()
+                } else {
+                    spans.iter().flat_map(|span| tokens.positions(&(span.start..span.end))).collect()
+                };
                 assert_eq!(serde_json::json!(found), *positions, "{subject} in {prompt:?}");
                 several_pieces += usize::from(found.len() > spans.len());
             }

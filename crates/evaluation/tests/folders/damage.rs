@@ -16,7 +16,7 @@ fn pictures_that_were_deleted_or_spoilt_are_named_and_the_others_measured() {
     let problem = |at: usize| done.rows[at].problem.clone().unwrap_or_default();
     assert!(done.rows[0].measures.contains_key("psnr") && problem(0).is_empty());
     assert!(problem(1).ends_with("images/gone.png is gone"), "{}", problem(1));
-    assert!(problem(2).contains("spoilt.png cannot be decoded"), "{}", problem(2));
+    assert!(problem(2).contains("spoilt.png is truncated"), "{}", problem(2));
     assert_eq!((done.evaluation.measured, done.evaluation.problems), (1, 2));
     assert!(done.report.table.contains("2 pictures could not be measured"));
 }

@@ -42,6 +42,8 @@ struct Header {
     /// Bytes of its levels, which are never packed in the second version.
     levels: u64,
     is_dictionary: bool,
+    /// A page of the second version may say that it is not packed, whatever its column's codec.
+    is_plain: bool,
 }
 
 /// Checks the columns of a row group for which `wanted` says true, by their place.
@@ -148,6 +150,10 @@ fn read_header(bytes: &[u8]) -> Result<Header, Odd> {
                     header.levels += size(walk)?;
                     Ok(true)
                 }
+                7 => {
+                    header.is_plain = !walk.boolean();
+                    Ok(true)
+                }
                 8 => statistics(walk),
                 _ => Ok(false),
             })?,
@@ -167,7 +173,7 @@ fn statistics(walk: &mut Walk<'_>) -> Result<bool, Odd> {
 /// Unpacks a page without keeping it, for codecs that the library lets go on for as long as there is something.
 fn unpack(file: &File, at: u64, header: &Header, codec: Compression) -> Result<(), String> {
     let damaged = |error: io::Error| format!("a page is damaged: {error}");
-    if !matches!(codec, Compression::GZIP(_) | Compression::BROTLI(_) | Compression::LZ4) {
+    if header.is_plain || !matches!(codec, Compression::GZIP(_) | Compression::BROTLI(_) | Compression::LZ4) {
         return Ok(());
     }
     let mut packed = vec![0; header.packed as usize];

@@ -37,11 +37,13 @@ const UNUSUAL: Odd = Odd("its metadata is written in an unusual way");
 pub(super) struct Walk<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// The type of the field that is visited, which is all that there is of a boolean.
+    kind: u8,
 }
 
 impl<'a> Walk<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+        Self { bytes, at: 0, kind: 0 }
     }
 
     /// Bytes that were walked over.
@@ -61,6 +63,7 @@ impl<'a> Walk<'a> {
             if id <= last || !(wanted == kind || wanted == BOOL && kind == BOOL + 1) {
                 return Err(UNUSUAL);
             }
+            self.kind = kind;
             if !visit(self, id)? {
                 self.skip(kind, 0)?;
             }
@@ -76,6 +79,11 @@ impl<'a> Walk<'a> {
         }
         let id = if head >> 4 == 0 { self.signed()? } else { last.saturating_add(i64::from(head >> 4)) };
         Ok(Some((id, head & 15)))
+    }
+
+    /// The boolean that is visited.
+    pub(super) fn boolean(&self) -> bool {
+        self.kind == BOOL
     }
 
     /// How many there are in a list of `kind`, which no list says that is longer than the bytes left.

@@ -170,6 +170,7 @@ fn every_refused_value_is_named_with_its_range_and_its_source() {
 #[test]
 fn a_path_may_begin_with_the_home_folder_wherever_it_is_said() {
     let (folder, mut sources) = sources("scratch = \"~/scratch\"\n", &[("DIORAMA_MODEL", "~/models/demo")], &[]);
+    sources.file = Some(folder.path().join("diorama.toml"));
     sources.env.push(("HOME".to_owned(), folder.path().display().to_string()));
     sources.flags.push(("reference_cache", "~".to_owned()));
     let config = load(&sources).unwrap();

@@ -185,18 +185,31 @@ fn collect(folder: &Path, key: &str, prefix: &str, found: &mut BTreeMap<String, 
     Ok(())
 }
 
+/// A name that no file can have is the name of no object: one below a file, of a folder, or too long.
+fn no_object(error: io::Error) -> io::Error {
+    use io::ErrorKind::{InvalidFilename, IsADirectory, NotADirectory, NotFound};
+    if matches!(error.kind(), NotADirectory | IsADirectory | InvalidFilename) { NotFound.into() } else { error }
+}
+
 #[async_trait]
 impl Objects for FolderObjects {
     async fn get(&self, key: &str) -> Result<Bytes, ObjectError> {
         let path = self.path(key)?;
-        self.blocking("reading", path.display().to_string(), move |_| fs::read(path).map(Bytes::from)).await
+        self.blocking("reading", path.display().to_string(), move |_| {
+            fs::read(path).map(Bytes::from).map_err(no_object)
+        })
+        .await
     }
 
     async fn open(&self, key: &str) -> Result<ObjectReader, ObjectError> {
         let path = self.path(key)?;
         let opened = self.blocking("reading", path.display().to_string(), move |_| {
-            let file = File::open(path)?;
-            Ok((file.metadata()?.len(), file))
+            let file = File::open(path).map_err(no_object)?;
+            let metadata = file.metadata()?;
+            if metadata.is_dir() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            Ok((metadata.len(), file))
         });
         let (bytes, file) = opened.await?;
         Ok(ObjectReader { bytes, body: Box::pin(tokio::fs::File::from_std(file)) })
@@ -205,7 +218,7 @@ impl Objects for FolderObjects {
     async fn read_range(&self, key: &str, from: u64, length: u64) -> Result<Bytes, ObjectError> {
         let path = self.path(key)?;
         self.blocking("reading", path.display().to_string(), move |_| {
-            let mut file = File::open(path)?;
+            let mut file = File::open(path).map_err(no_object)?;
             file.seek(SeekFrom::Start(from))?;
             let mut read = Vec::new();
             file.take(length).read_to_end(&mut read)?;
@@ -220,8 +233,10 @@ impl Objects for FolderObjects {
         self.blocking("looking at", path.display().to_string(), move |_| match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() => Ok(Some(meta(key, &metadata))),
             Ok(_) => Ok(None),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => match no_object(error) {
+                error if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                error => Err(error),
+            },
         })
         .await
     }

@@ -14,6 +14,10 @@ use futures::Stream;
 /// Bytes that are given and not taken: what may stand between two parts, their heads included.
 const AHEAD: u64 = 256 << 10;
 
+/// How often it may be asked to go on while nothing is taken. Whoever has found a part asks once or twice before it takes
+/// what is at hand; whoever has found none asks for ever.
+const ASKED: u32 = 64;
+
 /// How many bytes were taken out of parts.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Taken(Arc<AtomicU64>);
@@ -33,13 +37,13 @@ pub(super) struct Ahead<S> {
     body: S,
     given: u64,
     taken: Taken,
-    /// What was taken when it was last asked to go on and did not.
-    paused_at: Option<u64>,
+    /// What was taken when it was last asked to go on and did not, and how often it was.
+    paused: (u64, u32),
 }
 
 impl<S> Ahead<S> {
     pub(super) fn new(body: S, taken: Taken) -> Self {
-        Self { body, given: 0, taken, paused_at: None }
+        Self { body, given: 0, taken, paused: (0, 0) }
     }
 }
 
@@ -53,16 +57,16 @@ where
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let taken = self.taken.bytes();
         if self.given.saturating_sub(taken) > AHEAD {
-            if self.paused_at == Some(taken) {
+            self.paused = if self.paused.0 == taken { (taken, self.paused.1 + 1) } else { (taken, 1) };
+            if self.paused.1 > ASKED {
                 let message = format!("there are more than {AHEAD} bytes before or between its parts");
                 return Poll::Ready(Some(Err(io::Error::other(message).into())));
             }
-            self.paused_at = Some(taken);
             // What is at hand is taken first, by whoever has some of it.
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.paused_at = None;
+        self.paused = (taken, 0);
         let piece = ready!(Pin::new(&mut self.body).poll_next(context));
         if let Some(Ok(piece)) = &piece {
             self.given += piece.len() as u64;
