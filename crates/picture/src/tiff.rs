@@ -41,8 +41,8 @@ impl<'a> Reading<'a> {
             let at = list.checked_add(count as u64 + index * tag)?;
             let values = self.number(at + 4, word)?;
             let bytes = values.checked_mul(size_of_type(self.number(at + 2, 2)?))?;
-            let is_here = bytes <= word as u64;
-            let place = if is_here { at } else { self.number(at + 4 + word as u64, word)? };
+            let here = at + 4 + word as u64;
+            let place = if bytes <= word as u64 { here } else { self.number(here, word)? };
             if place.checked_add(bytes)? > self.bytes.len() as u64 {
                 return None;
             }

@@ -60,13 +60,21 @@ fn listed(problem: &Problem) -> String {
 }
 
 impl ClientError {
+    /// Whether the same command may succeed later.
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
-            // Away, or as many requests of this token as there may be.
+            // Away, or as much is taken as the token may take.
             Self::Refused(problem) => matches!(problem.status, 503 | 429),
             Self::Unreachable { .. } => true,
             Self::NoCoordinator { .. } => false,
         }
+    }
+
+    /// Whether it may succeed within moments. As many runs as the token may have take longer to end.
+    fn passes_soon(&self) -> bool {
+        let takes_longer =
+            matches!(self, Self::Refused(problem) if problem.status == 429 && problem.code != "too_many_requests");
+        self.is_retryable() && !takes_longer
     }
 
     /// Whether the coordinator refused with this code.
@@ -163,7 +171,7 @@ impl Client {
         took_place: impl Fn(&Problem) -> bool,
     ) -> Result<Option<Response>, ClientError> {
         match self.send(request()).await {
-            Err(error) if error.is_retryable() => match self.send_again(request).await {
+            Err(error) if error.passes_soon() => match self.send_again(request).await {
                 Err(ClientError::Refused(problem)) if took_place(&problem) => Ok(None),
                 answer => answer.map(Some),
             },
@@ -180,7 +188,7 @@ impl Client {
             .with_jitter();
         (|| self.send(request()))
             .retry(backoff)
-            .when(ClientError::is_retryable)
+            .when(ClientError::passes_soon)
             .notify(|error, wait| tracing::warn!(%error, ?wait, "trying again"))
             .await
     }
@@ -221,7 +229,7 @@ impl Client {
             }
         };
         let backoff = ExponentialBuilder::default().with_max_times(8).with_jitter();
-        head.retry(backoff).when(ClientError::is_retryable).await
+        head.retry(backoff).when(ClientError::passes_soon).await
     }
 
     pub(crate) fn unreachable(&self, error: reqwest::Error) -> ClientError {
