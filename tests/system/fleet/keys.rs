@@ -126,7 +126,9 @@ fn each_part_of_a_fleet_needs_no_more_than_its_policy_and_may_do_no_more() {
     let failed = fs::read_to_string(fleet.case.path("results/errors.jsonl")).unwrap();
     assert!(failed.contains("not-allowed") && failed.contains("reference_unreadable"), "{failed}");
     // In files, too, of which those of a drained worker are removed again.
-    let files = fleet.submit_as("files", 40, &["--format", "files"]);
+    fleet.case.manifest(40);
+    let submit = ["submit", "rows.jsonl", "--name", "files", "--shard-size", "8", "--format", "files", "--json"];
+    let files = fleet.run(&submit).expect(0).json()["run"].as_str().unwrap().to_owned();
     fleet.until_done(&files, 8);
     worker.ends_in_good_order("a worker with its own rights");
     let _next = fleet.start(as_part("worker", fleet.working("v", "5")));

@@ -126,6 +126,8 @@ impl Runs {
         known.asked = Some(now);
         // Kept before the answer is there, so that two shards of a run ask once.
         self.keep(run, known.clone(), now);
+        // Who wants to know what holds now cannot do with what held a moment ago.
+        let unheard = UNHEARD.min(age);
         let head = tokio::time::timeout(HEARD_WITHIN, backends.progress.head(run)).await;
         let (is_news, pause, tells) = match head {
             Ok(Ok(Some(head))) => {
@@ -133,8 +135,8 @@ impl Runs {
                 let ours = known.history.decisions();
                 (head.decisions > ours, SELDOM, head.decisions < ours)
             }
-            Ok(Ok(None)) => (false, UNHEARD, true),
-            Ok(Err(_)) | Err(_) => (false, UNHEARD, false),
+            Ok(Ok(None)) => (false, unheard, true),
+            Ok(Err(_)) | Err(_) => (false, unheard, false),
         };
         if is_behind || is_news || now.duration_since(known.read) >= pause {
             let mut history = (*known.history).clone();
