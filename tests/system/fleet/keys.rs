@@ -4,7 +4,9 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
+use diorama_core::id::Sha256Hex;
 use diorama_tests::services::s3::{ACCESS_KEY, SECRET_KEY};
 use serde_json::{Value, json};
 
@@ -136,9 +138,15 @@ fn each_part_of_a_fleet_needs_no_more_than_its_policy_and_may_do_no_more() {
     for member in [coordinator.logged(), _next.logged()] {
         assert!(!member.contains("may not s3:"), "{member}");
     }
-    // What a worker's key is not for.
+    // What a worker's key is not for: to collect an old blob that no run names.
+    let blob = fleet.s3.folder().join("blobs").join(Sha256Hex::of(b"old").as_str());
+    fs::write(&blob, "old").unwrap();
+    let days_ago = SystemTime::now() - Duration::from_secs(3 * 86_400);
+    fs::File::options().write(true).open(&blob).unwrap().set_modified(days_ago).unwrap();
     let over = end(&mut as_part("worker", fleet.command(&["gc", "--yes"])));
-    assert_ne!(over.code, Some(0), "{}", over.stdout);
+    assert!(over.code != Some(0) && blob.exists(), "{}", over.stdout);
+    end(&mut as_part("coordinator", fleet.command(&["gc", "--yes"]))).expect(0);
+    assert!(!blob.exists());
 }
 
 #[test]
