@@ -88,7 +88,15 @@ impl Found {
     }
 
     async fn find(&self) -> provider::Result {
-        self.first.get_or_init(|| self.open()).await.provide_credentials().await
+        let found = self.first.get_or_init(|| self.open()).await.provide_credentials().await;
+        match (&self.profile, found) {
+            // The SDK says only that there was nothing.
+            (Some(profile), Err(error @ CredentialsError::CredentialsNotLoaded(_))) => {
+                let problem = format!("the profile {profile:?} gives no key: {}", causes::in_one_line(&error));
+                Err(CredentialsError::invalid_configuration(problem))
+            }
+            (_, found) => found,
+        }
     }
 }
 
