@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::fit::Placement;
+use crate::fit::{Placement, Region};
 use crate::outcome::TaskError;
 use crate::picture::{Gray8, Rgb8};
 use crate::record::{GeneratorInfo, Record};
@@ -39,6 +39,21 @@ impl ReferencePicture {
     pub fn used(&self, placement: &Placement) -> Rgb8 {
         let here = (self.picture.width, self.picture.height);
         self.picture.cut(placement.crop.scaled((self.width, self.height), here))
+    }
+
+    /// The reference as the picture of a placement uses it: its part, which `resize` brings to a width and a height, and
+    /// its edges repeated beyond.
+    ///
+    /// # Errors
+    /// Those of `resize`.
+    pub fn as_used<E>(
+        &self,
+        placement: &Placement,
+        resize: impl FnOnce(Rgb8, u32, u32) -> Result<Rgb8, E>,
+    ) -> Result<Rgb8, E> {
+        let Placement { at, width, height, .. } = *placement;
+        let part = resize(self.used(placement), at.width, at.height)?;
+        Ok(if at == Region::whole((width, height)) { part } else { part.extended(at, width, height) })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use diorama_core::fit::{Placement, Region};
+use diorama_core::fit::Placement;
 use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Heatmap, Job, ReferencePicture};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::picture::{Gray8, Rgb8};
@@ -264,14 +264,10 @@ fn placement(task: &Task, settings: &Settings, reference: &ReferencePicture) -> 
 
 /// A reference at the picture's size.
 fn as_used(reference: &ReferencePicture, placement: &Placement) -> Result<Rgb, Error> {
-    let Rgb8 { width, height, data } = reference.used(placement);
-    let Placement { at, width: whole_width, height: whole_height, .. } = *placement;
-    let resized = resize(&Rgb { width, height, data }, at.width, at.height)?;
-    if at == Region::whole((whole_width, whole_height)) {
-        return Ok(resized);
-    }
-    let Rgb8 { width, height, data } = rgb8(resized).extended(at, whole_width, whole_height);
-    Ok(Rgb { width, height, data })
+    let used = reference.as_used(placement, |Rgb8 { width, height, data }, to_width, to_height| {
+        resize(&Rgb { width, height, data }, to_width, to_height).map(rgb8)
+    });
+    used.map(|Rgb8 { width, height, data }| Rgb { width, height, data })
 }
 
 fn no_size() -> TaskError {
@@ -310,6 +306,7 @@ fn gray8(picture: Gray) -> Gray8 {
 
 #[cfg(test)]
 mod tests {
+    use diorama_core::fit::Region;
     use diorama_core::id::Sha256Hex;
     use diorama_core::settings::Fit;
 

@@ -1,6 +1,7 @@
 //! A generator without a model: small deterministic pictures, a hash of the task, after a wait. For load tests of a
 //! fleet before paying for GPUs, and for tests of everything around the model. Its records say `synthetic`.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use diorama_core::fit::Placement;
@@ -128,14 +129,17 @@ fn placement(task: &Task, reference: &ReferencePicture, side: u32) -> Placement 
 
 /// A reference at the picture's size: of each pixel's place, the nearest one.
 fn as_used(reference: &ReferencePicture, placement: &Placement) -> Rgb8 {
-    let (used, at) = (reference.used(placement), placement.at);
     let nearest = |place: u32, from: u32, to: u32| (u64::from(place) * u64::from(from) / u64::from(to)) as usize;
-    let pixel = |x: u32, y: u32| {
-        let at = nearest(y, used.height, at.height) * used.width as usize + nearest(x, used.width, at.width);
-        &used.data[at * 3..at * 3 + 3]
+    let resize = |part: Rgb8, width: u32, height: u32| {
+        let pixel = |x: u32, y: u32| {
+            let at = nearest(y, part.height, height) * part.width as usize + nearest(x, part.width, width);
+            &part.data[at * 3..at * 3 + 3]
+        };
+        let data = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).copied().collect();
+        Ok::<_, Infallible>(Rgb8 { width, height, data })
     };
-    let data = (0..at.height).flat_map(|y| (0..at.width).flat_map(move |x| pixel(x, y))).copied().collect();
-    Rgb8 { width: at.width, height: at.height, data }.extended(at, placement.width, placement.height)
+    let Ok(used) = reference.as_used(placement, resize);
+    used
 }
 
 /// Everything that decides a task's pixels, and nothing else: not the batch, not the time.

@@ -15,15 +15,18 @@ pub fn as_used(reference: &ReferencePicture, used: &Placement, side: u32) -> Opt
     if [used.width, used.height, used.at.width, used.at.height].contains(&0) || used.width.max(used.height) > MOST {
         return None;
     }
-    let part = reference.used(used);
+    let here = (reference.picture.width, reference.picture.height);
+    let part = used.crop.scaled((reference.width, reference.height), here);
     let most = part.width.max(part.height).max(used.width.max(used.height)).min(side.max(1));
     let by = f64::from(most) / f64::from(used.width.max(used.height));
     let shown = |side: u32| ((f64::from(side) * by).round() as u32).max(1);
     let (width, height) = (shown(used.width), shown(used.height));
     let at = used.at.scaled((used.width, used.height), (width, height));
-    let part = RgbImage::from_raw(part.width, part.height, part.data)?;
-    let data = resize(&part, at.width, at.height, FilterType::Triangle).into_raw();
-    Some(Rgb8 { width: at.width, height: at.height, data }.extended(at, width, height))
+    let smaller = |part: Rgb8, width, height| {
+        let part = RgbImage::from_raw(part.width, part.height, part.data).ok_or(())?;
+        Ok::<_, ()>(Rgb8 { width, height, data: resize(&part, width, height, FilterType::Triangle).into_raw() })
+    };
+    reference.as_used(&Placement { at, width, height, ..*used }, smaller).ok()
 }
 
 #[cfg(test)]

@@ -9,16 +9,20 @@ use diorama_core::round::RoundInfo;
 /// What a marker adds. A failure counts as `retrying` where it may be tried again and its round is not the last one that
 /// it may go into.
 pub fn counts_of(marker: &CommitMarker, last_round: u32) -> Counts {
-    counts_of_tally(marker.shard, &Tally::from(marker), last_round)
+    counts(marker.shard, marker.outcomes.len() as u64, &marker.outcomes, last_round)
 }
 
-fn counts_of_tally(shard: ShardId, tally: &Tally, last_round: u32) -> Counts {
-    let is_retrying = |outcome: &&TaskOutcome| match &outcome.outcome {
-        Outcome::Failed(error) => error.retryable && shard.round.0 < last_round,
-        Outcome::Done { .. } => false,
-    };
-    let retrying = tally.failed.iter().filter(is_retrying).count() as u64;
-    Counts { shards: 1, done: tally.done, retrying, failed: tally.failed.len() as u64 - retrying }
+/// Of `tasks` tasks, all that failed among `outcomes`.
+fn counts(shard: ShardId, tasks: u64, outcomes: &[TaskOutcome], last_round: u32) -> Counts {
+    let mut counts = Counts { shards: 1, ..Counts::default() };
+    for outcome in outcomes {
+        match &outcome.outcome {
+            Outcome::Done { .. } => {}
+            Outcome::Failed(error) if error.retryable && shard.round.0 < last_round => counts.retrying += 1,
+            Outcome::Failed(_) => counts.failed += 1,
+        }
+    }
+    Counts { done: tasks - counts.retrying - counts.failed, ..counts }
 }
 
 /// What a shard adds that an ending left out: its tasks have failed for good.
@@ -47,7 +51,7 @@ pub async fn count_tally(
     tally: Tally,
     last_round: u32,
 ) -> Result<bool, ProgressError> {
-    let counts = counts_of_tally(shard, &tally, last_round);
+    let counts = counts(shard, tally.tasks(), &tally.failed, last_round);
     progress.commit(run, shard, counts, &worth_showing(tally.failed)).await
 }
 

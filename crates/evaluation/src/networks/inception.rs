@@ -170,19 +170,20 @@ fn pool_branch(weights: &Weights, block: &str, inputs: i64, outputs: i64, pool: 
     Ok(vec![pool, Step::Conv(conv)])
 }
 
+fn double_branch(weights: &Weights, name: &str, inputs: i64, stride: i64) -> Result<Branch> {
+    let convolutions = [
+        ("branch3x3dbl_1", inputs, 64, 1, 1, 1),
+        ("branch3x3dbl_2", 64, 96, 3, 3, 1),
+        ("branch3x3dbl_3", 96, 96, 3, 3, stride),
+    ];
+    branch(weights, name, &convolutions)
+}
+
 fn block_a(weights: &Weights, name: &str, inputs: i64, pool: i64) -> Result<Vec<Branch>> {
     Ok(vec![
         branch(weights, name, &[("branch1x1", inputs, 64, 1, 1, 1)])?,
         branch(weights, name, &[("branch5x5_1", inputs, 48, 1, 1, 1), ("branch5x5_2", 48, 64, 5, 5, 1)])?,
-        branch(
-            weights,
-            name,
-            &[
-                ("branch3x3dbl_1", inputs, 64, 1, 1, 1),
-                ("branch3x3dbl_2", 64, 96, 3, 3, 1),
-                ("branch3x3dbl_3", 96, 96, 3, 3, 1),
-            ],
-        )?,
+        double_branch(weights, name, inputs, 1)?,
         pool_branch(weights, name, inputs, pool, Step::Average)?,
     ])
 }
@@ -190,15 +191,7 @@ fn block_a(weights: &Weights, name: &str, inputs: i64, pool: i64) -> Result<Vec<
 fn block_b(weights: &Weights, name: &str, inputs: i64) -> Result<Vec<Branch>> {
     Ok(vec![
         branch(weights, name, &[("branch3x3", inputs, 384, 3, 3, 2)])?,
-        branch(
-            weights,
-            name,
-            &[
-                ("branch3x3dbl_1", inputs, 64, 1, 1, 1),
-                ("branch3x3dbl_2", 64, 96, 3, 3, 1),
-                ("branch3x3dbl_3", 96, 96, 3, 3, 2),
-            ],
-        )?,
+        double_branch(weights, name, inputs, 2)?,
         vec![Step::Half],
     ])
 }

@@ -1,9 +1,10 @@
 //! One picture of a task, from its files to what the evaluator takes, or to why there is nothing to measure.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
-use diorama_core::fit::{Placement, Region};
+use diorama_core::fit::Placement;
 use diorama_core::generator::ReferencePicture;
 use diorama_core::picture::{Gray8, Rgb8};
 use diorama_core::settings::Fit;
@@ -159,11 +160,9 @@ fn placement(reference: &ReferencePicture, used: Option<Placement>, size: (u32, 
 
 /// The reference as the model saw it: Pillow's Lanczos to the picture's size.
 fn as_used(reference: &ReferencePicture, used: &Placement) -> Rgb8 {
-    let part = resized(&reference.used(used), (used.at.width, used.at.height));
-    if used.at == Region::whole((used.width, used.height)) {
-        return part;
-    }
-    part.extended(used.at, used.width, used.height)
+    let resize = |part: Rgb8, width, height| Ok::<_, Infallible>(resized(part, (width, height)));
+    let Ok(used) = reference.as_used(used, resize);
+    used
 }
 
 /// A mask of a reference in the picture's pixels: of each, the value that its centre falls on. What shows nothing of the
@@ -182,9 +181,9 @@ fn grey(picture: &Rgb8) -> Gray8 {
     Gray8 { width: picture.width, height: picture.height, data }
 }
 
-fn resized(picture: &Rgb8, (width, height): (u32, u32)) -> Rgb8 {
+fn resized(picture: Rgb8, (width, height): (u32, u32)) -> Rgb8 {
     if (picture.width, picture.height) == (width, height) {
-        return picture.clone();
+        return picture;
     }
     let from = (picture.width as usize, picture.height as usize);
     let data = resize(&picture.data, 3, from, (width as usize, height as usize), Filter::Lanczos);
