@@ -17,10 +17,10 @@ use crate::fleet::client::{Client, ClientError};
 use crate::{output, progress};
 
 /// Between two looks of `watch`.
-const LOOK: Duration = Duration::from_secs(1);
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 /// Between two lines of `watch` where it does not write to a terminal.
-const LINE: Duration = Duration::from_secs(10);
+pub(crate) const LINE: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 struct RunPage {
