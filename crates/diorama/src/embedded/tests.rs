@@ -102,6 +102,8 @@ impl Bench {
             settings,
             seed: Seed::new(1).unwrap(),
             compare: Vec::new(),
+            measures: Vec::new(),
+            accept: None,
             format: self.format,
             shard_size: SHARD_SIZE as u32,
             tasks: TASKS,
@@ -120,7 +122,7 @@ impl Bench {
             spec,
             tasks: Box::new((0..TASKS).map(move |index| Ok(task(index)))),
             invalid: Vec::new(),
-            generator: Box::new(move || Ok(Box::new(generator))),
+            engine: Box::new(move || Ok(Engine { generator: Box::new(generator), measurer: None })),
             limits: PictureLimits::default(),
             remote: None,
         }

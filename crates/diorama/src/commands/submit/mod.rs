@@ -12,8 +12,10 @@ use diorama_coordinator::RunStatus;
 use diorama_coordinator::api::SubmitRequest;
 use diorama_core::id::Sha256Hex;
 use diorama_core::manifest::ExtraColumns;
+use diorama_core::measure::{Asked, check_task};
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::Labels;
+use diorama_core::task::Task;
 use diorama_manifest::{Format, LISTED_SKIPPED, ManifestError, References, Rules};
 use diorama_runtime::config::Config;
 use diorama_runtime::options::OnInvalid;
@@ -25,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::references::upload_references;
 use self::rows::write_rows;
 use super::blocking;
-use super::run::{invalid, open};
+use super::run::{asked, invalid, open};
 use crate::cli::{Cli, Submit};
 use crate::exit::{self, Failure};
 use crate::fleet::client::{Client, ClientError};
@@ -39,20 +41,21 @@ const OBJECT: &str = "s3://";
 
 pub(crate) async fn run(command: &Submit, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
+    let asked = asked(&config.run)?;
     let client = Client::new(&config.client)?;
     tokio::select! {
-        done = submit(command, cli, &config, &client) => done,
+        done = submit(command, cli, &config, &client, &asked) => done,
         () = drain.cancelled() => Ok(exit::DRAINED),
     }
 }
 
-async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -> Result<u8, Failure> {
+async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client, asked: &Asked) -> Result<u8, Failure> {
     let manifest = command.manifest.to_str().filter(|manifest| manifest.starts_with(OBJECT));
     let mut uploads = 0;
     let (status, is_new) = loop {
         let submission = match manifest {
             Some(address) => of_object(command, config, address)?,
-            None => of_file(command, config, client).await?,
+            None => of_file(command, config, client, asked).await?,
         };
         uploads += 1;
         match send(client, &submission).await? {
@@ -99,7 +102,7 @@ fn of_object(command: &Submit, config: &Config, address: &str) -> Result<Submiss
     Ok(Submission { request, rows: None, key })
 }
 
-async fn of_file(command: &Submit, config: &Config, client: &Client) -> Result<Submission, Failure> {
+async fn of_file(command: &Submit, config: &Config, client: &Client, asked: &Asked) -> Result<Submission, Failure> {
     let rules = Rules {
         settings: config.settings.clone(),
         seed: config.run.seed,
@@ -112,8 +115,9 @@ async fn of_file(command: &Submit, config: &Config, client: &Client) -> Result<S
     };
     let manifest = open(&command.manifest, command.manifest_format, rules)?;
     let skip = config.run.on_invalid == OnInvalid::Skip;
-    let checked = manifest.clone();
-    let validate = move || checked.validate(&|_| Ok(()), if skip { LISTED_SKIPPED } else { issues::SHOWN });
+    let (checked, measures) = (manifest.clone(), asked.measures.clone());
+    let check = move |task: &Task| check_task(&measures, task);
+    let validate = move || checked.validate(&check, if skip { LISTED_SKIPPED } else { issues::SHOWN });
     let report = blocking(validate).await?.map_err(Failure::permanent)?;
     if report.issue_count > 0 && !(skip && report.tasks > 0) {
         return Err(invalid(&command.manifest, &report, skip));
@@ -145,6 +149,9 @@ fn request(command: &Submit, config: &Config) -> Result<SubmitRequest, Failure> 
         settings,
         seed: options.seed.get(),
         compare: options.compare.clone(),
+        measures: options.measures.clone(),
+        accept: options.accept.clone(),
+        accept_tries: options.accept_tries,
         format: options.format,
         shard_size: options.shard_size,
         retry: RetryPolicy {
