@@ -11,6 +11,8 @@ mod gallery;
 mod identity;
 mod issues;
 mod maker;
+#[cfg(feature = "engine")]
+mod measurer;
 mod output;
 mod overwrite;
 mod progress;
