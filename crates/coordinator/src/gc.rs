@@ -9,6 +9,7 @@ use diorama_backends::objects::{ObjectError, ObjectErrorKind, ObjectMeta, PROBES
 use diorama_core::clock;
 use diorama_core::id::{AttemptId, RunId, Sha256Hex};
 use diorama_core::key::{ENDINGS, INPUTS, ObjectKey, RUNS, SharedKey, run_of};
+use diorama_core::text::counted;
 use diorama_protocol::decision::Ended;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
@@ -83,8 +84,15 @@ impl fmt::Display for Collected {
         let Self { runs, leftovers, blobs, idempotency, uploads, .. } = self;
         write!(
             f,
-            "{runs} deleted or unfinished runs, {leftovers} leftovers, {blobs} uploaded references, {idempotency} \
-             idempotency entries, {uploads} unfinished uploads"
+            "{}, {}, {}, {}, {}",
+            counted(*runs, "deleted or unfinished run"),
+            counted(*leftovers, "leftover"),
+            counted(*blobs, "uploaded reference"),
+            match idempotency {
+                1 => "1 idempotency entry".to_owned(),
+                entries => format!("{entries} idempotency entries"),
+            },
+            counted(*uploads, "unfinished upload"),
         )
     }
 }

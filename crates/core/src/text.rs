@@ -48,6 +48,11 @@ pub fn plain(text: &str, most: usize) -> String {
     plain
 }
 
+/// So many of a thing, in the singular where it is one: `1 shard`, `2 shards`.
+pub fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
 fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.contains(&is_escaped) {
         return text.into();
@@ -62,6 +67,11 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_of_a_thing_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "shard")), ["0 shards", "1 shard", "2 shards"]);
+    }
 
     #[test]
     fn what_is_quoted_is_cut_and_escaped() {

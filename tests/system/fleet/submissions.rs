@@ -177,3 +177,35 @@ fn a_run_whose_settings_do_not_fit_the_model_waits_for_its_owner_instead_of_fail
     assert_eq!(fleet.proves_one_outcome_each(&run, 24), 24);
     assert_eq!(fleet.status(&run)["summary"]["failures"]["invalid_settings"], 24);
 }
+
+#[test]
+fn an_estimate_makes_a_sample_once_and_says_what_the_whole_will_take() {
+    let fleet = Fleet::new();
+    let (_coordinator, worker) = (fleet.serve(), fleet.worker("one"));
+    fleet.case.manifest(200);
+    let estimate = ["submit", "rows.jsonl", "--estimate", "16", "--price", "2", "--json"];
+    let told = fleet.run(&estimate).expect(0).json();
+    let (sample, outlook) = (&told["sample"], &told["estimate"]);
+    assert_eq!((&sample["tasks"], &sample["shards"], &sample["done"]), (&16.into(), &8.into(), &16.into()), "{told}");
+    assert_eq!((&outlook["tasks"], &outlook["workers"]), (&200.into(), &1.into()), "{told}");
+    let mean = |figure: &str| outlook[figure]["mean"].as_f64().unwrap();
+    assert!((mean("pictures_per_second") * mean("seconds") / 200.0 - 1.0).abs() < 1e-9, "{told}");
+    assert!((mean("worker_hours") * 2.0 / mean("cost") - 1.0).abs() < 1e-9, "{told}");
+    assert!(outlook["seconds"]["low"].as_f64() < outlook["seconds"]["high"].as_f64(), "{told}");
+    assert_eq!(fleet.run(&estimate).expect(0).json()["sample"]["run"], sample["run"]);
+    assert_eq!(fleet.runs().len(), 1, "an estimate submits the sample alone, and once");
+
+    let went_on = fleet.run(&[&estimate[..], &["--yes"]].concat()).expect(0).stdout;
+    let run: Value = serde_json::from_str(went_on.lines().last().unwrap()).unwrap();
+    assert_eq!((&run["tasks"], fleet.runs().len()), (&200.into(), 2));
+    fleet.proves_whole(run["run"].as_str().unwrap(), 200);
+    worker.ends_in_good_order("the worker");
+
+    let _failing = fleet.start(fleet.command(&["worker", "--engine", "synthetic", "--synthetic-fail-rate", "1"]));
+    let hopeless = ["submit", "rows.jsonl", "--estimate", "8", "--max-rounds", "0", "--yes", "--name", "hopeless"];
+    let refused = fleet.run(&hopeless).expect(42).stderr;
+    assert!(refused.contains("made no picture") && refused.contains("nothing more was submitted"), "{refused}");
+    assert_eq!(fleet.runs().len(), 3);
+    let object = fleet.run(&["submit", "s3://pictures/rows.jsonl", "--estimate", "8"]).expect(2).stderr;
+    assert!(object.contains("download it"), "{object}");
+}

@@ -479,7 +479,7 @@ async fn the_archives_of_attempts_at_work_are_counted_and_stay() {
     let found = run.verify(true).await.unwrap();
     assert_eq!((found.problems, found.ended, found.uncommitted, found.orphans), (vec![], false, 1, 1));
     assert_eq!(run.stored(), going_on);
-    let said = "1 shards without a marker were published again";
+    let said = "1 shard without a marker was published again";
     assert!(found.repaired.iter().any(|repaired| repaired == said), "{:?}", found.repaired);
     assert_eq!(run.bench.backends.queue.depth(&run.spec.pool).await.unwrap().ready, 1);
 }

@@ -156,7 +156,10 @@ pub async fn verify(
             published += 1;
         }
         if published > 0 {
-            found.repaired.push(format!("{published} shards without a marker were published again"));
+            found.repaired.push(match published {
+                1 => "1 shard without a marker was published again".to_owned(),
+                _ => format!("{published} shards without a marker were published again"),
+            });
         }
     }
     let remove = repair.filter(|_| ended.is_some() && found.is_clean());

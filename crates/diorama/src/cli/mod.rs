@@ -281,6 +281,15 @@ pub(crate) struct Submit {
     /// Pauses the run where so many tasks fail: 'failed > 5%' of those that have an outcome, or 'failed > 100'
     #[arg(long, value_name = "CONDITION")]
     pub(crate) stop_if: Option<StopIf>,
+    /// Makes so many of the rows first, drawn by the seed, and says what all of them will take
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) estimate: Option<u64>,
+    /// What a worker costs an hour, for the cost in an estimate
+    #[arg(long, value_name = "PRICE", requires = "estimate", value_parser = price)]
+    pub(crate) price: Option<f64>,
+    /// Submits the whole manifest after the estimate
+    #[arg(long, requires = "estimate")]
+    pub(crate) yes: bool,
     /// Submits it once more, where the same manifest with the same settings was submitted before
     #[arg(long)]
     pub(crate) again: bool,
@@ -473,6 +482,12 @@ pub(crate) struct ShowConfig {
 fn label(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write it as name=value")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A price of one worker-hour.
+fn price(text: &str) -> Result<f64, String> {
+    let price = text.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0);
+    price.ok_or_else(|| "write it as a number from 0, such as 2.50".to_owned())
 }
 
 /// The flag `--grace`, in the place of the key.

@@ -11,6 +11,7 @@ use diorama_core::manifest::Extra;
 use diorama_core::outcome::TaskError;
 use diorama_core::settings::Method;
 use diorama_core::task::{Reference, Task};
+use diorama_core::text::shown;
 use diorama_picture::{PictureLimits, encode_gray, encode_rgb, read_reference};
 use diorama_runtime::Source;
 use diorama_runtime::config::Config;
@@ -148,6 +149,10 @@ fn tell(command: &Generate, cli: &Cli, made: &Generated, files: &[String]) {
         return;
     }
     output::line(&command.out.join("image.png").display().to_string());
+    if !made.record.subjects.is_empty() {
+        let subjects: Vec<_> = made.record.subjects.iter().map(|subject| shown(&subject.text)).collect();
+        output::line(&format!("subjects: {}", subjects.join(", ")));
+    }
     if let Some(coverage) = made.record.mask_coverage {
         output::line(&format!("mask: {:.1} % of the picture", coverage * 100.0));
     }

@@ -36,7 +36,9 @@ pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> R
     overwrite::check_run_folder(&command.out, &[config.run.format])?;
     let manifest = manifest(command, &config)?;
     let folder = RunFolder::open(&command.out).map_err(embedded)?;
-    let plan = match folder.existing().await.map_err(embedded)? {
+    let existing = folder.existing().await.map_err(embedded)?;
+    let had_ended = existing.as_ref().is_some_and(|existing| existing.history.ended().is_some());
+    let plan = match existing {
         Some(existing) if existing.history.is_submitted() => resume(command, &config, &manifest, existing)?,
         _ => {
             let (command, config) = (command.manifest.clone(), config.clone());
@@ -57,7 +59,11 @@ pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> R
     let display = tokio::spawn(progress::show(shown));
     let end = folder.run(services, plan, drain.clone(), updates).await;
     display.await.map_err(Failure::permanent)?;
-    let code = finish(cli, folder.path(), end.map_err(embedded)?).await?;
+    let end = end.map_err(embedded)?;
+    if had_ended {
+        tracing::info!("this run had ended before; nothing was made again");
+    }
+    let code = finish(cli, folder.path(), end).await?;
     if let Some(page) = page.filter(|_| !drain.is_cancelled()) {
         page.tell_that_it_stays();
         drain.cancelled().await;
@@ -91,9 +97,6 @@ pub(crate) fn open(path: &Path, format: Option<Format>, rules: Rules) -> Result<
 /// where something is left to do.
 fn resume(command: &Run, config: &Config, manifest: &Manifest, existing: Existing) -> Result<Plan, Failure> {
     let sha256 = manifest.digest().map_err(Failure::try_again)?;
-    if existing.history.ended().is_some() {
-        tracing::info!("this run had ended before; nothing is made again");
-    }
     let counts = (existing.spec.tasks, existing.spec.invalid_rows);
     // Which model this is shows when it is loaded, if it is needed; until then the spec's stands.
     let model = existing.spec.model;

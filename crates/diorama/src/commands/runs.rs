@@ -6,7 +6,7 @@ use std::time::Duration;
 use diorama_backends::progress::{Heartbeat, WorkerState};
 use diorama_coordinator::{RunStatus, Waiting};
 use diorama_core::run::RunState;
-use diorama_core::text::shown;
+use diorama_core::text::{counted, shown};
 use jiff::Timestamp;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -17,10 +17,10 @@ use crate::fleet::client::{Client, ClientError};
 use crate::{output, progress};
 
 /// Between two looks of `watch`.
-const LOOK: Duration = Duration::from_secs(1);
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 /// Between two lines of `watch` where it does not write to a terminal.
-const LINE: Duration = Duration::from_secs(10);
+pub(crate) const LINE: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 struct RunPage {
@@ -130,7 +130,7 @@ pub(crate) fn describe(run: &RunStatus) -> String {
         }
         add(match &run.waiting {
             Some(waiting) => waits(run, waiting),
-            None => format!("{} shards in work", run.shards_running),
+            None => format!("{} in work", counted(run.shards_running, "shard")),
         });
     } else if let Some(summary) = &run.summary {
         let took = progress::duration(Duration::from_secs_f64(summary.wall_seconds));
@@ -198,7 +198,8 @@ pub(crate) async fn watch(cli: &Cli, client: &Client, run: &str) -> Result<u8, F
                 bar.set_position(status.done + status.in_work + status.failed);
                 bar.set_message(format!("{}, {workers}", describe(&status).replace("\n  ", "; ")));
             }
-            None if said.is_none_or(|at| at.elapsed() >= LINE) && changed => {
+            // The last word comes below.
+            None if status.summary.is_none() && said.is_none_or(|at| at.elapsed() >= LINE) && changed => {
                 said = Some(tokio::time::Instant::now());
                 output::line(&describe(&status));
             }

@@ -3,6 +3,7 @@
 use diorama_coordinator::{CoordinatorError, Grace, Verification, reconcile, verify};
 use diorama_core::id::RunId;
 use diorama_core::run::RunSpec;
+use diorama_core::text::counted;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
 
@@ -65,9 +66,14 @@ fn tell(found: &Verification) {
     let state = if found.ended { "has ended" } else { "has not ended" };
     let megabytes = found.bytes as f64 / 1e6;
     output::line(&format!(
-        "the run {state}: {} tasks, {} done, {} failed; {} shards, {} without a marker; {} files ({megabytes:.1} MB) read; \
-         {} orphans",
-        found.tasks, found.done, found.failed, found.shards, found.uncommitted, found.files, found.orphans
+        "the run {state}: {}, {} done, {} failed; {}, {} without a marker; {} ({megabytes:.1} MB) read; {}",
+        counted(found.tasks, "task"),
+        found.done,
+        found.failed,
+        counted(found.shards, "shard"),
+        found.uncommitted,
+        counted(found.files, "file"),
+        counted(found.orphans, "orphan"),
     ));
     found.problems.iter().for_each(|problem| output::line(&format!("PROBLEM  {problem}")));
     found.repaired.iter().for_each(|repaired| output::line(&format!("repaired  {repaired}")));
@@ -75,6 +81,6 @@ fn tell(found: &Verification) {
     match (found.problem_count, found.ended) {
         (0, true) => output::line("clean: every task has exactly one outcome, and every digest is right"),
         (0, false) => output::line("clean so far: what is committed is whole, and the counters agree"),
-        (count, _) => output::line(&format!("{count} problems")),
+        (count, _) => output::line(&counted(count, "problem")),
     }
 }

@@ -30,7 +30,7 @@ pub(crate) struct Client {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     /// The coordinator refused.
-    #[error("{}: {} ({}){}", .0.title, .0.detail, .0.code, listed(.0))]
+    #[error("{} ({}){}", .0.detail, .0.code, listed(.0))]
     Refused(Box<Problem>),
     /// It cannot be reached, or broke off.
     #[error(
@@ -186,10 +186,14 @@ impl Client {
             .with_max_delay(Duration::from_secs(5))
             .with_max_times(10)
             .with_jitter();
+        let mut told = false;
         (|| self.send(request()))
             .retry(backoff)
             .when(ClientError::passes_soon)
-            .notify(|error, wait| tracing::warn!(%error, ?wait, "trying again"))
+            .notify(|error, wait| match std::mem::replace(&mut told, true) {
+                false => tracing::warn!("{error}; trying again for half a minute"),
+                true => tracing::debug!(%error, ?wait, "trying again"),
+            })
             .await
     }
 
@@ -233,8 +237,12 @@ impl Client {
     }
 
     pub(crate) fn unreachable(&self, error: reqwest::Error) -> ClientError {
-        // The address is said beside it.
-        let problem = causes::in_one_line(&error.without_url());
+        // The address is said beside it, and what did not connect has one cause that matters: the last.
+        let error = error.without_url();
+        let problem = match causes::causes(&error).last() {
+            Some(cause) if error.is_connect() => cause.to_string(),
+            _ => causes::in_one_line(&error),
+        };
         ClientError::Unreachable { address: self.address.clone(), problem }
     }
 

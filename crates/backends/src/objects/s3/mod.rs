@@ -207,8 +207,11 @@ impl S3Objects {
             self.reached.store(true, Ordering::Relaxed);
         }
         let (kind, problem) = error::meaning(&error, self.reached.load(Ordering::Relaxed));
-        // The answer itself is left behind: it may be long, and what it says is in the problem.
-        let cause = error.into_source().ok().map(Cause::from);
+        // An answer is left behind: it may be long, what it says is in the problem, and the SDK has no words for it.
+        let cause = match error.raw_response() {
+            Some(_) => None,
+            None => error.into_source().ok().map(Cause::from),
+        };
         ObjectError { cause, ..ObjectError::new(kind, doing, self.name(key), problem) }
     }
 

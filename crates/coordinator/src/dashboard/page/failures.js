@@ -44,7 +44,7 @@ function group(run) {
 }
 
 export function failuresSection(run) {
-  const [list, none, note] = [h("ul", { class: "codes" }), h("p", { class: "soft" }, "None so far."), h("span", { class: "soft" })];
+  const [list, none, note] = [h("ul", { class: "codes" }), h("p", { class: "soft" }, "Loading…"), h("span", { class: "soft" })];
   return {
     element: h("section", { "aria-labelledby": "h-failures" }, h("div", { class: "heading" }, h("h2", { id: "h-failures" }, "Failures"), note), none, list),
     update(failures) {
@@ -52,6 +52,7 @@ export function failuresSection(run) {
       const codes = Object.entries(failures.codes ?? {});
       const groups = codes.map(([code, number]) => ({ code, number, examples: examples.filter((picture) => picture.error?.code === code) })).sort((a, b) => b.number - a.number);
       const most = groups.reduce((sum, one) => sum + one.number, 0);
+      text(none, "None so far.");
       show(none, groups.length === 0);
       text(note, failures.complete === false && groups.length ? "Of the failures read so far" : "");
       keyed(list, groups, (one) => one.code, () => group(run), (item, one) => item.update({ ...one, most }));

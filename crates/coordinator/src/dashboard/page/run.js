@@ -66,7 +66,7 @@ function header(run, session) {
 
 const [FEW, MANY] = [8, 24];
 function pictures(run, again) {
-  const [list, none] = [h("ul", { class: "cards" }), h("p", { class: "soft" }, "No pictures yet.")];
+  const [list, none] = [h("ul", { class: "cards" }), h("p", { class: "soft" }, "Loading…")];
   const more = h("button", { type: "button", class: "small", hidden: true, "aria-expanded": "false" }, `Show ${MANY}`);
   const isPointed = pointing(list);
   let limit = FEW;

@@ -13,11 +13,12 @@ function measureOf(name) {
 }
 
 export function scoresSection() {
-  const [of, list, warnings, none] = [h("span", { class: "soft" }), h("div", { class: "histograms" }), h("ul", { class: "warnings" }), h("p", { class: "soft" }, "Nothing is measured yet.")];
+  const [of, list, warnings, none] = [h("span", { class: "soft" }), h("div", { class: "histograms" }), h("ul", { class: "warnings" }), h("p", { class: "soft" }, "Loading…")];
   return {
     element: h("section", { "aria-labelledby": "h-scores" }, h("div", { class: "heading" }, h("h2", { id: "h-scores" }, "Quality"), of), none, list, warnings),
     update(scores) {
       const measures = Object.entries(scores.measures ?? {}).filter(([, measure]) => measure?.counts?.some((number) => number > 0));
+      text(none, "Nothing is measured yet.");
       show(none, measures.length === 0);
       text(of, !scores.pictures ? "" : scores.pictures >= scores.of ? `of all ${counted(scores.pictures, "picture")}` : `of a sample: ${count(scores.pictures)} of about ${counted(scores.of, "picture")}`);
       // Whoever has a table open keeps it.

@@ -9,7 +9,7 @@ export function shardsSection(run, again, signal) {
   const open = (shard) => { location.hash = href.shard(run, shard); };
   const map = shardMap(open, signal);
   const rounds = h("div", { class: "switch", role: "group", "aria-label": "Rounds" });
-  const [begins, none] = [h("p", { class: "soft" }), h("p", { class: "soft" }, "The shards are not known yet.")];
+  const [begins, none] = [h("p", { class: "soft" }), h("p", { class: "soft" }, "Loading…")];
   const number = h("input", { type: "number", id: "go-shard", min: "0", step: "1", inputmode: "numeric", required: true });
   const form = h("form", { class: "go" }, h("label", { for: "go-shard" }, "Shard"), number, h("button", { type: "submit", class: "small" }, "Open"));
   const holders = h("ul", { class: "holders" });

@@ -16,10 +16,10 @@ const ENOUGH_BYTES: u64 = 10 << 30;
 
 pub(crate) async fn run(command: &Doctor, cli: &Cli) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
-    // Where services are named, a coordinator or a client may be meant, which needs no model.
+    // Where services are named, a coordinator or a client may be meant, and to measure pictures takes no model either.
     let makes_pictures = config.engine.model.is_some() || config.engine.engine == EngineKind::Synthetic;
     let mut checks = Vec::new();
-    if makes_pictures || !services::are_named(&config) {
+    if makes_pictures || !(services::are_named(&config) || command.eval) {
         let options = config.engine.clone();
         // Loading a model takes long, and its own threads.
         checks.extend(tokio::task::spawn_blocking(move || engine(&options)).await.map_err(Failure::permanent)?);
@@ -150,7 +150,10 @@ fn networks(roots: &[std::path::PathBuf]) -> Vec<Finding> {
             Err(error) => Finding::problem("eval", error.to_string(), format!("wanted is {}", kind.origin())),
         }
     };
-    std::iter::once(always).chain(Kind::ALL.into_iter().map(one)).collect()
+    let gone = roots.iter().filter(|root| !root.is_dir()).map(|root| {
+        Finding::problem("eval", format!("{} is no folder", root.display()), "name with --networks one that is there")
+    });
+    std::iter::once(always).chain(gone).chain(Kind::ALL.into_iter().map(one)).collect()
 }
 
 #[cfg(not(feature = "engine"))]

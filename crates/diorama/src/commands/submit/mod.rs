@@ -1,6 +1,7 @@
 //! `diorama submit`: checks a manifest here, uploads the references that are files, by content and each once, and sends
 //! the rows; of a manifest that is an object already, it sends the name. The same command again finds what it sent.
 
+mod estimate;
 mod references;
 mod rows;
 
@@ -12,9 +13,10 @@ use diorama_coordinator::RunStatus;
 use diorama_coordinator::api::SubmitRequest;
 use diorama_core::id::Sha256Hex;
 use diorama_core::manifest::ExtraColumns;
+use diorama_core::range::NAME_BYTES;
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::Labels;
-use diorama_manifest::{Format, LISTED_SKIPPED, ManifestError, References, Rules};
+use diorama_manifest::{Format, LISTED_SKIPPED, Manifest, ManifestError, ManifestReport, References, Rules};
 use diorama_runtime::config::Config;
 use diorama_runtime::options::OnInvalid;
 use reqwest::multipart::{Form, Part};
@@ -22,6 +24,7 @@ use reqwest::{Method, StatusCode};
 use tempfile::NamedTempFile;
 use tokio_util::sync::CancellationToken;
 
+use self::estimate::{Sample, Whole, estimate, shard_size};
 use self::references::upload_references;
 use self::rows::write_rows;
 use super::blocking;
@@ -47,23 +50,21 @@ pub(crate) async fn run(command: &Submit, cli: &Cli, drain: CancellationToken) -
 }
 
 async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -> Result<u8, Failure> {
-    let manifest = command.manifest.to_str().filter(|manifest| manifest.starts_with(OBJECT));
-    let mut uploads = 0;
-    let (status, is_new) = loop {
-        let submission = match manifest {
-            Some(address) => of_object(command, config, address)?,
-            None => of_file(command, config, client).await?,
-        };
-        uploads += 1;
-        match send(client, &submission).await? {
-            Sent::Run(status, is_new) => break (*status, is_new),
-            // What was there when we looked was collected since.
-            Sent::Misses(error) if manifest.is_none() && uploads < UPLOADS => {
-                tracing::warn!(%error, "uploading what is missing");
+    if let Some(count) = command.estimate {
+        let (sample, whole) = sample(command, config, client, count).await?;
+        estimate(cli, client, &sample, &whole).await?;
+        if !command.yes {
+            if !cli.json() {
+                output::line("nothing more was submitted; the same command with --yes submits the whole manifest");
             }
-            Sent::Misses(error) => return Err(error.into()),
+            return Ok(exit::DONE);
         }
-    };
+    }
+    let (status, is_new) = submitted(client, async || match object(command) {
+        Some(address) => of_object(command, config, address),
+        None => of_file(&checked(command, config).await?, command, config, client, None).await,
+    })
+    .await?;
     if !is_new {
         tracing::warn!(
             "this manifest was submitted before with these settings, as {}; --again makes another run of it",
@@ -72,6 +73,46 @@ async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -
     }
     tell(cli, &status)?;
     if command.watch { super::runs::watch(cli, client, status.run.as_str()).await } else { Ok(exit::DONE) }
+}
+
+/// The address of a manifest that is an object.
+fn object(command: &Submit) -> Option<&str> {
+    command.manifest.to_str().filter(|manifest| manifest.starts_with(OBJECT))
+}
+
+/// Submits `count` of the rows as a run of their own.
+async fn sample(command: &Submit, config: &Config, client: &Client, count: u64) -> Result<(RunStatus, Whole), Failure> {
+    if object(command).is_some() {
+        return Err(Failure::usage(anyhow::anyhow!(
+            "--estimate draws its rows here, and cannot of a manifest that is an object; download it, and submit the file"
+        )));
+    }
+    let checked = checked(command, config).await?;
+    let drawn = Sample::draw(checked.report.tasks, count, config.run.seed);
+    let (status, _) =
+        submitted(client, async || of_file(&checked, command, config, client, Some(&drawn)).await).await?;
+    Ok((status, Whole { tasks: checked.report.tasks, price: command.price }))
+}
+
+/// Sends what `prepare` gives, and prepares it again where references were collected meanwhile. Says whether the run is
+/// new.
+async fn submitted(
+    client: &Client,
+    prepare: impl AsyncFn() -> Result<Submission, Failure>,
+) -> Result<(RunStatus, bool), Failure> {
+    let mut uploads = 0;
+    loop {
+        let submission = prepare().await?;
+        uploads += 1;
+        match send(client, &submission).await? {
+            Sent::Run(status, is_new) => return Ok((*status, is_new)),
+            // What was there when we looked was collected since.
+            Sent::Misses(error) if submission.rows.is_some() && uploads < UPLOADS => {
+                tracing::warn!(%error, "uploading what is missing");
+            }
+            Sent::Misses(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// What is sent.
@@ -99,7 +140,13 @@ fn of_object(command: &Submit, config: &Config, address: &str) -> Result<Submiss
     Ok(Submission { request, rows: None, key })
 }
 
-async fn of_file(command: &Submit, config: &Config, client: &Client) -> Result<Submission, Failure> {
+/// A manifest that was read to its end, and can be submitted.
+struct Checked {
+    manifest: Manifest,
+    report: Arc<ManifestReport>,
+}
+
+async fn checked(command: &Submit, config: &Config) -> Result<Checked, Failure> {
     let rules = Rules {
         settings: config.settings.clone(),
         seed: config.run.seed,
@@ -121,12 +168,29 @@ async fn of_file(command: &Submit, config: &Config, client: &Client) -> Result<S
     for issue in report.skipped() {
         tracing::warn!("skipped: {issue}");
     }
-    let request = request(command, config)?;
-    let report = Arc::new(report);
-    let blobs = upload_references(client, &manifest, &report).await?;
+    Ok(Checked { manifest, report: Arc::new(report) })
+}
+
+/// The rows of a file, or a sample of them, with their references uploaded.
+async fn of_file(
+    Checked { manifest, report }: &Checked,
+    command: &Submit,
+    config: &Config,
+    client: &Client,
+    sample: Option<&Sample>,
+) -> Result<Submission, Failure> {
+    let mut request = request(command, config)?;
+    if let Some(sample) = sample {
+        let name = request.name.as_ref().unwrap_or(&request.manifest);
+        let name = format!("{} rows of {name}", sample.len());
+        request.name = Some(name[..name.floor_char_boundary(NAME_BYTES)].to_owned());
+        request.shard_size = shard_size(sample.len(), request.shard_size);
+    }
+    let blobs = upload_references(client, manifest, report, sample).await?;
     let key = idempotency_key(&request, report.sha256.as_str(), command.again);
     let settings = config.settings.clone();
-    let rows = blocking(move || write_rows(&manifest, &report, &settings, &blobs)).await??;
+    let (manifest, report, sample) = (manifest.clone(), report.clone(), sample.cloned());
+    let rows = blocking(move || write_rows(&manifest, &report, sample.as_ref(), &settings, &blobs)).await??;
     Ok(Submission { request, rows: Some(rows), key })
 }
 

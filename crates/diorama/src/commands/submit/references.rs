@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::blocking;
+use super::estimate::Sample;
 use crate::exit::Failure;
 use crate::fleet::client::Client;
 use crate::progress;
@@ -20,13 +21,14 @@ use crate::progress;
 /// References that are hashed or uploaded at a time.
 const UPLOADING: usize = 8;
 
-/// Hashes every file that the manifest names and uploads those that are not there.
+/// Hashes every file that the manifest names, or a sample of its rows, and uploads those that are not there.
 pub(super) async fn upload_references(
     client: &Client,
     manifest: &Manifest,
     report: &Arc<ManifestReport>,
+    sample: Option<&Sample>,
 ) -> Result<Blobs, Failure> {
-    let (count, mut files) = files(manifest.clone(), report.clone()).await?;
+    let (count, mut files) = files(manifest.clone(), report.clone(), sample.cloned()).await?;
     let bar = progress::count(count as u64, "references");
     let mut blobs = Blobs(HashMap::with_capacity(count));
     let mut uploading: JoinSet<Result<(String, Sha256Hex), Failure>> = JoinSet::new();
@@ -81,10 +83,14 @@ async fn upload(client: Client, root: PathBuf, file: String) -> Result<(String, 
 async fn files(
     manifest: Manifest,
     report: Arc<ManifestReport>,
+    sample: Option<Sample>,
 ) -> Result<(usize, mpsc::Receiver<Result<String, Failure>>), Failure> {
-    let each = |manifest: &Manifest, report: &ManifestReport, visit: &mut dyn FnMut(String) -> bool| {
-        for task in manifest.tasks(report).map_err(Failure::try_again)? {
+    let each = move |manifest: &Manifest, report: &ManifestReport, visit: &mut dyn FnMut(String) -> bool| {
+        for (at, task) in (0..).zip(manifest.tasks(report).map_err(Failure::try_again)?) {
             let task = task.map_err(Failure::try_again)?;
+            if sample.as_ref().is_some_and(|sample| !sample.has(at)) {
+                continue;
+            }
             for named in [task.reference, task.region] {
                 if let Some(Reference::File(path)) = named
                     && !visit(path)
@@ -95,10 +101,11 @@ async fn files(
         }
         Ok::<_, Failure>(())
     };
-    let counted = (manifest.clone(), report.clone());
+    let counted = (manifest.clone(), report.clone(), each.clone());
     let wanted = blocking(move || {
         let mut wanted = HashSet::new();
-        each(&counted.0, &counted.1, &mut |path| {
+        let (manifest, report, each) = &counted;
+        each(manifest, report, &mut |path| {
             wanted.insert(short(&path));
             true
         })?;

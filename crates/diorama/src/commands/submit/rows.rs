@@ -7,13 +7,15 @@ use diorama_core::task::{Reference, Task};
 use diorama_manifest::{Manifest, ManifestReport};
 use tempfile::NamedTempFile;
 
+use super::estimate::Sample;
 use super::references::Blobs;
 use crate::exit::Failure;
 
-/// The rows as the coordinator reads them, and the issues of those that were skipped, as JSON lines.
+/// The rows, or a sample of them, as the coordinator reads them, and the issues of those that were skipped, as JSON lines.
 pub(super) fn write_rows(
     manifest: &Manifest,
     report: &ManifestReport,
+    sample: Option<&Sample>,
     of_the_run: &Settings,
     blobs: &Blobs,
 ) -> Result<(NamedTempFile, NamedTempFile), Failure> {
@@ -22,12 +24,16 @@ pub(super) fn write_rows(
     };
     let of_the_run = serde_json::to_value(of_the_run).map_err(Failure::permanent)?;
     let mut rows = std::io::BufWriter::new(NamedTempFile::new().map_err(scratch)?);
-    for task in manifest.tasks(report).map_err(Failure::try_again)? {
+    for (at, task) in (0..).zip(manifest.tasks(report).map_err(Failure::try_again)?) {
+        if sample.is_some_and(|sample| !sample.has(at)) {
+            continue;
+        }
         let row = row(&task.map_err(Failure::try_again)?, &of_the_run, blobs).map_err(Failure::permanent)?;
         writeln!(rows, "{row}").map_err(scratch)?;
     }
     let mut skipped = std::io::BufWriter::new(NamedTempFile::new().map_err(scratch)?);
-    for issue in report.skipped() {
+    // Bad rows belong to the whole run.
+    for issue in report.skipped().iter().filter(|_| sample.is_none()) {
         writeln!(skipped, "{}", serde_json::json!(issue)).map_err(scratch)?;
     }
     let done = |file: std::io::BufWriter<NamedTempFile>| file.into_inner().map_err(|error| scratch(error.into_error()));
