@@ -184,7 +184,7 @@ async fn a_bad_body_of_a_retry_is_refused_and_names_what_it_may_be() {
     assert_eq!(is(ask(&path, " ".repeat(100_000)).await), (413, "too_large".to_owned()));
     let (status, code, detail) = ask(&path, r#"{"where":{"code":["poison","posion"]}}"#.to_owned()).await;
     assert_eq!((status, code.as_str()), (400, "unknown_code"));
-    assert!(detail.starts_with("where.code: \"posion\" is no error code; they are "), "{detail}");
+    assert!(detail.starts_with("where.code: \"posion\" is not an error code; the codes are "), "{detail}");
     assert_eq!(is(ask("/v1/runs/none/retry", String::new()).await), (404, "unknown_run".to_owned()));
     let (status, code, detail) = ask(&path, String::new()).await;
     assert_eq!((status, code.as_str()), (409, "not_ended"));
