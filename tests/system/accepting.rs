@@ -60,9 +60,9 @@ fn what_cannot_be_measured_or_accepted_is_refused_before_anything_is_written() {
     case.manifest(3);
     for (arguments, expected) in [
         (&["--accept", "luma_mean >"][..], "luma_mean >\n           ^ a number is expected"),
-        (&["--accept", "cilp > 26"], "cilp is no measure; did you mean clip?"),
+        (&["--accept", "cilp > 26"], "cilp is not a measure; did you mean clip?"),
         (&["--accept", "fid < 20"], "fid is a measure of sets"),
-        (&["--measures", "coverge"], "coverge is no measure; did you mean coverage?"),
+        (&["--measures", "coverge"], "coverge is not a measure; did you mean coverage?"),
         (&["--measures", "clip,coverage"], "clip needs the network clip, which is not there"),
         (&["--accept", "ssim > 0.5", "--method", "txt2img"], "ssim"),
         (&["--measures", "coverage", "--method", "img2img"], "coverage cannot be measured: it is of the mask"),

@@ -275,7 +275,7 @@ fn tokens_are_made_shown_and_revoked_and_the_rest_of_their_file_stays() {
     );
     assert!(token(&["new", "a\u{1b}b", "--role", "viewer"]).expect(2).stderr.contains("control characters"));
     token(&["revoke", "sam"]).expect(0);
-    assert!(token(&["revoke", "sam"]).expect(42).stderr.contains("no token of the name"));
+    assert!(token(&["revoke", "sam"]).expect(42).stderr.contains("no token named"));
     let left = fs::read_to_string(&file).unwrap();
     assert!(left.starts_with("# ours\n") && left.contains("# keep") && !left.contains("sam"), "{left}");
     token(&["revoke", "old"]).expect(0);

@@ -34,7 +34,7 @@ fn an_evaluation_of_a_run_compares_its_methods_names_what_is_gone_and_has_a_page
     let filtered = "document.getElementById('where').value = 'psnr > 1000'; choose();";
     assert_eq!(cards(&rendered(&with_script(&page, filtered), "")), 0);
     let broken = "document.getElementById('where').value = 'psnr >'; choose();";
-    assert!(rendered(&with_script(&page, broken), "").contains("a number is expected"));
+    assert!(rendered(&with_script(&page, broken), "").contains("a number was expected"));
 }
 
 #[test]
@@ -46,10 +46,10 @@ fn what_eval_cannot_take_is_said_before_any_work() {
     for (arguments, code, expected) in [
         (&["eval", empty][..], 42, "holds no run (no results.jsonl) and no pictures"),
         (&["eval", empty, "--networks", empty], 42, "holds no network"),
-        (&["eval", empty, "--keep", "psnr >"], 2, "a number is expected"),
-        (&["eval", empty, "--keep", "lpisp < 1"], 2, "lpisp is no measure"),
+        (&["eval", empty, "--keep", "psnr >"], 2, "a number was expected"),
+        (&["eval", empty, "--keep", "lpisp < 1"], 2, "lpisp is not a measure"),
         (&["eval", empty, "--region", "nowhere.png"], 42, "there is no such file"),
-        (&["eval", empty, "--device", "tpu"], 2, "is no device"),
+        (&["eval", empty, "--device", "tpu"], 2, "is not a device"),
         (&["eval", empty, "--label", "a", "--label", "b"], 2, "--label was given 2 times for 1 folders"),
     ] {
         let end = end(&mut case.diorama(arguments)).expect(code);

@@ -39,7 +39,7 @@ fn ctrl_c_drains_and_the_same_command_goes_on_to_the_same_pictures() {
         until("the first commit", || !tree(&case.path(&out).join("commits")).is_empty());
         child.signal(stop);
         let stopped = wait(child).expect(143);
-        assert!(stopped.stderr.contains("the same command goes on"), "{}", stopped.stderr);
+        assert!(stopped.stderr.contains("run the same command to resume"), "{}", stopped.stderr);
         let committed = tree(&case.path(&out).join("commits"));
         assert!(committed.len() < 8, "it was not stopped, it had finished");
 
@@ -87,7 +87,7 @@ fn another_manifest_or_other_settings_in_the_same_folder_are_refused() {
     case.manifest(5);
     end(&mut case.run("out", &[])).expect(0);
     let other = end(&mut case.run("out", &["--steps", "7"])).expect(42);
-    assert!(other.stderr.contains("steps: there is unset, asked for is 7"), "{}", other.stderr);
+    assert!(other.stderr.contains("steps: unset there, 7 requested"), "{}", other.stderr);
     case.manifest(6);
     let other = end(&mut case.run("out", &[])).expect(42);
     assert!(other.stderr.contains("manifest"), "{}", other.stderr);

@@ -27,7 +27,7 @@ pub(crate) fn read(path: &Path) -> Result<String, String> {
     if roots.is_empty() {
         return Err(wrong("holds no certificate".to_owned()));
     }
-    String::from_utf8(pem).map_err(|_| wrong("is no text".to_owned()))
+    String::from_utf8(pem).map_err(|_| wrong("is not text".to_owned()))
 }
 
 #[cfg(test)]

@@ -23,10 +23,10 @@ pub enum CoordinatorError {
     #[error(transparent)]
     Progress(#[from] ProgressError),
     /// The place holds another run, or this one with other settings.
-    #[error("a run is here already, and it is not the one that was asked for: {}; choose another folder, or run the \
-             command as it was the first time", .differences.join("; "))]
+    #[error("this folder holds a different run ({}); choose another folder, or run the \
+             original command", .differences.join("; "))]
     Differs {
-        /// Each thing that differs: `what: there is A, asked for is B`.
+        /// Each thing that differs: `what: A there, B requested`.
         differences: Vec<String>,
     },
     /// The manifest gave no further task.

@@ -57,7 +57,7 @@ async fn give_up_or_pause(backends: &Backends, run: &RunId, shard: ShardId, by: 
         Err(error) if is_lasting(&error) => match pause(backends, &store, run, by, &error.to_string()).await {
             // Its log is damaged, too: nobody drives it, and its shards have no markers, should it be mended.
             Err(error) if is_lasting(&error) => {
-                tracing::error!(%run, %shard, %error, "a dead letter of a damaged run was thrown away");
+                tracing::error!(%run, %shard, %error, "a dead letter of a damaged run was discarded");
                 Ok(())
             }
             paused => paused,
@@ -68,7 +68,7 @@ async fn give_up_or_pause(backends: &Backends, run: &RunId, shard: ShardId, by: 
 
 async fn give_up(backends: &Backends, store: &RunStore, run: &RunId, shard: ShardId) -> Result<(), CoordinatorError> {
     let Some(spec) = store.spec().await? else {
-        tracing::error!(%run, %shard, "a dead letter of a run that does not exist was thrown away");
+        tracing::error!(%run, %shard, "a dead letter of a run that does not exist was discarded");
         return Ok(());
     };
     let history = store.history().await?;

@@ -143,7 +143,7 @@ fn agree(existing: RunSpec, asked: &RunSpec) -> Result<RunSpec, CoordinatorError
     let mut differences = Vec::new();
     let mut compare = |what: &str, there: String, asked: String| {
         if there != asked {
-            differences.push(format!("{what}: there is {there}, asked for is {asked}"));
+            differences.push(format!("{what}: {there} there, {asked} requested"));
         }
     };
     let json = |value: Result<serde_json::Value, serde_json::Error>| value.unwrap_or_default();

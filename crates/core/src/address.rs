@@ -24,7 +24,7 @@ pub struct Place {
 
 /// A place that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no bucket and prefix; write it as bucket or bucket/prefix")]
+#[error("{0:?} is not a bucket and prefix; write it as bucket or bucket/prefix")]
 pub struct InvalidPlace(String);
 
 impl Place {

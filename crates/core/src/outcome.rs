@@ -72,7 +72,7 @@ impl std::str::FromStr for ErrorCode {
     fn from_str(text: &str) -> Result<Self, String> {
         let known = || Self::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>().join(", ");
         let code = Self::ALL.iter().find(|code| code.as_str() == text);
-        code.copied().ok_or_else(|| format!("{text:?} is no error code; they are {}", known()))
+        code.copied().ok_or_else(|| format!("{text:?} is not an error code; the codes are {}", known()))
     }
 }
 
@@ -295,7 +295,12 @@ mod tests {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
             assert_eq!(code.as_str().parse::<ErrorCode>(), Ok(*code));
         }
-        assert!("posion".parse::<ErrorCode>().unwrap_err().starts_with("\"posion\" is no error code; they are refer"));
+        assert!(
+            "posion"
+                .parse::<ErrorCode>()
+                .unwrap_err()
+                .starts_with("\"posion\" is not an error code; the codes are refer")
+        );
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl FromStr for StopIf {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let shown: String = text.chars().take(80).collect();
-        let wrong = || format!("{shown:?} is no condition; write 'failed > 5%' or 'failed > 100'");
+        let wrong = || format!("{shown:?} is not a condition; write 'failed > 5%' or 'failed > 100'");
         let limit = text.trim().strip_prefix("failed").map(str::trim_start).and_then(|rest| rest.strip_prefix('>'));
         let limit = limit.map(str::trim).ok_or_else(wrong)?;
         match limit.strip_suffix('%').map(str::trim) {

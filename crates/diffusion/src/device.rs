@@ -56,7 +56,7 @@ impl FromStr for Device {
             "cuda" => 0,
             _ => match text.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok()) {
                 Some(index) => index,
-                None => return refuse(format!("{text:?} is no device; write auto, cpu, cuda or cuda:N")),
+                None => return refuse(format!("{text:?} is not a device; write auto, cpu, cuda or cuda:N")),
             },
         };
         let loaded = load_cuda();

@@ -29,7 +29,7 @@ pub(crate) fn check_run_folder(folder: &Path, formats: &[OutputFormat]) -> Resul
     // A run that died before it wrote anything left these; the lock, which comes first, shows whose they are.
     let begun = fs::read_to_string(folder.join(".lock")).is_ok_and(|holder| is_process(&holder));
     let working = WORKING.into_iter().filter(|_| !begun);
-    refuse_names(folder, names.chain(working).map(str::to_owned), "no run of Diorama")?;
+    refuse_names(folder, names.chain(working).map(str::to_owned), "not a Diorama run")?;
     Ok(None)
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn check_picture_folder(folder: &Path, reference: Option<&Path>) -> R
     }
     match read::<Record>(&folder.join("record.json")) {
         Some(_) => Ok(()),
-        None => refuse_names(folder, names.into_iter(), "no picture of `diorama generate`"),
+        None => refuse_names(folder, names.into_iter(), "not the output of `diorama generate`"),
     }
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn refuse_within(output: &Path, folder: Option<&Path>, what: &str) ->
     match inner.starts_with(outer) {
         false => Ok(()),
         true => Err(refusal(format!(
-            "{} lies in {what} {}, which is only read; choose another place to write to",
+            "{} is inside {what} {}, where nothing is ever written; choose another place to write to",
             output.display(),
             folder.display()
         ))),
@@ -81,7 +81,7 @@ fn refuse_names(folder: &Path, names: impl Iterator<Item = String>, is: &str) ->
         return Ok(());
     }
     Err(refusal(format!(
-        "{} is {is} and holds {}, which would be written; choose another folder, a new one for example",
+        "{} is {is} and holds {}, which would be overwritten; choose another folder, such as a new one",
         folder.display(),
         taken.join(", ")
     )))

@@ -94,7 +94,7 @@ fn parse(line: u64, offset: u64, bytes: &[u8], keys: &mut Keys) -> Option<Raw> {
     }
     if !text.trim_start().starts_with('{') {
         let list = if text.trim_start().starts_with('[') { " (of a JSON list: `jq -c '.[]'`)" } else { "" };
-        return bad("wrong_type", format!("is not an object; write one {{\"custom_id\": …}} a line{list}"));
+        return bad("wrong_type", format!("is not an object; write one {{\"custom_id\": …}} per line{list}"));
     }
     if values_in(bytes) > MAX_VALUES {
         return bad("too_many_values", format!("holds more than {MAX_VALUES} values"));

@@ -100,7 +100,7 @@ impl Keys {
             (ExtraColumns::Ignore, _) => Role::LeftOut,
             (ExtraColumns::Carry, Some((distance, key))) if is_slip(distance, key) => {
                 let message = format!(
-                    "{} is not a key of a row; did you mean {key:?}? If it is a column of your own, rename it, or say \
+                    "{} is not a key of a row; did you mean {key:?}? If it is your own column, rename it, or use \
                      --extra-columns ignore",
                     quoted(name)
                 );

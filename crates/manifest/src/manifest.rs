@@ -170,7 +170,7 @@ impl Manifest {
             }
             let Some(duplicate) = wanted.next_if(|duplicate| duplicate.line == line) else { continue };
             let task = row::task(line, cells, &self.rules).map_err(|_| ManifestError::Changed(self.path.clone()))?;
-            let message = format!("custom_id {} was used on line {} already", task.custom_id, duplicate.first);
+            let message = format!("custom_id {} is already used on line {}", task.custom_id, duplicate.first);
             report.issues.push(ManifestIssue {
                 custom_id: Some(task.custom_id.to_string()),
                 ..issue(line, "duplicate_id", Some("custom_id"), message)

@@ -50,7 +50,7 @@ pub(crate) fn task(line: u64, cells: Cells, rules: &Rules) -> Result<Task, Vec<M
         }
     }
     if reference.is_none() && needs_reference(&settings, &rules.compare) {
-        let message = format!("reference is missing; only the method txt2img does without{}", hint("reference"));
+        let message = format!("reference is missing; only the method txt2img needs none{}", hint("reference"));
         row.refuse("missing_key", "reference", message);
     }
     if region.is_some() && reference.is_none() {

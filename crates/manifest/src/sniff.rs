@@ -48,7 +48,7 @@ pub(crate) fn refusal(first: &[u8], format: Format) -> Option<(&'static str, Str
     if first.starts_with(b"PAR1") != (format == Format::Parquet) {
         let (is, say) =
             if format == Format::Parquet { ("not Parquet", "jsonl or csv") } else { ("Parquet", "parquet") };
-        let message = format!("the manifest is {is}, whatever its name says; say --manifest-format {say}");
+        let message = format!("the manifest is {is}, whatever its name says; use --manifest-format {say}");
         let code = if format == Format::Parquet { "invalid_parquet" } else { "wrong_format" };
         return (!first.is_empty() || format == Format::Parquet).then_some((code, message));
     }

@@ -218,7 +218,7 @@ fn region_record(task: &Task, region: Option<&Region>) -> Option<RegionRecord> {
 }
 
 /// How much of the place the task's picture kept, and each that it is compared with: outside the region that the task
-/// gives. Without one nothing is said. The mask that a picture's own method found is no measure of that picture.
+/// gives. Without one nothing is said. The mask that a picture's own method found is not a measure of that picture.
 fn scores(region: Option<&Region>, main: &Generated, compared: &[(Method, Generated)]) -> BTreeMap<String, f64> {
     let made = std::iter::once(main).chain(compared.iter().map(|(_, made)| made));
     let used = |made: &'_ Generated| made.record.reference.as_ref().and_then(|reference| reference.used);

@@ -97,7 +97,7 @@ async fn a_password_that_changes_under_a_consumer_is_waited_for_a_while_and_then
     change_to("another");
     let told = within(consumer.next()).await.err().unwrap();
     assert_permanent(&[told], &["check user and password in amqp_url"]);
-    log.until_it_has("consuming through RabbitMQ is refused, until somebody mends that").await;
+    log.until_it_has("consuming through RabbitMQ is refused, until somebody fixes it").await;
     let told = within(hasty.publish(&pool(), &message(1))).await.unwrap_err();
     assert_permanent(&[told], &["check user and password in amqp_url"]);
 

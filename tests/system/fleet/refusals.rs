@@ -64,7 +64,7 @@ fn a_setting_that_no_waiting_mends_ends_a_member_with_42_and_says_what_to_do() {
             (("DIORAMA_REDIS_URL", &password), ["Password authentication failed", "redis_url"]),
             (("DIORAMA_REDIS_URL", &database), ["no such database", "redis_url"]),
             (("DIORAMA_REDIS_URL", &rediss), ["no TLS", "redis_url"]),
-            (("DIORAMA_REDIS_CLUSTER", "true"), ["no cluster", "redis_cluster"]),
+            (("DIORAMA_REDIS_CLUSTER", "true"), ["not a cluster", "redis_cluster"]),
             (("DIORAMA_S3_ENDPOINT", "localhost:9000"), ["s3_endpoint", "http://host:port"]),
             (("DIORAMA_S3_ENDPOINT", &https), ["NotTls", "s3_endpoint"]),
             (("DIORAMA_S3_BUCKET", "absent"), ["NoSuchBucket", "s3_bucket"]),

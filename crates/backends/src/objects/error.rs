@@ -77,7 +77,7 @@ impl ObjectErrorKind {
             Self::ReadOnly => "; remount it writable or choose another folder",
             Self::Unsupported => "; choose a folder on a file system such as ext4, xfs or btrfs",
             Self::Damaged => "; restore it from a copy, or start in a new folder",
-            Self::Away => "; it was tried again and again",
+            Self::Away => "; it was retried",
             // Who refused knows what to do about it.
             Self::Refused | Self::NotFound | Self::InvalidKey | Self::Transient | Self::UnknownHost | Self::Io => "",
         }

@@ -29,7 +29,7 @@ fn key(sha256: Sha256Hex) -> String {
 /// Whether the blob is there.
 #[utoipa::path(head, path = "/v1/blobs/{sha256}", tag = "blobs", params(("sha256" = String, Path,
     description = "SHA-256 of the content, in hexadecimal")),
-    responses((status = 200, description = "it is"), (status = 400, description = "that is no digest"),
+    responses((status = 200, description = "it is"), (status = 400, description = "that is not a digest"),
               (status = 404, description = "it is not")))]
 pub(super) async fn head(State(api): State<Shared>, Path(sha256): Path<String>) -> Result<StatusCode, Problem> {
     let there = api.backends().objects.head(&key(digest(sha256)?)).await?;

@@ -119,7 +119,8 @@ impl Service {
     fn refused(self, error: &dyn std::fmt::Display) -> Problem {
         let (code, name) = (self.code("refused"), self.name());
         tracing::error!(%error, code, "a request could not be served, and no later one will be");
-        let detail = format!("the {name} refuses the coordinator, and no repetition helps; its log says what to mend");
+        let detail =
+            format!("the {name} refuses the coordinator, and retrying does not help; its log says what to fix");
         Problem::new(500, &code, detail)
     }
 }
@@ -165,7 +166,7 @@ impl From<Refused> for Problem {
             ),
             Refused::Illegal { .. } => Self::conflict("illegal_transition", refused.to_string()),
             Refused::NotEnded { .. } => Self::conflict("not_ended", refused.to_string()),
-            Refused::Late { .. } => Self::conflict("changed_meanwhile", format!("{refused}; look again")),
+            Refused::Late { .. } => Self::conflict("changed_meanwhile", format!("{refused}; check again")),
             Refused::Deleted => Self::not_found("unknown_run", refused.to_string()),
         }
     }

@@ -93,9 +93,9 @@ fn unknown(name: &str) -> String {
     let nearest = alike.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, known)| known);
     let meant = if longer.is_empty() { nearest.into_iter().collect() } else { longer };
     match meant.split_last() {
-        None => format!("{name} is no measure; they are {}", names().collect::<Vec<_>>().join(", ")),
-        Some((last, [])) => format!("{name} is no measure; did you mean {last}?"),
-        Some((last, others)) => format!("{name} is no measure; did you mean {} or {last}?", others.join(", ")),
+        None => format!("{name} is not a measure; they are {}", names().collect::<Vec<_>>().join(", ")),
+        Some((last, [])) => format!("{name} is not a measure; did you mean {last}?"),
+        Some((last, others)) => format!("{name} is not a measure; did you mean {} or {last}?", others.join(", ")),
     }
 }
 

@@ -93,7 +93,7 @@ impl FromStr for Expression {
         let mut parser = Parser { text, tokens: tokens(text)?, at: 0 };
         let whole = parser.any(0)?;
         match parser.at < parser.tokens.len() {
-            true => Err(parser.error("and, or, or the end is expected")),
+            true => Err(parser.error("and, or, or the end was expected")),
             false => Ok(whole),
         }
     }
@@ -145,12 +145,12 @@ impl Parser<'_> {
         }
         let name = self.measure()?;
         let Some((_, Token::Sign(sign))) = self.tokens.get(self.at) else {
-            return Err(self.error("< <= > >= = or != is expected"));
+            return Err(self.error("< <= > >= = or != was expected"));
         };
         let sign = *sign;
         self.at += 1;
         let Some((_, Token::Number(number))) = self.tokens.get(self.at) else {
-            return Err(self.error("a number is expected"));
+            return Err(self.error("a number was expected"));
         };
         let number = *number;
         self.at += 1;
@@ -159,7 +159,7 @@ impl Parser<'_> {
 
     fn measure(&mut self) -> Result<&'static str, ExpressionError> {
         let Some((_, Token::Word(word))) = self.tokens.get(self.at) else {
-            return Err(self.error("a measure is expected, such as psnr > 24"));
+            return Err(self.error("a measure was expected, such as psnr > 24"));
         };
         let measure = by_name(word).map_err(|problem| self.error(&problem))?;
         self.at += 1;
@@ -209,7 +209,7 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, ExpressionError> {
             let number: String = characters[begin..at].iter().collect();
             match number.parse::<f64>().ok().filter(|number| number.is_finite()) {
                 Some(number) => Token::Number(number),
-                None => return Err(fault(text, begin, format!("{number} is no number"))),
+                None => return Err(fault(text, begin, format!("{number} is not a number"))),
             }
         } else if "<>=!".contains(c) {
             let pair = characters.get(at + 1) == Some(&'=');
@@ -264,15 +264,15 @@ mod tests {
     #[test]
     fn what_does_not_parse_is_refused_with_its_place() {
         for (text, at, expected) in [
-            ("", 0, "a measure is expected"),
-            ("psnr >", 6, "a number is expected"),
-            ("psnr 24", 5, "< <= > >= = or != is expected"),
+            ("", 0, "a measure was expected"),
+            ("psnr >", 6, "a number was expected"),
+            ("psnr 24", 5, "< <= > >= = or != was expected"),
             ("psnr > 24 clip > 3", 10, "and, or, or the end"),
             ("(psnr > 24", 10, "a ) is missing"),
-            ("psnr > 24 and", 13, "a measure is expected"),
-            ("lpisp < 0.2", 0, "lpisp is no measure; did you mean lpips_"),
-            ("psnr > 2.4.1", 7, "2.4.1 is no number"),
-            ("psnr > nan", 7, "a number is expected"),
+            ("psnr > 24 and", 13, "a measure was expected"),
+            ("lpisp < 0.2", 0, "lpisp is not a measure; did you mean lpips_"),
+            ("psnr > 2.4.1", 7, "2.4.1 is not a number"),
+            ("psnr > nan", 7, "a number was expected"),
             ("psnr ! 3", 5, "write not, or !="),
             ("é psnr", 0, "has no meaning here"),
             ("psnr > 24 && clip > 3", 10, "has no meaning here"),

@@ -35,7 +35,7 @@ pub struct Index {
 /// [`Error::Model`] names the key.
 pub fn read_index(folder: &Path) -> Result<Index> {
     if !folder.is_dir() {
-        let problem = "is no folder; a model is a folder in diffusers layout, with model_index.json".to_owned();
+        let problem = "is not a folder; a model is a folder in diffusers layout, with model_index.json".to_owned();
         return Err(Error::Model { path: folder.to_owned(), problem });
     }
     let mut index = Config::read(&folder.join("model_index.json"))?;

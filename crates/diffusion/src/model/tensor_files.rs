@@ -85,7 +85,7 @@ impl TensorFile {
         file.read_exact(&mut prefix).map_err(|_| broken(path, "is too short for a safetensors file"))?;
         let header_length = u64::from_le_bytes(prefix);
         if header_length > length.saturating_sub(8) {
-            return Err(broken(path, "is no safetensors file, or its header is truncated"));
+            return Err(broken(path, "is not a safetensors file, or its header is truncated"));
         }
         if header_length > MAX_HEADER_BYTES {
             let message = format!("has a header of {header_length} bytes; at most {MAX_HEADER_BYTES} are read");

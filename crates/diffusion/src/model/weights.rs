@@ -162,7 +162,7 @@ fn find_files(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<Pa
         }
         let text = std::fs::read_to_string(&index).map_err(|e| broken(&index, format!("cannot be read: {e}")))?;
         let parsed: Index =
-            serde_json::from_str(&text).map_err(|e| broken(&index, format!("is no index of weights: {e}")))?;
+            serde_json::from_str(&text).map_err(|e| broken(&index, format!("is not a weights index: {e}")))?;
         let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
         return names
             .into_iter()

@@ -61,7 +61,7 @@ fn given_subjects(
                 Some(end) if !spans.is_empty() => {
                     format!(": the text encoder sees it only up to {:?}", shorten_left(seen(prompt, end)))
                 }
-                _ => "; name words as the prompt has them".to_owned(),
+                _ => "; write words as they appear in the prompt".to_owned(),
             };
             return Err(Error::SubjectNotInPrompt { subject: text.clone(), prompt: shorten(prompt), hint });
         }

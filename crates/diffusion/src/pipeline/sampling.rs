@@ -121,7 +121,7 @@ impl StableDiffusion {
                 (Some(resized), Some(clean))
             }
             (None, Some(_)) => {
-                let message = "is missing; only txt2img does without".to_owned();
+                let message = "is missing; only txt2img needs none".to_owned();
                 return Err(Error::Setting { param: "reference", message });
             }
             (_, None) => (None, None),

@@ -109,7 +109,7 @@ impl SchedulerConfig {
             return Err(self.problem(format!("_class_name: is missing; {choose}")));
         };
         let Some(kind) = SchedulerKind::of_class(class) else {
-            return Err(self.problem(format!("_class_name: {class:?} is no scheduler that Diorama has; {choose}")));
+            return Err(self.problem(format!("_class_name: {class:?} is not a scheduler that Diorama has; {choose}")));
         };
         match &self.of_index {
             Some(other) if SchedulerKind::of_class(other) != Some(kind) => Err(self.problem(format!(

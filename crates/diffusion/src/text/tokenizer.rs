@@ -61,7 +61,7 @@ impl ClipTokenizer {
             from_vocab(&vocab, &merges, &files.added)
                 .map_err(|e| broken(folder.to_owned(), format!("vocab.json or merges.txt: {e}")))?
         } else if json.is_file() {
-            Tokenizer::from_file(&json).map_err(|e| broken(json.clone(), format!("is no tokenizer: {e}")))?
+            Tokenizer::from_file(&json).map_err(|e| broken(json.clone(), format!("is not a tokenizer: {e}")))?
         } else {
             return Err(broken(
                 folder.to_owned(),

@@ -109,7 +109,7 @@ fn a_folder_that_is_no_model_or_lacks_a_part_says_which() {
 
     let copy = Copy::of("flat");
     std::fs::remove_dir_all(&copy.folder).unwrap();
-    copy.assert_refused(&["is no folder"]);
+    copy.assert_refused(&["is not a folder"]);
 }
 
 #[test]

@@ -25,20 +25,20 @@ pub(crate) use self::token::{NewToken, Token};
 /// Makes pictures from a reference picture and a prompt: the prompt's subject appears, the place
 /// stays.
 ///
-/// Settings: flag > environment (DIORAMA_…) > file (diorama.toml) > default; `diorama config` says
-/// what is in force.
+/// Settings: flag > environment (DIORAMA_…) > file (diorama.toml) > default; `diorama config` shows
+/// the settings in force.
 ///
-/// Exit codes: 0 done, 2 usage, 3 finished with failed tasks, 42 will not work if tried again,
-/// 75 try again, 143 drained by a signal (the same command goes on).
+/// Exit codes: 0 done, 2 usage, 3 finished with failed tasks, 42 permanent error, 75 temporary error
+/// (try again), 143 drained by a signal (the same command resumes).
 #[derive(Debug, Parser)]
 #[command(name = "diorama", version, max_term_width = 100, verbatim_doc_comment)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// The configuration file (default: diorama.toml in this folder, where it exists)
+    /// The configuration file (default: diorama.toml in this folder, if it exists)
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How log lines are written: text or json
+    /// The format of log lines: text or json
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
 }
@@ -47,50 +47,50 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Makes one picture, with the mask and the heat map that explain it
     Generate(Generate),
-    /// Makes the pictures of a manifest on this machine; the same command again goes on where it stopped
+    /// Makes the pictures of a manifest on this machine; run it again to resume
     Run(Run),
-    /// Writes the gallery (index.html) of a run's folder again
+    /// Rewrites the gallery (index.html) of a run's folder
     Report(Report),
-    /// Measures the pictures of folders and compares them: tables, plots, a page; the same command again goes on
+    /// Measures and compares the pictures of folders: tables, plots, a page; run it again to resume
     Eval(Eval),
-    /// Runs a coordinator: the HTTP API, and the runs of the object store
+    /// Runs a coordinator: the HTTP API, and the runs in the object store
     Serve(Serve),
-    /// Runs a worker: pulls shards of a pool and makes their pictures
+    /// Runs a worker: takes shards from a pool and makes their pictures
     Worker(Worker),
-    /// Sends a manifest to a coordinator, references included; the same command again finds what it sent
+    /// Sends a manifest to a coordinator, references included; run again, it finds the same run
     Submit(Submit),
-    /// Says how the active runs stand, or one run
+    /// Shows the status of the active runs and the workers, or of one run
     Status(Status),
     /// Follows a run to its end
     Watch(OneRun),
     /// Opens a run's page, or the fleet's, in the browser
     Open(Open),
-    /// Stops a run until it is resumed; workers stop before their next batch
+    /// Pauses a run; workers stop before their next batch
     Pause(OneRun),
-    /// Goes on with a paused run
+    /// Resumes a paused run
     Resume(OneRun),
-    /// Ends a run; what is committed is kept, the rest is recorded as cancelled
+    /// Cancels a run; what is committed is kept, the rest is recorded as cancelled
     Cancel(OneRun),
-    /// Tries failed tasks of an ended run again, cancelled ones too
+    /// Retries failed tasks of an ended run, including cancelled ones
     Retry(Retry),
-    /// Deletes a run that has ended, with everything that it made; for tokens of the role admin
+    /// Deletes an ended run and everything it made; needs the role admin
     Delete(OneRun),
-    /// Downloads what a run made; the same command again goes on where it stopped
+    /// Downloads what a run made; run it again to resume
     Results(Results),
-    /// Makes one picture again from its record and compares the bytes: 0 the same, 3 others
+    /// Remakes one picture from its record and compares the bytes: exit code 0 if equal, 3 if not
     Replay(Replay),
-    /// Proves that a run is whole: one outcome a task, every digest, counters against markers
+    /// Proves that a run is complete: one outcome per task, every digest, counters against markers
     Verify(Verify),
     /// Rebuilds a run's counters in Redis from its commit markers
     Reconcile(OneRunOnServices),
-    /// Says what belongs to no run any more, and with --yes removes it; the leading coordinator does so every hour
+    /// Lists what no run owns any more, and removes it with --yes; the leading coordinator does so every hour
     Gc(Gc),
-    /// Checks libtorch, the device, the model, the output folder and the services that are named, and says what to do
+    /// Checks libtorch, device, model, output folder and any services named, and says how to fix problems
     Doctor(Doctor),
-    /// Brings a model to this machine
+    /// Downloads a model to this machine
     #[command(subcommand)]
     Model(Model),
-    /// Makes, shows and revokes the tokens of a coordinator; it reads the file again by itself
+    /// Creates, lists and revokes a coordinator's tokens; the coordinator rereads the file by itself
     #[command(subcommand)]
     Token(Token),
     /// Prints every setting in force and where it came from
@@ -99,8 +99,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Model {
-    /// Downloads a model's folder from the object store, whole or not at all; the same command again goes on, and does
-    /// nothing where the model is there
+    /// Downloads a model's folder from the object store, whole or not at all; run it again to resume (it does nothing
+    /// if the model is already there)
     Fetch(FetchModel),
 }
 
@@ -134,7 +134,7 @@ pub(crate) struct Generate {
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// The manifest: JSONL, CSV or Parquet, one row a picture; a pipe, or - for standard input
+    /// The manifest: JSONL, CSV or Parquet, one row per picture; a pipe, or - for standard input
     #[arg(value_parser = reading::path())]
     pub(crate) manifest: PathBuf,
     /// The folder for the pictures, the results and the gallery
@@ -145,10 +145,10 @@ pub(crate) struct Run {
     pub(crate) manifest_format: Option<manifest::Format>,
     #[command(flatten)]
     pub(crate) reading: Reading,
-    /// Serves the run's page, as a coordinator does for a fleet; it stays after the end, until Ctrl-C
+    /// Serves the run's page, as a coordinator does for a fleet; it stays up after the end, until Ctrl-C
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:8700")]
     pub(crate) serve: Option<SocketAddr>,
-    /// Prints the summary, or what is wrong, as JSON
+    /// Prints the summary, or the error, as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -172,16 +172,16 @@ pub(crate) struct Report {
 #[derive(Debug, Args)]
 #[cfg_attr(not(feature = "engine"), expect(dead_code, reason = "measuring needs the engine"))]
 pub(crate) struct Eval {
-    /// Folders of `diorama run`, of `diorama results --to`, or of pictures; others are compared with the first, by custom_id
+    /// Folders of `diorama run`, `diorama results --to`, or pictures; the others are compared with the first, by custom_id
     #[arg(value_name = "DIR", required = true)]
     pub(crate) dirs: Vec<PathBuf>,
-    /// What the folders are called in tables, in their order (default: their names)
+    /// Names of the folders in tables, in their order (default: the folders' names)
     #[arg(long = "label", value_name = "NAME")]
     pub(crate) labels: Vec<String>,
-    /// A folder that holds networks (clip, inception, lpips-squeeze …); may be given several times
+    /// A folder that holds networks (clip, inception, lpips-squeeze …); can be repeated
     #[arg(long, value_name = "DIR")]
     pub(crate) networks: Vec<PathBuf>,
-    /// The folder of the references, where the run does not say or they are elsewhere by now; of plain pictures: by name
+    /// The folder of the references, if the run does not say or they have moved; for plain pictures, matched by name
     #[arg(long, value_name = "DIR")]
     pub(crate) references: Option<PathBuf>,
     /// Where the subject may be, white: one mask for all, or a folder of {custom_id}.png; the background is the rest
@@ -193,19 +193,19 @@ pub(crate) struct Eval {
     /// Which table: paper (pair distance and CLIPScore, mean and median, by scene and category); without it, all measures
     #[arg(long, value_name = "NAME", value_parser = ["paper"])]
     pub(crate) preset: Option<String>,
-    /// Computes FID with clean-fid's resizing too
+    /// Also computes FID with clean-fid's resizing
     #[arg(long)]
     pub(crate) clean_fid: bool,
     /// Which pictures of the first folder to keep, such as 'psnr > 24 and coverage < 0.6'
     #[arg(long, value_name = "CONDITION")]
     pub(crate) keep: Option<String>,
-    /// Writes the custom_ids of the pictures to keep there
+    /// Writes the custom_ids of the pictures to keep to this file
     #[arg(long, value_name = "FILE", requires = "keep")]
     pub(crate) ids: Option<PathBuf>,
-    /// Writes a manifest of the pictures to keep there
+    /// Writes a manifest of the pictures to keep to this file
     #[arg(long, value_name = "FILE", requires = "keep")]
     pub(crate) manifest: Option<PathBuf>,
-    /// The folder for rows, tables, plots and the page (default: evaluation in the first folder)
+    /// The folder for rows, tables, plots and the page (default: evaluation/ in the first folder)
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Where the networks run: auto, cpu, cuda or cuda:N
@@ -218,13 +218,13 @@ pub(crate) struct Eval {
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
-    /// Says what `diorama eval` can compute, and where missing networks are from
+    /// Lists what `diorama eval` can compute, and where to get missing networks
     #[arg(long)]
     pub(crate) eval: bool,
-    /// A folder that holds networks for `diorama eval`; may be given several times
+    /// A folder that holds networks for `diorama eval`; can be repeated
     #[arg(long, value_name = "DIR", requires = "eval")]
     pub(crate) networks: Vec<PathBuf>,
-    /// The folder that pictures are to be written to
+    /// The folder that pictures will be written to
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Prints the checks as JSON
@@ -260,7 +260,7 @@ pub(crate) struct Worker {
 
 #[derive(Debug, Args)]
 pub(crate) struct Submit {
-    /// The manifest: JSONL, CSV or Parquet, one row a picture; or s3://bucket/key, which the coordinator reads
+    /// The manifest: JSONL, CSV or Parquet, one row per picture; or s3://bucket/key, which the coordinator reads
     #[arg(value_parser = reading::path())]
     pub(crate) manifest: PathBuf,
     /// The manifest's format, where its extension does not say: jsonl, csv or parquet
@@ -268,10 +268,10 @@ pub(crate) struct Submit {
     pub(crate) manifest_format: Option<manifest::Format>,
     #[command(flatten)]
     pub(crate) reading: Reading,
-    /// What you call the run
+    /// A name for the run
     #[arg(long, value_name = "TEXT")]
     pub(crate) name: Option<String>,
-    /// What you file it under; may be given several times
+    /// A label for the run; can be repeated
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true,
@@ -280,7 +280,7 @@ pub(crate) struct Submit {
     #[arg(long, value_name = "N", default_value_t = 1,
         help = format!("The run's share of its pool among runs of the same priority: {WEIGHT}"))]
     pub(crate) weight: u32,
-    /// Pauses the run where so many tasks fail: 'failed > 5%' of those that have an outcome, or 'failed > 100'
+    /// Pauses the run if too many tasks fail: 'failed > 5%' of those with an outcome, or 'failed > 100'
     #[arg(long, value_name = "CONDITION")]
     pub(crate) stop_if: Option<StopIf>,
     /// Makes so many of the rows first, drawn by the seed, and says what all of them will take
@@ -292,7 +292,7 @@ pub(crate) struct Submit {
     /// Submits the whole manifest after the estimate
     #[arg(long, requires = "estimate")]
     pub(crate) yes: bool,
-    /// Submits it once more, where the same manifest with the same settings was submitted before
+    /// Submits a new run even if the same manifest with the same settings was submitted before
     #[arg(long)]
     pub(crate) again: bool,
     /// Follows the run to its end
@@ -318,7 +318,7 @@ pub(crate) struct Status {
     /// Shows ended runs too
     #[arg(long)]
     pub(crate) all: bool,
-    /// Prints it as JSON
+    /// Prints the status as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -329,7 +329,7 @@ pub(crate) struct Status {
 pub(crate) struct Open {
     /// The run; without it, the fleet
     pub(crate) run: Option<String>,
-    /// Prints the address, and opens nothing
+    /// Only prints the address
     #[arg(long)]
     pub(crate) print: bool,
     #[command(flatten)]
@@ -351,7 +351,7 @@ pub(crate) struct OneRun {
 pub(crate) struct Retry {
     /// The run
     pub(crate) run: String,
-    /// Only tasks that failed like this: code=poison,out_of_memory or retryable=true; all that is given must fit
+    /// Only tasks that failed like this: code=poison,out_of_memory or retryable=true; all conditions must match
     #[arg(long = "where", value_name = "KEY=VALUE")]
     pub(crate) conditions: Vec<String>,
     /// Follows the run to its end
@@ -371,10 +371,10 @@ pub(crate) struct Results {
     /// The folder for the files
     #[arg(long, value_name = "DIR", value_parser = reading::path())]
     pub(crate) to: PathBuf,
-    /// Of a run that has not ended, what is committed so far
+    /// Downloads what is committed so far if the run has not ended
     #[arg(long)]
     pub(crate) partial: bool,
-    /// Keeps archives as they are, as shards/*.tar, and takes nothing out of them
+    /// Keeps archives packed, as shards/*.tar
     #[arg(long)]
     pub(crate) keep_archives: bool,
     /// Prints what was downloaded as JSON
@@ -387,19 +387,19 @@ pub(crate) struct Results {
 #[derive(Debug, Args)]
 #[command(allow_missing_positional = true)]
 pub(crate) struct Replay {
-    /// The run, of a coordinator
+    /// A coordinator's run
     #[arg(conflicts_with = "out")]
     pub(crate) run: Option<String>,
-    /// The picture
+    /// The picture's custom_id
     #[arg(required = true)]
     pub(crate) custom_id: String,
-    /// The folder of `diorama run`, in the place of a run
+    /// A folder of `diorama run`, instead of a run
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// The reference, where the one that the record names is elsewhere by now
+    /// The reference, if the one that the record names has moved
     #[arg(long, value_name = "FILE")]
     pub(crate) reference: Option<PathBuf>,
-    /// Writes the new picture there
+    /// Writes the new picture to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) to: Option<PathBuf>,
     /// Prints the comparison as JSON
@@ -426,20 +426,20 @@ pub(crate) struct OneRunOnServices {
 pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) run: OneRunOnServices,
-    /// Publishes what is missing again, rebuilds wrong counters, removes what no marker of an ended run names
+    /// Republishes what is missing, rebuilds wrong counters, removes what no marker of an ended run names
     #[arg(long)]
     pub(crate) repair: bool,
-    /// Seconds for which a repair keeps what no marker names: what is younger is left alone (default: gc_grace)
+    /// Seconds for which a repair keeps what no marker names; anything younger is left alone (default: gc_grace)
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, requires = "repair")]
     grace: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Gc {
-    /// Removes it; without this, it is only listed
+    /// Removes what was found; without this flag it is only listed
     #[arg(long)]
     pub(crate) yes: bool,
-    /// Seconds for which it is kept: what is younger is left alone (default: gc_grace)
+    /// The grace period in seconds: anything younger is left alone (default: gc_grace)
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     grace: Option<String>,
     /// Prints what was found as JSON
@@ -454,10 +454,10 @@ pub(crate) struct FetchModel {
     /// The folder that holds model_index.json, as s3://BUCKET/FOLDER; its json, txt and safetensors files are fetched
     #[arg(value_name = "URL")]
     pub(crate) from: String,
-    /// The folder that the model becomes
+    /// The folder for the model
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,
-    /// What the model must be: the sha256 that an earlier fetch printed
+    /// The expected sha256 of the model, as printed by an earlier fetch
     #[arg(long, value_name = "HEX")]
     pub(crate) sha256: Option<String>,
     /// Prints what was fetched as JSON
@@ -568,7 +568,7 @@ impl Cli {
             }
             Command::Gc(command) => [grace(&command.grace), command.services.pairs()].concat(),
         };
-        // Variables whose names or values are no text are none of ours.
+        // Variables whose names or values are not text are not ours.
         let env = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();

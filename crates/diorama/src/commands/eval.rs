@@ -105,7 +105,7 @@ fn tell(done: &Done, json: bool) -> u8 {
     } else {
         output::line(&done.report.table);
         if let Some((kept, all)) = done.kept {
-            output::line(&format!("{kept} of {all} pictures are kept"));
+            output::line(&format!("{kept} of {all} pictures kept"));
         }
         output::line(&absolute(&done.report.page).display().to_string());
     }

@@ -31,7 +31,7 @@ pub(crate) async fn run(command: &Gc, cli: &Cli) -> Result<u8, Failure> {
 fn tell(collected: &Collected, removed: bool) -> Vec<String> {
     let damaged = collected.damaged.iter().map(|damaged| format!("DAMAGED  {damaged}"));
     if collected.is_empty() {
-        let nothing = "nothing is older than the grace time and belongs to no run".to_owned();
+        let nothing = "nothing to collect: nothing without a run is older than the grace period".to_owned();
         return damaged.chain([nothing]).collect();
     }
     let keys = &collected.keys;
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn a_dry_run_says_what_would_go_and_that_nothing_went() {
         let nothing = tell(&Collected::default(), false);
-        assert!(nothing[0].starts_with("nothing is older"), "{nothing:?}");
+        assert!(nothing[0].starts_with("nothing to collect"), "{nothing:?}");
         let keys = vec!["runs/a/".to_owned(), "runs/b/shards/r0-000000.0a.tar".to_owned()];
         let mut collected = Collected { runs: 1, leftovers: 2, blobs: 1, keys, ..Collected::default() };
         let dry = tell(&collected, false);

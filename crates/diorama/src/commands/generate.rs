@@ -30,7 +30,7 @@ pub(crate) async fn run(command: &Generate, cli: &Cli, drain: CancellationToken)
     overwrite::refuse_within(&command.out, config.engine.model.as_deref(), "the model")?;
     overwrite::check_picture_folder(&command.out, command.reference.as_deref())?;
     fs::create_dir_all(&command.out)
-        .with_context(|| format!("making the output folder {}", command.out.display()))
+        .with_context(|| format!("creating the output folder {}", command.out.display()))
         .map_err(Failure::try_again)?;
     let tensors = command.save_tensors.then(|| command.out.join("tensors.safetensors"));
     let mut options = config.engine.clone();
@@ -68,7 +68,7 @@ fn task(command: &Generate, config: &Config) -> Result<Task, Failure> {
     }
     let without_reference = config.settings.method == Some(Method::Txt2img);
     if command.reference.is_none() && !without_reference {
-        return Err(usage("--reference is missing; only --method txt2img does without".to_owned()));
+        return Err(usage("--reference is missing; only --method txt2img needs none".to_owned()));
     }
     let subjects = command.subjects.as_ref().map(|words| words.iter().map(|word| word.trim().to_owned()).collect());
     Ok(Task {

@@ -237,8 +237,8 @@ fn spec(
 /// The failure that lists what is wrong with a manifest, a line each.
 pub(crate) fn invalid(path: &Path, report: &ManifestReport, skip: bool) -> Failure {
     let hint = match (skip, report.tasks) {
-        (_, 0) => "no row can be used".to_owned(),
-        (_, good) => format!("{good} rows are good; --on-invalid skip runs those"),
+        (_, 0) => "no row is valid".to_owned(),
+        (_, good) => format!("{good} rows are valid; --on-invalid skip runs those"),
     };
     let message = format!(
         "the manifest {} has {} problems, so nothing was started ({hint}):{}",
@@ -257,7 +257,7 @@ async fn finish(cli: &Cli, out: &Path, end: RunEnd) -> Result<u8, Failure> {
     let summary = match end {
         RunEnd::Finished(summary) | RunEnd::Cancelled(summary) => summary,
         RunEnd::Drained => {
-            output::error_line("diorama: stopped; the same command goes on from here");
+            output::error_line("diorama: stopped; run the same command to resume");
             return Ok(exit::DRAINED);
         }
         // Nothing here deletes it; somebody may have put such an entry into the folder.
@@ -269,10 +269,12 @@ async fn finish(cli: &Cli, out: &Path, end: RunEnd) -> Result<u8, Failure> {
     let folder = out.to_owned();
     blocking(move || table::write(&folder))
         .await?
-        .context("the pictures are made, results.parquet is not")
+        .context("the pictures were made, but results.parquet was not written")
         .map_err(Failure::try_again)?;
-    let page =
-        gallery::write(out).await.context("the pictures are made, the gallery is not").map_err(Failure::try_again)?;
+    let page = gallery::write(out)
+        .await
+        .context("the pictures were made, but the gallery was not written")
+        .map_err(Failure::try_again)?;
     if cli.json() {
         let mut json = serde_json::to_value(&summary).map_err(Failure::permanent)?;
         json["gallery"] = serde_json::json!(page);

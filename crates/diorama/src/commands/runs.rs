@@ -160,7 +160,7 @@ pub(crate) fn describe(run: &RunStatus) -> String {
 /// What the run waits for, in words.
 fn waits(run: &RunStatus, waiting: &Waiting) -> String {
     match waiting {
-        Waiting::Coordinator => "waiting for the leading coordinator to go on with it".to_owned(),
+        Waiting::Coordinator => "waiting for the leading coordinator".to_owned(),
         Waiting::Round { round, begins_at } => {
             let left = begins_at.duration_since(Timestamp::now());
             let left = Duration::try_from(left).unwrap_or_default();

@@ -147,7 +147,7 @@ fn tokens(options: &CoordinatorOptions) -> Result<Option<Tokens>, Failure> {
         return Ok(None);
     }
     Err(Failure::usage(anyhow::anyhow!(
-        "--listen {} can be reached from elsewhere, and there is no --tokens-file: give one, or listen on 127.0.0.1",
+        "--listen {} is reachable from other machines, but there is no --tokens-file: give one, or listen on 127.0.0.1",
         options.listen
     )))
 }

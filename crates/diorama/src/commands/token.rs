@@ -24,7 +24,7 @@ const BYTES: usize = 32;
 
 pub(crate) fn run(command: &Token, cli: &Cli) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
-    let missing = || Failure::usage(anyhow::anyhow!("no file of tokens: give --tokens-file, or DIORAMA_TOKENS_FILE"));
+    let missing = || Failure::usage(anyhow::anyhow!("no tokens file: give --tokens-file, or DIORAMA_TOKENS_FILE"));
     let path = config.coordinator.tokens_file.ok_or_else(missing)?;
     match command {
         Token::New(command) => add(command, &path, cli.json()),
@@ -60,7 +60,7 @@ fn add(command: &NewToken, path: &Path, json: bool) -> Result<u8, Failure> {
     if json {
         output::line(&json!({ "token": token, "name": command.name, "expires": expires }).to_string());
     } else {
-        output::error_line("diorama: this is the token; it is shown only now, and whoever has it may use it:");
+        output::error_line("diorama: here is the token; it is shown only once, and anyone who has it can use it:");
         output::line(&token);
     }
     Ok(exit::DONE)
@@ -112,7 +112,7 @@ fn revoke(name: &str, path: &Path, json: bool) -> Result<u8, Failure> {
     tables.retain(|entry| entry.get("name").and_then(Item::as_str) != Some(name));
     let revoked = before - tables.len();
     if revoked == 0 {
-        return Err(Failure::permanent(anyhow::anyhow!("{} has no token of the name {name:?}", path.display())));
+        return Err(Failure::permanent(anyhow::anyhow!("{} has no token named {name:?}", path.display())));
     }
     replace(path, &document)?;
     if json {

@@ -20,9 +20,7 @@ fn hint_of(address: &str, is_set: &dyn Fn(&str) -> bool) -> String {
         if url.scheme() == "https" { ["HTTPS_PROXY", "https_proxy"] } else { ["HTTP_PROXY", "http_proxy"] };
     let host = url.host_str().unwrap_or_default();
     let set = of_the_scheme.into_iter().chain(["ALL_PROXY", "all_proxy"]).find(|name| is_set(name));
-    set.map_or_else(String::new, |name| {
-        format!(" A proxy is asked, because {name} is set; NO_PROXY={host} goes without it")
-    })
+    set.map_or_else(String::new, |name| format!(" A proxy is used, because {name} is set; NO_PROXY={host} bypasses it"))
 }
 
 /// Whether an address is this machine's own.

@@ -21,7 +21,7 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) async fn open(path: &Path) -> Result<Self> {
-        let no_run = || format!("{} is no folder of a run", path.display());
+        let no_run = || format!("{} is not a folder of a run", path.display());
         let objects = FolderObjects::open_to_read(path).with_context(no_run)?;
         let store = RunStore::new(Arc::new(objects), RunRoot::Own);
         let spec = store.spec().await.with_context(no_run)?.with_context(no_run)?;

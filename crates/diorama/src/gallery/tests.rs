@@ -188,6 +188,6 @@ fn the_page_names_no_outer_resource() {
 async fn a_folder_without_a_run_is_refused_and_left_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let error = format!("{:#}", write(folder.path()).await.unwrap_err());
-    assert!(error.contains("is no folder of a run"), "{error}");
+    assert!(error.contains("is not a folder of a run"), "{error}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

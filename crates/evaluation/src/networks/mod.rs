@@ -161,7 +161,7 @@ impl Networks {
     /// Loads every network that has a folder below one of `roots`, in float32.
     ///
     /// # Errors
-    /// [`Error::Input`] where a root is no folder or holds no network; [`Error::Network`] where a network's files are
+    /// [`Error::Input`] where a root is not a folder or holds no network; [`Error::Network`] where a network's files are
     /// damaged, or belong to another.
     pub fn load(roots: &[PathBuf], device: Device) -> Result<Self> {
         for root in roots {
@@ -203,7 +203,7 @@ impl Networks {
 
 fn check_root(root: &Path) -> Result<()> {
     if !root.is_dir() {
-        return Err(Error::input(root, "is no folder; --networks names the folder that holds clip, inception …"));
+        return Err(Error::input(root, "is not a folder; --networks names the folder that holds clip, inception …"));
     }
     if Kind::ALL.iter().all(|kind| !root.join(kind.folder()).is_dir()) {
         let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.folder()).collect();

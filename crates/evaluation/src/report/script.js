@@ -160,13 +160,13 @@ function parse(text) {
       return inner;
     }
     const name = tokens[at]?.word;
-    if (!name) fail("a measure is expected");
+    if (!name) fail("a measure was expected");
     if (!byName.has(name)) fail(`no row has a measure ${name}`);
     at += 1;
     const sign = tokens[at]?.sign;
-    if (!sign) fail("< <= > >= = or != is expected");
+    if (!sign) fail("< <= > >= = or != was expected");
     at += 1;
-    if (tokens[at]?.number === undefined) fail("a number is expected");
+    if (tokens[at]?.number === undefined) fail("a number was expected");
     const value = Number(tokens[at].number);
     at += 1;
     const compare = { "<": (a) => a < value, "<=": (a) => a <= value, ">": (a) => a > value, ">=": (a) => a >= value, "=": (a) => a === value, "==": (a) => a === value, "!=": (a) => a !== value }[sign];

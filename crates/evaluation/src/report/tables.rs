@@ -59,7 +59,7 @@ fn paper(text: &mut String, summaries: &Summaries) {
         let needs = if name == "clip" { "clip" } else { "inception" };
         let _ = writeln!(
             text,
-            "{name} is absent: the network {needs} was not given (diorama doctor --eval says where it is from)."
+            "{name} is absent: the network {needs} was not given (diorama doctor --eval says where to get it)."
         );
     }
     let columns = shown.iter().flat_map(|name| [format!("{} mean", labelled(name)), "median".to_owned()]);
@@ -101,7 +101,7 @@ fn comparisons(text: &mut String, summaries: &Summaries) {
     let Some(first) = summaries.comparisons.first() else { return };
     let _ = writeln!(
         text,
-        "\nDifference from {}, task by task: mean [95 % interval]; bold where the interval leaves out 0.\n",
+        "\nDifference from {}, task by task: mean [95 % interval]; bold if the interval excludes 0.\n",
         first.with
     );
     header(text, "measure", summaries.comparisons.iter().map(|comparison| comparison.series.as_str()));

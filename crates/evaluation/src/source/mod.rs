@@ -87,7 +87,7 @@ impl Source {
     /// [`Error::Input`] where there is nothing to evaluate, and why.
     pub fn open(path: &Path, label: &str, opening: &Opening) -> Result<Self> {
         if !path.is_dir() {
-            return Err(Error::input(path, "is no folder; name the folder of a run or one that holds pictures"));
+            return Err(Error::input(path, "is not a folder; name the folder of a run or one that holds pictures"));
         }
         let (ids, failed, kind) = if path.join("results.jsonl").is_file() {
             let (run, ids, failed) = run::Run::open(path, label, opening)?;

@@ -59,7 +59,7 @@ impl Plain {
 
 fn pictures_by_name(path: &Path) -> Result<HashMap<String, PathBuf>> {
     if !path.is_dir() {
-        return Err(Error::input(path, "is no folder; --references names the folder of the references"));
+        return Err(Error::input(path, "is not a folder; --references names the folder of the references"));
     }
     Ok(pictures(path)?.into_iter().collect())
 }

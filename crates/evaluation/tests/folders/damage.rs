@@ -82,7 +82,7 @@ fn a_region_that_cannot_be_used_is_said_and_never_replaced_by_the_whole_picture(
 fn folders_that_cannot_be_evaluated_say_why() {
     let open = |path: &std::path::Path| Source::open(path, "s", &Opening::default()).err().unwrap().to_string();
     let folder = tempfile::tempdir().unwrap();
-    assert!(open(&folder.path().join("nowhere")).contains("is no folder"));
+    assert!(open(&folder.path().join("nowhere")).contains("is not a folder"));
     assert!(open(folder.path()).contains("holds no run (no results.jsonl) and no pictures"));
     std::fs::write(folder.path().join("run.json"), "{}").unwrap();
     assert!(open(folder.path()).contains("the run has not ended"));

@@ -68,7 +68,7 @@ fn a_wrong_shape_and_a_truncated_file_are_named() {
 fn a_folder_without_networks_and_one_without_files_say_what_is_wanted() {
     let root = tempfile::tempdir().unwrap();
     let load = |path: &std::path::Path| Networks::load(&[path.to_owned()], Device::CPU).err().unwrap().to_string();
-    assert!(load(&root.path().join("nowhere")).contains("is no folder"));
+    assert!(load(&root.path().join("nowhere")).contains("is not a folder"));
     assert!(load(root.path()).contains("its folders are called clip, clip-336, inception"));
     std::fs::create_dir(root.path().join("inception")).unwrap();
     let message = load(root.path());

@@ -42,7 +42,7 @@ pub(crate) fn parse(key: &str, text: &str, rules: &Rules) -> Result<Reference, R
         "http" if !rules.plain_http => Err((
             "bad_reference",
             format!(
-                "{key} {} is plain http://, which is fetched only where allow_private_references is set; write \
+                "{key} {} is plain http://, which is fetched only if allow_private_references is set; write \
                  https://",
                 quoted(text)
             ),
@@ -70,7 +70,7 @@ fn check_text(key: &str, text: &str) -> Result<(), Refusal> {
     }
     if text.len() > MAX_REFERENCE_BYTES {
         return bad(format!(
-            "{key} {} has {} bytes; at most {MAX_REFERENCE_BYTES} are allowed: a path or an address is wanted, not \
+            "{key} {} has {} bytes; at most {MAX_REFERENCE_BYTES} are allowed: a path or an address is needed, not \
              the picture itself",
             quoted(text),
             text.len()
@@ -107,7 +107,7 @@ fn no_files_here(key: &str, text: &str) -> Refusal {
 fn url(key: &str, text: &str, rest: &str) -> Result<(), Refusal> {
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if host.contains('@') {
-        let message = format!("{key} holds a user name or password; a manifest is no place for them");
+        let message = format!("{key} holds a user name or password; do not put them in a manifest");
         return Err(("bad_reference", message));
     }
     if rest.chars().any(char::is_whitespace) {

@@ -261,7 +261,7 @@ impl Given {
             let says = |key: &Key| !may_be_found(key) && key.default.is_none_or(|default| default() != value);
             if is_found && key(&name).is_some_and(says) {
                 refused.push(format!(
-                    "{name}: a {DEFAULT_FILE} that merely lies in the working folder may not say this (from {source}); if \
+                    "{name}: a {DEFAULT_FILE} merely found in the working folder may not set this (from {source}); if \
                      the file is yours, name it: --config {DEFAULT_FILE}, or DIORAMA_CONFIG; or set {ENV_PREFIX}{}",
                     name.to_ascii_uppercase()
                 ));
@@ -295,7 +295,7 @@ impl Given {
             let flag = format!("--{}", name.replace('_', "-"));
             if key(name).is_some_and(|key| key.is_secret()) && has_password(text) {
                 refused.push(format!(
-                    "{name}: whoever uses this machine reads a password in {flag} in the list of processes; set \
+                    "{name}: every user of this machine can read a password in {flag} from the process list; set \
                      {ENV_PREFIX}{}, or name the file that holds it: {flag}-file",
                     name.to_ascii_uppercase()
                 ));

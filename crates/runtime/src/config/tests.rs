@@ -45,7 +45,7 @@ fn a_file_of_the_working_folder_says_neither_where_secrets_go_nor_what_they_are_
         let file = format!("steps = 7\n{key} = {value}\n");
         let (_folder, found) = sources(&file, &[], &[]);
         let message = load(&found).unwrap_err().to_string();
-        assert!(message.starts_with(&format!("{key}: a diorama.toml that merely lies in")), "{message}");
+        assert!(message.starts_with(&format!("{key}: a diorama.toml merely found in")), "{message}");
         assert!(!message.contains("evil") && message.contains("--config diorama.toml"), "{message}");
         let (_folder, other) = sources(&file, &[(&format!("DIORAMA_{}", key.to_uppercase()), "x")], &[]);
         load(&other).expect_err("what is said elsewhere excuses nothing");

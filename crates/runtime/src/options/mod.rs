@@ -27,22 +27,22 @@ const EVER: f64 = 1e9;
 keys! {
     /// What makes the pictures, and on which device.
     pub struct EngineOptions {
-        /// What makes the pictures; synthetic has no model and is for load tests of everything around it.
+        /// What makes the pictures; synthetic needs no model and is for load-testing everything else.
         engine: EngineKind = EngineKind::Libtorch, "NAME", Kind::OneOf(EngineKind::VARIANTS);
-        /// The model's folder, in the layout of diffusers, with safetensors.
+        /// The model's folder, in diffusers layout, with safetensors.
         model: Option<PathBuf>, "DIR", Kind::Path("a folder");
-        /// Which of the model's weight files are read, such as fp16 (unset: the plain ones, else the only ones there are).
+        /// Which of the model's weight files to read, such as fp16 (unset: the plain ones, or the only ones there are).
         variant: Option<Variant>, "NAME",
             Kind::Text("the part of a file's name between its stem and .safetensors, such as fp16");
-        /// The device: auto (the first GPU where there is one, else the CPU), cpu, cuda (the first GPU) or cuda:N.
+        /// The device: auto (the first GPU if there is one, else the CPU), cpu, cuda (the first GPU) or cuda:N.
         device: DeviceName = "auto", "DEVICE", Kind::Text("auto, cpu, cuda or cuda:N");
-        /// The numbers that the model computes with (unset: f32 on a CPU, bf16 on a GPU).
+        /// The precision that the model computes in (unset: f32 on a CPU, bf16 on a GPU).
         dtype: Option<Dtype>, "TYPE", Kind::OneOf(Dtype::VARIANTS);
-        /// Tasks in a padded batch; a picture does not depend on it.
+        /// Tasks per padded batch.
         batch_size: usize = 4, "N", Kind::Whole(Range::new(1.0, 256.0));
-        /// The synthetic engine: milliseconds that a batch takes.
+        /// For the synthetic engine: milliseconds per batch.
         synthetic_latency: u64 = 0, "MS", Kind::Whole(Range::new(0.0, 60_000.0));
-        /// The synthetic engine: the share of tasks that fail.
+        /// For the synthetic engine: the share of tasks that fail.
         synthetic_fail_rate: f64 = 0.0, "F", Kind::Real(Range::new(0.0, 1.0));
     }
 }
@@ -50,11 +50,11 @@ keys! {
 keys! {
     /// How a run is cut, stored and tried again.
     pub struct RunOptions {
-        /// The seed of a single picture, or the one from which a run's rows without a seed derive theirs.
+        /// The seed of a single picture, or the one from which rows without a seed derive theirs.
         seed: Seed = 0, "N", Kind::Whole(range::SEED);
         /// How pictures are stored: files (images/ID.png …) or tar archives.
         format: OutputFormat = OutputFormat::Files, "NAME", Kind::OneOf(OutputFormat::VARIANTS);
-        /// Whether the reference, as it was used, is stored beside each picture.
+        /// Whether to store the reference, as it was used, beside each picture.
         keep_references: bool = false, "BOOL", Kind::Switch;
         /// Other methods to make beside each picture, such as img2img,img2img-reduced.
         compare: Vec<Method> = Vec::<Method>::new(), "NAMES", Kind::ManyOf(Method::VARIANTS);
@@ -65,16 +65,16 @@ keys! {
         accept: Option<String>, "CONDITION", Kind::Text("a condition such as \"clip > 26 and coverage < 0.6\"");
         /// How often a picture that is not accepted is made again.
         accept_tries: u32 = range::ACCEPT_TRIES_DEFAULT, "N", Kind::Whole(range::ACCEPT_TRIES);
-        /// What happens to a manifest with bad rows: nothing starts, or the good rows run and the bad ones are listed.
+        /// What to do with a manifest with bad rows: start nothing, or run the good rows and list the bad ones.
         on_invalid: OnInvalid = OnInvalid::Stop, "NAME", Kind::OneOf(OnInvalid::VARIANTS);
-        /// What happens to columns of a manifest that are none of ours: they are carried into records and results, left
-        /// out, or mistakes.
+        /// What to do with a manifest's extra columns: carry them into records and results, ignore them, or refuse the
+        /// manifest.
         extra_columns: ExtraColumns = ExtraColumns::Carry, "NAME", Kind::OneOf(ExtraColumns::VARIANTS);
-        /// Tasks a shard, which is what is lost at most when a process dies.
+        /// Tasks per shard, the most that is lost when a process dies.
         shard_size: u32 = 64, "N", Kind::Whole(range::SHARD_SIZE);
-        /// Rounds of retries for tasks that failed and may work.
+        /// Retry rounds for tasks that failed but may work.
         max_rounds: u32 = 2, "N", Kind::Whole(range::MAX_ROUNDS);
-        /// Seconds before the first round of retries, doubled for each later one.
+        /// Seconds before the first retry round, doubled for each later one.
         retry_delay: f64 = 5.0, "F", Kind::Real(range::RETRY_DELAY);
     }
 }
@@ -84,9 +84,9 @@ keys! {
     pub struct CapOptions {
         /// The most tasks that a shard may have.
         max_shard_size: u32 = 100_000, "N", Kind::Whole(range::SHARD_SIZE);
-        /// The most rounds of retries that a run may have.
+        /// The most retry rounds that a run may have.
         max_retry_rounds: u32 = 10, "N", Kind::Whole(range::MAX_ROUNDS);
-        /// The largest picture, by its pixels, that a row may ask for.
+        /// The largest picture, in pixels, that a row may ask for.
         max_size: Size = "4096x4096", "WxH", Kind::Text("a size such as \"1024x1024\"");
         /// The most steps that a row may ask for.
         max_steps: u32 = 1000, "N", Kind::Whole(Range::new(1.0, 1000.0));
@@ -113,13 +113,13 @@ keys! {
     pub struct ReferenceOptions {
         /// Whether references may come from private addresses and over plain http://.
         allow_private_references: bool = false, "BOOL", Kind::Switch;
-        /// Seconds that fetching one may take, tries and waits included.
+        /// Seconds that fetching a reference may take, including retries and waits.
         reference_timeout: f64 = 60.0, "F", Kind::Real(Range::new(0.1, 3600.0));
-        /// The folder in which fetched ones are kept (unset: below scratch, or ~/.cache/diorama/references).
+        /// The cache folder for fetched references (unset: below scratch, or ~/.cache/diorama/references).
         reference_cache: Option<PathBuf>, "DIR", Kind::Path("a folder");
-        /// Bytes that they may take there, 0 for none kept.
+        /// The largest size of the cache in bytes; 0 disables it.
         reference_cache_bytes: u64 = 4_u64 << 30, "N", Kind::Whole(Range::new(0.0, (1_u64 << 50) as f64));
-        /// Seconds after which a URL is asked again.
+        /// Seconds after which a cached URL is revalidated.
         reference_cache_seconds: f64 = 86_400.0, "F", Kind::Real(Range::new(0.0, EVER));
     }
 }
@@ -130,7 +130,7 @@ keys! {
         /// RabbitMQ, as amqp://user:password@host:5672/vhost or amqps://.
         amqp_url: Option<SecretString>, "URL", Kind::Secret { what: "an amqp:// or amqps:// address", flag: true },
             file amqp_url_file: "A file that holds the address of RabbitMQ";
-        /// Seconds between two heartbeats of a connection to RabbitMQ; after two without one it is gone.
+        /// Seconds between heartbeats of a connection to RabbitMQ; after two missed ones it is closed.
         amqp_heartbeat: u16 = 20, "N", Kind::Whole(Range::new(1.0, 600.0));
         /// Redis, as redis://:password@host:6379/0 or rediss://.
         redis_url: Option<SecretString>, "URL", Kind::Secret { what: "a redis:// or rediss:// address", flag: true },
@@ -139,9 +139,9 @@ keys! {
         redis_cluster: bool = false, "BOOL", Kind::Switch;
         /// The bucket.
         s3_bucket: Option<String>, "NAME", Kind::Text("a bucket");
-        /// What every key begins with.
+        /// The prefix of every key.
         s3_prefix: String = "", "TEXT", Kind::Text("a prefix");
-        /// The store's address, where it is not Amazon's.
+        /// The store's address, if it is not Amazon's.
         s3_endpoint: Option<String>, "URL", Kind::Text("an http:// or https:// address");
         /// The region.
         s3_region: String = "us-east-1", "NAME", Kind::Text("a region");
@@ -150,23 +150,23 @@ keys! {
         /// The secret key of s3_access_key (or AWS_SECRET_ACCESS_KEY).
         s3_secret_key: Option<SecretString>, "KEY", Kind::Secret { what: "a key", flag: false },
             file s3_secret_key_file: "A file that holds the secret key of s3_access_key (or AWS_SECRET_ACCESS_KEY)";
-        /// The session token, where s3_access_key is a temporary key.
+        /// The session token, if s3_access_key is a temporary key.
         s3_session_token: Option<SecretString>, "TOKEN", Kind::Secret { what: "a session token", flag: false },
-            file s3_session_token_file: "A file that holds the session token, where s3_access_key is a temporary key";
-        /// The profile of ~/.aws/config that gives the key, instead of s3_access_key.
+            file s3_session_token_file: "A file that holds the session token, if s3_access_key is a temporary key";
+        /// The profile in ~/.aws/config that provides the key, instead of s3_access_key.
         s3_profile: Option<String>, "NAME", Kind::Text("a profile's name");
-        /// The access key's id for s3:// references and manifests (unset: the fleet's own key reads them).
+        /// The access key's id for s3:// references and manifests (unset: the fleet's own key).
         reference_s3_access_key: Option<String>, "ID", Kind::Text("a key's id");
         /// The secret key of reference_s3_access_key.
         reference_s3_secret_key: Option<SecretString>, "KEY", Kind::Secret { what: "a key", flag: false },
             file reference_s3_secret_key_file: "A file that holds the secret key of reference_s3_access_key";
-        /// The profile of ~/.aws/config for s3:// references and manifests, instead of reference_s3_access_key.
+        /// The profile in ~/.aws/config for s3:// references and manifests, instead of reference_s3_access_key.
         reference_s3_profile: Option<String>, "NAME", Kind::Text("a profile's name");
-        /// endpoint/bucket/key rather than bucket.endpoint/key.
+        /// Whether addresses are endpoint/bucket/key rather than bucket.endpoint/key.
         s3_path_style: bool = false, "BOOL", Kind::Switch;
-        /// Buckets and prefixes below which manifests and references may be named as s3:// (empty: nowhere).
+        /// Buckets and prefixes that s3:// manifests and references may name (empty: none).
         s3_readable: Vec<Place> = Vec::<Place>::new(), "PLACES", Kind::Names("a list such as pictures,shared/team-a");
-        /// Certificates (PEM) trusted beside the system's, for every service.
+        /// Certificates (PEM) trusted in addition to the system's, for every service.
         ca_file: Option<PathBuf>, "FILE", Kind::Path("a file");
     }
 }
@@ -183,7 +183,7 @@ keys! {
     also {
         /// The pool that a run is submitted to.
         pool: Pool,
-        /// Certificates (PEM) trusted beside the system's.
+        /// Certificates (PEM) trusted in addition to the system's.
         ca_file: Option<PathBuf>
     }
 }
@@ -191,19 +191,19 @@ keys! {
 keys! {
     /// How a worker works.
     pub struct WorkerOptions {
-        /// The pool that a worker serves and a run is submitted to.
+        /// The pool that a worker serves, or that a run is submitted to.
         pool: Pool = "default", "NAME", Kind::Text("a pool's name: letters, digits, '.', '_' and '-'");
-        /// The worker's name (unset: one of its own).
+        /// The worker's name (unset: a generated one).
         worker: Option<WorkerId>, "NAME", Kind::Text("a worker's name: letters, digits, '.', '_' and '-'");
         /// Folders that hold networks (clip, lpips-vgg, judge …), with which pictures are measured.
         networks: Vec<PathBuf> = Vec::<PathBuf>::new(), "DIRS", Kind::Names("a list of folders such as models/eval");
-        /// Where files are prepared before they are stored (unset: the system's temporary folder).
+        /// The folder where files are prepared before they are stored (unset: the system's temporary folder).
         scratch: Option<PathBuf>, "DIR", Kind::Path("a folder");
-        /// Seconds without work after which the worker ends, 0 for never.
+        /// Seconds without work after which the worker exits; 0 means never.
         max_idle: f64 = 0.0, "F", Kind::Real(Range::new(0.0, EVER));
-        /// Seconds between two heartbeats of the worker.
+        /// Seconds between the worker's heartbeats.
         heartbeat: f64 = 5.0, "F", Kind::Real(Range::new(0.1, 60.0));
-        /// Where a worker or a coordinator answers Prometheus and probes, such as 0.0.0.0:9464 (unset: nowhere, or by the API).
+        /// The address for Prometheus and probes, such as 0.0.0.0:9464 (unset: none for a worker, the API's for a coordinator).
         metrics_listen: Option<String>, "HOST:PORT", Kind::Text("an address such as 0.0.0.0:9464");
     }
 }
@@ -211,43 +211,43 @@ keys! {
 keys! {
     /// How a coordinator serves.
     pub struct CoordinatorOptions {
-        /// Where the API listens.
+        /// The API's listening address.
         listen: String = "127.0.0.1:8700", "HOST:PORT", Kind::Text("an address such as 127.0.0.1:8700");
-        /// The tokens of the API; without it, the API listens on loopback only.
+        /// The API's tokens; without this file the API listens on loopback only.
         tokens_file: Option<PathBuf>, "FILE", Kind::Path("a file");
-        /// Whether the API may listen beyond loopback, though tokens and pictures cross the network in the clear: behind an
-        /// ingress that speaks TLS.
+        /// Whether the API may listen beyond loopback although it does not speak TLS; set it only behind an ingress that
+        /// does.
         insecure: bool = false, "BOOL", Kind::Switch;
-        /// The folder of references that the coordinator and all workers share.
+        /// A folder of references shared by the coordinator and all workers.
         reference_root: Option<PathBuf>, "DIR", Kind::Path("a folder");
-        /// The pools that there are, beside those that workers serve; /metrics and /v1/pools show them at rest, too (empty: runs
-        /// go into any pool).
+        /// The declared pools, besides those that workers serve; /metrics and /v1/pools always show them (empty: any pool is
+        /// allowed).
         pools: Vec<Pool> = Vec::<Pool>::new(), "NAMES", Kind::Names("a list of pools' names");
-        /// Shards of a pool that are in the queue or in work at a time.
+        /// Shards of a pool that may be queued or in progress at a time.
         window: u32 = 256, "N", Kind::Whole(Range::new(1.0, 1_000_000.0));
         /// Seconds after which another coordinator takes over from a silent one.
         lease: f64 = 10.0, "F", Kind::Real(Range::new(1.0, 300.0));
-        /// Seconds after which a published shard that nobody holds is published again.
+        /// Seconds after which a published shard that nobody holds is republished.
         publish_again: f64 = 60.0, "F", Kind::Real(Range::new(1.0, 86_400.0));
-        /// Connections to the API that may be open; never more than half of the process's descriptors.
+        /// Open connections to the API; never more than half of the process's file descriptors.
         max_connections: usize = 1024, "N", Kind::Whole(Range::new(1.0, 1_000_000.0));
-        /// Connections of one address among them; behind a proxy all are the proxy's.
+        /// Open connections per address; behind a proxy all have the proxy's address.
         max_connections_per_address: usize = 256, "N", Kind::Whole(Range::new(1.0, 1_000_000.0));
-        /// Requests of one token that are answered at a time.
+        /// Concurrent requests per token.
         max_requests_per_token: usize = 32, "N", Kind::Whole(Range::new(1.0, 10_000.0));
         /// The largest manifest, in bytes.
         max_manifest_bytes: u64 = 16_u64 << 30, "N", Kind::Whole(Range::new(1.0, (1_u64 << 50) as f64));
         /// The largest uploaded reference, in bytes.
         max_blob_bytes: u64 = 256_u64 << 20, "N", Kind::Whole(Range::new(1.0, (1_u64 << 40) as f64));
-        /// Seconds for which what belongs to no run, or to half a submission, is kept before it is collected.
+        /// Seconds for which what belongs to no run, or to an incomplete submission, is kept before it is collected.
         gc_grace: f64 = 86_400.0, "F", Kind::Real(Range::new(0.0, 31_536_000.0));
     }
     also {
-        /// Where probes and Prometheus are answered, out of memory and beside the API (unset: only by the API).
+        /// The address for probes and Prometheus, answered from memory, separately from the API (unset: the API's).
         metrics_listen: Option<String>,
-        /// Where uploads and final files are prepared; the system's temporary folder where it is not given.
+        /// The folder where uploads and final files are prepared (unset: the system's temporary folder).
         scratch: Option<PathBuf>,
-        /// Whether http:// references are taken, because the workers fetch them.
+        /// Whether http:// references are accepted, because the workers fetch them.
         allow_private_references: bool
     }
 }

@@ -39,7 +39,7 @@ impl std::fmt::Display for Kind {
 impl Kind {
     fn advice(self) -> &'static str {
         match self {
-            Self::Private => "; where it is your own store, set allow_private_references on the workers",
+            Self::Private => "; if it is your own server, set allow_private_references on the workers",
             Self::Public | Self::Never => "",
         }
     }

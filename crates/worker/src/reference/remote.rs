@@ -102,7 +102,7 @@ impl Source {
         }
         let mut url = Url::parse(text).map_err(|error| {
             // The text is not repeated: what cannot be read cannot be cleared of secrets.
-            let message = format!("the reference is no address that can be fetched: {error}");
+            let message = format!("the reference is not an address that can be fetched: {error}");
             TaskError::permanent(ErrorCode::ReferenceUnreadable, message)
         })?;
         url.set_fragment(None);

@@ -152,7 +152,7 @@ pub(super) fn meaning(error: &CredentialsError) -> (ObjectErrorKind, String) {
             (Refused, format!("NoCredentials: {text}: correct the AWS configuration (AWS_PROFILE, ~/.aws/config)"))
         }
         // A service that gives keys is away, or slow.
-        _ => (Transient, format!("NoCredentials: {text}: whoever gives out the keys did not")),
+        _ => (Transient, format!("NoCredentials: {text}: the credential provider gave none")),
     }
 }
 

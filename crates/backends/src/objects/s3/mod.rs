@@ -246,7 +246,7 @@ impl S3Objects {
 /// Refuses what is no address. The words leave out what it holds where that may be a secret.
 fn check_endpoint(endpoint: &str) -> Result<(), String> {
     const FORM: &str = "write s3_endpoint as http://host:port or https://host:port";
-    let url = url::Url::parse(endpoint).map_err(|error| format!("the endpoint is no URL ({error}): {FORM}"))?;
+    let url = url::Url::parse(endpoint).map_err(|error| format!("the endpoint is not a URL ({error}): {FORM}"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
         return Err(format!("the endpoint begins with {:?} and names no host: {FORM}", url.scheme()));
     }

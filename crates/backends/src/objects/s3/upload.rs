@@ -62,7 +62,7 @@ impl S3Objects {
             if sent? == Sent::Whole {
                 return Ok(());
             }
-            tracing::warn!(object = self.name(key), "the store forgot an upload before its end; it is begun anew");
+            tracing::warn!(object = self.name(key), "the store forgot an unfinished upload; it is restarted");
         }
         let problem = format!("the store forgot the upload before its end, {BEGINNINGS} times");
         Err(ObjectError::new(ObjectErrorKind::Away, "writing", self.name(key), problem))

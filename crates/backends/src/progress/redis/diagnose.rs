@@ -66,7 +66,7 @@ fn about(info: &str, cluster: bool) -> Vec<Finding> {
     let version = field("redis_version");
     let version = match is_at_least(&version, LEAST) {
         Some(true) => Finding::ok(VERSION, version),
-        Some(false) => Finding::problem(VERSION, version, "6.2 or later is wanted: update Redis"),
+        Some(false) => Finding::problem(VERSION, version, "6.2 or later is needed: update Redis"),
         None => Finding::warning(VERSION, "the server does not tell", "see that it is Redis 6.2 or later"),
     };
     let mode = match (field("redis_mode").as_str(), field("role").as_str()) {
@@ -80,8 +80,8 @@ fn about(info: &str, cluster: bool) -> Vec<Finding> {
     let memory = if limit != "0" && policy != "noeviction" {
         Finding::warning(
             MEMORY,
-            format!("at {limit} bytes the server throws keys away ({policy})"),
-            "set maxmemory-policy noeviction; what is thrown away is counted again from the markers, which takes time",
+            format!("at {limit} bytes the server evicts keys ({policy})"),
+            "set maxmemory-policy noeviction; evicted keys are rebuilt from the markers, which takes time",
         )
     } else {
         Finding::ok(MEMORY, format!("policy {policy}, limit {}", if limit == "0" { "none" } else { &limit }))

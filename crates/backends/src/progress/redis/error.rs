@@ -58,7 +58,7 @@ fn answered(code: &str, said: &str) -> (ErrorKind, &'static str) {
         }
         "BUSY" => (Transient, "a script of somebody else's keeps it busy (SCRIPT KILL)"),
         "ERR" if said.contains("cluster support disabled") => {
-            (Permanent, "the server is no cluster: leave redis_cluster out")
+            (Permanent, "the server is not a cluster: leave redis_cluster out")
         }
         "ERR" if said.contains("not allowed in cluster mode") => (Permanent, NEEDS_CLUSTER),
         "ERR" if said.contains("DB index") || said.contains("out of range") => {

@@ -50,7 +50,7 @@ pub async fn diagnose(config: &RabbitMqConfig) -> Vec<Finding> {
 /// The broker's version, from its greeting, which lapin keeps to itself.
 async fn version(endpoint: &Endpoint) -> Finding {
     let Some(address) = endpoint.plain_address() else {
-        return Finding::ok(VERSION, "not asked over TLS; 3.10 or later is wanted");
+        return Finding::ok(VERSION, "not checked over TLS; 3.10 or later is needed");
     };
     let found = match tokio::time::timeout(PATIENCE, greeting(address)).await {
         Ok(Ok(greeting)) => version_in(&greeting).unwrap_or_default(),
@@ -58,7 +58,7 @@ async fn version(endpoint: &Endpoint) -> Finding {
     };
     match is_at_least(&found, LEAST) {
         Some(true) => Finding::ok(VERSION, found),
-        Some(false) => Finding::problem(VERSION, found, "3.10 or later is wanted: update the broker"),
+        Some(false) => Finding::problem(VERSION, found, "3.10 or later is needed: update the broker"),
         None => Finding::warning(VERSION, "the broker does not tell", "see that it is RabbitMQ 3.10 or later"),
     }
 }
@@ -87,7 +87,7 @@ fn version_in(frame: &[u8]) -> Option<String> {
 async fn queues(link: &Link) -> Finding {
     let name: ShortString = format!("diorama.doctor-{}", AttemptId::generate()).into();
     let found = match tokio::time::timeout(PATIENCE, use_queue(link, &name)).await {
-        Ok(Ok(())) => Finding::ok(QUEUES, "a quorum queue takes a message, confirms it and gives it back"),
+        Ok(Ok(())) => Finding::ok(QUEUES, "a quorum queue accepts a message, confirms it and returns it"),
         Ok(Err(problem)) => Finding::problem(
             QUEUES,
             problem,

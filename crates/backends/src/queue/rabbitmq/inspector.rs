@@ -162,7 +162,7 @@ impl Open {
                 Ok(delivery) => return Ok(Some(delivery)),
                 Err(unreadable) => {
                     let problem = &unreadable.problem;
-                    error!(%pool, problem, "a dead letter is none of Diorama's; it is thrown away");
+                    error!(%pool, problem, "a dead letter is not Diorama's; it is discarded");
                     let acked = unreadable.acker.ack(BasicAckOptions::default()).await;
                     acked.map_err(Problem::from)?;
                 }

@@ -224,7 +224,7 @@ impl Outage {
         self.since.get_or_insert_with(Instant::now);
         if !problem.kind.is_retryable() {
             if !self.is_refusal {
-                error!(problem = problem.text, "{} through RabbitMQ is refused, until somebody mends that", self.doing);
+                error!(problem = problem.text, "{} through RabbitMQ is refused, until somebody fixes it", self.doing);
             }
             self.is_refusal = true;
         } else if begins {

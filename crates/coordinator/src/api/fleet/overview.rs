@@ -218,7 +218,7 @@ async fn look(api: &Api, looks: &mut Looks) -> Fleet {
     let store = async { Ok(api.backends().objects.head(&leader).await.map(drop)?) };
     let (specs, store) = tokio::join!(within(active::specs(api, active::LIST)), within(store));
     if let Err(problem) = store {
-        note("The object store is away", problem);
+        note("The object store is down", problem);
     }
     let specs = specs.unwrap_or_else(|problem| {
         note("The runs cannot be listed", problem);

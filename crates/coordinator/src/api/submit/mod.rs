@@ -273,7 +273,7 @@ async fn name_run(api: &Shared, key: Option<&Sha256Hex>) -> Result<RunId, Proble
 fn refused(report: ManifestReport) -> Problem {
     let good = report.tasks;
     let hint =
-        if good > 0 { format!("{good} rows are good; skip_invalid runs those") } else { "none is good".to_owned() };
+        if good > 0 { format!("{good} rows are valid; skip_invalid runs those") } else { "no row is valid".to_owned() };
     Problem {
         issues: Some(report.issues),
         issue_count: Some(report.issue_count),

@@ -70,9 +70,9 @@ async fn measures_that_cannot_be_taken_and_conditions_that_do_not_parse_are_refu
     let bench = Bench::new(|config| config.limits.caps.accept_tries = 4);
     for (key, value, expected) in [
         ("accept", json!("clip >"), "clip >\n       ^ a number is expected"),
-        ("accept", json!("zlip > 1"), "zlip is no measure; did you mean clip?"),
+        ("accept", json!("zlip > 1"), "zlip is not a measure; did you mean clip?"),
         ("accept", json!("(psnr > 1"), "a ) is missing"),
-        ("measures", json!(["luma_mean", "nearly"]), "nearly is no measure"),
+        ("measures", json!(["luma_mean", "nearly"]), "nearly is not a measure"),
         ("measures", json!(["fid"]), "fid is a measure of sets"),
         ("measures", json!(["psnr"]), "1 invalid_settings"),
         ("accept", json!("coverage < 0.5"), "1 invalid_settings"),
@@ -217,7 +217,7 @@ async fn a_bad_body_of_a_retry_is_refused_and_names_what_it_may_be() {
     assert_eq!(is(ask(&path, " ".repeat(100_000)).await), (413, "too_large".to_owned()));
     let (status, code, detail) = ask(&path, r#"{"where":{"code":["poison","posion"]}}"#.to_owned()).await;
     assert_eq!((status, code.as_str()), (400, "unknown_code"));
-    assert!(detail.starts_with("where.code: \"posion\" is no error code; they are "), "{detail}");
+    assert!(detail.starts_with("where.code: \"posion\" is not an error code; the codes are "), "{detail}");
     assert_eq!(is(ask("/v1/runs/none/retry", String::new()).await), (404, "unknown_run".to_owned()));
     let (status, code, detail) = ask(&path, String::new()).await;
     assert_eq!((status, code.as_str()), (409, "not_ended"));

@@ -208,7 +208,10 @@ impl Unet {
     pub fn layer_index(&self, path: &str) -> Result<usize> {
         self.layers.iter().position(|layer| layer == path).ok_or_else(|| Error::Setting {
             param: "layers",
-            message: format!("{path:?} is no cross-attention layer of this model; it has {}", self.layers.join(", ")),
+            message: format!(
+                "{path:?} is not a cross-attention layer of this model; it has {}",
+                self.layers.join(", ")
+            ),
         })
     }
 }

@@ -73,7 +73,7 @@ fn engine(options: &EngineOptions) -> Vec<Finding> {
             Err(error) => Finding::problem(
                 "model",
                 format!("{}: {error:#}", folder.display()),
-                "a folder of Stable Diffusion 1.x or 2.x in the layout of diffusers is wanted, with safetensors",
+                "use a Stable Diffusion 1.x or 2.x folder in diffusers layout, with safetensors",
             ),
         },
     });
@@ -113,7 +113,7 @@ fn threads() -> Finding {
         Err(_) => Finding::warning(
             "threads",
             "OMP_WAIT_POLICY is not set: libtorch's threads wait by spinning",
-            "where other programs share the cores, set OMP_WAIT_POLICY=PASSIVE; there it is several times as fast",
+            "if other programs share the cores, set OMP_WAIT_POLICY=PASSIVE, which is then several times as fast",
         ),
     }
 }
@@ -138,7 +138,7 @@ fn networks(roots: &[std::path::PathBuf]) -> Vec<Finding> {
             let missing = Finding::ok("eval", format!("{} is absent: no {}", kind.folder(), kind.gives()));
             return Finding {
                 advice: Some(format!(
-                    "put into FOLDER/{} and name --networks FOLDER: {}",
+                    "put into FOLDER/{} and give --networks FOLDER: {}",
                     kind.folder(),
                     kind.origin()
                 )),
@@ -147,11 +147,15 @@ fn networks(roots: &[std::path::PathBuf]) -> Vec<Finding> {
         };
         match Networks::load_one(kind, &folder) {
             Ok(()) => Finding::ok("eval", format!("{}: {} ({})", kind.folder(), kind.gives(), folder.display())),
-            Err(error) => Finding::problem("eval", error.to_string(), format!("wanted is {}", kind.origin())),
+            Err(error) => Finding::problem("eval", error.to_string(), format!("needed: {}", kind.origin())),
         }
     };
     let gone = roots.iter().filter(|root| !root.is_dir()).map(|root| {
-        Finding::problem("eval", format!("{} is no folder", root.display()), "name with --networks one that is there")
+        Finding::problem(
+            "eval",
+            format!("{} is not a folder", root.display()),
+            "give an existing folder with --networks",
+        )
     });
     std::iter::once(always).chain(gone).chain(Kind::ALL.into_iter().map(one)).collect()
 }
@@ -184,6 +188,8 @@ fn space(out: &Path) -> Finding {
             }
             Finding::warning("disk", found, "a picture of 512x512 with its explanation takes about 1 MiB")
         }
-        Err(error) => Finding::warning("disk", format!("cannot be asked: {error}"), "see whether the folder exists"),
+        Err(error) => {
+            Finding::warning("disk", format!("cannot be determined: {error}"), "check that the folder exists")
+        }
     }
 }

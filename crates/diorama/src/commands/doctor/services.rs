@@ -162,7 +162,7 @@ async fn coordinator(config: &Config) -> Vec<Finding> {
     match get("/livez").send().await {
         Ok(answer) if answer.status() == StatusCode::OK => {}
         Ok(answer) => {
-            let found = format!("{address} answers {}: no coordinator", answer.status());
+            let found = format!("{address} answers {}: not a coordinator", answer.status());
             return vec![Finding::problem(COORDINATOR, found, "correct coordinator")];
         }
         Err(error) => {

@@ -48,7 +48,7 @@ pub(super) async fn fetch(
     let (parent, name) = match (to.parent(), to.file_name()) {
         (Some(parent), Some(name)) if parent == Path::new("") => (Path::new("."), name.to_string_lossy()),
         (Some(parent), Some(name)) => (parent, name.to_string_lossy()),
-        _ => return Err(Failure::usage(anyhow::anyhow!("--to {} names no folder", to.display()))),
+        _ => return Err(Failure::usage(anyhow::anyhow!("--to {} does not name a folder", to.display()))),
     };
     fs::create_dir_all(parent).map_err(|error| disk(parent, &error))?;
     let _lock = lock(parent.join(format!("{name}.lock"))).await?;
@@ -68,13 +68,13 @@ pub(super) async fn fetch(
     if let Some(expected) = expected.filter(|expected| **expected != sha256) {
         fs::remove_dir_all(&part).map_err(|error| disk(&part, &error))?;
         return Err(Failure::permanent(anyhow::anyhow!(
-            "{from} is another model: its sha256 is {sha256}, and {expected} was asked for; nothing was kept"
+            "{from} is another model: its sha256 is {sha256}, but {expected} was requested; nothing was kept"
         )));
     }
     // An empty folder may be in the way; a mount cannot be replaced.
     let placed = fs::remove_dir(to).or_else(absent).and_then(|()| fs::rename(&part, to));
     placed.map_err(|error| {
-        let hint = "where it is a volume of its own, name a folder in it";
+        let hint = "if it is a volume, name a folder inside it";
         Failure::permanent(anyhow::anyhow!("{} cannot be put in place: {error}; {hint}", to.display()))
     })?;
     File::open(parent).and_then(|folder| folder.sync_all()).map_err(|error| disk(parent, &error))?;
@@ -104,7 +104,7 @@ async fn listing(objects: &dyn Objects, from: &str) -> Result<Vec<ObjectMeta>, F
     files.retain(|file| READ.iter().any(|kind| file.key.rsplit_once('.').is_some_and(|(_, is)| is == *kind)));
     if !files.iter().any(|file| file.key == INDEX) {
         return Err(Failure::permanent(anyhow::anyhow!(
-            "there is no {from}/{INDEX}; give the folder that holds it, as s3://BUCKET/FOLDER"
+            "there is no {from}/{INDEX}; name the folder that holds it, as s3://BUCKET/FOLDER"
         )));
     }
     match files.iter().find(|file| file.key.split('/').any(|part| matches!(part, "" | "." | ".."))) {
@@ -135,7 +135,7 @@ async fn already_there(
     }
     let what = expected.map_or_else(|| from.to_owned(), |expected| format!("the model with sha256 {expected}"));
     Err(Failure::permanent(anyhow::anyhow!(
-        "{} holds something else than {what} (its sha256 is {sha256}); give another folder, or remove it",
+        "{} holds something other than {what} (its sha256 is {sha256}); give another folder, or remove it",
         to.display()
     )))
 }
@@ -203,7 +203,7 @@ async fn download_file(objects: &dyn Objects, file: &ObjectMeta, path: &Path) ->
                 return Ok(Sha256Hex::from_digest(hasher.finalize().into()));
             }
         };
-        tracing::warn!(file = file.key, problem = broken, "the download broke off; trying again");
+        tracing::warn!(file = file.key, problem = broken, "the download was interrupted; trying again");
     }
     Err(Failure::try_again(anyhow::anyhow!("{} cannot be downloaded: {broken}", file.key)))
 }
@@ -290,7 +290,7 @@ mod tests {
         fs::create_dir_all(case.to()).unwrap();
         fs::write(case.to().join("mine.txt"), "mine").unwrap();
         let refused = case.fetch(None).await.err().unwrap();
-        assert!(refused.code == exit::PERMANENT && refused.to_string().contains("holds something else"), "{refused}");
+        assert!(refused.code == exit::PERMANENT && refused.to_string().contains("holds something other"), "{refused}");
         assert_eq!(fs::read_to_string(case.to().join("mine.txt")).unwrap(), "mine");
     }
 

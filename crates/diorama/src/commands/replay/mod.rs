@@ -204,12 +204,12 @@ fn environment(then: &Record, now: &Record) -> Vec<Difference> {
 fn tell(comparison: &Comparison) {
     let Comparison { custom_id, sha256, committed_sha256, .. } = comparison;
     if comparison.same {
-        output::line(&format!("{custom_id}: the same bytes again ({sha256})"));
+        output::line(&format!("{custom_id}: same bytes ({sha256})"));
     } else {
         output::line(&format!("{custom_id}: DIFFERS: committed is {committed_sha256}, made again is {sha256}"));
         output::line(&match (comparison.max_difference, comparison.mean_difference) {
             (Some(max), Some(mean)) => {
-                format!("  a pixel's colour differs by at most {max} of 255, by {mean:.4} on average")
+                format!("  pixel values differ by at most {max} of 255, {mean:.4} on average")
             }
             _ => "  the pictures have different sizes".to_owned(),
         });
@@ -218,7 +218,7 @@ fn tell(comparison: &Comparison) {
         output::line(&format!("  {what}: then {then}, now {now}"));
     }
     if !comparison.same && comparison.environment.is_empty() {
-        output::line("  nothing of the environment that the record holds is different");
+        output::line("  nothing in the recorded environment differs");
     }
 }
 

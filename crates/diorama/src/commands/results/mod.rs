@@ -86,7 +86,7 @@ async fn download(command: &Results, cli: &Cli, client: &Client) -> Result<u8, F
         let done = serde_json::json!({ "to": command.to, "files": files, "objects": objects, "complete": complete });
         output::line(&done.to_string());
     } else {
-        let so_far = if complete { "" } else { " (so far: the run has not ended; the same command goes on)" };
+        let so_far = if complete { "" } else { " (so far: the run has not ended; run the same command to resume)" };
         output::line(&format!("{files} files are in {}{so_far}", command.to.display()));
     }
     Ok(exit::DONE)
@@ -237,7 +237,7 @@ async fn fetch(client: &Client, path: &str, to: &Path, partial: bool) -> Result<
         file.flush().await.map_err(|error| disk(to, &error))?;
         match broken {
             None => return Ok(complete),
-            Some(error) if again => tracing::warn!(%error, path, "the download broke off; trying again"),
+            Some(error) if again => tracing::warn!(%error, path, "the download was interrupted; trying again"),
             Some(error) => return Err(client.unreachable(error).into()),
         }
     }

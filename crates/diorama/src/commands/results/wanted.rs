@@ -115,7 +115,7 @@ impl WantedObjects {
             && let Some(target) = files.iter().find(|target| !folded.insert(fold(&target.to)))
         {
             anyhow::bail!(
-                "{} and another result differ only in small and capital letters, which the folder does not tell apart: \
+                "{} and another result differ only by case, which the folder does not tell apart: \
                  choose one on another disk",
                 target.to
             );
@@ -293,7 +293,7 @@ mod tests {
         ] {
             let lines = line(0, first, archive) + "\n" + &line(1, second, archive);
             let refused = read_into(&lines, true).unwrap_err().to_string();
-            assert!(refused.contains("differ only in small and capital letters"), "{refused}");
+            assert!(refused.contains("differ only by case"), "{refused}");
             read_into(&lines, false).unwrap();
             read_into(&(line(0, first, archive) + "\n" + &line(1, "goose.png", archive)), true).unwrap();
         }
