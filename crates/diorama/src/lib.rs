@@ -10,6 +10,7 @@ mod fleet;
 mod gallery;
 mod identity;
 mod issues;
+mod listen;
 mod maker;
 #[cfg(feature = "engine")]
 mod measurer;
