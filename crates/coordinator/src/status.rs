@@ -4,6 +4,7 @@
 use diorama_backends::progress::{Counts, Holder, THROUGHPUT_SECONDS, Throughput};
 use diorama_core::clock;
 use diorama_core::id::{Pool, RunId, ShardId};
+use diorama_core::price::{Cost, PoolPrice};
 use diorama_core::round::RoundInfo;
 use diorama_core::run::{AcceptanceCounts, Labels, Owner, RunSpec, RunState, RunSummary};
 use diorama_protocol::history::History;
@@ -89,6 +90,13 @@ pub struct RunStatus {
     pub pictures_per_second: Option<f64>,
     /// Seconds until the rest is done at this rate.
     pub eta_seconds: Option<f64>,
+    /// Seconds that models ran for what is committed, over all workers.
+    #[serde(default)]
+    pub device_seconds: f64,
+    /// What that costs, where the operator has given the pool a price (`prices`), in the operator's currency.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<Object>, example = json!({ "so_far": 12.5, "to_come": 40.1 }))]
+    pub cost: Option<Cost>,
     /// How it ended, once it has.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schema(value_type = Option<Object>)]
@@ -122,6 +130,8 @@ impl RunStatus {
             shards_running: 0,
             pictures_per_second: None,
             eta_seconds: None,
+            device_seconds: 0.0,
+            cost: None,
             summary: None,
         }
     }
@@ -131,6 +141,19 @@ impl RunStatus {
         let mut status = Self::of_spec(spec, RunState::Running);
         status.degrade(format!("submitted; its status cannot be read right now ({problem})"));
         status
+    }
+
+    /// Puts what it costs, at what its pool costs.
+    pub(crate) fn price(&mut self, prices: &[PoolPrice]) {
+        let left = match self.summary {
+            Some(_) => 0,
+            None => self.tasks.saturating_sub(self.done + self.failed),
+        };
+        let settled = self.done + self.failed + self.retrying;
+        self.cost = prices
+            .iter()
+            .find(|price| price.pool == self.pool)
+            .map(|price| Cost::of(price.per_hour, self.device_seconds, settled, left));
     }
 
     pub(crate) fn degrade(&mut self, why: String) {
@@ -205,6 +228,7 @@ fn by_log(spec: &RunSpec, history: &History) -> Result<RunStatus, CoordinatorErr
         (status.done, status.failed, status.round) = (summary.done, summary.failed, summary.rounds);
         status.acceptance = summary.acceptance;
         status.shards_committed = status.shards;
+        status.device_seconds = summary.device_seconds;
         status.summary = Some(summary.clone());
     } else if let Some(round) = history.last_round() {
         status.round = round.round.0;
@@ -252,6 +276,7 @@ fn count(status: &mut RunStatus, counts: Counts, round: &RoundInfo) {
     status.shards_committed = counts.shards;
     status.done = counts.done;
     status.failed = round.failed(counts.failed);
+    status.device_seconds = counts.device_ms as f64 / 1000.0;
     let left = status.tasks.saturating_sub(counts.done + status.failed);
     status.retrying = retrying(left, counts, round);
     let Counts { accepted, kept, tries, .. } = counts;

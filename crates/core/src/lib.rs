@@ -20,6 +20,7 @@ pub mod measure;
 pub mod message;
 pub mod outcome;
 pub mod picture;
+pub mod price;
 pub mod range;
 pub mod record;
 pub mod retry;

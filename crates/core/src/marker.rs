@@ -50,6 +50,8 @@ pub struct Tally {
     pub failed: Vec<TaskOutcome>,
     /// What became of the pictures, where the run accepts only some.
     pub acceptance: AcceptanceCounts,
+    /// Seconds that the model ran.
+    pub device_seconds: f64,
 }
 
 impl Tally {
@@ -58,8 +60,8 @@ impl Tally {
         self.done + self.failed.len() as u64
     }
 
-    fn of(ends: impl Iterator<Item = TaskEnd>) -> Self {
-        let mut tally = Self::default();
+    fn of(ends: impl Iterator<Item = TaskEnd>, device_seconds: f64) -> Self {
+        let mut tally = Self { device_seconds, ..Self::default() };
         for end in ends {
             match end {
                 TaskEnd::Done { accepted, tries } => {
@@ -75,10 +77,11 @@ impl Tally {
 
 impl From<&CommitMarker> for Tally {
     fn from(marker: &CommitMarker) -> Self {
-        Self::of(marker.outcomes.iter().map(|outcome| match &outcome.outcome {
+        let ends = marker.outcomes.iter().map(|outcome| match &outcome.outcome {
             Outcome::Done { accepted, tries, .. } => TaskEnd::Done { accepted: *accepted, tries: tries.len() },
             Outcome::Failed(_) => TaskEnd::Failed(outcome.clone()),
-        }))
+        });
+        Self::of(ends, marker.device_seconds)
     }
 }
 
@@ -86,11 +89,12 @@ impl From<&CommitMarker> for Tally {
 #[derive(Deserialize)]
 struct Ends {
     outcomes: Vec<TaskEnd>,
+    device_seconds: f64,
 }
 
 impl From<Ends> for Tally {
     fn from(ends: Ends) -> Self {
-        Self::of(ends.outcomes.into_iter())
+        Self::of(ends.outcomes.into_iter(), ends.device_seconds)
     }
 }
 

@@ -15,7 +15,8 @@ pub fn counts_of(marker: &CommitMarker, last_round: u32) -> Counts {
 
 fn counts(shard: ShardId, tally: &Tally, last_round: u32) -> Counts {
     let AcceptanceCounts { accepted, kept, tries } = tally.acceptance;
-    let mut counts = Counts { shards: 1, done: tally.done, accepted, kept, tries, ..Counts::default() };
+    let device_ms = (tally.device_seconds.max(0.0) * 1000.0).round() as u64;
+    let mut counts = Counts { shards: 1, done: tally.done, accepted, kept, tries, device_ms, ..Counts::default() };
     for outcome in &tally.failed {
         match &outcome.outcome {
             Outcome::Done { .. } => {}

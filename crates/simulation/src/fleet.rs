@@ -109,6 +109,7 @@ impl Fleet {
             limits: Default::default(),
             leading,
             pools: Vec::new(),
+            prices: Vec::new(),
             metrics: ApiMetrics::register(Registry::new()).unwrap(),
         });
         (router(api), service)

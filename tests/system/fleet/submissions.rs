@@ -181,7 +181,9 @@ fn a_run_whose_settings_do_not_fit_the_model_waits_for_its_owner_instead_of_fail
 #[test]
 fn an_estimate_makes_a_sample_once_and_says_what_the_whole_will_take() {
     let fleet = Fleet::new();
-    let (_coordinator, worker) = (fleet.serve(), fleet.worker("one"));
+    let mut priced = fleet.serving(&fleet.coordinator);
+    priced.args(["--prices", "other=1,default=7200"]);
+    let (_coordinator, worker) = (fleet.serve_as(priced), fleet.worker("one"));
     fleet.case.manifest(200);
     let estimate = ["submit", "rows.jsonl", "--estimate", "16", "--price", "2", "--json"];
     let told = fleet.run(&estimate).expect(0).json();
@@ -198,7 +200,22 @@ fn an_estimate_makes_a_sample_once_and_says_what_the_whole_will_take() {
     let went_on = fleet.run(&[&estimate[..], &["--yes"]].concat()).expect(0).stdout;
     let run: Value = serde_json::from_str(went_on.lines().last().unwrap()).unwrap();
     assert_eq!((&run["tasks"], fleet.runs().len()), (&200.into(), 2));
-    fleet.proves_whole(run["run"].as_str().unwrap(), 200);
+    let run = run["run"].as_str().unwrap();
+    let costs_two_a_second = |status: &Value| {
+        let (seconds, cost) = (status["device_seconds"].as_f64().unwrap(), status["cost"]["so_far"].as_f64().unwrap());
+        assert!(seconds > 0.0 && (cost / seconds - 2.0).abs() < 1e-9, "{status}");
+        seconds
+    };
+    until("half of it is made", || fleet.status(run)["done"].as_u64().unwrap() >= 100);
+    let live = fleet.status(run);
+    let counted = costs_two_a_second(&live);
+    let settled = live["done"].as_f64().unwrap();
+    let to_come = live["cost"]["to_come"].as_f64().unwrap();
+    assert!((to_come - 2.0 * counted / settled * (200.0 - settled)).abs() < 1e-6, "{live}");
+    fleet.proves_whole(run, 200);
+    let ended = fleet.status(run);
+    assert_eq!(ended["device_seconds"], ended["summary"]["device_seconds"], "{ended}");
+    assert!(costs_two_a_second(&ended) >= counted && ended["cost"]["to_come"] == 0.0, "{ended}");
     worker.ends_in_good_order("the worker");
 
     let _failing = fleet.start(fleet.command(&["worker", "--engine", "synthetic", "--synthetic-fail-rate", "1"]));

@@ -81,20 +81,25 @@ pub struct Counts {
     /// Pictures that were made beyond the first of each task.
     #[serde(default)]
     pub tries: u64,
+    /// Milliseconds that models ran.
+    #[serde(default)]
+    pub device_ms: u64,
 }
 
 impl Counts {
     /// The names under which a store keeps them, in the order of [`Self::numbers`].
-    pub const NAMES: [&'static str; 7] = ["shards", "done", "failed", "retrying", "accepted", "kept", "tries"];
+    pub const NAMES: [&'static str; 8] =
+        ["shards", "done", "failed", "retrying", "accepted", "kept", "tries", "device_ms"];
 
     /// All of them.
-    pub fn numbers(&self) -> [u64; 7] {
-        [self.shards, self.done, self.failed, self.retrying, self.accepted, self.kept, self.tries]
+    pub fn numbers(&self) -> [u64; 8] {
+        let Self { shards, done, failed, retrying, accepted, kept, tries, device_ms } = *self;
+        [shards, done, failed, retrying, accepted, kept, tries, device_ms]
     }
 
     /// The counts of these numbers.
-    pub fn of([shards, done, failed, retrying, accepted, kept, tries]: [u64; 7]) -> Self {
-        Self { shards, done, failed, retrying, accepted, kept, tries }
+    pub fn of([shards, done, failed, retrying, accepted, kept, tries, device_ms]: [u64; 8]) -> Self {
+        Self { shards, done, failed, retrying, accepted, kept, tries, device_ms }
     }
 
     pub fn plus(self, other: Self) -> Self {
@@ -106,6 +111,7 @@ impl Counts {
             accepted: self.accepted + other.accepted,
             kept: self.kept + other.kept,
             tries: self.tries + other.tries,
+            device_ms: self.device_ms + other.device_ms,
         }
     }
 }

@@ -169,6 +169,7 @@ impl World {
             limits: Default::default(),
             leading: watch::channel(true).1,
             pools: Vec::new(),
+            prices: Vec::new(),
             metrics: ApiMetrics::register(Registry::new()).unwrap(),
         });
         let router = router(api.clone());

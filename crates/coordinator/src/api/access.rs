@@ -81,6 +81,7 @@ impl Opened {
     /// The same of one of many runs.
     pub(super) async fn status_among(&self, turns: &Turns<'_>, api: &Api) -> Result<RunStatus, CoordinatorError> {
         let mut status = status(api.backends(), &self.store, &self.spec, &self.history).await?;
+        status.price(&api.config.prices);
         turns.explain(self, &mut status).await;
         Ok(status)
     }

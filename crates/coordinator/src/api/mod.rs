@@ -37,6 +37,7 @@ use axum::routing::get;
 use diorama_backends::objects::RemoteObjects;
 use diorama_core::address::Readable;
 use diorama_core::id::Pool;
+use diorama_core::price::PoolPrice;
 use diorama_protocol::Backends;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -86,6 +87,8 @@ pub struct ApiConfig {
     /// The pools that are declared: they are shown where they have neither workers nor runs, too, and where there are some,
     /// runs go into them and into those that workers serve. None: into any.
     pub pools: Vec<Pool>,
+    /// What workers cost, for the pools that have a price.
+    pub prices: Vec<PoolPrice>,
     /// What Prometheus is told.
     pub metrics: ApiMetrics,
 }

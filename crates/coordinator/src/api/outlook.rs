@@ -48,7 +48,8 @@ pub(super) async fn of(api: &Api, specs: &[Arc<RunSpec>]) -> Result<Vec<Outlook>
             Err(_) => None,
         };
         let Some(run) = opened.filter(|run| run.history.state().is_some()) else { return Ok(None) };
-        let (status, live) = live_status(api.backends(), &run.spec, &run.history).await?;
+        let (mut status, live) = live_status(api.backends(), &run.spec, &run.history).await?;
+        status.price(&api.config.prices);
         Ok(Some(Outlook { status, live, run }))
     };
     let looked = stream::iter(specs.iter().cloned()).map(look).buffered(AT_ONCE);

@@ -219,6 +219,7 @@ impl Bench {
             limits: Default::default(),
             leading: watch::channel(true).1,
             pools: Vec::new(),
+            prices: Vec::new(),
             metrics: ApiMetrics::register(Registry::new()).unwrap(),
         })
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use diorama_backends::progress::{Heartbeat, WorkerState};
 use diorama_coordinator::{RunStatus, Waiting};
+use diorama_core::price::Cost;
 use diorama_core::run::{AcceptanceCounts, RunState};
 use diorama_core::text::{counted, shown};
 use jiff::Timestamp;
@@ -138,6 +139,10 @@ pub(crate) fn describe(run: &RunStatus) -> String {
     } else if let Some(summary) = &run.summary {
         let took = progress::duration(Duration::from_secs_f64(summary.wall_seconds));
         add(format!("in {took} ({:.1} pictures/s)", summary.pictures_per_second));
+    }
+    if let Some(Cost { so_far, to_come }) = run.cost {
+        let to_come = to_come.filter(|_| run.summary.is_none()).map(|cost| format!(", about {cost:.2} to come"));
+        text.push_str(&format!("\n  cost {so_far:.2}{}", to_come.unwrap_or_default()));
     }
     if !run.labels.is_empty() {
         let labels: Vec<String> =

@@ -87,6 +87,7 @@ async fn serve(
         limits: ApiLimits { caps, requests_of_a_token: coordinator.max_requests_per_token },
         leading,
         pools: coordinator.pools,
+        prices: coordinator.prices,
         metrics: ApiMetrics::register(registry).map_err(Failure::permanent)?,
     });
     // Each connection is answered by a task of its own.

@@ -61,6 +61,7 @@ impl RunPage {
             limits: Default::default(),
             leading: watch::channel(true).1,
             pools: Vec::new(),
+            prices: Vec::new(),
             metrics: ApiMetrics::register(Registry::new()).map_err(Failure::permanent)?,
         });
         let router = api::router(api.clone()).layer(from_fn_with_state(objects, check));

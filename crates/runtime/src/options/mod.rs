@@ -12,6 +12,7 @@ use diorama_core::address::Place;
 use diorama_core::caps::Caps;
 use diorama_core::id::{Pool, Seed, WorkerId};
 use diorama_core::manifest::ExtraColumns;
+use diorama_core::price::PoolPrice;
 use diorama_core::range::{self, Range};
 use diorama_core::run::OutputFormat;
 use diorama_core::settings::{Key, Kind, Method, Size, reads};
@@ -223,6 +224,8 @@ keys! {
         /// The declared pools, besides those that workers serve; /metrics and /v1/pools always show them (empty: any pool is
         /// allowed).
         pools: Vec<Pool> = Vec::<Pool>::new(), "NAMES", Kind::Names("a list of pools' names");
+        /// What a worker of a pool costs an hour, in any currency: what runs cost follows (empty: nothing is said of it).
+        prices: Vec<PoolPrice> = Vec::<PoolPrice>::new(), "PRICES", Kind::Names("a list such as default=2.50,spot=0.90");
         /// Shards of a pool that may be queued or in progress at a time.
         window: u32 = 256, "N", Kind::Whole(Range::new(1.0, 1_000_000.0));
         /// Seconds after which another coordinator takes over from a silent one.

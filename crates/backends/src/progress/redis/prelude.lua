@@ -64,7 +64,7 @@ local function set_bit(state, round, index)
   return true
 end
 
-local function add_counts(state, shards, done, failed, retrying, accepted, kept, tries)
+local function add_counts(state, shards, done, failed, retrying, accepted, kept, tries, device_ms)
   redis.call('HINCRBY', state, 'shards', shards)
   redis.call('HINCRBY', state, 'done', done)
   redis.call('HINCRBY', state, 'failed', failed)
@@ -72,4 +72,5 @@ local function add_counts(state, shards, done, failed, retrying, accepted, kept,
   redis.call('HINCRBY', state, 'accepted', accepted)
   redis.call('HINCRBY', state, 'kept', kept)
   redis.call('HINCRBY', state, 'tries', tries)
+  redis.call('HINCRBY', state, 'device_ms', device_ms)
 end

@@ -67,6 +67,7 @@ impl Bench {
             limits: Default::default(),
             leading: watch::channel(true).1,
             pools: Vec::new(),
+            prices: Vec::new(),
             metrics: ApiMetrics::register(Registry::new()).unwrap(),
         };
         change(&mut config);

@@ -15,6 +15,7 @@ export function decimal(number) {
 }
 
 export const fixed = (number, places) => digits[places].format(number);
+export const money = (amount) => fixed(amount, 2);
 export const percent = (share) => `${digits[share > 0 && share < 0.0995 ? 1 : 0].format(share * 100)} %`;
 export const exactPercent = (share) => `${digits[1].format(share * 100)} %`;
 export const decibel = (psnr) => `${digits[1].format(psnr)} dB`;

@@ -7,7 +7,7 @@ import { throughputChart } from "./charts.js";
 import { clear, command, h, keyed, link, pointing, put, show, text } from "./dom.js";
 import { failuresSection } from "./failures.js";
 import { each, feed } from "./feed.js";
-import { count, decimal, done, duration, when } from "./format.js";
+import { count, decimal, done, duration, money, when } from "./format.js";
 import { follow } from "./live.js";
 import { bar, chip, etaWords, figures } from "./progress.js";
 import { scoresSection } from "./scores.js";
@@ -18,7 +18,7 @@ import { hasEnded, href, nameOf, waiting } from "./words.js";
 const FIGURES = [["done", "made", "Pictures committed"], ["in_work", "in work", "Pictures made of shards that are not committed yet"],
   ["retrying", "retrying", "Tasks that failed and will be, or are being, tried again"], ["failed", "failed", "Tasks that failed for good"],
   ["rate", "pictures/s", "Over the last minute; of a run that has ended, over all of it"], ["eta", "time left", "At the rate of the last minute; the range follows from how the minutes before differed"],
-  ["shards_committed", "shards committed"], ["shards_running", "shards held", "Shards that workers hold"], ["round", "round", "0 is the manifest; later rounds try failed tasks again"], ["device", "device time", "Seconds that models ran, over all workers"]];
+  ["shards_committed", "shards committed"], ["shards_running", "shards held", "Shards that workers hold"], ["round", "round", "0 is the manifest; later rounds try failed tasks again"], ["device", "device time", "Seconds that models ran for what is committed, over all workers"], ["cost", "cost so far", "Device time at the pool's price; the waits of workers are not in it"], ["to_come", "cost to come", "What is left, if it takes as long as what is done"]];
 
 function header(run, session) {
   const [name, state, progress, numbers] = [h("h1", { tabindex: "-1" }), chip(), bar(), figures(FIGURES)];
@@ -57,9 +57,13 @@ function header(run, session) {
       numbers.update("shards_committed", now.shards_committed, (value) => `${count(value)} of ${count(now.shards)}`);
       numbers.update("shards_running", ended ? null : now.shards_running);
       numbers.update("round", now.round);
-      numbers.update("device", ended?.device_seconds, duration);
+      numbers.update("device", now.device_seconds || null, duration);
+      numbers.update("cost", now.cost?.so_far, money);
+      numbers.update("to_come", ended ? null : now.cost?.to_come, money);
       for (const key of ["in_work", "retrying", "eta", "shards_running"]) numbers.show(key, !ended);
-      numbers.show("device", ended);
+      numbers.show("device", now.device_seconds > 0);
+      numbers.show("cost", now.cost);
+      numbers.show("to_come", !ended && now.cost);
     },
   };
 }
