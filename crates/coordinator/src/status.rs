@@ -71,7 +71,7 @@ pub struct RunStatus {
     pub in_work: u64,
     /// Tasks that failed for good.
     pub failed: u64,
-    /// Tasks that failed and will be, or are being, tried again.
+    /// Tasks that failed and will be, or are being, retried.
     pub retrying: u64,
     /// The round that is under way: 0, then rounds of retries.
     pub round: u32,

@@ -52,9 +52,7 @@ pub enum EmbeddedError {
     #[error(transparent)]
     Worker(#[from] WorkerError),
     /// The run in the folder was begun with another model.
-    #[error(
-        "the run was begun with the model {begun}, and this is {here}; go on with that model, or choose another folder"
-    )]
+    #[error("the run started with the model {begun}, but this is {here}; use that model, or choose another folder")]
     OtherModel {
         /// As the spec has it.
         begun: ModelIdentity,

@@ -97,7 +97,7 @@ fn handshake(error: &rustls::Error) -> (ErrorKind, &'static str) {
             (Permanent, "there is no TLS at this port: begin redis_url with redis://, or name the port that has it")
         }
         E::PeerIncompatible(_) => (Permanent, "the server must offer TLS 1.2 or later"),
-        _ => (Transient, "TLS broke off; check that it runs and that this machine reaches it"),
+        _ => (Transient, "the TLS connection was cut off; check that the server runs and that this machine reaches it"),
     }
 }
 

@@ -142,7 +142,7 @@ fn parse(text: &str) -> Result<AMQPUri, String> {
         "write amqp_url as amqp://user:password@host:port/vhost, or amqps://, with special characters in %xx form";
     if userinfo::is_torn(text) {
         return Err(format!(
-            "the URL has an @ behind its first /, ? or #, as where the password has one of these: {FORM}"
+            "the URL has an @ after its first /, ? or #; perhaps the password contains one of these: {FORM}"
         ));
     }
     // Neither error holds the text, which holds the password.
@@ -235,7 +235,7 @@ impl Outage {
     pub(super) fn ends(&mut self) {
         self.is_refusal = false;
         if let Some(since) = self.since.take() {
-            info!(seconds = since.elapsed().as_secs_f64(), "{} through RabbitMQ goes on", self.doing);
+            info!(seconds = since.elapsed().as_secs_f64(), "{} through RabbitMQ continues", self.doing);
         }
     }
 }
