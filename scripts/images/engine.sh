@@ -18,9 +18,9 @@ if [ "$ENGINE" = buildah ]; then
 fi
 
 VERSION=$(sed -n '/^\[workspace.package\]/,/^\[/ s/^version = "\(.*\)"/\1/p' Cargo.toml)
-# The name of the image of a target: diorama:0.1.0-cpu, diorama:0.1.0-client-arm64; REPOSITORY says otherwise.
+# The name of the image of a target: diorama-cpu:0.1.0, diorama-client:0.1.0-arm64; REPOSITORY is what stands before -cpu.
 image_of() {
   local architecture=${PLATFORM:-}
   architecture=${architecture#linux/}
-  echo "${REPOSITORY:-diorama}:$VERSION-$1${architecture:+-$architecture}"
+  echo "${REPOSITORY:-diorama}-$1:$VERSION${architecture:+-$architecture}"
 }

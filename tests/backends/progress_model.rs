@@ -40,7 +40,8 @@ enum Step {
 fn any_step() -> impl Strategy<Value = Step> {
     let shards = || (0..ROUNDS - 1, prop_oneof![0..12u32, Just(1000)]).prop_map(|(round, index)| shard(round, index));
     let counts = || {
-        (0..70u64, 0..5u64, 0..5u64).prop_map(|(done, failed, retrying)| Counts { shards: 1, done, failed, retrying })
+        (0..70u64, 0..5u64, 0..5u64)
+            .prop_map(|(done, failed, retrying)| Counts::of([1, done, failed, retrying, done / 2, done / 3, done * 2]))
     };
     let failed = || prop_oneof![3 => Just(0), 2 => 0..4u64, 1 => 40..130u64];
     prop_oneof![

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where a guarantee is broken")]
 
 mod absence;
+mod accepting;
 mod case;
 mod command_line;
 mod disks;

@@ -11,7 +11,7 @@ use diorama_backends::objects::{ObjectError, ObjectMeta, each_listed};
 use diorama_core::id::{AttemptId, Sha256Hex};
 use diorama_core::key::{ObjectKey, RunRoot, SHARD_FOLDERS, shard_of};
 use diorama_core::outcome::{FileRef, Outcome, TaskOutcome};
-use diorama_core::run::{RunSpec, RunState, RunSummary};
+use diorama_core::run::{AcceptanceCounts, RunSpec, RunState, RunSummary};
 use diorama_protocol::decision::{Ended, Void};
 use diorama_protocol::history::History;
 use diorama_protocol::outcomes::{Outcomes, Totals};
@@ -109,12 +109,16 @@ pub(crate) struct Tally {
     pub(crate) done: u64,
     pub(crate) failed: u64,
     failures: BTreeMap<String, u64>,
+    acceptance: AcceptanceCounts,
 }
 
 impl Tally {
     pub(crate) fn add(&mut self, last: &TaskOutcome) {
         match &last.outcome {
-            Outcome::Done { .. } => self.done += 1,
+            Outcome::Done { accepted, tries, .. } => {
+                self.done += 1;
+                self.acceptance.add(*accepted, tries.len());
+            }
             Outcome::Failed(error) => {
                 self.failed += 1;
                 *self.failures.entry(error.code.to_string()).or_insert(0) += 1;
@@ -138,6 +142,7 @@ impl Tally {
             device_seconds: rounded(totals.device_seconds),
             wall_seconds,
             pictures_per_second: if wall_seconds > 0.0 { rounded(self.done as f64 / wall_seconds) } else { 0.0 },
+            acceptance: spec.accept.is_some().then_some(self.acceptance),
         }
     }
 }

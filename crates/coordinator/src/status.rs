@@ -5,7 +5,7 @@ use diorama_backends::progress::{Counts, Holder, THROUGHPUT_SECONDS, Throughput}
 use diorama_core::clock;
 use diorama_core::id::{Pool, RunId, ShardId};
 use diorama_core::round::RoundInfo;
-use diorama_core::run::{Labels, Owner, RunSpec, RunState, RunSummary};
+use diorama_core::run::{AcceptanceCounts, Labels, Owner, RunSpec, RunState, RunSummary};
 use diorama_protocol::history::History;
 use diorama_protocol::outcomes::Outcomes;
 use diorama_protocol::{Backends, RunStore};
@@ -73,6 +73,10 @@ pub struct RunStatus {
     pub failed: u64,
     /// Tasks that failed and will be, or are being, retried.
     pub retrying: u64,
+    /// What became of its pictures so far, where it accepts only some.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<Object>)]
+    pub acceptance: Option<AcceptanceCounts>,
     /// The round that is under way: 0, then rounds of retries.
     pub round: u32,
     /// Shards of all rounds so far.
@@ -111,6 +115,7 @@ impl RunStatus {
             in_work: 0,
             failed: 0,
             retrying: 0,
+            acceptance: spec.accept.as_ref().map(|_| AcceptanceCounts::default()),
             round: 0,
             shards: 0,
             shards_committed: 0,
@@ -198,6 +203,7 @@ fn by_log(spec: &RunSpec, history: &History) -> Result<RunStatus, CoordinatorErr
     if let Some(ended) = history.ended() {
         let summary = &ended.summary;
         (status.done, status.failed, status.round) = (summary.done, summary.failed, summary.rounds);
+        status.acceptance = summary.acceptance;
         status.shards_committed = status.shards;
         status.summary = Some(summary.clone());
     } else if let Some(round) = history.last_round() {
@@ -248,6 +254,8 @@ fn count(status: &mut RunStatus, counts: Counts, round: &RoundInfo) {
     status.failed = round.failed(counts.failed);
     let left = status.tasks.saturating_sub(counts.done + status.failed);
     status.retrying = retrying(left, counts, round);
+    let Counts { accepted, kept, tries, .. } = counts;
+    status.acceptance = status.acceptance.map(|_| AcceptanceCounts { accepted, kept, tries });
 }
 
 /// Pictures a second over the last minute; `None` where there are none.

@@ -100,7 +100,7 @@ async fn write_inputs(
             break;
         }
         found += shard.len() as u64;
-        if let Some(problem) = caps::too_heavy(&shard, 1 + spec.compare.len()) {
+        if let Some(problem) = caps::too_heavy(&shard, caps::pictures(&spec.compare, spec.accept.as_ref())) {
             return Err(CoordinatorError::TooHeavy(problem));
         }
         blobs.add(&shard).await?;
@@ -158,6 +158,12 @@ fn agree(existing: RunSpec, asked: &RunSpec) -> Result<RunSpec, CoordinatorError
     compare("folder of the references", existing.reference_root.clone(), asked.reference_root.clone());
     compare("seed of the run", existing.seed.to_string(), asked.seed.to_string());
     compare("compare", format!("{:?}", methods(&existing)), format!("{:?}", methods(asked)));
+    compare("measures", existing.measures.join(","), asked.measures.join(","));
+    let accept = |spec: &RunSpec| match &spec.accept {
+        Some(accept) => format!("{} ({} tries)", accept.condition, accept.tries),
+        None => "everything".to_owned(),
+    };
+    compare("accept", accept(&existing), accept(asked));
     compare("format", format!("{:?}", existing.format), format!("{:?}", asked.format));
     compare("shard size", existing.shard_size.to_string(), asked.shard_size.to_string());
     let model = |spec: &RunSpec| spec.model.as_ref().map_or("any".to_owned(), ToString::to_string);

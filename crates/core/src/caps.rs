@@ -1,6 +1,7 @@
 //! What an operator lets a run ask of the workers, within the ranges that hold everywhere. A shard's work is bounded by
 //! the product: tasks, pictures of each, pixels, steps.
 
+use crate::measure::Acceptance;
 use crate::outcome::{ErrorCode, TaskError};
 use crate::range;
 use crate::retry::RetryPolicy;
@@ -21,6 +22,8 @@ pub struct Caps {
     pub size: Size,
     /// Steps of a schedule.
     pub steps: u32,
+    /// How often a picture that is not accepted is made again.
+    pub accept_tries: u32,
 }
 
 impl Default for Caps {
@@ -31,6 +34,7 @@ impl Default for Caps {
             retry_rounds: range::MAX_ROUNDS.high as u32,
             size: Size::LARGEST,
             steps: Settings::MOST_STEPS,
+            accept_tries: range::ACCEPT_TRIES.high as u32,
         }
     }
 }
@@ -43,11 +47,13 @@ impl Caps {
         retry: &RetryPolicy,
         settings: &Settings,
         compare: &[Method],
+        accept: Option<&Acceptance>,
     ) -> Vec<String> {
         let mut problems: Vec<String> = repeated(compare).into_iter().collect();
         for (key, number, cap, name) in [
             ("shard_size", shard_size, self.shard_size, "max_shard_size"),
             ("retry.max_rounds", retry.max_rounds, self.retry_rounds, "max_retry_rounds"),
+            ("accept_tries", accept.map_or(0, |accept| accept.tries), self.accept_tries, "max_accept_tries"),
         ] {
             if number > cap {
                 problems.push(format!("{key}: {number} is more than this fleet allows, which is {cap} ({name})"));
@@ -82,6 +88,11 @@ impl Caps {
 pub fn repeated(compare: &[Method]) -> Option<String> {
     let again = compare.iter().enumerate().find(|(index, method)| compare[..*index].contains(method))?.1;
     Some(format!("compare: {again} is named twice; name each method once"))
+}
+
+/// The pictures that may be made of one row: itself and its comparisons, each for every try.
+pub fn pictures(compare: &[Method], accept: Option<&Acceptance>) -> usize {
+    (1 + compare.len()) * (1 + accept.map_or(0, |accept| accept.tries as usize))
 }
 
 /// Says so where the rows of a shard take more than [`SHARD_BYTES`] with a copy for each of `pictures`.
@@ -147,19 +158,24 @@ mod tests {
 
     #[test]
     fn what_goes_beyond_a_cap_is_named_with_the_cap() {
-        let caps = Caps { shard_size: 100, retry_rounds: 1, size: "512x512".parse().unwrap(), steps: 50 };
+        let caps =
+            Caps { shard_size: 100, retry_rounds: 1, size: "512x512".parse().unwrap(), steps: 50, accept_tries: 4 };
+        let accept = |tries| Acceptance { condition: "clip > 26".parse().unwrap(), tries };
         let retry = RetryPolicy { max_rounds: 2, ..RetryPolicy::default() };
         let methods = [Method::Txt2img, Method::Img2img, Method::Txt2img];
-        let problems = caps.problems(101, &retry, &settings("steps", json!(51)), &methods);
-        for (problem, cap) in problems.iter().zip(["twice", "max_shard_size", "max_retry_rounds", "max_steps"]) {
+        let problems = caps.problems(101, &retry, &settings("steps", json!(51)), &methods, Some(&accept(5)));
+        let named = ["twice", "max_shard_size", "max_retry_rounds", "max_accept_tries", "max_steps"];
+        for (problem, cap) in problems.iter().zip(named) {
             assert!(problem.contains(cap), "{problems:?}");
         }
-        assert_eq!(problems.len(), 4);
+        assert_eq!(problems.len(), named.len());
         // As many pixels in another shape are as much work.
         assert!(caps.of_settings(&settings("size", json!("1024x256"))).is_ok());
         assert!(caps.of_settings(&settings("size", json!("520x512"))).unwrap_err().contains("max_size"));
-        let fine = caps.problems(100, &RetryPolicy { max_rounds: 1, ..retry }, &Settings::default(), &methods[..2]);
+        let retry = RetryPolicy { max_rounds: 1, ..retry };
+        let fine = caps.problems(100, &retry, &Settings::default(), &methods[..2], Some(&accept(4)));
         assert_eq!(fine, Vec::<String>::new());
+        assert_eq!((pictures(&methods, None), pictures(&methods[..1], Some(&accept(4)))), (4, 10));
     }
 
     #[test]
@@ -190,7 +206,10 @@ mod tests {
         let retry = RetryPolicy { max_rounds: range::MAX_ROUNDS.high as u32, ..RetryPolicy::default() };
         let caps = Caps::default();
         for settings in [settings("steps", json!(1000)), settings("size", json!("4096x4096"))] {
-            assert_eq!(caps.problems(range::SHARD_SIZE.high as u32, &retry, &settings, &[]), Vec::<String>::new());
+            assert_eq!(
+                caps.problems(range::SHARD_SIZE.high as u32, &retry, &settings, &[], None),
+                Vec::<String>::new()
+            );
         }
     }
 }

@@ -267,6 +267,12 @@ impl Seed {
         Self(u64::from_le_bytes(first) & Self::MAX)
     }
 
+    /// The seed that comes so many later; after the largest one comes 0.
+    #[must_use]
+    pub fn later(self, by: u32) -> Self {
+        Self((self.0 + u64::from(by)) % (Self::MAX + 1))
+    }
+
     /// The seed as a number.
     pub fn get(self) -> u64 {
         self.0

@@ -16,6 +16,7 @@ pub mod id;
 pub mod key;
 pub mod manifest;
 pub mod marker;
+pub mod measure;
 pub mod message;
 pub mod outcome;
 pub mod picture;

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AttemptId, RunId, Sha256Hex, ShardId, WorkerId};
-use crate::outcome::{TaskEnd, TaskOutcome};
-use crate::run::{ModelIdentity, RunSpec};
+use crate::outcome::{Outcome, TaskEnd, TaskOutcome};
+use crate::run::{AcceptanceCounts, ModelIdentity, RunSpec};
 
 /// What a worker commits: which archive counts, and the outcome of every task of the shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +48,8 @@ pub struct Tally {
     pub done: u64,
     /// The others, in the shard's order.
     pub failed: Vec<TaskOutcome>,
+    /// What became of the pictures, where the run accepts only some.
+    pub acceptance: AcceptanceCounts,
 }
 
 impl Tally {
@@ -60,7 +62,10 @@ impl Tally {
         let mut tally = Self::default();
         for end in ends {
             match end {
-                TaskEnd::Done => tally.done += 1,
+                TaskEnd::Done { accepted, tries } => {
+                    tally.done += 1;
+                    tally.acceptance.add(accepted, tries);
+                }
                 TaskEnd::Failed(outcome) => tally.failed.push(outcome),
             }
         }
@@ -70,9 +75,9 @@ impl Tally {
 
 impl From<&CommitMarker> for Tally {
     fn from(marker: &CommitMarker) -> Self {
-        Self::of(marker.outcomes.iter().map(|outcome| match outcome.outcome.is_done() {
-            true => TaskEnd::Done,
-            false => TaskEnd::Failed(outcome.clone()),
+        Self::of(marker.outcomes.iter().map(|outcome| match &outcome.outcome {
+            Outcome::Done { accepted, tries, .. } => TaskEnd::Done { accepted: *accepted, tries: tries.len() },
+            Outcome::Failed(_) => TaskEnd::Failed(outcome.clone()),
         }))
     }
 }
@@ -138,7 +143,8 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::id::{CustomId, Round, Seed, TaskIndex};
-    use crate::outcome::{ErrorCode, FileRef, Outcome, TaskError};
+    use crate::measure::Try;
+    use crate::outcome::{ErrorCode, FileRef, TaskError};
 
     fn marker(outcomes: Vec<TaskOutcome>) -> CommitMarker {
         CommitMarker {
@@ -160,11 +166,15 @@ mod tests {
     #[test]
     fn a_marker_that_is_read_to_be_counted_counts_what_the_whole_one_counts() {
         let file = FileRef { path: "a \"b\".png".to_owned(), sha256: Sha256Hex::of(b"a"), bytes: 1 };
+        let a_try = Try { seed: Seed::new(1).unwrap(), measures: BTreeMap::new(), accepted: false, error: None };
         let done = Outcome::Done {
             archive: None,
             files: BTreeMap::from([("image".to_owned(), file)]),
             mask_coverage: Some(0.5),
             scores: BTreeMap::new(),
+            measures: BTreeMap::new(),
+            accepted: Some(false),
+            tries: vec![a_try.clone(), a_try],
             warnings: vec!["an empty mask".to_owned()],
         };
         let failed = |retryable| {
@@ -186,6 +196,7 @@ mod tests {
         let marker = marker(outcomes.collect());
         let tally = Tally::from(&marker);
         assert_eq!((tally.done, tally.tasks()), (2, 4));
+        assert_eq!(tally.acceptance, AcceptanceCounts { accepted: 0, kept: 2, tries: 2 });
         assert_eq!(tally.failed, [marker.outcomes[1].clone(), marker.outcomes[3].clone()]);
         let json = serde_json::to_vec_pretty(&marker).unwrap();
         assert_eq!(serde_json::from_slice::<Tally>(&json).unwrap(), tally);

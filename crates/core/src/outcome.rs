@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{CustomId, Seed, Sha256Hex, TaskIndex};
 use crate::manifest::Extra;
+use crate::measure::Try;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal),* $(,)?) => {
@@ -128,6 +129,16 @@ pub enum Outcome {
         /// a comparison: PSNR in dB against the reference outside that region, 0 to 100.
         #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
         scores: BTreeMap<String, f64>,
+        /// What the run asked to be measured, by name (docs/evaluation.md). One that this picture cannot have is absent.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+        measures: BTreeMap<String, f64>,
+        /// Whether the picture fulfils the run's condition; where there is none, nothing.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        accepted: Option<bool>,
+        /// Every picture that was made of the task until one was accepted, in the order of their seeds; the one that is kept
+        /// has the outcome's seed. Where there is no condition, none.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        tries: Vec<Try>,
         /// What the user should know, such as an empty mask or a truncated prompt.
         #[serde(skip_serializing_if = "Vec::is_empty", default)]
         warnings: Vec<String>,
@@ -177,6 +188,12 @@ struct Flat {
     #[serde(default)]
     scores: BTreeMap<String, f64>,
     #[serde(default)]
+    measures: BTreeMap<String, f64>,
+    #[serde(default)]
+    accepted: Option<bool>,
+    #[serde(default)]
+    tries: Vec<Try>,
+    #[serde(default)]
     warnings: Vec<String>,
     code: Option<ErrorCode>,
     message: Option<String>,
@@ -190,7 +207,7 @@ struct Flat {
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "FlatEnd")]
 pub(crate) enum TaskEnd {
-    Done,
+    Done { accepted: Option<bool>, tries: usize },
     Failed(TaskOutcome),
 }
 
@@ -202,6 +219,10 @@ struct FlatEnd {
     seed: Seed,
     status: Status,
     files: Option<IgnoredAny>,
+    #[serde(default)]
+    accepted: Option<bool>,
+    #[serde(default)]
+    tries: Vec<IgnoredAny>,
     code: Option<ErrorCode>,
     message: Option<String>,
     retryable: Option<bool>,
@@ -220,11 +241,12 @@ impl TryFrom<Flat> for TaskOutcome {
     type Error = String;
 
     fn try_from(flat: Flat) -> Result<Self, String> {
-        let Flat { task, custom_id, seed, status, archive, files, mask_coverage, scores, warnings, extra, .. } = flat;
+        let Flat { task, custom_id, seed, status, archive, files, mask_coverage, warnings, extra, .. } = flat;
+        let Flat { scores, measures, accepted, tries, .. } = flat;
         let outcome = match status {
             Status::Done => {
                 let files = files.ok_or_else(|| missing(custom_id.as_str(), "files"))?;
-                Outcome::Done { archive, files, mask_coverage, scores, warnings }
+                Outcome::Done { archive, files, mask_coverage, scores, measures, accepted, tries, warnings }
             }
             Status::Failed => Outcome::Failed(failure(custom_id.as_str(), flat.code, flat.message, flat.retryable)?),
         };
@@ -236,10 +258,10 @@ impl TryFrom<FlatEnd> for TaskEnd {
     type Error = String;
 
     fn try_from(flat: FlatEnd) -> Result<Self, String> {
-        let FlatEnd { task, custom_id, seed, status, files, code, message, retryable, extra } = flat;
+        let FlatEnd { task, custom_id, seed, status, files, accepted, tries, code, message, retryable, extra } = flat;
         match status {
             Status::Done if files.is_none() => Err(missing(&custom_id, "files")),
-            Status::Done => Ok(Self::Done),
+            Status::Done => Ok(Self::Done { accepted, tries: tries.len() }),
             Status::Failed => {
                 let error = failure(&custom_id, code, message, retryable)?;
                 let custom_id = CustomId::new(custom_id).map_err(|error| error.to_string())?;
@@ -299,6 +321,14 @@ mod tests {
             files: [("image".to_owned(), file)].into(),
             mask_coverage: Some(0.25),
             scores: [("outside_psnr".to_owned(), 31.5)].into(),
+            measures: [("clip".to_owned(), 27.5)].into(),
+            accepted: Some(false),
+            tries: vec![Try {
+                seed: Seed::new(7).unwrap(),
+                measures: [("clip".to_owned(), 27.5)].into(),
+                accepted: false,
+                error: None,
+            }],
             warnings: vec!["an empty mask".to_owned()],
         };
         let outcome = TaskOutcome { outcome: done, ..outcome };

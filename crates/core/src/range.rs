@@ -28,6 +28,15 @@ pub const WEIGHT: Range = Range::new(1.0, 1000.0);
 /// Seeds: whole numbers that JSON readers of every kind hold exactly.
 pub const SEED: Range = Range::new(0.0, Seed::MAX as f64);
 
+/// How often a picture that is not accepted is made again.
+pub const ACCEPT_TRIES: Range = Range::new(0.0, 10.0);
+
+/// The same, where it is not said.
+pub const ACCEPT_TRIES_DEFAULT: u32 = 3;
+
+/// Bytes of a condition on measures.
+pub const CONDITION_BYTES: usize = 4096;
+
 /// Bytes of a run's name.
 pub const NAME_BYTES: usize = 200;
 

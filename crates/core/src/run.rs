@@ -6,9 +6,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Pool, RunId, Seed};
+use crate::measure::Acceptance;
 use crate::retry::RetryPolicy;
 use crate::settings::{Method, Settings};
 use crate::stop::StopIf;
+use crate::task::Task;
 
 /// How pictures are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::VariantNames)]
@@ -73,6 +75,12 @@ pub struct RunSpec {
     /// Other methods to make beside each picture, for comparison.
     #[serde(default)]
     pub compare: Vec<Method>,
+    /// What is measured of each picture, by name, in the order of [`crate::measure::MEASURES`].
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub measures: Vec<String>,
+    /// Which pictures are accepted; others are made again with other seeds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub accept: Option<Acceptance>,
     /// How pictures are stored.
     pub format: OutputFormat,
     /// Whether the reference, as it was used, is stored beside each picture.
@@ -124,6 +132,16 @@ impl std::fmt::Display for ModelIdentity {
 }
 
 impl RunSpec {
+    /// How often a picture is made again at most.
+    pub fn tries(&self) -> u32 {
+        self.accept.as_ref().map_or(0, |accept| accept.tries)
+    }
+
+    /// Whether the task's picture may have been made with this seed: the task's own, or that of a later try.
+    pub fn may_use(&self, task: &Task, seed: Seed) -> bool {
+        (0..=self.tries()).any(|number| task.seed.later(number) == seed)
+    }
+
     /// Shards of round 0.
     pub fn shards(&self) -> u32 {
         self.tasks.div_ceil(u64::from(self.shard_size.max(1))) as u32
@@ -185,4 +203,30 @@ pub struct RunSummary {
     pub wall_seconds: f64,
     /// `done / wall_seconds`.
     pub pictures_per_second: f64,
+    /// What became of its condition, where it had one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub acceptance: Option<AcceptanceCounts>,
+}
+
+/// What became of the pictures of a run that accepts only some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AcceptanceCounts {
+    /// Pictures that fulfil the condition.
+    pub accepted: u64,
+    /// Pictures that are kept though no try of theirs does.
+    pub kept: u64,
+    /// Pictures that were made beyond the first of each task.
+    pub tries: u64,
+}
+
+impl AcceptanceCounts {
+    /// Adds a picture that was made so often; one of a run that accepts everything counts for nothing.
+    pub fn add(&mut self, accepted: Option<bool>, tries: usize) {
+        match accepted {
+            Some(true) => self.accepted += 1,
+            Some(false) => self.kept += 1,
+            None => return,
+        }
+        self.tries += tries.saturating_sub(1) as u64;
+    }
 }

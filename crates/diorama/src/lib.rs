@@ -10,7 +10,10 @@ mod fleet;
 mod gallery;
 mod identity;
 mod issues;
+mod listen;
 mod maker;
+#[cfg(feature = "engine")]
+mod measurer;
 mod output;
 mod overwrite;
 mod progress;

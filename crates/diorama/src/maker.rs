@@ -1,14 +1,19 @@
-//! Which generator the configuration asks for.
+//! Which generator and which measurer the configuration asks for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use diorama_core::generator::{Generated, Generator, GeneratorError, Job};
+use diorama_core::measure::Measurer;
 use diorama_core::outcome::{ErrorCode, TaskError};
 #[cfg(feature = "engine")]
 use diorama_engine::{LibtorchGenerator, LibtorchOptions};
-use diorama_engine::{SyntheticGenerator, SyntheticOptions};
+use diorama_engine::{SyntheticGenerator, SyntheticMeasurer, SyntheticOptions};
 use diorama_runtime::options::{EngineKind, EngineOptions};
+use diorama_worker::device::Engine;
+
+#[cfg(feature = "engine")]
+use crate::measurer::Measuring;
 
 /// A generator that was made ready.
 pub(crate) enum Maker {
@@ -28,6 +33,23 @@ pub(crate) fn make(options: &EngineOptions) -> anyhow::Result<Maker> {
         }))),
         EngineKind::Libtorch => libtorch(options),
     }
+}
+
+/// What measures the pictures of that engine, with the networks in these folders.
+pub(crate) fn measurer(options: &EngineOptions, networks: &[PathBuf]) -> anyhow::Result<Box<dyn Measurer>> {
+    match options.engine {
+        EngineKind::Synthetic => Ok(Box::new(SyntheticMeasurer)),
+        #[cfg(feature = "engine")]
+        EngineKind::Libtorch => Ok(Box::new(Measuring::load(networks, options.device.as_str())?)),
+        #[cfg(not(feature = "engine"))]
+        EngineKind::Libtorch => anyhow::bail!("this build has no engine, and measures with no network in {networks:?}"),
+    }
+}
+
+/// Loads both.
+pub(crate) fn engine(options: &EngineOptions, networks: &[PathBuf]) -> anyhow::Result<Engine> {
+    let generator = make(options)?.into_generator();
+    Ok(Engine { generator, measurer: Some(measurer(options, networks)?) })
 }
 
 #[cfg(feature = "engine")]

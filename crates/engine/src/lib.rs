@@ -5,6 +5,7 @@
 
 #[cfg(feature = "libtorch")]
 mod libtorch;
+mod measures;
 #[cfg(feature = "libtorch")]
 mod resolve;
 mod synthetic;
@@ -13,4 +14,5 @@ mod synthetic;
 pub use diorama_diffusion::device;
 #[cfg(feature = "libtorch")]
 pub use libtorch::{LibtorchGenerator, LibtorchOptions, prepare_process};
+pub use measures::SyntheticMeasurer;
 pub use synthetic::{SyntheticGenerator, SyntheticOptions};

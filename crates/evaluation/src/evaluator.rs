@@ -3,28 +3,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+pub use diorama_core::measure::Subject;
+use diorama_core::measure::{MEASURES, Measure};
 use diorama_core::picture::{Gray8, Rgb8};
 use tch::{Kind, Tensor};
 
 use crate::error::Result;
 use crate::measures::{Region, background, light, phash, tensor, zero_filled};
-use crate::networks::{Kind as Network, Networks, SMALLEST_SIDE, Trunk, Verdict, bilinear};
+use crate::networks::{Kind as Network, Lpips, Networks, SMALLEST_SIDE, Trunk, Verdict, bilinear};
 use crate::row::RegionKind;
-
-/// A picture with what it is compared to, decoded.
-#[derive(Debug, Clone)]
-pub struct Subject {
-    /// The picture.
-    pub picture: Rgb8,
-    /// The reference in the picture's size.
-    pub reference: Option<Rgb8>,
-    /// White where the subject may be; from whoever made the task, never the picture's own mask.
-    pub region: Option<Gray8>,
-    /// The prompt.
-    pub prompt: Option<String>,
-    /// The share of the picture that its mask covers, 0 to 1.
-    pub coverage: Option<f64>,
-}
 
 /// What was measured.
 #[derive(Debug, Clone, Default)]
@@ -56,12 +43,14 @@ const KNOWN_PROMPTS: usize = 4096;
 pub struct Evaluator {
     networks: Networks,
     prompts: HashMap<String, Tensor>,
+    /// What is to be measured, by name; nothing is everything.
+    wanted: Vec<String>,
 }
 
 impl Evaluator {
     /// An evaluator.
     pub fn new(networks: Networks) -> Self {
-        Self { networks, prompts: HashMap::new() }
+        Self { networks, prompts: HashMap::new(), wanted: Vec::new() }
     }
 
     /// The networks.
@@ -77,15 +66,54 @@ impl Evaluator {
     pub fn measure(&mut self, subjects: &[Subject]) -> Result<Vec<Measured>> {
         let verdicts = self.judge(subjects)?;
         let common = common_region(subjects, &verdicts);
-        let mut all = Vec::with_capacity(subjects.len());
-        for (subject, verdict) in subjects.iter().zip(&verdicts) {
+        let each = |(subject, verdict): (&Subject, &Option<Verdict>)| {
             let mut measured = Measured { phash: phash(&subject.picture), ..Measured::default() };
-            self.alone(subject, &mut measured)?;
-            self.by_prompt(subject, verdict.as_ref(), common.as_ref(), &mut measured)?;
-            self.against_reference(subject, common.as_ref(), &mut measured)?;
-            all.push(measured);
-        }
-        Ok(all)
+            self.complete(subject, verdict.as_ref(), common.as_ref(), &mut measured)?;
+            Ok(measured)
+        };
+        subjects.iter().zip(&verdicts).map(each).collect()
+    }
+
+    /// What is `wanted`, by name, of a picture that is compared with no other. Where no region is given its background is
+    /// the whole picture, never what the judge sees outside its object: with another seed that is another place.
+    ///
+    /// # Errors
+    /// As [`Evaluator::measure`].
+    pub fn measure_alone(&mut self, subject: &Subject, wanted: &[String]) -> Result<BTreeMap<String, f64>> {
+        self.wanted = wanted.to_vec();
+        let mut measured = Measured::default();
+        let verdict = match self.wants(&Network::Judge) {
+            true => self.judge(std::slice::from_ref(subject))?.pop().flatten(),
+            false => None,
+        };
+        let completed = self.complete(subject, verdict.as_ref(), None, &mut measured);
+        self.wanted.clear();
+        completed?;
+        measured.measures.retain(|name, _| wanted.contains(name));
+        Ok(measured.measures)
+    }
+
+    fn complete(
+        &mut self,
+        subject: &Subject,
+        verdict: Option<&Verdict>,
+        common: Option<&Gray8>,
+        measured: &mut Measured,
+    ) -> Result<()> {
+        self.alone(subject, measured)?;
+        self.by_prompt(subject, verdict, common, measured)?;
+        self.against_reference(subject, common, measured)
+    }
+
+    /// Whether anything is to be measured that needs this network.
+    fn wants(&self, network: &Network) -> bool {
+        let needs = |measure: &Measure| measure.needs.network == Some(network.folder());
+        self.wants_any(needs)
+    }
+
+    fn wants_any(&self, is_meant: impl Fn(&Measure) -> bool) -> bool {
+        let wanted = |measure: &Measure| self.wanted.is_empty() || self.wanted.iter().any(|name| name == measure.name);
+        MEASURES.iter().any(|measure| wanted(measure) && is_meant(measure))
     }
 
     /// What the judge sees in each picture; nothing where there is no judge or it does not know such pictures.
@@ -133,6 +161,9 @@ impl Evaluator {
                 measured.set("judge_scene", truth(verdict.scene == scene));
             }
         }
+        if !self.wants(&Network::Clip) {
+            return Ok(());
+        }
         let Some(direction) = self.direction(prompt)? else { return Ok(()) };
         let Some(clip) = &self.networks.clip else { return Ok(()) };
         let score = |picture: &Rgb8| -> Result<f64> {
@@ -165,8 +196,16 @@ impl Evaluator {
 
     fn against_reference(&self, subject: &Subject, common: Option<&Gray8>, measured: &mut Measured) -> Result<()> {
         let Some(reference) = &subject.reference else { return Ok(()) };
+        if !self.wants_any(|measure| measure.needs.reference) {
+            return Ok(());
+        }
         let (picture, reference) = (tensor(&subject.picture)?, tensor(reference)?);
         let size = (subject.picture.width, subject.picture.height);
+        if !self.wants_any(|measure| measure.needs.reference && measure.needs.network.is_none())
+            && !self.wants_any(|measure| measure.name == "pie_lpips")
+        {
+            return self.whole(&picture, &reference, measured);
+        }
         let (region, kind) = match subject.region.as_ref().map(|mask| (mask, RegionKind::Given)) {
             Some((mask, kind)) => (Region::outside_of(mask, size)?, kind),
             None => match common {
@@ -200,6 +239,7 @@ impl Evaluator {
             measured.set("pie_ssim", ssim);
         }
         let squeeze = self.networks.lpips.iter().find(|lpips| lpips.trunk() == Trunk::Squeeze);
+        let squeeze = squeeze.filter(|_| self.wants_any(|measure| measure.name == "pie_lpips"));
         if let Some(lpips) = squeeze.filter(|_| large_enough(picture)) {
             let (a, b) =
                 (region.without_inside(picture)?.f_unsqueeze(0)?, region.without_inside(reference)?.f_unsqueeze(0)?);
@@ -212,14 +252,15 @@ impl Evaluator {
     /// Comparisons of the whole pictures.
     fn whole(&self, picture: &Tensor, reference: &Tensor, measured: &mut Measured) -> Result<()> {
         let (a, b) = (picture.f_unsqueeze(0)?, reference.f_unsqueeze(0)?);
-        for lpips in self.networks.lpips.iter().filter(|_| large_enough(picture)) {
+        let wanted = |lpips: &&Lpips| self.wants_any(|measure| measure.name == lpips.trunk().measure());
+        for lpips in self.networks.lpips.iter().filter(|_| large_enough(picture)).filter(wanted) {
             let distance = lpips.distance(&a, &b).map_err(|error| Network::Lpips(lpips.trunk()).error(error))?;
             measured.set(lpips.trunk().measure(), distance[0]);
         }
-        if let Some(inception) = &self.networks.inception {
+        if let Some(inception) = self.networks.inception.as_ref().filter(|_| self.wants(&Network::Inception)) {
             measured.set("pair_feature_distance_64", pair_distance(inception, &a, &b)?);
         }
-        if let Some(dino) = &self.networks.dino {
+        if let Some(dino) = self.networks.dino.as_ref().filter(|_| self.wants(&Network::Dino)) {
             let error = |error| Network::Dino.error(error);
             let (a, b) =
                 (dino.self_similarity(picture).map_err(error)?, dino.self_similarity(reference).map_err(error)?);

@@ -9,8 +9,8 @@
 
 pub mod error;
 pub mod evaluator;
-pub mod expression;
 pub mod measures;
+pub mod near;
 pub mod networks;
 pub mod report;
 pub mod row;

@@ -35,6 +35,9 @@ pub struct Row {
     /// 64 bits, as 16 hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub phash: Option<String>,
+    /// The earlier picture of the series that this one nearly repeats, by the distance of their hashes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub near_duplicate_of: Option<String>,
     /// Why measures are absent or doubtful.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub notes: Vec<String>,

@@ -3,10 +3,10 @@
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use diorama_core::measure::Expression;
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::expression::Expression;
 use crate::report::rows;
 use crate::row::Row;
 use crate::run::ROWS;

@@ -7,7 +7,7 @@ use diorama_core::fit::Placement;
 use diorama_core::generator::ReferencePicture;
 use diorama_core::id::Sha256Hex;
 use diorama_core::outcome::{ErrorCode, TaskError};
-use diorama_core::picture::Rgb8;
+use diorama_core::picture::{Gray8, Rgb8};
 
 /// What a picture that equals the reference to the last bit scores.
 const MOST: f64 = 100.0;
@@ -68,6 +68,15 @@ impl Region {
     /// The share of pixels outside, above 0 and below 1.
     pub fn outside(&self) -> f64 {
         self.white.iter().filter(|white| !**white).count() as f64 / self.white.len() as f64
+    }
+
+    /// The region in the pixels of a picture: 255 where the subject may be, and where the picture shows nothing of the
+    /// reference; 0 at the place that must stay.
+    pub fn mask(&self, used: &Placement) -> Gray8 {
+        let (width, height) = (used.width, used.height);
+        let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+        let data = places.map(|(x, y)| if self.is_outside(x, y, used) { 0 } else { 255 }).collect();
+        Gray8 { width, height, data }
     }
 
     /// Whether the pixel of a picture shows the reference outside the region: by the mask's pixel that its centre falls on.
@@ -164,6 +173,8 @@ mod tests {
             let below = (width * height / 2) as usize;
             let outside = outside(Fit::Stretch, (6, 4), &region, (width, height)).unwrap();
             assert_eq!(outside.pixels, (below..2 * below).collect::<Vec<_>>());
+            let mask = region.mask(&Fit::Stretch.place((6, 4), (width, height)));
+            assert_eq!(mask.data, [vec![255; below], vec![0; below]].concat());
         }
     }
 

@@ -5,24 +5,25 @@ use diorama_core::id::{RunId, ShardId};
 use diorama_core::marker::{CommitMarker, Tally};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskOutcome};
 use diorama_core::round::RoundInfo;
+use diorama_core::run::AcceptanceCounts;
 
 /// What a marker adds. A failure counts as `retrying` where it may be tried again and its round is not the last one that
 /// it may go into.
 pub fn counts_of(marker: &CommitMarker, last_round: u32) -> Counts {
-    counts(marker.shard, marker.outcomes.len() as u64, &marker.outcomes, last_round)
+    counts(marker.shard, &Tally::from(marker), last_round)
 }
 
-/// Of `tasks` tasks, all that failed among `outcomes`.
-fn counts(shard: ShardId, tasks: u64, outcomes: &[TaskOutcome], last_round: u32) -> Counts {
-    let mut counts = Counts { shards: 1, ..Counts::default() };
-    for outcome in outcomes {
+fn counts(shard: ShardId, tally: &Tally, last_round: u32) -> Counts {
+    let AcceptanceCounts { accepted, kept, tries } = tally.acceptance;
+    let mut counts = Counts { shards: 1, done: tally.done, accepted, kept, tries, ..Counts::default() };
+    for outcome in &tally.failed {
         match &outcome.outcome {
             Outcome::Done { .. } => {}
             Outcome::Failed(error) if error.retryable && shard.round.0 < last_round => counts.retrying += 1,
             Outcome::Failed(_) => counts.failed += 1,
         }
     }
-    Counts { done: tasks - counts.retrying - counts.failed, ..counts }
+    counts
 }
 
 /// What a shard adds that an ending left out: its tasks have failed for good.
@@ -51,7 +52,7 @@ pub async fn count_tally(
     tally: Tally,
     last_round: u32,
 ) -> Result<bool, ProgressError> {
-    let counts = counts(shard, tally.tasks(), &tally.failed, last_round);
+    let counts = counts(shard, &tally, last_round);
     progress.commit(run, shard, counts, &worth_showing(tally.failed)).await
 }
 

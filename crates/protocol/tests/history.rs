@@ -39,6 +39,7 @@ fn ended(state: RunState) -> Act {
         device_seconds: 0.0,
         wall_seconds: 0.0,
         pictures_per_second: 0.0,
+        acceptance: None,
     };
     Act::Ended(Ended { summary, counts: Counts::default(), results: file(), errors: file() })
 }

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use diorama_backends::objects::ObjectError;
-use diorama_core::caps;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::run::ModelIdentity;
 use diorama_core::task::Task;
+use diorama_core::{caps, measure};
 use diorama_protocol::DecideError;
 use diorama_protocol::RunStore;
 use diorama_protocol::decision::Act;
@@ -40,11 +40,31 @@ pub(crate) async fn is_our_model(context: &Context, store: &RunStore, known: &Kn
     Ok(false)
 }
 
+/// Whether this worker can measure what the run asks for; else the run is paused with what is missing. A run on this
+/// machine was checked before it began.
+pub(crate) async fn can_measure(context: &Context, store: &RunStore, known: &Known) -> Result<bool, ObjectError> {
+    let missing = context.device.unmeasurable(&known.spec.measures);
+    if missing.is_empty() {
+        return Ok(true);
+    }
+    let reason = format!(
+        "the run wants {} measured, and {} of the pool {} cannot: {}; start the workers of this pool with a folder of \
+         networks that holds it (networks) and resume the run, or submit it again without",
+        missing.join(", "),
+        context.config.worker,
+        context.config.pool,
+        measure::missing(&missing)
+    );
+    pause(context, store, known, reason).await?;
+    Ok(false)
+}
+
 /// Whether the run as a whole asks for no more than this worker's operator allows; else it is paused with the reason. Its
 /// coordinator has checked that, unless it is another one, or was told otherwise.
 pub(crate) async fn is_within_caps(context: &Context, store: &RunStore, known: &Known) -> Result<bool, ObjectError> {
     let spec = &known.spec;
-    let problems = context.config.caps.problems(spec.shard_size, &spec.retry, &spec.settings, &spec.compare);
+    let caps = &context.config.caps;
+    let problems = caps.problems(spec.shard_size, &spec.retry, &spec.settings, &spec.compare, spec.accept.as_ref());
     within_caps(context, store, known, problems).await
 }
 
@@ -55,7 +75,8 @@ pub(crate) async fn are_within_caps(
     known: &Known,
     tasks: &[Task],
 ) -> Result<bool, ObjectError> {
-    let mut problems: Vec<String> = caps::too_heavy(tasks, 1 + known.spec.compare.len()).into_iter().collect();
+    let mut problems: Vec<String> =
+        caps::too_heavy(tasks, caps::pictures(&known.spec.compare, known.spec.accept.as_ref())).into_iter().collect();
     let refused = tasks.iter().find_map(|task| Some((task, context.config.caps.check(task).err()?)));
     problems.extend(refused.map(|(task, error)| format!("{}: {error}", task.custom_id)));
     within_caps(context, store, known, problems).await

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use diorama_core::generator::Job;
+use diorama_core::run::RunSpec;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
@@ -12,7 +13,7 @@ use tracing::Instrument;
 use crate::context::Context;
 use crate::ending::{Ending, Interrupt};
 use crate::error::{WorkerError, flatten};
-use crate::group::{Finished, Loaded, Place, Submitted, finish, load};
+use crate::group::{Finished, Later, Loaded, Place, Submitted, finish, load};
 use crate::journal::{Journal, Note};
 use crate::made::Made;
 use crate::plan::{Keys, batches};
@@ -21,12 +22,20 @@ use crate::work::Work;
 /// Groups whose pictures may wait to be encoded and stored while the device goes on; then the device waits.
 const STORING: usize = 3;
 
+/// Batches in a group of a run that makes pictures again: those that are not accepted share batches then.
+const TRIED_TOGETHER: usize = 4;
+
+/// Tasks in a group, whose pictures are in memory together.
+pub(crate) fn group_size(spec: &RunSpec, batch_size: usize) -> usize {
+    if spec.tries() > 0 { batch_size * TRIED_TOGETHER } else { batch_size }
+}
+
 /// Groups that the device has had or will have, in order.
 type Storing = VecDeque<AbortOnDropHandle<Result<Finished, WorkerError>>>;
 
 /// Makes the pictures of one shard.
 pub(crate) struct Generation<'a> {
-    pub(crate) context: &'a Context,
+    pub(crate) context: &'a Arc<Context>,
     pub(crate) work: &'a Arc<Work>,
     pub(crate) keys: &'a Keys,
     /// What comes of it, also where it is interrupted.
@@ -43,7 +52,7 @@ impl Generation<'_> {
         }
         for finished in storing {
             match flatten(finished.await) {
-                Ok(finished) => self.add(finished),
+                Ok(finished) => result = result.and(self.add(finished)),
                 Err(error) => result = result.and(Err(error.into())),
             }
         }
@@ -67,6 +76,8 @@ impl Generation<'_> {
             () = self.context.stopping.cancelled() => return Err(Interrupt::Ended(Ending::HandedBack)),
             turn = self.context.turn.acquire() => turn,
         };
+        // Groups that are made again are larger.
+        let waiting = if self.work.spec.tries() > 0 { 1 } else { STORING };
         // Counted, so that a drain that comes when all of them are under way does not wait for another one.
         for _ in 0..wanted {
             let Some(group) = self.context.unless_stopping(loaded.recv()).await? else { break };
@@ -74,12 +85,12 @@ impl Generation<'_> {
             self.context.unless_stopping(self.context.device.room()).await??;
             self.may_go_on().await?;
             let submitted = self.submit(group?).await?;
-            let finish = finish(self.work.clone(), submitted);
+            let finish = finish(self.context.clone(), self.work.clone(), submitted);
             storing.push_back(AbortOnDropHandle::new(tokio::spawn(finish.in_current_span())));
-            while storing.len() > STORING
+            while storing.len() > waiting
                 && let Some(first) = storing.pop_front()
             {
-                self.add(flatten(first.await)?);
+                self.add(flatten(first.await)?)?;
             }
         }
         Ok(())
@@ -92,7 +103,7 @@ impl Generation<'_> {
             journal.note(&self.work.store, Note::Running(self.work.tasks[position].index)).await?;
             let loaded = self.context.unless_stopping(load(self.work, vec![position])).await??;
             let submitted = self.submit(loaded).await?;
-            self.add(finish(self.work.clone(), submitted).await?);
+            self.add(finish(self.context.clone(), self.work.clone(), submitted).await?)?;
         }
         journal.note(&self.work.store, Note::Idle).await?;
         Ok(())
@@ -103,13 +114,16 @@ impl Generation<'_> {
         self.context.may_go_on(store, &spec.run, *id, self.made.begun).await.map(drop)
     }
 
-    fn add(&mut self, finished: Finished) {
+    /// Adds what came of a group; where that was interrupted, of some of its tasks.
+    fn add(&mut self, mut finished: Finished) -> Result<(), Interrupt> {
         self.context.pulse.worked(finished.device_seconds);
         self.context.measure(|metrics| metrics.device(finished.device_seconds));
+        let interrupt = finished.interrupt.take();
         self.made.add(finished);
+        interrupt.map_or(Ok(()), Err)
     }
 
-    /// Gives a group to the device: its tasks, then their comparisons. Waits while the device has enough. A group that has
+    /// Gives a group to the device: its tasks, then their comparisons, which wait where tasks may be made again. Waits while the device has enough. A group that has
     /// begun is submitted as a whole: half of it would be lost.
     async fn submit(&mut self, loaded: Loaded) -> Result<Submitted, Interrupt> {
         let (work, device) = (self.work, &self.context.device);
@@ -118,6 +132,7 @@ impl Generation<'_> {
             regions: BTreeMap::new(),
             refused: Vec::new(),
             batches: Vec::new(),
+            later: Later::default(),
         };
         // Given to the device, which lets go of them: a picture brings along what was used of its reference.
         let mut references = BTreeMap::new();
@@ -137,6 +152,10 @@ impl Generation<'_> {
                     task: work.variants[*position][variant].clone(),
                     reference: references[position].clone(),
                 };
+                if variant > 0 && work.spec.accept.is_some() {
+                    submitted.later.comparisons.push((variant, batch));
+                    continue;
+                }
                 let jobs = batch.iter().map(job).collect();
                 let has_begun = !submitted.batches.is_empty();
                 let pending = tokio::select! {
@@ -149,6 +168,9 @@ impl Generation<'_> {
                 self.made.begun = true;
                 submitted.batches.push((variant, batch, pending));
             }
+        }
+        if work.spec.accept.is_some() {
+            submitted.later.references = references;
         }
         Ok(submitted)
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use diorama_backends::blocking::{self, panic_message};
 use diorama_core::generator::{Generated, ReferencePicture};
+use diorama_core::id::Seed;
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError};
 use diorama_core::record::RegionRecord;
 use diorama_core::settings::{Method, Size};
@@ -16,13 +17,24 @@ use diorama_protocol::fault;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
 
+use crate::context::Context;
 use crate::device::Pending;
+use crate::ending::Interrupt;
 use crate::error::{WorkerError, flatten};
 use crate::output::{OutputFile, Wanted, by_role, encode};
+use crate::tries::{self, Chosen, Decided};
 use crate::work::Work;
 
-/// A task with its files stored: [`Outcome::Done`]; or its error.
-pub(crate) type TaskEnd = Result<Outcome, TaskError>;
+/// A task with its files stored: [`Outcome::Done`].
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    /// The seed of its picture.
+    pub(crate) seed: Seed,
+    pub(crate) outcome: Outcome,
+}
+
+/// How a task ends.
+pub(crate) type TaskEnd = Result<Kept, TaskError>;
 
 /// What a task begins with.
 #[derive(Default)]
@@ -43,12 +55,23 @@ pub(crate) struct Submitted {
     pub(crate) regions: BTreeMap<usize, Region>,
     pub(crate) refused: Vec<(usize, TaskError)>,
     pub(crate) batches: Vec<(usize, Vec<usize>, Pending)>,
+    pub(crate) later: Later,
 }
 
-/// A group that is done.
+/// What a group needs once its pictures are measured: only where the run accepts some of them.
+#[derive(Default)]
+pub(crate) struct Later {
+    /// What its tasks begin with, to make them again.
+    pub(crate) references: BTreeMap<usize, Option<Arc<ReferencePicture>>>,
+    /// Batches of comparisons, by variant, made with the seeds that are kept.
+    pub(crate) comparisons: Vec<(usize, Vec<usize>)>,
+}
+
+/// A group that is done, or what of it was decided before it was interrupted.
 pub(crate) struct Finished {
     pub(crate) ends: Vec<(usize, TaskEnd)>,
     pub(crate) device_seconds: f64,
+    pub(crate) interrupt: Option<Interrupt>,
 }
 
 /// Fetches the references and regions of a group, all at once.
@@ -92,10 +115,15 @@ async fn load_place(work: Arc<Work>, position: usize) -> Result<Result<Place, Ta
 }
 
 /// What the device made of one task: the task itself and the methods that it is compared with, by their numbers.
-type Variants = Vec<(usize, Result<Generated, TaskError>)>;
+pub(crate) type Variants = Vec<(usize, Result<Generated, TaskError>)>;
 
-/// Waits for a group's batches, then encodes and stores what each task came to.
-pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<Finished, WorkerError> {
+/// Waits for a group's batches, has its pictures measured and made again where the run wants that, then encodes and stores
+/// what each task came to.
+pub(crate) async fn finish(
+    context: Arc<Context>,
+    work: Arc<Work>,
+    mut submitted: Submitted,
+) -> Result<Finished, WorkerError> {
     let mut made: BTreeMap<usize, Variants> = BTreeMap::new();
     let mut device_seconds = 0.0;
     for (variant, positions, pending) in submitted.batches {
@@ -106,20 +134,20 @@ pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<
         }
     }
     fault::point("worker.after-generate");
-    let mut refused: BTreeMap<usize, TaskError> = submitted.refused.into_iter().collect();
+    let Decided { mut tasks, device_seconds: more_seconds, interrupt } =
+        tries::decide(&context, &work, made, &submitted.regions, submitted.later).await?;
+    device_seconds += more_seconds;
+    tasks.extend(submitted.refused.into_iter().map(|(position, error)| (position, Err(error))));
     let mut encoding = Vec::with_capacity(submitted.positions.len());
     for position in submitted.positions {
-        let made = match refused.remove(&position) {
-            Some(error) => Err(error),
-            None => Ok((submitted.regions.remove(&position), made.remove(&position).unwrap_or_default())),
-        };
-        encoding.push((position, made));
+        if let Some(chosen) = tasks.remove(&position) {
+            encoding.push((position, submitted.regions.remove(&position), chosen));
+        }
     }
     let (group, span) = (work.clone(), Span::current());
     let encode = move || {
-        let end = |(position, made): (usize, Result<(Option<Region>, Variants), TaskError>)| {
-            let encoded = made.and_then(|(region, made)| encode_task(&group, position, region.as_ref(), made));
-            (position, encoded)
+        let end = |(position, region, chosen): (usize, Option<Region>, Result<Chosen, TaskError>)| {
+            (position, chosen.and_then(|chosen| encode_task(&group, position, region.as_ref(), chosen)))
         };
         encoding.into_iter().map(end).collect::<Vec<_>>()
     };
@@ -127,7 +155,7 @@ pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<
     let (mut ends, mut files) = (Vec::with_capacity(encoded.len()), Vec::with_capacity(encoded.len()));
     for (position, encoded) in encoded {
         let (end, own) = match encoded {
-            Ok((outcome, own)) => (Ok(outcome), own),
+            Ok((kept, own)) => (Ok(kept), own),
             Err(error) => (Err(error), Vec::new()),
         };
         ends.push((position, end));
@@ -136,7 +164,7 @@ pub(crate) async fn finish(work: Arc<Work>, mut submitted: Submitted) -> Result<
     work.sink.store(files).await?;
     let done = ends.iter().filter(|(_, end)| end.is_ok()).count() as u64;
     work.hold.made(done, ends.len() as u64 - done).await;
-    Ok(Finished { ends, device_seconds })
+    Ok(Finished { ends, device_seconds, interrupt })
 }
 
 /// Encodes and measures one task's files. Blocking; a panic is the task's error.
@@ -144,8 +172,9 @@ fn encode_task(
     work: &Work,
     position: usize,
     region: Option<&Region>,
-    made: Variants,
-) -> Result<(Outcome, Vec<OutputFile>), TaskError> {
+    chosen: Chosen,
+) -> Result<(Kept, Vec<OutputFile>), TaskError> {
+    let Chosen { made, seed, measures, verdict } = chosen;
     let mut main = None;
     let mut compared = Vec::new();
     let mut warnings = Vec::new();
@@ -160,6 +189,7 @@ fn encode_task(
     let mut main = main.ok_or_else(lost)??;
     main.record.region = region_record(&work.tasks[position], region);
     warnings.splice(0..0, main.record.warnings.iter().cloned());
+    warnings.extend(unmeasured(&work.spec.measures, &measures));
     let (place, id) = (work.sink.place(), &work.tasks[position].custom_id);
     let encoded = catch_unwind(AssertUnwindSafe(|| {
         let files = encode(place, id, Wanted::by(&work.spec), &main, &compared);
@@ -170,8 +200,16 @@ fn encode_task(
         Err(TaskError::permanent(ErrorCode::OutputUnwritable, message))
     })?;
     let (archive, mask_coverage) = (place.archive().cloned(), main.record.mask_coverage);
-    let outcome = Outcome::Done { archive, files: by_role(&files), mask_coverage, scores, warnings };
-    Ok((outcome, files))
+    let (accepted, tries) = verdict.map_or((None, Vec::new()), |(accepted, tries)| (Some(accepted), tries));
+    let by_role = by_role(&files);
+    let outcome = Outcome::Done { archive, files: by_role, mask_coverage, scores, measures, accepted, tries, warnings };
+    Ok((Kept { seed, outcome }, files))
+}
+
+/// Says which measures this picture cannot have.
+fn unmeasured(wanted: &[String], measures: &BTreeMap<String, f64>) -> Option<String> {
+    let absent: Vec<&str> = wanted.iter().map(String::as_str).filter(|name| !measures.contains_key(*name)).collect();
+    (!absent.is_empty()).then(|| format!("not measured, because this picture cannot have it: {}", absent.join(", ")))
 }
 
 fn region_record(task: &Task, region: Option<&Region>) -> Option<RegionRecord> {
@@ -180,7 +218,7 @@ fn region_record(task: &Task, region: Option<&Region>) -> Option<RegionRecord> {
 }
 
 /// How much of the place the task's picture kept, and each that it is compared with: outside the region that the task
-/// gives. Without one nothing is said. The mask that a picture's own method found is no measure of that picture.
+/// gives. Without one nothing is said. The mask that a picture's own method found is not a measure of that picture.
 fn scores(region: Option<&Region>, main: &Generated, compared: &[(Method, Generated)]) -> BTreeMap<String, f64> {
     let made = std::iter::once(main).chain(compared.iter().map(|(_, made)| made));
     let used = |made: &'_ Generated| made.record.reference.as_ref().and_then(|reference| reference.used);

@@ -1,7 +1,7 @@
 //! The worker: pulls shards and makes their pictures: fetch inputs, generate, store outputs, commit, acknowledge.
 //!
 //! Top-down: `pull` is the loop, `shard` one shard from delivery to acknowledgement, `generate` its pictures, `group` what
-//! happens to a group of them on either side of the `device`; `context` is what all attempts share.
+//! happens to a group of them on either side of the `device`, `tries` which of them are made again; `context` is what all attempts share.
 //!
 //! Knows no model (it drives a [`diorama_core::generator::Generator`]), no coordinator, and no particular backend.
 //! Never prints; it reports through [`diorama_backends::progress::Progress`] and `tracing`.
@@ -31,6 +31,7 @@ mod shard;
 mod sink;
 #[cfg(test)]
 mod tests;
+mod tries;
 mod vitals;
 mod work;
 

@@ -7,7 +7,7 @@ use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
 use diorama_core::run::ModelIdentity;
 use diorama_core::task::Task;
 
-use crate::group::{Finished, TaskEnd};
+use crate::group::{Finished, Kept, TaskEnd};
 use crate::work::Work;
 
 /// The ends of a shard's tasks.
@@ -43,7 +43,8 @@ impl Made {
         }
         let position_of = |outcome: &TaskOutcome| {
             let is_it = |task: &Task| {
-                (task.index, &task.custom_id, task.seed) == (outcome.task, &outcome.custom_id, outcome.seed)
+                (task.index, &task.custom_id) == (outcome.task, &outcome.custom_id)
+                    && work.spec.may_use(task, outcome.seed)
             };
             work.tasks.iter().position(is_it)
         };
@@ -56,7 +57,7 @@ impl Made {
         let mut taken = false;
         for (outcome, position) in kept.into_iter().zip(positions) {
             let Some(position) = position else { continue };
-            self.ends.insert(position, Ok(outcome.outcome));
+            self.ends.insert(position, Ok(Kept { seed: outcome.seed, outcome: outcome.outcome }));
             self.inherited.insert(position);
             taken = true;
         }
@@ -100,14 +101,14 @@ impl Made {
     }
 
     /// The positions and outcomes of this attempt's own pictures.
-    fn own(&self) -> impl Iterator<Item = (usize, &Outcome)> + '_ {
+    fn own(&self) -> impl Iterator<Item = (usize, &Kept)> + '_ {
         let own = self.ends.iter().filter(|(position, _)| !self.inherited.contains(position));
         own.filter_map(|(position, end)| Some((*position, end.as_ref().ok()?)))
     }
 
     /// What this attempt keeps of its own for whoever goes on.
     pub(crate) fn part(&self, work: &Work, model: &ModelIdentity, archive: Option<ArchiveRef>) -> Part {
-        let outcome = |(position, outcome): (usize, &Outcome)| of_task(&work.tasks[position], outcome.clone());
+        let outcome = |(position, kept): (usize, &Kept)| of_task(&work.tasks[position], Ok(kept.clone()));
         Part {
             version: 1,
             run: work.spec.run.clone(),
@@ -123,7 +124,7 @@ impl Made {
 
     /// The paths of this attempt's own files.
     pub(crate) fn own_files(&self) -> Vec<&str> {
-        let files = self.own().filter_map(|(_, outcome)| match outcome {
+        let files = self.own().filter_map(|(_, kept)| match &kept.outcome {
             Outcome::Done { files, .. } => Some(files.values().map(|file| file.path.as_str())),
             Outcome::Failed(_) => None,
         });
@@ -135,7 +136,7 @@ impl Made {
         let lost = || TaskError::transient(ErrorCode::ModelError, "the worker lost track of this task");
         let outcome = |(position, task): (usize, &Task)| {
             let end = self.ends.get(&position).cloned().unwrap_or_else(|| Err(lost()));
-            of_task(task, end.unwrap_or_else(Outcome::Failed))
+            of_task(task, end)
         };
         work.tasks.iter().enumerate().map(outcome).collect()
     }
@@ -151,12 +152,7 @@ impl Made {
     }
 }
 
-fn of_task(task: &Task, outcome: Outcome) -> TaskOutcome {
-    TaskOutcome {
-        task: task.index,
-        custom_id: task.custom_id.clone(),
-        seed: task.seed,
-        outcome,
-        extra: task.extra.clone(),
-    }
+fn of_task(task: &Task, end: TaskEnd) -> TaskOutcome {
+    let Kept { seed, outcome } = end.unwrap_or_else(|error| Kept { seed: task.seed, outcome: Outcome::Failed(error) });
+    TaskOutcome { task: task.index, custom_id: task.custom_id.clone(), seed, outcome, extra: task.extra.clone() }
 }

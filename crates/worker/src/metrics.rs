@@ -20,11 +20,17 @@ const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 120.0, 3
 /// The outcome of a task with a picture.
 const DONE: &str = "done";
 
+/// What became of a picture of a run with a condition.
+const ACCEPTED: &str = "accepted";
+const KEPT: &str = "kept";
+
 /// The metrics of one worker. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     shards: IntCounterVec,
     tasks: IntCounterVec,
+    accepted: IntCounterVec,
+    tries: IntCounter,
     steps: HistogramVec,
     device_seconds: Counter,
     archive_bytes: IntCounter,
@@ -74,6 +80,15 @@ impl Metrics {
                 "outcome",
             )?,
             steps: HistogramVec::new(steps.buckets(SECONDS.to_vec()), &["step"])?,
+            accepted: counters(
+                "diorama_worker_accepted_total",
+                "Committed pictures of runs with a condition: accepted, or kept though none of their tries was",
+                "result",
+            )?,
+            tries: IntCounter::with_opts(opts(
+                "diorama_worker_tries_total",
+                "Pictures that were made again because they were not accepted",
+            ))?,
             device_seconds: Counter::with_opts(opts(
                 "diorama_worker_device_seconds_total",
                 "Seconds in which the device had a batch",
@@ -91,6 +106,7 @@ impl Metrics {
         };
         // A series that begins with its first event has no rate then.
         made.tasks.with_label_values(&[DONE]);
+        [ACCEPTED, KEPT].iter().for_each(|result| drop(made.accepted.with_label_values(&[*result])));
         ErrorCode::ALL.iter().for_each(|code| drop(made.tasks.with_label_values(&[code.as_str()])));
         Ending::ALL.iter().for_each(|ending| drop(made.shards.with_label_values(&[ending.as_str()])));
         Origin::ALL.iter().for_each(|origin| drop(made.references.with_label_values(&[origin.as_str()])));
@@ -106,6 +122,8 @@ impl Metrics {
         registry.register(Box::new(load))?;
         registry.register(Box::new(made.shards.clone()))?;
         registry.register(Box::new(made.tasks.clone()))?;
+        registry.register(Box::new(made.accepted.clone()))?;
+        registry.register(Box::new(made.tries.clone()))?;
         registry.register(Box::new(made.steps.clone()))?;
         registry.register(Box::new(made.device_seconds.clone()))?;
         registry.register(Box::new(made.archive_bytes.clone()))?;
@@ -124,6 +142,10 @@ impl Metrics {
                 Outcome::Done { .. } => DONE,
                 Outcome::Failed(error) => error.code.as_str(),
             };
+            if let Outcome::Done { accepted: Some(accepted), tries, .. } = &outcome.outcome {
+                self.accepted.with_label_values(&[if *accepted { ACCEPTED } else { KEPT }]).inc();
+                self.tries.inc_by(tries.len().saturating_sub(1) as u64);
+            }
             self.tasks.with_label_values(&[label]).inc();
         }
         self.archive_bytes.inc_by(marker.archives.iter().map(|archive| archive.bytes).sum());
@@ -171,6 +193,8 @@ mod tests {
             r#"diorama_worker_tasks_total{outcome="done",pool="p"} 0"#,
             r#"diorama_worker_tasks_total{outcome="out_of_memory",pool="p"} 0"#,
             r#"diorama_worker_shards_total{ending="handed_back",pool="p"} 0"#,
+            r#"diorama_worker_accepted_total{pool="p",result="kept"} 0"#,
+            r#"diorama_worker_tries_total{pool="p"} 0"#,
             r#"diorama_worker_references_total{from="cache",pool="p"} 0"#,
             r#"diorama_worker_model_load_seconds{pool="p"} 3"#,
             r#"diorama_worker_info{device="cpu",model="m",pool="p",worker="w"} 1"#,

@@ -25,7 +25,7 @@ use crate::context::{Context, IN_FLIGHT, Layout};
 use crate::ending::{Ending, Interrupt};
 use crate::error::WorkerError;
 use crate::fit;
-use crate::generate::Generation;
+use crate::generate::{Generation, group_size};
 use crate::hold::Hold;
 use crate::input;
 use crate::journal::{Journal, Note};
@@ -158,6 +158,9 @@ impl Shard {
             tell_progress(context, &known.spec, &known.history, &marker).await;
             return Err(Interrupt::Ended(Ending::AlreadyCommitted));
         }
+        if !fit::can_measure(context, &store, &known).await? {
+            return Err(Interrupt::Ended(Ending::LetGo));
+        }
         if !fit::is_within_caps(context, &store, &known).await? {
             return Err(Interrupt::Ended(Ending::LetGo));
         }
@@ -270,7 +273,7 @@ impl Shard {
         work.sink.store(made.positions().map(|position| (position, Vec::new())).collect()).await?;
         let (done, failed) = made.counts();
         work.hold.made(done, failed).await;
-        let size = if self.suspected { 1 } else { context.device.info().batch_size };
+        let size = if self.suspected { 1 } else { group_size(&work.spec, context.device.info().batch_size) };
         let groups = groups(keys, |position| !made.has(position), size);
         let generation = Generation { context, work, keys, made };
         if self.suspected {

@@ -18,7 +18,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(600);
 
 const HEAD: Head = Head { decisions: 3, state: RunState::Running, gives_way: false };
 
-const ONE: Counts = Counts { shards: 1, done: 60, failed: 3, retrying: 1 };
+const ONE: Counts = Counts { shards: 1, done: 60, failed: 3, retrying: 1, accepted: 50, kept: 10, tries: 70 };
 
 fn config(redis: &Redis) -> RedisConfig {
     RedisConfig::new(redis.url().into())

@@ -22,6 +22,7 @@ use serde_json::Value;
 use self::turns::Turn;
 use crate::case::{Case, End, end, until};
 
+mod acceptance;
 mod commands;
 mod coordinators;
 mod crashes;

@@ -28,7 +28,7 @@ fn holder(attempt: &str) -> Holder {
 /// The 0→1 rule under contention: of many commits of one shard exactly one is told that it was the first.
 pub async fn a_shard_committed_many_times_at_once_counts_once(progress: Arc<dyn Progress>) {
     let run = run("once");
-    let counts = Counts { shards: 1, done: 60, failed: 3, retrying: 1 };
+    let counts = Counts { shards: 1, done: 60, failed: 3, retrying: 1, accepted: 40, kept: 20, tries: 70 };
     for index in 0..20 {
         let commits: Vec<_> = (0..8)
             .map(|_| {
@@ -43,7 +43,7 @@ pub async fn a_shard_committed_many_times_at_once_counts_once(progress: Arc<dyn 
         assert_eq!(first, 1);
     }
     let total = counts_of(&*progress, &run).await;
-    assert_eq!(total, Counts { shards: 20, done: 1200, failed: 60, retrying: 20 });
+    assert_eq!(total, Counts::of([20, 1200, 60, 20, 800, 400, 1400]));
     let committed = progress.committed(&run, Round(0)).await.unwrap();
     assert_eq!(committed.len(), 20);
     assert!((0..20).all(|index| committed.contains(index)) && !committed.contains(20));
@@ -181,7 +181,7 @@ pub async fn how_far_a_log_is_never_goes_back(progress: &dyn Progress) {
 /// Many shards at once count like each by itself, across the borders of whatever they are kept in.
 pub async fn many_shards_at_once_count_like_each_by_itself(progress: &dyn Progress) {
     let run = run("many");
-    let one = Counts { shards: 1, done: 1, failed: 2, retrying: 3 };
+    let one = Counts { shards: 1, done: 1, failed: 2, retrying: 3, accepted: 1, kept: 0, tries: 4 };
     let indices = [0, 7, 8, 8191, 8192, 20_000];
     let shards: Vec<_> = indices.iter().map(|index| (shard(1, *index), one)).collect();
     progress.commit(&run, shard(1, 8192), one, &[]).await.unwrap();
@@ -190,7 +190,7 @@ pub async fn many_shards_at_once_count_like_each_by_itself(progress: &dyn Progre
     }
     assert!(!progress.commit(&run, shard(1, 8191), one, &[]).await.unwrap());
     let counted = progress.counted(&run).await.unwrap();
-    assert_eq!(counted.counts, Counts { shards: 6, done: 6, failed: 12, retrying: 18 });
+    assert_eq!(counted.counts, Counts::of([6, 6, 12, 18, 6, 0, 24]));
     assert!(!counted.complete);
     assert_eq!(progress.committed(&run, Round(1)).await.unwrap().iter().collect::<Vec<_>>(), indices);
     assert!(progress.committed(&run, Round(0)).await.unwrap().is_empty());
@@ -230,7 +230,7 @@ async fn counts_of(progress: &dyn Progress, run: &RunId) -> Counts {
 /// The intervals begin at multiples of their length, rise, and hold what was counted, once.
 pub async fn the_throughput_adds_up_to_what_was_counted(progress: &dyn Progress) {
     let run = run("throughput");
-    let counts = Counts { shards: 1, done: 7, failed: 1, retrying: 0 };
+    let counts = Counts { shards: 1, done: 7, failed: 1, ..Counts::default() };
     for index in [0, 1, 1, 2, 0] {
         progress.commit(&run, shard(0, index), counts, &[]).await.unwrap();
     }

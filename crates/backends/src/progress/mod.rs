@@ -72,15 +72,40 @@ pub struct Counts {
     pub failed: u64,
     /// Tasks that failed and go into the next round.
     pub retrying: u64,
+    /// Pictures that fulfil their run's condition, where it has one.
+    #[serde(default)]
+    pub accepted: u64,
+    /// Pictures that are kept though no try of theirs does.
+    #[serde(default)]
+    pub kept: u64,
+    /// Pictures that were made beyond the first of each task.
+    #[serde(default)]
+    pub tries: u64,
 }
 
 impl Counts {
+    /// The names under which a store keeps them, in the order of [`Self::numbers`].
+    pub const NAMES: [&'static str; 7] = ["shards", "done", "failed", "retrying", "accepted", "kept", "tries"];
+
+    /// All of them.
+    pub fn numbers(&self) -> [u64; 7] {
+        [self.shards, self.done, self.failed, self.retrying, self.accepted, self.kept, self.tries]
+    }
+
+    /// The counts of these numbers.
+    pub fn of([shards, done, failed, retrying, accepted, kept, tries]: [u64; 7]) -> Self {
+        Self { shards, done, failed, retrying, accepted, kept, tries }
+    }
+
     pub fn plus(self, other: Self) -> Self {
         Self {
             shards: self.shards + other.shards,
             done: self.done + other.done,
             failed: self.failed + other.failed,
             retrying: self.retrying + other.retrying,
+            accepted: self.accepted + other.accepted,
+            kept: self.kept + other.kept,
+            tries: self.tries + other.tries,
         }
     }
 }

@@ -51,6 +51,7 @@ async fn end(world: &World, spec: &diorama_core::run::RunSpec, history: &mut dio
         device_seconds: 1.0,
         wall_seconds: 1.0,
         pictures_per_second: 64.0,
+        acceptance: None,
     };
     let (results, errors) = (file(ObjectKey::Results(name.clone())), file(ObjectKey::Errors(name)));
     world.decide(&spec.run, history, Act::EndingBegun { state: RunState::Finished, void: None }).await;

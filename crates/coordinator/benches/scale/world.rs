@@ -62,6 +62,8 @@ pub(crate) fn spec(run: &str, tasks: u64, shard_size: u32) -> RunSpec {
         settings: Settings::default(),
         seed: Seed::new(1).unwrap(),
         compare: Vec::new(),
+        measures: Vec::new(),
+        accept: None,
         format: OutputFormat::Webdataset,
         shard_size,
         tasks,

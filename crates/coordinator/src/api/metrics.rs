@@ -7,6 +7,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
+use diorama_core::run::AcceptanceCounts;
 use prometheus::{Encoder, Error, GaugeVec, HistogramOpts, HistogramVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::fleet::{self, PoolStatus};
@@ -135,6 +136,11 @@ fn snapshot(seen: &Seen, leads: bool) -> Result<Registry, Error> {
     }
 
     let tasks = gauge("diorama_run_tasks", "Tasks of an active run by state", &["run", "pool", "state"])?;
+    let pictures = gauge(
+        "diorama_run_acceptance",
+        "Pictures of an active run with a condition: accepted, kept though no try was, and made again",
+        &["run", "pool", "result"],
+    )?;
     let about = Opts::new("diorama_run_eta_seconds", "Seconds until an active run is done, at the last minute's rate");
     let eta = GaugeVec::new(about, &["run", "pool"])?;
     registry.register(Box::new(eta.clone()))?;
@@ -149,6 +155,11 @@ fn snapshot(seen: &Seen, leads: bool) -> Result<Registry, Error> {
             ("failed", run.failed),
         ] {
             tasks.with_label_values(&[id, pool, state]).set(value as i64);
+        }
+        if let Some(AcceptanceCounts { accepted, kept, tries }) = run.acceptance {
+            for (result, value) in [("accepted", accepted), ("kept", kept), ("tries", tries)] {
+                pictures.with_label_values(&[id, pool, result]).set(value as i64);
+            }
         }
         if let Some(seconds) = run.eta_seconds {
             eta.with_label_values(&[id, pool]).set(seconds);

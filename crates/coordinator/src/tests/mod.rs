@@ -73,6 +73,8 @@ pub(crate) fn spec(tasks: u64, shard_size: u32) -> RunSpec {
         settings: Settings::default(),
         seed: Seed::new(1).unwrap(),
         compare: Vec::new(),
+        measures: Vec::new(),
+        accept: None,
         format: OutputFormat::Webdataset,
         shard_size,
         tasks,
@@ -111,7 +113,16 @@ pub(crate) fn submission(spec: &RunSpec) -> Submission {
 pub(crate) type Decide = Arc<dyn Fn(u64, u32) -> Outcome + Send + Sync>;
 
 pub(crate) fn done() -> Outcome {
-    Outcome::Done { archive: None, files: [].into(), mask_coverage: None, scores: [].into(), warnings: Vec::new() }
+    Outcome::Done {
+        archive: None,
+        files: [].into(),
+        mask_coverage: None,
+        scores: [].into(),
+        measures: Default::default(),
+        accepted: None,
+        tries: Vec::new(),
+        warnings: Vec::new(),
+    }
 }
 
 pub(crate) fn failed(retryable: bool) -> Outcome {

@@ -106,7 +106,16 @@ async fn commit_pictures(bench: &Bench, spec: &RunSpec, shard: ShardId) {
                 let file = FileRef { path: path.clone(), sha256, bytes: bytes.len() as u64 };
                 pictures.push((path, bytes));
                 let (files, archive) = ([("image".to_owned(), file)].into(), in_archive.then(|| key.clone()));
-                Outcome::Done { archive, files, mask_coverage: None, scores: [].into(), warnings: Vec::new() }
+                Outcome::Done {
+                    archive,
+                    files,
+                    mask_coverage: None,
+                    scores: [].into(),
+                    measures: Default::default(),
+                    accepted: None,
+                    tries: Vec::new(),
+                    warnings: Vec::new(),
+                }
             }
         };
         TaskOutcome { task: task.index, custom_id: task.custom_id, seed: task.seed, outcome, extra: task.extra }

@@ -79,7 +79,7 @@ pub(super) async fn check_shard(
     }
     let same = marker.outcomes.len() == tasks.len()
         && marker.outcomes.iter().zip(&tasks).all(|(outcome, task)| {
-            (outcome.task, &outcome.custom_id, outcome.seed) == (task.index, &task.custom_id, task.seed)
+            (outcome.task, &outcome.custom_id) == (task.index, &task.custom_id) && spec.may_use(task, outcome.seed)
         });
     if !same {
         checked.problems.push(format!("shard {shard}: its outcomes do not match its tasks one to one, in order"));

@@ -101,6 +101,8 @@ groups! {
     EngineFlags of Engine: Some("Engine"), EngineOptions::KEYS, [];
     /// How a run is cut, stored and tried again.
     RunFlags of Run: Some("Run"), RunOptions::KEYS, [];
+    /// With which networks a run's pictures are measured.
+    NetworkFlags of Measuring: Some("Run"), &[], ["networks"];
     /// The seed of a single picture.
     SeedFlag of Seed: None, &[], ["seed"];
     /// How references are fetched.
@@ -114,10 +116,13 @@ groups! {
     /// Which pool a run is for, and what references its workers take.
     SubmitFlags of Submit: None, &[], ["pool", "allow_private_references"];
     /// How a worker works.
-    WorkerFlags of Worker: Some("Worker"), WorkerOptions::KEYS, ["max_shard_size", "max_retry_rounds", "max_size", "max_steps"];
+    WorkerFlags of Worker: Some("Worker"), WorkerOptions::KEYS, [
+        "max_shard_size", "max_retry_rounds", "max_size", "max_steps", "max_accept_tries",
+    ];
     /// How a coordinator serves.
     ServeFlags of Serve: Some("Coordinator"), CoordinatorOptions::KEYS, [
         "metrics_listen", "scratch", "allow_private_references", "max_shard_size", "max_retry_rounds", "max_size", "max_steps",
+        "max_accept_tries",
     ];
 }
 

@@ -16,8 +16,8 @@ use diorama_runtime::config::{Config, ConfigError, Sources, load};
 use diorama_runtime::logging::LogFormat;
 
 use self::flags::{
-    ClientFlags, CoordinatorFlags, EngineFlags, MethodFlags, ReferenceFlags, RunFlags, SeedFlag, ServeFlags,
-    ServiceFlags, SubmitFlags, WorkerFlags,
+    ClientFlags, CoordinatorFlags, EngineFlags, MethodFlags, NetworkFlags, ReferenceFlags, RunFlags, SeedFlag,
+    ServeFlags, ServiceFlags, SubmitFlags, WorkerFlags,
 };
 pub(crate) use self::reading::Reading;
 pub(crate) use self::token::{NewToken, Token};
@@ -153,6 +153,8 @@ pub(crate) struct Run {
     json: bool,
     #[command(flatten)]
     run: RunFlags,
+    #[command(flatten)]
+    networks: NetworkFlags,
     #[command(flatten)]
     references: ReferenceFlags,
     #[command(flatten)]
@@ -531,7 +533,8 @@ impl Cli {
             }
             Command::Run(command) => {
                 let (run, references) = (command.run.pairs(), command.references.pairs());
-                [run, references, command.method.pairs(), command.engine.pairs()].concat()
+                let networks = command.networks.pairs();
+                [run, networks, references, command.method.pairs(), command.engine.pairs()].concat()
             }
             Command::Config(command) => [command.run.pairs(), command.method.pairs(), command.engine.pairs()].concat(),
             Command::Doctor(command) => {

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use diorama_core::measure::Expression;
 use diorama_engine::device::Device;
 use diorama_evaluation::evaluator::Evaluator;
-use diorama_evaluation::expression::Expression;
 use diorama_evaluation::networks::Networks;
 use diorama_evaluation::report::{self, Preset, Report};
 use diorama_evaluation::run::{Evaluation, Request, evaluate};

@@ -1,21 +1,22 @@
 //! `diorama run`: validates the manifest, runs it in this process, writes the gallery.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use diorama_coordinator::{RunEnd, RunProgress, Tasks};
 use diorama_core::generator::Generator;
 use diorama_core::id::{Pool, RunId, Sha256Hex};
+use diorama_core::measure::{self, Asked, check_task};
 use diorama_core::outcome::TaskError;
 use diorama_core::retry::RetryPolicy;
-use diorama_core::run::{Labels, ModelIdentity, RunSpec, RunSummary};
+use diorama_core::run::{AcceptanceCounts, Labels, ModelIdentity, RunSpec, RunSummary};
 use diorama_core::task::Task;
 use diorama_manifest::{Format, LISTED_SKIPPED, Manifest, ManifestError, ManifestReport, References, Rules};
 use diorama_picture::PictureLimits;
 use diorama_runtime::config::Config;
 use diorama_runtime::options::{OnInvalid, RunOptions};
-use diorama_worker::device::MakeGenerator;
+use diorama_worker::device::{Engine, MakeEngine};
 use diorama_worker::variants;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -34,15 +35,16 @@ pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> R
     let config = cli.configuration().map_err(Failure::usage)?;
     overwrite::refuse_within(&command.out, config.engine.model.as_deref(), "the model")?;
     overwrite::check_run_folder(&command.out, &[config.run.format])?;
+    let asked = asked(&config.run)?;
     let manifest = manifest(command, &config)?;
     let folder = RunFolder::open(&command.out).map_err(embedded)?;
     let existing = folder.existing().await.map_err(embedded)?;
     let had_ended = existing.as_ref().is_some_and(|existing| existing.history.ended().is_some());
     let plan = match existing {
-        Some(existing) if existing.history.is_submitted() => resume(command, &config, &manifest, existing)?,
+        Some(existing) if existing.history.is_submitted() => resume(command, &config, &manifest, existing, asked)?,
         _ => {
             let (command, config) = (command.manifest.clone(), config.clone());
-            let work = tokio::task::spawn_blocking(move || submit(&command, &config, &manifest));
+            let work = tokio::task::spawn_blocking(move || submit(&command, &config, &manifest, asked));
             tokio::select! {
                 plan = work => plan.map_err(Failure::permanent)??,
                 // Nothing was submitted yet, so there is nothing to finish.
@@ -71,6 +73,12 @@ pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> R
     Ok(code)
 }
 
+/// What is to be measured and accepted: what cannot be is refused before anything is read.
+pub(crate) fn asked(options: &RunOptions) -> Result<Asked, Failure> {
+    Asked::read(&options.measures, options.accept.as_deref(), options.accept_tries)
+        .map_err(|problem| Failure::permanent(anyhow::anyhow!(problem)))
+}
+
 fn manifest(command: &Run, config: &Config) -> Result<Manifest, Failure> {
     let rules = Rules {
         settings: config.settings.clone(),
@@ -95,28 +103,39 @@ pub(crate) fn open(path: &Path, format: Option<Format>, rules: Rules) -> Result<
 
 /// A plan for a folder whose run is already submitted: its tasks are in its input shards, and the model is loaded only
 /// where something is left to do.
-fn resume(command: &Run, config: &Config, manifest: &Manifest, existing: Existing) -> Result<Plan, Failure> {
+fn resume(
+    command: &Run,
+    config: &Config,
+    manifest: &Manifest,
+    existing: Existing,
+    asked: Asked,
+) -> Result<Plan, Failure> {
     let sha256 = manifest.digest().map_err(Failure::try_again)?;
     let counts = (existing.spec.tasks, existing.spec.invalid_rows);
     // Which model this is shows when it is loaded, if it is needed; until then the spec's stands.
     let model = existing.spec.model;
-    let options = config.engine.clone();
-    let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
+    let (options, networks) = (config.engine.clone(), networks(config, &asked));
+    let engine: MakeEngine = Box::new(move || Ok(maker::engine(&options, &networks)?));
     Ok(Plan {
-        spec: spec(&command.manifest, config, manifest, sha256, counts, model)?,
+        spec: spec(&command.manifest, config, manifest, sha256, counts, (model, asked))?,
         tasks: Box::new(std::iter::empty()),
         invalid: Vec::new(),
-        generator,
+        engine,
         limits: PictureLimits::default(),
         remote: Some(references::of_this_machine(config)),
     })
 }
 
 /// A plan for a new run: the model is loaded first, because what it refuses is an issue of the manifest too.
-fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Failure> {
+fn submit(path: &Path, config: &Config, manifest: &Manifest, asked: Asked) -> Result<Plan, Failure> {
     let maker = maker::make(&config.engine).map_err(Failure::permanent)?;
+    let measurer = maker::measurer(&config.engine, &networks(config, &asked)).map_err(Failure::permanent)?;
+    check_networks(&asked, measurer.measures())?;
     let skip = config.run.on_invalid == OnInvalid::Skip;
-    let check = |task: &Task| check_all(&maker, &config.run, task);
+    let check = |task: &Task| {
+        check_task(&asked.measures, task)?;
+        check_all(&maker, &config.run, task)
+    };
     let report =
         manifest.validate(&check, if skip { LISTED_SKIPPED } else { issues::SHOWN }).map_err(Failure::permanent)?;
     if report.issue_count > 0 && !(skip && report.tasks > 0) {
@@ -128,7 +147,7 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Fai
     }
     let counts = (report.tasks, report.invalid_rows);
     let model = Some(ModelIdentity::from(maker.as_generator().info()));
-    let spec = spec(path, config, manifest, report.sha256.clone(), counts, model)?;
+    let spec = spec(path, config, manifest, report.sha256.clone(), counts, (model, asked))?;
     let tasks = manifest.tasks(&report).map_err(Failure::try_again)?;
     let tasks: Tasks = Box::new(tasks.map(|task| task.map_err(Into::into)));
     let generator: Box<dyn Generator> = maker.into_generator();
@@ -136,10 +155,30 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Fai
         spec,
         tasks,
         invalid: skipped,
-        generator: Box::new(move || Ok(generator)),
+        engine: Box::new(move || Ok(Engine { generator, measurer: Some(measurer) })),
         limits: PictureLimits::default(),
         remote: Some(references::of_this_machine(config)),
     })
+}
+
+/// The folders of networks, where any is needed.
+fn networks(config: &Config, asked: &Asked) -> Vec<PathBuf> {
+    if asked.measures.is_empty() { Vec::new() } else { config.worker.networks.clone() }
+}
+
+/// Refuses measures whose network is not there.
+fn check_networks(asked: &Asked, there: &[&str]) -> Result<(), Failure> {
+    let missing: Vec<&str> = asked.measures.iter().map(String::as_str).filter(|name| !there.contains(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let why = measure::missing(&missing);
+    #[cfg(feature = "engine")]
+    let origins = crate::measurer::origins(&missing);
+    #[cfg(not(feature = "engine"))]
+    let origins = "";
+    let message = format!("{why}; name the folder that holds it with --networks, or leave the measure out{origins}");
+    Err(Failure::permanent(anyhow::anyhow!(message)))
 }
 
 /// Asks the model about the task, and about the same task with each method that it is compared with.
@@ -157,7 +196,7 @@ fn spec(
     manifest: &Manifest,
     manifest_sha256: Sha256Hex,
     (tasks, invalid_rows): (u64, u64),
-    model: Option<ModelIdentity>,
+    (model, asked): (Option<ModelIdentity>, Asked),
 ) -> Result<RunSpec, Failure> {
     let options = &config.run;
     Ok(RunSpec {
@@ -177,6 +216,8 @@ fn spec(
         settings: config.settings.clone(),
         seed: options.seed,
         compare: options.compare.clone(),
+        measures: asked.measures,
+        accept: asked.accept,
         format: options.format,
         keep_references: options.keep_references,
         shard_size: options.shard_size,
@@ -254,6 +295,9 @@ fn tell(summary: &RunSummary) -> String {
         progress::duration(Duration::from_secs_f64(summary.wall_seconds.max(0.0))),
         summary.pictures_per_second,
     );
+    if let Some(AcceptanceCounts { accepted, kept, tries }) = summary.acceptance {
+        text.push_str(&format!("\n{accepted} accepted, {kept} kept though no try was, {tries} made again"));
+    }
     for (code, count) in &summary.failures {
         text.push_str(&format!("\n{count} failed: {code} (errors.jsonl)"));
     }

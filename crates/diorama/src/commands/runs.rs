@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use diorama_backends::progress::{Heartbeat, WorkerState};
 use diorama_coordinator::{RunStatus, Waiting};
-use diorama_core::run::RunState;
+use diorama_core::run::{AcceptanceCounts, RunState};
 use diorama_core::text::{counted, shown};
 use jiff::Timestamp;
 use reqwest::Method;
@@ -120,6 +120,9 @@ pub(crate) fn describe(run: &RunStatus) -> String {
     }
     if run.retrying > 0 {
         add(format!("{} tried again in round {}", run.retrying, run.round));
+    }
+    if let Some(AcceptanceCounts { accepted, kept, tries }) = run.acceptance {
+        add(format!("{accepted} accepted, {kept} kept though no try was, {tries} made again"));
     }
     if run.summary.is_none() {
         if let Some(rate) = run.pictures_per_second {

@@ -14,7 +14,6 @@ use diorama_runtime::config::Config;
 use diorama_runtime::http::{self, Limits, raise_descriptors};
 use diorama_runtime::metrics;
 use diorama_runtime::options::{CoordinatorOptions, ServiceOptions};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
@@ -22,6 +21,7 @@ use tracing::{Instrument, Span};
 use crate::cli::Cli;
 use crate::exit::{self, Failure};
 use crate::fleet::connect::{backends, readable, s3_config_of_references, seconds};
+use crate::listen::listen;
 use crate::{identity, output};
 
 /// How long answers under way may take after a drain was asked for.
@@ -120,14 +120,10 @@ async fn serve(
     Ok(exit::DRAINED)
 }
 
-async fn listen(key: &str, address: &str) -> Result<TcpListener, Failure> {
-    let listening = TcpListener::bind(address).await;
-    listening.map_err(|error| Failure::permanent(anyhow::anyhow!("{key}: cannot listen on {address}: {error}")))
-}
-
 /// Without tokens anybody who reaches the API may do anything, so then only this machine reaches it; with them, whoever
 /// hears one may do what it allows.
 fn tokens(options: &CoordinatorOptions) -> Result<Option<Tokens>, Failure> {
+    crate::listen::check("--listen", &options.listen)?;
     let is_loopback = match options.listen.parse::<SocketAddr>() {
         Ok(address) => address.ip().is_loopback(),
         Err(_) => options.listen.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),

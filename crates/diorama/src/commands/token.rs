@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use diorama_coordinator::api::{Role, TokenStatus, Tokens};
 use diorama_core::id::Sha256Hex;
-use diorama_core::text::shown;
+use diorama_core::text::{counted, shown};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tempfile::NamedTempFile;
@@ -118,7 +118,7 @@ fn revoke(name: &str, path: &Path, json: bool) -> Result<u8, Failure> {
     if json {
         output::line(&json!({ "name": name, "revoked": revoked }).to_string());
     } else {
-        output::line(&format!("{revoked} tokens of {} are revoked", shown(name)));
+        output::line(&format!("revoked {} of {}", counted(revoked as u64, "token"), shown(name)));
     }
     Ok(exit::DONE)
 }

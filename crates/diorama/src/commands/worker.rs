@@ -5,10 +5,9 @@ use std::time::Instant;
 use diorama_core::id::WorkerId;
 use diorama_runtime::config::Config;
 use diorama_runtime::metrics;
-use diorama_worker::device::{DeviceError, MakeGenerator};
+use diorama_worker::device::{DeviceError, MakeEngine};
 use diorama_worker::{Device, Layout, Metrics, OnOutage, Scratch, Worker, WorkerConfig, WorkerError};
 use prometheus::Registry;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -18,6 +17,7 @@ use crate::cli::Cli;
 use crate::exit::{self, Failure};
 use crate::fleet::connect::{backends, seconds};
 use crate::fleet::references;
+use crate::listen::listen;
 use crate::{identity, maker, output};
 
 pub(crate) async fn run(cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
@@ -52,11 +52,11 @@ async fn pull(config: &Config, name: WorkerId, drain: &CancellationToken) -> Res
     };
     let asked = format!("diorama worker {name}");
     let Some(backends) = backends(&config.services, &asked, &registry, drain).await? else { return Ok(exit::DRAINED) };
-    let options = config.engine.clone();
+    let (options, networks) = (config.engine.clone(), config.worker.networks.clone());
     let loading = Instant::now();
-    let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
+    let engine: MakeEngine = Box::new(move || Ok(maker::engine(&options, &networks)?));
     let started = tokio::select! {
-        started = Device::start(generator) => started,
+        started = Device::start(engine) => started,
         () = drain.cancelled() => return Ok(exit::DRAINED),
     };
     let (device, thread) = started.map_err(Failure::permanent)?;
@@ -116,8 +116,6 @@ async fn answer_probes(
     registry: Registry,
     ready: watch::Receiver<bool>,
 ) -> Result<AbortOnDropHandle<()>, Failure> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| Failure::permanent(anyhow::anyhow!("metrics_listen: cannot listen on {address}: {error}")))?;
+    let listener = listen("metrics_listen", address).await?;
     Ok(AbortOnDropHandle::new(tokio::spawn(metrics::serve(listener, registry, ready))))
 }

@@ -22,11 +22,12 @@ use diorama_coordinator::{
 use diorama_core::id::{InvalidId, WorkerId};
 use diorama_core::key::RunRoot;
 use diorama_core::manifest::ManifestIssue;
+use diorama_core::measure;
 use diorama_core::run::{ModelIdentity, RunSpec};
 use diorama_picture::PictureLimits;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, Exclusive, RunStore};
-use diorama_worker::device::{DeviceError, MakeGenerator};
+use diorama_worker::device::{DeviceError, MakeEngine};
 use diorama_worker::{Device, Layout, Remote, Worker, WorkerConfig, WorkerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +60,12 @@ pub enum EmbeddedError {
         /// As it was loaded.
         here: ModelIdentity,
     },
+    /// The run in the folder wants measured what cannot be measured here.
+    #[error("the run's pictures cannot be measured: {why}; name the folder of the network with --networks")]
+    Unmeasurable {
+        /// What is missing for which measure.
+        why: String,
+    },
     /// The worker's name; cannot happen.
     #[error(transparent)]
     Id(#[from] InvalidId),
@@ -69,7 +76,7 @@ impl EmbeddedError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::InUse { .. } => true,
-            Self::Lock { .. } | Self::OtherModel { .. } | Self::Id(_) => false,
+            Self::Lock { .. } | Self::OtherModel { .. } | Self::Unmeasurable { .. } | Self::Id(_) => false,
             Self::Objects(error) => error.may_pass_later(),
             Self::Coordinator(error) => error.is_retryable(),
             Self::Worker(error) => error.is_retryable(),
@@ -95,8 +102,8 @@ pub struct Plan {
     pub tasks: Tasks,
     /// The rows that were refused and skipped.
     pub invalid: Vec<ManifestIssue>,
-    /// Makes the generator, on the device's thread; not called where the run has ended.
-    pub generator: MakeGenerator,
+    /// Makes generator and measurer, on the device's thread; not called where the run has ended.
+    pub engine: MakeEngine,
     /// What a reference may be at most.
     pub limits: PictureLimits,
     /// What fetches references that are no files.
@@ -181,7 +188,7 @@ async fn run_on(
     progress: watch::Sender<RunProgress>,
 ) -> Result<RunEnd, EmbeddedError> {
     let store = RunStore::new(backends.objects.clone(), RunRoot::Own);
-    let Plan { spec, tasks, invalid, generator, limits, remote } = plan;
+    let Plan { spec, tasks, invalid, engine, limits, remote } = plan;
     let config = CoordinatorConfig::new(scratch.clone());
     let spec = submit(&backends, &store, &config.name, Submission { spec, tasks, invalid }).await?;
     let coordinator = Coordinator::new(backends.clone(), store.clone(), config, progress);
@@ -189,10 +196,14 @@ async fn run_on(
         return Ok(coordinator.drive(&spec, &drain).await?);
     }
 
-    let (device, thread) = Device::start(generator).await.map_err(WorkerError::from)?;
+    let (device, thread) = Device::start(engine).await.map_err(WorkerError::from)?;
     let here = ModelIdentity::from(device.info());
     if let Some(begun) = spec.model.clone().filter(|begun| *begun != here) {
         return Err(EmbeddedError::OtherModel { begun, here });
+    }
+    let unmeasurable = device.unmeasurable(&spec.measures);
+    if !unmeasurable.is_empty() {
+        return Err(EmbeddedError::Unmeasurable { why: measure::missing(&unmeasurable) });
     }
     let name = WorkerId::new(format!("embedded-{}", std::process::id()))?;
     let config =

@@ -18,7 +18,6 @@ use diorama_core::key::{ObjectKey, RUNS, RunRoot, SharedKey, blob_of};
 use diorama_protocol::{Backends, RunStore};
 use diorama_runtime::http::{self, Limits};
 use prometheus::Registry;
-use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -43,9 +42,8 @@ impl RunPage {
             );
             return Err(Failure::usage(anyhow::anyhow!(message)));
         }
-        let refused = |error| Failure::permanent(anyhow::anyhow!("cannot listen on {listen}: {error}"));
-        let listener = TcpListener::bind(listen).await.map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
+        let listener = crate::listen::listen("--serve", &listen.to_string()).await?;
+        let address = listener.local_addr().map_err(Failure::permanent)?;
         let objects = Arc::new(OneRun::new(services.objects.clone()));
         let api = Api::new(ApiConfig {
             name: "this process".to_owned(),

@@ -19,6 +19,7 @@ use diorama_core::settings::{Method, Settings};
 use diorama_core::task::Task;
 use diorama_engine::{SyntheticGenerator, SyntheticOptions};
 use diorama_runtime::logging::{self, LogFormat};
+use diorama_worker::device::Engine;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -102,6 +103,8 @@ impl Bench {
             settings,
             seed: Seed::new(1).unwrap(),
             compare: Vec::new(),
+            measures: Vec::new(),
+            accept: None,
             format: self.format,
             shard_size: SHARD_SIZE as u32,
             tasks: TASKS,
@@ -120,7 +123,7 @@ impl Bench {
             spec,
             tasks: Box::new((0..TASKS).map(move |index| Ok(task(index)))),
             invalid: Vec::new(),
-            generator: Box::new(move || Ok(Box::new(generator))),
+            engine: Box::new(move || Ok(Engine { generator: Box::new(generator), measurer: None })),
             limits: PictureLimits::default(),
             remote: None,
         }
@@ -286,7 +289,10 @@ async fn the_next_shard_is_fetched_while_the_device_works_on_the_last_one() {
             waited_in_vain.lock().unwrap().push(here);
         }
     });
-    let plan = Plan { generator: Box::new(move || Ok(Box::new(generator))), ..bench.plan() };
+    let plan = Plan {
+        engine: Box::new(move || Ok(Engine { generator: Box::new(generator), measurer: None })),
+        ..bench.plan()
+    };
     let rule: Rule = Box::new(move |operation, key| {
         if operation == "get" {
             read.0.lock().unwrap().insert(key.to_owned());

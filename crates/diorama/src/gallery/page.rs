@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use diorama_core::run::{RunSpec, RunState, RunSummary};
+use diorama_core::run::{AcceptanceCounts, RunSpec, RunState, RunSummary};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -49,6 +49,9 @@ fn describe(spec: &RunSpec, summary: Option<&RunSummary>) -> String {
             let mut parts = vec![format!("{} of {} pictures", summary.done, summary.tasks)];
             if summary.failed > 0 {
                 parts.push(format!("{} failed", summary.failed));
+            }
+            if let Some(AcceptanceCounts { accepted, kept, tries }) = summary.acceptance {
+                parts.push(format!("{accepted} accepted, {kept} kept though no try was, {tries} made again"));
             }
             if summary.state == RunState::Cancelled {
                 parts.push("cancelled".to_owned());

@@ -27,6 +27,11 @@ pub(super) struct Row {
     coverage: Option<f64>,
     /// PSNR in dB outside the region that the row gives.
     outside: Option<f64>,
+    /// What the run asked to be measured.
+    measures: BTreeMap<String, f64>,
+    accepted: Option<bool>,
+    /// Pictures that were made of it.
+    tries: usize,
     warnings: Vec<String>,
     /// Names and values of the settings that the run or the row set.
     settings: Vec<(String, String)>,
@@ -167,6 +172,7 @@ pub(super) fn row(task: &Task, outcome: &TaskOutcome, made: Option<Made>, refere
     if let Some(record) = made.record {
         row.subjects = record.subjects.into_iter().map(|subject| subject.text).collect();
     }
+    row.seed = Some(outcome.seed.get());
     row.tell(&outcome.outcome);
     row
 }
@@ -181,7 +187,9 @@ pub(super) fn without_record(outcome: &TaskOutcome) -> Row {
 impl Row {
     fn tell(&mut self, outcome: &Outcome) {
         match outcome {
-            Outcome::Done { mask_coverage, scores, warnings, .. } => {
+            Outcome::Done { mask_coverage, scores, measures, accepted, tries, warnings, .. } => {
+                self.measures.clone_from(measures);
+                (self.accepted, self.tries) = (*accepted, tries.len());
                 self.coverage = *mask_coverage;
                 self.outside = outside("image", scores);
                 self.warnings.clone_from(warnings);

@@ -104,6 +104,8 @@ function card(row, at) {
     kept.title = explained;
     facts.append(kept);
   }
+  for (const [name, value] of Object.entries(row.measures)) facts.append(fact(name, Number(value.toPrecision(4))));
+  if (row.accepted !== null) facts.append(fact(row.accepted ? "accepted at try" : "not accepted, best of", row.tries));
   if (row.subjects.length) facts.append(fact("subject", row.subjects.join(", ")));
   for (const [name, value] of row.settings) facts.append(fact(name, value));
   const element = make("article", { class: "row", "data-id": row.id }, make("h2", {}, row.prompt || "(no prompt)"), facts);

@@ -36,6 +36,8 @@ fn spec() -> RunSpec {
         settings: Settings::default(),
         seed: Seed::default(),
         compare: Vec::new(),
+        measures: Vec::new(),
+        accept: None,
         format: OutputFormat::Files,
         shard_size: 64,
         tasks: 1,
@@ -142,6 +144,9 @@ async fn a_task_shows_its_last_round_one_without_a_marker_is_pending_and_refused
         files: [].into(),
         mask_coverage: Some(0.25),
         scores: [].into(),
+        measures: Default::default(),
+        accepted: None,
+        tries: Vec::new(),
         warnings: Vec::new(),
     };
     bench.commit(0, vec![(0, failed("busy")), (1, failed("busy"))]).await;

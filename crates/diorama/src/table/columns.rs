@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical, ZstdLevel};
-use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
@@ -19,6 +19,8 @@ pub(super) enum Column {
     Text,
     Whole,
     Real,
+    /// True or false.
+    Truth,
     /// A list of texts.
     Texts,
 }
@@ -34,6 +36,7 @@ impl Column {
             Self::Text => text(name, Repetition::OPTIONAL)?,
             Self::Whole => optional(Physical::INT64).build()?,
             Self::Real => optional(Physical::DOUBLE).build()?,
+            Self::Truth => optional(Physical::BOOLEAN).build()?,
             Self::Texts => {
                 let element = Arc::new(text("element", Repetition::REQUIRED)?);
                 let list = Type::group_type_builder("list").with_repetition(Repetition::REPEATED);
@@ -101,6 +104,10 @@ fn put<'a>(
         Column::Real => {
             let (values, levels) = scalars(cells, Value::as_f64);
             writer.typed::<DoubleType>().write_batch(&values, Some(&levels), None)?;
+        }
+        Column::Truth => {
+            let (values, levels) = scalars(cells, Value::as_bool);
+            writer.typed::<BoolType>().write_batch(&values, Some(&levels), None)?;
         }
         Column::Texts => {
             let (mut values, mut levels, mut repeated) = (Vec::new(), Vec::new(), Vec::new());

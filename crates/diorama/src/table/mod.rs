@@ -65,6 +65,9 @@ fn read(line: &str) -> Result<(TaskOutcome, Value)> {
 #[derive(Default)]
 struct Shape {
     scores: BTreeSet<String>,
+    measures: BTreeSet<String>,
+    /// Whether the run accepts only some pictures.
+    has_tries: bool,
     compared: BTreeSet<String>,
     /// Columns of the user's own, where lines have them.
     has_extra: bool,
@@ -76,8 +79,10 @@ impl Shape {
         for line in lines(folder)? {
             let (outcome, rest) = read(&line?)?;
             shape.has_extra |= rest.get("extra").is_some();
-            let Outcome::Done { files, scores, .. } = outcome.outcome else { continue };
+            let Outcome::Done { files, scores, measures, accepted, .. } = outcome.outcome else { continue };
             shape.scores.extend(scores.into_keys());
+            shape.measures.extend(measures.into_keys());
+            shape.has_tries |= accepted.is_some();
             shape.compared.extend(files.into_keys().filter(|role| role.starts_with("compare.")));
         }
         Ok(shape)
@@ -94,6 +99,10 @@ impl Shape {
         columns.extend(self.compared.iter().map(|role| text(role)));
         columns.push(("mask_coverage".to_owned(), Column::Real));
         columns.extend(self.scores.iter().map(|name| (name.clone(), Column::Real)));
+        columns.extend(self.measures.iter().map(|name| (format!("measures.{name}"), Column::Real)));
+        if self.has_tries {
+            columns.extend([("accepted".to_owned(), Column::Truth), text("tries")]);
+        }
         columns.push(("warnings".to_owned(), Column::Texts));
         columns.extend(self.has_extra.then(|| text("extra")));
         columns
@@ -102,7 +111,10 @@ impl Shape {
     /// A line's values, in the order of the columns.
     fn row(&self, outcome: &TaskOutcome, rest: &Value, record: Option<Value>) -> Vec<Value> {
         let TaskOutcome { task, custom_id, seed, outcome, .. } = outcome;
-        let Outcome::Done { archive, files, mask_coverage, scores, warnings } = outcome else { return Vec::new() };
+        let Outcome::Done { archive, files, mask_coverage, scores, measures, accepted, tries, warnings } = outcome
+        else {
+            return Vec::new();
+        };
         let record = record.unwrap_or_default();
         let subjects = record["subjects"].as_array().map(|all| all.iter().map(|one| one["text"].clone()).collect());
         let path = |role: &str| files.get(role).map_or(Value::Null, |file| file.path.clone().into());
@@ -113,6 +125,10 @@ impl Shape {
         row.extend(self.compared.iter().map(|role| path(role)));
         row.push((*mask_coverage).into());
         row.extend(self.scores.iter().map(|name| scores.get(name).copied().into()));
+        row.extend(self.measures.iter().map(|name| measures.get(name).copied().into()));
+        if self.has_tries {
+            row.extend([(*accepted).into(), serde_json::to_string(tries).ok().into()]);
+        }
         row.push(warnings.clone().into());
         row.extend(self.has_extra.then(|| rest.get("extra").map_or(Value::Null, |extra| extra.to_string().into())));
         row

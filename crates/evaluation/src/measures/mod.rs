@@ -1,13 +1,11 @@
 //! Measures of one picture that need no network. Tensors are `[3, h, w]`, float64, in [0, 255], on the CPU.
 
 mod background;
-mod catalogue;
 mod light;
 mod phash;
 mod region;
 
 pub use background::{Background, background, zero_filled};
-pub use catalogue::{Better, MEASURES, Measure};
 pub use light::{Light, light};
 pub use phash::phash;
 pub use region::{Region, RegionError};

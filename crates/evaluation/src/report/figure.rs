@@ -7,11 +7,11 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use diorama_core::measure::Better;
 
 use super::plots::{escaped, shortened};
 use super::tables::{labelled, measure, number, shown};
 use super::{Preset, Summaries};
-use crate::measures::Better;
 use crate::report::pictures::thumbnail_of;
 use crate::row::Row;
 use crate::source::{Place, Reader};

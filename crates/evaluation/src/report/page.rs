@@ -62,11 +62,13 @@ struct Pictures<'a> {
 impl Pictures<'_> {
     fn row(&mut self, row: &Row, summaries: &Summaries) -> Result<Value> {
         let reference = row.reference.as_deref().and_then(|path| relative(self.out, Path::new(path)));
+        let repeats = row.near_duplicate_of.iter().map(|first| format!("nearly repeats {first}"));
+        let notes: Vec<String> = row.notes.iter().cloned().chain(repeats).collect();
         Ok(json!({
             "series": summaries.series.iter().position(|name| *name == row.series),
             "id": row.custom_id, "prompt": row.prompt, "scene": row.scene, "category": row.category,
             "seed": row.seed, "source": row.reference, "picture": self.link(row)?, "reference": reference,
-            "measures": row.measures, "notes": row.notes, "problem": row.problem,
+            "measures": row.measures, "notes": notes, "problem": row.problem,
         }))
     }
 

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use diorama_core::measure::Better;
+
 use super::tables::{labelled, measure, number, shown};
 use super::{Preset, Summaries};
-use crate::measures::Better;
 use crate::report::summary::BySeries;
 
 /// Colours that people with any colour vision tell apart (Okabe and Ito).

@@ -43,6 +43,7 @@ if (summaries.regions.whole) remark(`${summaries.regions.whole} pictures were co
 for (const [source, failed] of Object.entries(evaluation.failed)) remark(`${source}: ${failed.length} tasks have no picture: ${some(failed.map(([id, code]) => `${id} (${code})`))}`);
 for (const [source, ids] of Object.entries(evaluation.unpaired)) remark(`${source} lacks ${ids.length} tasks that another folder has; they are left out of comparisons: ${some(ids)}`);
 for (const [note, count] of Object.entries(summaries.notes)) remark(`${count} × ${note}`);
+if (evaluation.near_duplicates) remark(`${evaluation.near_duplicates} pictures nearly repeat an earlier one of their series.`);
 if (summaries.duplicates) remark(`${summaries.duplicates} pictures have the same perceptual hash as another in their series.`);
 
 function chooser(name) {

@@ -6,10 +6,10 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
+use diorama_core::measure::MEASURES;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::measures::MEASURES;
 use crate::row::{RegionKind, Row};
 use crate::run::Evaluation;
 use crate::statistics::Summary;

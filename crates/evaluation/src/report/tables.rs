@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use diorama_core::measure::{Better, MEASURES, Measure};
+
 use super::{Preset, Summaries};
-use crate::measures::{Better, MEASURES, Measure};
 use crate::run::Evaluation;
 use crate::statistics::Summary;
 
@@ -171,6 +172,9 @@ fn remarks(text: &mut String, summaries: &Summaries, evaluation: &Evaluation) {
             ids.len(),
             some(ids.iter().cloned())
         ));
+    }
+    if evaluation.near_duplicates > 0 {
+        say(format!("{} pictures nearly repeat an earlier one of their series.", evaluation.near_duplicates));
     }
     if evaluation.problems > 0 {
         say(format!("{} pictures could not be measured.", evaluation.problems));

@@ -8,7 +8,7 @@ mod task;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use diorama_core::picture::Rgb8;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,8 @@ use self::state::State;
 use self::task::Reading;
 use crate::error::{Error, Result};
 use crate::evaluator::Evaluator;
+use crate::near::NearDuplicates;
+use crate::report::rows;
 use crate::row::Row;
 use crate::sets::{SetDistances, SetSums};
 use crate::source::{Opening, Source};
@@ -53,6 +55,9 @@ pub struct Evaluation {
     pub measured: u64,
     /// Rows without: pictures that are gone or cannot be read.
     pub problems: u64,
+    /// Rows whose picture nearly repeats an earlier one of its series.
+    #[serde(default)]
+    pub near_duplicates: u64,
     /// Tasks of each folder that have no picture: custom_id and code.
     pub failed: BTreeMap<String, Vec<(String, String)>>,
     /// custom_ids that not every folder has, by the folder that lacks them.
@@ -115,6 +120,8 @@ struct Work<'a> {
     /// Pictures whose set features are not computed yet, by set.
     waiting: BTreeMap<String, Vec<(String, Rgb8)>>,
     since_kept: usize,
+    /// By series.
+    near: BTreeMap<String, NearDuplicates>,
 }
 
 /// The set of the references.
@@ -129,7 +136,8 @@ impl<'a> Work<'a> {
         // What was written after the last point that was kept is measured again.
         rows.set_len(state.bytes).and_then(|()| rows.seek(SeekFrom::End(0))).map_err(disk)?;
         let reading = Reading::new(request, state.references.clone());
-        Ok(Self { request, reading, state, rows: BufWriter::new(rows), waiting: BTreeMap::new(), since_kept: 0 })
+        let (near, rows) = (near_so_far(&path)?, BufWriter::new(rows));
+        Ok(Self { request, reading, state, rows, waiting: BTreeMap::new(), since_kept: 0, near })
     }
 
     fn task(&mut self, sources: &mut [Source], id: &str, evaluator: &mut Evaluator) -> Result<()> {
@@ -153,6 +161,8 @@ impl<'a> Work<'a> {
                 row.measures.clone_from(&measured[at].measures);
                 row.region = measured[at].region;
                 row.phash = Some(format!("{:016x}", measured[at].phash));
+                let series = self.near.entry(row.series.clone()).or_default();
+                row.near_duplicate_of = series.add(&row.custom_id, measured[at].phash).map(str::to_owned);
                 row.notes.extend(measured[at].notes.iter().cloned());
                 if wants_sets {
                     let subject = &subjects[at];
@@ -192,6 +202,7 @@ impl<'a> Work<'a> {
         } else {
             self.state.measured += 1
         }
+        self.state.near_duplicates += u64::from(row.near_duplicate_of.is_some());
         if !self.state.series.contains(&row.series) {
             self.state.series.push(row.series.clone());
         }
@@ -218,6 +229,7 @@ impl<'a> Work<'a> {
         evaluation.series.clone_from(&self.state.series);
         evaluation.measured = self.state.measured;
         evaluation.problems = self.state.problems;
+        evaluation.near_duplicates = self.state.near_duplicates;
         let empty = SetSums::default();
         let references = self.state.sets.get(REFERENCES).unwrap_or(&empty);
         for (series, sums) in self.state.sets.iter().filter(|(series, _)| *series != REFERENCES) {
@@ -225,6 +237,18 @@ impl<'a> Work<'a> {
         }
         Ok(())
     }
+}
+
+/// What the rows that were kept say of near-duplicates.
+fn near_so_far(path: &Path) -> Result<BTreeMap<String, NearDuplicates>> {
+    let mut near: BTreeMap<String, NearDuplicates> = BTreeMap::new();
+    for row in rows(path)? {
+        let row = row?;
+        if let Some(hash) = row.phash.as_deref().and_then(|hash| u64::from_str_radix(hash, 16).ok()) {
+            near.entry(row.series).or_default().add(&row.custom_id, hash);
+        }
+    }
+    Ok(near)
 }
 
 fn outcome(sources: &[Source], ids: &[String], evaluator: &Evaluator) -> Evaluation {

@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) bytes: u64,
     pub(super) measured: u64,
     pub(super) problems: u64,
+    #[serde(default)]
+    pub(super) near_duplicates: u64,
     pub(super) series: Vec<String>,
     /// References that are in the sums.
     pub(super) references: BTreeSet<String>,

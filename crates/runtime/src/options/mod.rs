@@ -58,6 +58,13 @@ keys! {
         keep_references: bool = false, "BOOL", Kind::Switch;
         /// Other methods to make beside each picture, such as img2img,img2img-reduced.
         compare: Vec<Method> = Vec::<Method>::new(), "NAMES", Kind::ManyOf(Method::VARIANTS);
+        /// What is measured of each picture, such as clip,coverage (docs/evaluation.md).
+        measures: Vec<String> = Vec::<String>::new(), "NAMES", Kind::Names("a list of measures such as clip,coverage");
+        /// What a picture must fulfil, such as 'clip > 26 and coverage < 0.6'; one that does not is made again with the next
+        /// seeds, and the best is kept.
+        accept: Option<String>, "CONDITION", Kind::Text("a condition such as \"clip > 26 and coverage < 0.6\"");
+        /// How often a picture that is not accepted is made again.
+        accept_tries: u32 = range::ACCEPT_TRIES_DEFAULT, "N", Kind::Whole(range::ACCEPT_TRIES);
         /// What to do with a manifest with bad rows: start nothing, or run the good rows and list the bad ones.
         on_invalid: OnInvalid = OnInvalid::Stop, "NAME", Kind::OneOf(OnInvalid::VARIANTS);
         /// What to do with a manifest's extra columns: carry them into records and results, ignore them, or refuse the
@@ -83,6 +90,8 @@ keys! {
         max_size: Size = "4096x4096", "WxH", Kind::Text("a size such as \"1024x1024\"");
         /// The most steps that a row may ask for.
         max_steps: u32 = 1000, "N", Kind::Whole(Range::new(1.0, 1000.0));
+        /// How often a run may have a picture made again that it does not accept.
+        max_accept_tries: u32 = 10, "N", Kind::Whole(range::ACCEPT_TRIES);
     }
 }
 
@@ -94,6 +103,7 @@ impl CapOptions {
             retry_rounds: self.max_retry_rounds,
             size: self.max_size,
             steps: self.max_steps,
+            accept_tries: self.max_accept_tries,
         }
     }
 }
@@ -185,6 +195,8 @@ keys! {
         pool: Pool = "default", "NAME", Kind::Text("a pool's name: letters, digits, '.', '_' and '-'");
         /// The worker's name (unset: a generated one).
         worker: Option<WorkerId>, "NAME", Kind::Text("a worker's name: letters, digits, '.', '_' and '-'");
+        /// Folders that hold networks (clip, lpips-vgg, judge …), with which pictures are measured.
+        networks: Vec<PathBuf> = Vec::<PathBuf>::new(), "DIRS", Kind::Names("a list of folders such as models/eval");
         /// The folder where files are prepared before they are stored (unset: the system's temporary folder).
         scratch: Option<PathBuf>, "DIR", Kind::Path("a folder");
         /// Seconds without work after which the worker exits; 0 means never.

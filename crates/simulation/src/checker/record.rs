@@ -248,12 +248,8 @@ impl Record {
 }
 
 fn each(a: Counts, b: Counts, which: fn(u64, u64) -> u64) -> Counts {
-    Counts {
-        shards: which(a.shards, b.shards),
-        done: which(a.done, b.done),
-        failed: which(a.failed, b.failed),
-        retrying: which(a.retrying, b.retrying),
-    }
+    let (a, b) = (a.numbers(), b.numbers());
+    Counts::of(std::array::from_fn(|at| which(a[at], b[at])))
 }
 
 /// What the rows begin from was not removed before the run could name it; the store may have lost it.

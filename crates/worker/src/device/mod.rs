@@ -1,5 +1,5 @@
 //! The device: whoever owns the generator, behind a channel of depth 1, so that the next batch lies ready when the device
-//! is. An OS thread for a real one; a task for a simulation, in whose time a batch takes as long as it is told.
+//! is; and of what measures pictures there. An OS thread for a real one; a task for a simulation, in whose time a batch takes as long as it is told.
 //!
 //! A panic of the generator ends its batch, a batch too large for the device is made in the smaller ones that are left,
 //! a batch that failed as a whole is run again one by one so that one task cannot fail its mates. Never does I/O.
@@ -8,6 +8,7 @@ mod owner;
 #[cfg(feature = "testing")]
 mod simulated;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,6 +16,7 @@ use std::thread::JoinHandle;
 use diorama_backends::blocking::panic_message;
 use diorama_core::causes;
 use diorama_core::generator::{BatchKey, Generated, Generator, Job};
+use diorama_core::measure::{Measurer, Subject};
 use diorama_core::outcome::TaskError;
 use diorama_core::record::GeneratorInfo;
 use diorama_core::task::Task;
@@ -29,8 +31,16 @@ pub use self::simulated::Pace;
 /// Any error of the code that makes a generator.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Makes the generator, on the device's thread.
-pub type MakeGenerator = Box<dyn FnOnce() -> Result<Box<dyn Generator>, BoxError> + Send>;
+/// What works on the device.
+pub struct Engine {
+    /// Makes the pictures.
+    pub generator: Box<dyn Generator>,
+    /// Measures them; without it, runs that want measures are refused.
+    pub measurer: Option<Box<dyn Measurer>>,
+}
+
+/// Makes them, on the device's thread.
+pub type MakeEngine = Box<dyn FnOnce() -> Result<Engine, BoxError> + Send>;
 
 /// Why the device gave nothing.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -55,6 +65,15 @@ pub struct Batch {
     pub device_seconds: f64,
 }
 
+/// What the device measured.
+#[derive(Debug)]
+pub struct Measured {
+    /// One result a picture, in their order: the measures by name.
+    pub results: Vec<Result<BTreeMap<String, f64>, TaskError>>,
+    /// Seconds that it took.
+    pub device_seconds: f64,
+}
+
 /// A batch that the device will do.
 pub struct Pending(oneshot::Receiver<Result<Batch, DeviceError>>);
 
@@ -69,6 +88,8 @@ enum Request {
     Check(Vec<Task>, oneshot::Sender<Vec<Result<BatchKey, TaskError>>>),
     /// The span of the batch goes along, so that what the owner logs names the shard.
     Generate(Vec<Job>, Span, oneshot::Sender<Result<Batch, DeviceError>>),
+    /// The names of what is wanted go along.
+    Measure(Vec<Subject>, Vec<String>, Span, oneshot::Sender<Result<Measured, DeviceError>>),
 }
 
 /// The handle of the device. Clones share it; its thread ends with the last one.
@@ -76,12 +97,13 @@ enum Request {
 pub struct Device {
     requests: mpsc::Sender<Request>,
     info: Arc<GeneratorInfo>,
+    measures: Arc<[&'static str]>,
     stop: CancellationToken,
 }
 
 impl Device {
-    /// Starts the thread, makes the generator on it and waits until it is there.
-    pub async fn start(make: MakeGenerator) -> Result<(Self, DeviceThread), DeviceError> {
+    /// Starts the thread, makes generator and measurer on it and waits until they are there.
+    pub async fn start(make: MakeEngine) -> Result<(Self, DeviceThread), DeviceError> {
         let (requests, mut incoming) = mpsc::channel(1);
         let (ready, started) = oneshot::channel();
         let stop = CancellationToken::new();
@@ -89,29 +111,49 @@ impl Device {
         let thread = std::thread::Builder::new()
             .name("device".to_owned())
             .spawn(move || {
-                let generator = match catch_unwind(AssertUnwindSafe(make)) {
-                    Ok(Ok(generator)) => generator,
+                let engine = match catch_unwind(AssertUnwindSafe(make)) {
+                    Ok(Ok(engine)) => engine,
                     Ok(Err(error)) => return drop(ready.send(Err(DeviceError::Start(causes::in_one_line(&*error))))),
                     Err(panic) => return drop(ready.send(Err(DeviceError::Start(panic_message(&*panic))))),
                 };
-                if ready.send(Ok(generator.info().clone())).is_err() {
+                let mut owner = Owner { engine, stop: stop_thread };
+                if ready.send(Ok((owner.engine.generator.info().clone(), owner.measures()))).is_err() {
                     return;
                 }
-                let mut owner = Owner { generator, stop: stop_thread };
                 while let Some(request) = incoming.blocking_recv() {
                     owner.answer(request);
                 }
             })
             .map_err(|error| DeviceError::Start(format!("the device's thread cannot be started: {error}")))?;
-        let info = started
+        let (info, measures) = started
             .await
             .unwrap_or_else(|_| Err(DeviceError::Start("the device's thread ended immediately".to_owned())))?;
-        Ok((Self { requests, info: Arc::new(info), stop }, DeviceThread(Some(thread))))
+        Ok((Self { requests, info: Arc::new(info), measures, stop }, DeviceThread(Some(thread))))
     }
 
     /// Who the generator is.
     pub fn info(&self) -> &GeneratorInfo {
         &self.info
+    }
+
+    /// The measures that can be taken here, by name.
+    pub fn measures(&self) -> &[&'static str] {
+        &self.measures
+    }
+
+    /// Those of `wanted` that cannot be taken here.
+    pub fn unmeasurable<'a>(&self, wanted: &'a [String]) -> Vec<&'a str> {
+        let wanted = wanted.iter().map(String::as_str);
+        wanted.filter(|name| !self.measures.contains(name)).collect()
+    }
+
+    /// Measures pictures between two batches.
+    pub async fn measure(&self, subjects: Vec<Subject>, wanted: &[String]) -> Result<Measured, DeviceError> {
+        let (reply, answer) = oneshot::channel();
+        let lost = || DeviceError::Lost("its thread ended".to_owned());
+        let request = Request::Measure(subjects, wanted.to_vec(), Span::current(), reply);
+        self.requests.send(request).await.map_err(|_| lost())?;
+        answer.await.map_err(|_| lost())?
     }
 
     /// Checks tasks; the device answers between two batches.

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::owner::Owner;
-use super::{Device, Request};
+use super::{Device, Engine, Request};
 
 /// Passes when a batch would be done.
 pub type Pace = Box<dyn Fn(&[Job]) -> BoxFuture<'static, ()> + Send>;
@@ -17,8 +17,10 @@ impl Device {
     pub fn simulated(generator: Box<dyn Generator>, pace: Pace) -> (Self, AbortOnDropHandle<()>) {
         let (requests, incoming) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        let device = Self { requests, info: generator.info().clone().into(), stop: stop.clone() };
-        let serving = tokio::spawn(serve(Owner { generator, stop }, incoming, pace));
+        let info = generator.info().clone().into();
+        let owner = Owner { engine: Engine { generator, measurer: None }, stop: stop.clone() };
+        let device = Self { requests, info, measures: owner.measures(), stop };
+        let serving = tokio::spawn(serve(owner, incoming, pace));
         (device, AbortOnDropHandle::new(serving))
     }
 }

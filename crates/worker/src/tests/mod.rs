@@ -1,5 +1,6 @@
 //! Whole workers on embedded services, with a generator that a test can watch and hold.
 
+mod accepting;
 mod decisions;
 mod deliveries;
 pub(crate) mod flat;
@@ -22,6 +23,7 @@ use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Jo
 use diorama_core::id::{AttemptId, CustomId, Pool, Round, RunId, Seed, Sha256Hex, ShardId, TaskIndex, WorkerId};
 use diorama_core::key::ObjectKey;
 use diorama_core::marker::CommitMarker;
+use diorama_core::measure::Measurer;
 use diorama_core::message::ShardMessage;
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError};
 use diorama_core::record::GeneratorInfo;
@@ -40,6 +42,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::flat::FlatGenerator;
+use crate::device::Engine;
 use crate::{Device, Layout, Metrics, Worker, WorkerConfig, WorkerError, WorkerReport};
 
 /// Whatever a test waits for comes sooner.
@@ -110,6 +113,8 @@ pub(crate) fn spec(run: &RunId, format: OutputFormat, tasks: u64) -> RunSpec {
         settings: task(0).settings,
         seed: Seed::new(1).unwrap(),
         compare: Vec::new(),
+        measures: Vec::new(),
+        accept: None,
         format,
         shard_size: tasks as u32,
         tasks,
@@ -213,7 +218,21 @@ impl Bench {
     }
 
     async fn start(&self, generator: Watched, config: WorkerConfig) -> Running {
-        let (device, _) = Device::start(Box::new(move || Ok(Box::new(generator)))).await.unwrap();
+        self.start_with(generator, None, config).await
+    }
+
+    async fn start_with(
+        &self,
+        generator: Watched,
+        measurer: Option<Box<dyn Measurer>>,
+        config: WorkerConfig,
+    ) -> Running {
+        let (device, _) = Device::start(Box::new(move || {
+            let generator: Box<dyn Generator> = Box::new(generator);
+            Ok(Engine { generator, measurer })
+        }))
+        .await
+        .unwrap();
         let (drain, registry) = (CancellationToken::new(), Registry::new());
         let loaded_in = Duration::from_secs(1);
         let metrics = Metrics::register(&registry, &config.worker, &config.pool, device.info(), loaded_in).unwrap();
@@ -282,6 +301,11 @@ impl Running {
             Some(family.get_metric().iter().find(is_it)?.get_counter().get_value() as u64)
         };
         until(ending, async || count().unwrap_or_default() >= shards).await;
+    }
+
+    /// What Prometheus would read.
+    fn metrics(&self) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap()
     }
 
     /// Drains it and waits for its end.

@@ -1,12 +1,12 @@
 -- Bit 0 -> 1, and only then: counts, throughput, the holder gone, failures listed (the newest first, and no more of
 -- them than the cap). Returns 1 where the bit was 0.
 local state, throughput, holders, holding, failures, ends = unpack(KEYS)
-local index, round, shard, shards, done, failed, retrying, seconds, intervals, cap, long = unpack(ARGV)
+local index, round, shard, shards, done, failed, retrying, accepted, kept, tries, seconds, intervals, cap, long = unpack(ARGV)
 
 if not set_bit(state, round, tonumber(index)) then
   return 0
 end
-add_counts(state, shards, done, failed, retrying)
+add_counts(state, shards, done, failed, retrying, accepted, kept, tries)
 if tonumber(done) > 0 then
   local now = math.floor(now_ms() / 1000)
   redis.call('HINCRBY', throughput, whole(now - now % seconds), done)
@@ -18,7 +18,7 @@ if tonumber(done) > 0 then
     end
   end
 end
-for i = 12, #ARGV do
+for i = 15, #ARGV do
   redis.call('LPUSH', failures, ARGV[i])
 end
 redis.call('LTRIM', failures, 0, tonumber(cap) - 1)

@@ -151,7 +151,7 @@ impl Progress for RedisProgress {
             .arg(shard.index)
             .arg(shard.round.0)
             .arg(shard.to_string())
-            .arg(&[counts.shards, counts.done, counts.failed, counts.retrying])
+            .arg(&counts.numbers())
             .arg(THROUGHPUT_SECONDS)
             .arg(THROUGHPUT_INTERVALS)
             .arg(RECENT_FAILURES)
@@ -168,12 +168,7 @@ impl Progress for RedisProgress {
             let mut commit = self.scripts.commit_many.prepare_invoke();
             commit.key(keys.state()).key(keys.holders()).key(keys.holding()).key(keys.ends()).arg(millis(LIFE));
             for (shard, counts) in shards {
-                commit.arg(shard.index).arg(shard.round.0).arg(shard.to_string()).arg(&[
-                    counts.shards,
-                    counts.done,
-                    counts.failed,
-                    counts.retrying,
-                ]);
+                commit.arg(shard.index).arg(shard.round.0).arg(shard.to_string()).arg(&counts.numbers());
             }
             self.script::<()>("counting committed shards", &commit).await?;
         }
@@ -189,13 +184,10 @@ impl Progress for RedisProgress {
 
     async fn counted(&self, run: &RunId) -> Result<Counted, ProgressError> {
         let mut read = cmd("HMGET");
-        read.arg(RunKeys::of(run).state()).arg(&["shards", "done", "failed", "retrying", "complete"]);
+        read.arg(RunKeys::of(run).state()).arg("complete").arg(&Counts::NAMES);
         let counts: Vec<Option<u64>> = self.command("reading a run's counts", &read).await?;
         let count = |at: usize| counts.get(at).copied().flatten().unwrap_or_default();
-        Ok(Counted {
-            counts: Counts { shards: count(0), done: count(1), failed: count(2), retrying: count(3) },
-            complete: count(4) == 1,
-        })
+        Ok(Counted { counts: Counts::of(std::array::from_fn(|at| count(at + 1))), complete: count(0) == 1 })
     }
 
     async fn generation(&self, run: &RunId) -> Result<Generation, ProgressError> {

@@ -64,9 +64,12 @@ local function set_bit(state, round, index)
   return true
 end
 
-local function add_counts(state, shards, done, failed, retrying)
+local function add_counts(state, shards, done, failed, retrying, accepted, kept, tries)
   redis.call('HINCRBY', state, 'shards', shards)
   redis.call('HINCRBY', state, 'done', done)
   redis.call('HINCRBY', state, 'failed', failed)
   redis.call('HINCRBY', state, 'retrying', retrying)
+  redis.call('HINCRBY', state, 'accepted', accepted)
+  redis.call('HINCRBY', state, 'kept', kept)
+  redis.call('HINCRBY', state, 'tries', tries)
 end

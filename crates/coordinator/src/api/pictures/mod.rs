@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use diorama_core::id::ShardId;
 use diorama_core::marker::CommitMarker;
+use diorama_core::measure::Try;
 use diorama_core::outcome::{Outcome, TaskError, TaskOutcome};
 use diorama_core::task::{Reference, Task};
 use jiff::Timestamp;
@@ -59,8 +60,15 @@ pub(super) struct Picture {
     worker: Option<String>,
     /// The share of the picture that the mask covers, 0 to 1.
     mask_coverage: Option<f64>,
-    /// What was measured, by name.
+    /// How much of the place was kept outside a region that its row gives.
     scores: BTreeMap<String, f64>,
+    /// What the run asked to be measured, by name.
+    measures: BTreeMap<String, f64>,
+    /// Whether it fulfils the run's condition, where there is one.
+    accepted: Option<bool>,
+    /// Every picture that was made of the task until one was accepted: seed, measures, accepted.
+    #[schema(value_type = Vec<Object>)]
+    tries: Vec<Try>,
     warnings: Vec<String>,
     /// Why there is no picture.
     #[schema(value_type = Option<Object>)]
@@ -111,6 +119,9 @@ impl Picture {
             worker: None,
             mask_coverage: None,
             scores: BTreeMap::new(),
+            measures: BTreeMap::new(),
+            accepted: None,
+            tries: Vec::new(),
             warnings: Vec::new(),
             error: None,
             subjects: task.subjects.clone().unwrap_or_default(),
@@ -124,8 +135,12 @@ impl Picture {
         picture.committed_at = Some(marker.committed_at);
         picture.worker = Some(marker.worker.to_string());
         match &outcome.outcome {
-            Outcome::Done { files, mask_coverage, scores, warnings, .. } => {
+            Outcome::Done { files, mask_coverage, scores, measures, accepted, tries, warnings, .. } => {
                 picture.status = Status::Done;
+                picture.seed = outcome.seed.get();
+                picture.measures.clone_from(measures);
+                picture.accepted = *accepted;
+                picture.tries.clone_from(tries);
                 picture.mask_coverage = *mask_coverage;
                 picture.scores.clone_from(scores);
                 picture.warnings.clone_from(warnings);

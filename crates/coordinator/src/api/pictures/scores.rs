@@ -70,9 +70,10 @@ pub(super) async fn scores(State(api): State<Shared>, run: Opened) -> Result<Jso
     let (mut pictures, mut outcomes, mut warned) = (0, 0, BTreeMap::new());
     for outcome in markers.iter().flatten().flat_map(|marker| &marker.outcomes) {
         outcomes += 1;
-        let Outcome::Done { mask_coverage, scores, warnings, .. } = &outcome.outcome else { continue };
+        let Outcome::Done { mask_coverage, scores, measures, warnings, .. } = &outcome.outcome else { continue };
         pictures += 1;
-        for (name, value) in mask_coverage.iter().map(|value| (COVERAGE, value)).chain(named(scores)) {
+        let measured = named(scores).chain(named(measures));
+        for (name, value) in mask_coverage.iter().map(|value| (COVERAGE, value)).chain(measured) {
             values.entry(name.to_owned()).or_default().push(*value);
         }
         for warning in warnings {

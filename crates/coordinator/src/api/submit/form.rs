@@ -9,6 +9,7 @@ use diorama_backends::blocking;
 use diorama_core::clock;
 use diorama_core::id::{RunId, Sha256Hex};
 use diorama_core::manifest::ManifestIssue;
+use diorama_core::measure::Asked;
 use diorama_core::run::RunSpec;
 use diorama_core::settings::Settings;
 use diorama_manifest::{Budget, Format, LISTED_SKIPPED, Manifest, ManifestReport, References, Rules, cleaned, columns};
@@ -134,6 +135,7 @@ impl Upload {
         caller: &Caller,
         run: &RunId,
         settings: Settings,
+        asked: Asked,
         manifest: &Manifest,
         report: &ManifestReport,
     ) -> Result<RunSpec, Problem> {
@@ -160,6 +162,8 @@ impl Upload {
             settings,
             seed: seed(request.seed)?,
             compare: request.compare.clone(),
+            measures: asked.measures,
+            accept: asked.accept,
             format: request.format,
             shard_size: request.shard_size,
             tasks: report.tasks,

@@ -15,9 +15,10 @@ use axum::{Extension, Json};
 use diorama_backends::blocking;
 use diorama_backends::objects::list_all;
 use diorama_core::address::Readable;
-use diorama_core::caps::Weight;
+use diorama_core::caps::{self, Weight};
 use diorama_core::id::{Pool, RunId, Sha256Hex};
 use diorama_core::key::SharedKey;
+use diorama_core::measure::check_task;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::{Reference, Task};
 use diorama_core::text;
@@ -69,8 +70,9 @@ pub(super) async fn create(
         }
         return Ok((StatusCode::OK, Extension(About(run)), Json(there.status(&api).await?)));
     }
-    let caps = &api.config.limits.caps;
-    let settings = upload.request.check(caps)?;
+    let allowed = &api.config.limits.caps;
+    let asked = upload.request.asked()?;
+    let settings = upload.request.check(allowed, &asked)?;
     limits.check_request(&upload.request)?;
     check_pool(&api, &upload.request.pool).await?;
     let _one_more = one_more_run(&api, &caller).await?;
@@ -79,13 +81,16 @@ pub(super) async fn create(
     let _waiting = budget.stop_on_drop();
     let manifest = upload.manifest(&api, settings.clone(), bytes).await?.within(budget);
     let skip = upload.request.skip_invalid;
-    let (checked, within, readable) = (manifest.clone(), caps.clone(), api.config.readable.clone());
+    let (checked, within, readable) = (manifest.clone(), allowed.clone(), api.config.readable.clone());
     let turn = api.callers.check(&caller, &api.config.limits).await;
-    let weight = Mutex::new(Weight::new(upload.request.shard_size, 1 + upload.request.compare.len()));
+    let pictures = caps::pictures(&upload.request.compare, asked.accept.as_ref());
+    let weight = Mutex::new(Weight::new(upload.request.shard_size, pictures));
+    let measures = asked.measures.clone();
     let validate = move || {
         let check = |task: &Task| {
             weight.lock().unwrap_or_else(PoisonError::into_inner).add(task);
             within.check(task)?;
+            check_task(&measures, task)?;
             check_reference(&readable, task)
         };
         let report = checked.validate(&check, if skip { LISTED_SKIPPED } else { LISTED_ISSUES });
@@ -102,7 +107,7 @@ pub(super) async fn create(
     }
     limits.check_rows(report.tasks)?;
     let run = name_run(&api, key.as_ref()).await?;
-    let spec = upload.spec(&api, &caller, &run, settings, &manifest, &report)?;
+    let spec = upload.spec(&api, &caller, &run, settings, asked, &manifest, &report)?;
     let tasks = manifest.tasks(&report).map_err(manifest_error)?;
     let mut invalid = upload.invalid;
     invalid.extend(report.skipped());

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use diorama_core::caps::Caps;
 use diorama_core::id::{Pool, Seed};
 use diorama_core::manifest::ExtraColumns;
+use diorama_core::measure::Asked;
 use diorama_core::range::{self, Range};
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{Labels, OutputFormat};
@@ -64,6 +65,17 @@ pub struct SubmitRequest {
     #[serde(default)]
     #[schema(schema_with = methods)]
     pub compare: Vec<Method>,
+    /// What is measured of each picture, by name, such as `["clip", "coverage"]` (docs/evaluation.md).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<String>,
+    /// What a picture must fulfil, such as `clip > 26 and coverage < 0.6`; one that does not is made again with the next
+    /// seeds, and the best is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept: Option<String>,
+    /// How often such a picture is made again at most: [`range::ACCEPT_TRIES`].
+    #[serde(default = "accept_tries", skip_serializing_if = "is_usual_tries")]
+    #[schema(schema_with = tries)]
+    pub accept_tries: u32,
     /// How pictures are stored: `webdataset` or `files`.
     #[serde(default = "webdataset")]
     #[schema(value_type = String)]
@@ -113,6 +125,14 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+fn accept_tries() -> u32 {
+    range::ACCEPT_TRIES_DEFAULT
+}
+
+fn is_usual_tries(tries: &u32) -> bool {
+    *tries == range::ACCEPT_TRIES_DEFAULT
+}
+
 fn jsonl() -> String {
     "jsonl".to_owned()
 }
@@ -135,6 +155,10 @@ fn methods() -> Array {
         .unique_items(true)
         .description(Some("Other methods to make in addition to each picture, each once."))
         .build()
+}
+
+fn tries() -> Object {
+    whole("How often a picture that is not accepted is made again at most.", range::ACCEPT_TRIES).build()
 }
 
 fn shard_size() -> Object {
@@ -164,8 +188,14 @@ pub(in crate::api) struct Form {
 }
 
 impl SubmitRequest {
+    /// What is to be measured and accepted, read.
+    pub(super) fn asked(&self) -> Result<Asked, Problem> {
+        Asked::read(&self.measures, self.accept.as_deref(), self.accept_tries)
+            .map_err(|problem| Problem::new(422, "invalid_measures", problem))
+    }
+
     /// Checks the ranges; gives the settings, read.
-    pub(super) fn check(&self, caps: &Caps) -> Result<Settings, Problem> {
+    pub(super) fn check(&self, caps: &Caps, asked: &Asked) -> Result<Settings, Problem> {
         let mut problems = Vec::new();
         let mut settings = Settings::default();
         for (key, value) in &self.settings {
@@ -183,6 +213,7 @@ impl SubmitRequest {
             ("retry.max_rounds", self.retry.max_rounds.into(), range::MAX_ROUNDS),
             ("retry.delay_seconds", self.retry.delay_seconds, range::RETRY_DELAY),
             ("retry.poison_after", self.retry.poison_after.into(), range::POISON_AFTER),
+            ("accept_tries", self.accept_tries.into(), range::ACCEPT_TRIES),
         ] {
             if !range.contains(number) {
                 problems.push(format!("{key} is out of range; it must be {range}"));
@@ -192,7 +223,8 @@ impl SubmitRequest {
             problems.push(format!("name is out of range; it must be at most {} bytes", range::NAME_BYTES));
         }
         if problems.is_empty() {
-            problems.extend(caps.problems(self.shard_size, &self.retry, &settings, &self.compare));
+            let accept = asked.accept.as_ref();
+            problems.extend(caps.problems(self.shard_size, &self.retry, &settings, &self.compare, accept));
         }
         let fits = |text: &String| (1..=64).contains(&text.len());
         if self.labels.len() > 32 || !self.labels.iter().all(|(name, value)| fits(name) && fits(value)) {
@@ -230,9 +262,9 @@ mod tests {
         let schema = serde_json::to_value(SubmitRequest::schema()).unwrap();
         let request = |key: &str, value: i64| {
             let request = serde_json::from_value::<SubmitRequest>(json!({ "pool": "default", key: value })).unwrap();
-            request.check(&Caps::default()).map_err(|problem| problem.detail)
+            request.check(&Caps::default(), &Asked::default()).map_err(|problem| problem.detail)
         };
-        for key in ["shard_size", "priority", "weight"] {
+        for key in ["shard_size", "priority", "weight", "accept_tries"] {
             let bound = |bound: &str| schema["properties"][key][bound].as_i64().unwrap();
             let (low, high) = (bound("minimum"), bound("maximum"));
             assert!(request(key, low).is_ok() && request(key, high).is_ok(), "{key}");

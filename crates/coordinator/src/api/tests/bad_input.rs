@@ -66,6 +66,39 @@ async fn bytes_that_are_no_manifest_are_refused_with_their_line_and_code() {
 }
 
 #[tokio::test]
+async fn measures_that_cannot_be_taken_and_conditions_that_do_not_parse_are_refused_before_a_run_is_made() {
+    let bench = Bench::new(|config| config.limits.caps.accept_tries = 4);
+    for (key, value, expected) in [
+        ("accept", json!("clip >"), "clip >\n       ^ a number is expected"),
+        ("accept", json!("zlip > 1"), "zlip is not a measure; did you mean clip?"),
+        ("accept", json!("(psnr > 1"), "a ) is missing"),
+        ("measures", json!(["luma_mean", "nearly"]), "nearly is not a measure"),
+        ("measures", json!(["fid"]), "fid is a measure of sets"),
+        ("measures", json!(["psnr"]), "1 invalid_settings"),
+        ("accept", json!("coverage < 0.5"), "1 invalid_settings"),
+        ("accept", json!("luma_mean > 3 and clip_inside > 26"), "1 invalid_settings"),
+    ] {
+        let mut spec = spec();
+        spec[key] = value.clone();
+        let (status, problem) = bench.submit(&spec, &rows(2), None).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{value}: {problem}");
+        let told = format!("{} {}", problem["detail"].as_str().unwrap(), first_issue(&problem));
+        assert!(told.contains(expected), "{value}: {problem}");
+        nothing_is_kept(&bench);
+    }
+    let mut spec = spec();
+    spec["accept"] = json!("luma_mean > 3");
+    spec["accept_tries"] = json!(5);
+    let (status, problem) = bench.submit(&spec, &rows(2), None).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("max_accept_tries"), "{problem}");
+    spec["accept_tries"] = json!(4);
+    let (status, run) = bench.submit(&spec, &rows(2), None).await;
+    assert_eq!(status, StatusCode::CREATED, "{run}");
+    assert_eq!(run["acceptance"], json!({ "accepted": 0, "kept": 0, "tries": 0 }));
+}
+
+#[tokio::test]
 async fn a_line_of_a_hundred_megabytes_is_refused_by_its_number_and_the_good_rows_beside_it_are_counted() {
     let bench = Bench::new(|config| config.max_manifest_bytes = 1 << 30);
     let piece = Bytes::from(vec![b'x'; 1 << 20]);

@@ -42,7 +42,8 @@ async fn a_comparison_names_each_method_once_and_only_those_that_exist() {
 
 #[tokio::test]
 async fn caps_hold_for_the_run_and_for_each_row() {
-    let caps = Caps { shard_size: 8, retry_rounds: 1, size: "512x512".parse().unwrap(), steps: 60 };
+    let size = "512x512".parse().unwrap();
+    let caps = Caps { shard_size: 8, retry_rounds: 1, size, steps: 60, accept_tries: 4 };
     let bench = Bench::new(|config| config.limits = ApiLimits { caps, ..ApiLimits::default() });
     for (spec, cap) in [
         (with("shard_size", json!(9)), "max_shard_size"),

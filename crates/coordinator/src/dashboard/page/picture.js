@@ -79,6 +79,8 @@ export function pictureView({ parts: [run, task], signal, ready, title }) {
       picture.subjects?.length > 0 && h("span", {}, "subject ", h("b", {}, picture.subjects.join(", "))),
       typeof picture.mask_coverage === "number" && h("span", {}, "mask ", h("b", {}, exactPercent(picture.mask_coverage))),
       typeof picture.scores?.outside_psnr === "number" && h("span", { title: explained }, "place kept ", h("b", {}, decibel(picture.scores.outside_psnr))),
+      Object.entries(picture.measures ?? {}).map(([name, value]) => h("span", {}, `${name} `, h("b", {}, String(Number(value.toPrecision(4)))))),
+      typeof picture.accepted === "boolean" && h("span", {}, picture.accepted ? "accepted at try " : "not accepted, best of ", h("b", {}, String(picture.tries?.length ?? 1))),
       picture.worker && h("span", {}, "made by ", h("b", {}, picture.worker)), picture.committed_at && h("span", {}, when(picture.committed_at)),
       picture.reference && h("span", {}, "reference ", h("b", {}, picture.reference.source))]);
     put(notes, [picture.error, picture.warnings, picture.status], () => [

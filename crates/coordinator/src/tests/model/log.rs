@@ -174,6 +174,7 @@ fn summary(done: u64) -> RunSummary {
         device_seconds: 0.0,
         wall_seconds: 0.0,
         pictures_per_second: 0.0,
+        acceptance: None,
     }
 }
 

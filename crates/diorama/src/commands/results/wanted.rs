@@ -207,6 +207,9 @@ mod tests {
             files: BTreeMap::from([("image".to_owned(), file)]),
             mask_coverage: None,
             scores: BTreeMap::new(),
+            measures: Default::default(),
+            accepted: None,
+            tries: Vec::new(),
             warnings: Vec::new(),
         };
         let mut line = serde_json::to_value(outcome).unwrap();

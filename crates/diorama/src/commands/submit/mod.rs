@@ -13,9 +13,11 @@ use diorama_coordinator::RunStatus;
 use diorama_coordinator::api::SubmitRequest;
 use diorama_core::id::Sha256Hex;
 use diorama_core::manifest::ExtraColumns;
+use diorama_core::measure::{Asked, check_task};
 use diorama_core::range::NAME_BYTES;
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::Labels;
+use diorama_core::task::Task;
 use diorama_manifest::{Format, LISTED_SKIPPED, Manifest, ManifestError, ManifestReport, References, Rules};
 use diorama_runtime::config::Config;
 use diorama_runtime::options::OnInvalid;
@@ -28,7 +30,7 @@ use self::estimate::{Sample, Whole, estimate, shard_size};
 use self::references::upload_references;
 use self::rows::write_rows;
 use super::blocking;
-use super::run::{invalid, open};
+use super::run::{asked, invalid, open};
 use crate::cli::{Cli, Submit};
 use crate::exit::{self, Failure};
 use crate::fleet::client::{Client, ClientError};
@@ -42,16 +44,17 @@ const OBJECT: &str = "s3://";
 
 pub(crate) async fn run(command: &Submit, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
+    let asked = asked(&config.run)?;
     let client = Client::new(&config.client)?;
     tokio::select! {
-        done = submit(command, cli, &config, &client) => done,
+        done = submit(command, cli, &config, &client, &asked) => done,
         () = drain.cancelled() => Ok(exit::DRAINED),
     }
 }
 
-async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -> Result<u8, Failure> {
+async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client, asked: &Asked) -> Result<u8, Failure> {
     if let Some(count) = command.estimate {
-        let (sample, whole) = sample(command, config, client, count).await?;
+        let (sample, whole) = sample(command, config, client, asked, count).await?;
         estimate(cli, client, &sample, &whole).await?;
         if !command.yes {
             if !cli.json() {
@@ -62,7 +65,7 @@ async fn submit(command: &Submit, cli: &Cli, config: &Config, client: &Client) -
     }
     let (status, is_new) = submitted(client, async || match object(command) {
         Some(address) => of_object(command, config, address),
-        None => of_file(&checked(command, config).await?, command, config, client, None).await,
+        None => of_file(&checked(command, config, asked).await?, command, config, client, None).await,
     })
     .await?;
     if !is_new {
@@ -81,13 +84,19 @@ fn object(command: &Submit) -> Option<&str> {
 }
 
 /// Submits `count` of the rows as a run of their own.
-async fn sample(command: &Submit, config: &Config, client: &Client, count: u64) -> Result<(RunStatus, Whole), Failure> {
+async fn sample(
+    command: &Submit,
+    config: &Config,
+    client: &Client,
+    asked: &Asked,
+    count: u64,
+) -> Result<(RunStatus, Whole), Failure> {
     if object(command).is_some() {
         return Err(Failure::usage(anyhow::anyhow!(
             "--estimate draws its rows here, and cannot of a manifest that is an object; download it, and submit the file"
         )));
     }
-    let checked = checked(command, config).await?;
+    let checked = checked(command, config, asked).await?;
     let drawn = Sample::draw(checked.report.tasks, count, config.run.seed);
     let (status, _) =
         submitted(client, async || of_file(&checked, command, config, client, Some(&drawn)).await).await?;
@@ -146,7 +155,7 @@ struct Checked {
     report: Arc<ManifestReport>,
 }
 
-async fn checked(command: &Submit, config: &Config) -> Result<Checked, Failure> {
+async fn checked(command: &Submit, config: &Config, asked: &Asked) -> Result<Checked, Failure> {
     let rules = Rules {
         settings: config.settings.clone(),
         seed: config.run.seed,
@@ -159,8 +168,9 @@ async fn checked(command: &Submit, config: &Config) -> Result<Checked, Failure> 
     };
     let manifest = open(&command.manifest, command.manifest_format, rules)?;
     let skip = config.run.on_invalid == OnInvalid::Skip;
-    let checked = manifest.clone();
-    let validate = move || checked.validate(&|_| Ok(()), if skip { LISTED_SKIPPED } else { issues::SHOWN });
+    let (checked, measures) = (manifest.clone(), asked.measures.clone());
+    let check = move |task: &Task| check_task(&measures, task);
+    let validate = move || checked.validate(&check, if skip { LISTED_SKIPPED } else { issues::SHOWN });
     let report = blocking(validate).await?.map_err(Failure::permanent)?;
     if report.issue_count > 0 && !(skip && report.tasks > 0) {
         return Err(invalid(&command.manifest, &report, skip));
@@ -209,6 +219,9 @@ fn request(command: &Submit, config: &Config) -> Result<SubmitRequest, Failure> 
         settings,
         seed: options.seed.get(),
         compare: options.compare.clone(),
+        measures: options.measures.clone(),
+        accept: options.accept.clone(),
+        accept_tries: options.accept_tries,
         format: options.format,
         shard_size: options.shard_size,
         retry: RetryPolicy {

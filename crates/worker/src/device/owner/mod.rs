@@ -1,20 +1,23 @@
 //! Whoever owns the generator: answers one request at a time, and keeps a batch's misfortune from everything else.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use diorama_backends::blocking::panic_message;
-use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Job};
+use diorama_core::generator::{BatchKey, Generated, GeneratorError, Job};
+use diorama_core::measure::{MeasureError, Subject};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::Task;
 use diorama_protocol::fault;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Batch, DeviceError, Request};
+use super::{Batch, DeviceError, Engine, Measured, Request};
 
-/// Owns the generator.
+/// Owns generator and measurer.
 pub(super) struct Owner {
-    pub(super) generator: Box<dyn Generator>,
+    pub(super) engine: Engine,
     pub(super) stop: CancellationToken,
 }
 
@@ -34,12 +37,54 @@ impl Owner {
                 let batch = span.in_scope(|| self.run(&jobs, &|| reply.is_closed()));
                 drop(reply.send(batch));
             }
+            Request::Measure(subjects, wanted, span, reply) => {
+                let measured = span.in_scope(|| self.measure(&subjects, &wanted, &|| reply.is_closed()));
+                drop(reply.send(measured));
+            }
+        }
+    }
+
+    /// The measures that can be taken.
+    pub(super) fn measures(&self) -> Arc<[&'static str]> {
+        self.engine.measurer.as_ref().map_or_else(|| [].into(), |measurer| measurer.measures().into())
+    }
+
+    /// Measures picture after picture; `unwanted` says when nobody waits for them any more.
+    fn measure(
+        &mut self,
+        subjects: &[Subject],
+        wanted: &[String],
+        unwanted: &dyn Fn() -> bool,
+    ) -> Result<Measured, DeviceError> {
+        let started = Instant::now();
+        let mut results = Vec::with_capacity(subjects.len());
+        for subject in subjects {
+            if self.stop.is_cancelled() || unwanted() {
+                return Err(DeviceError::Stopped);
+            }
+            results.push(self.measure_one(subject, wanted));
+        }
+        Ok(Measured { results, device_seconds: started.elapsed().as_secs_f64() })
+    }
+
+    fn measure_one(&mut self, subject: &Subject, wanted: &[String]) -> Result<BTreeMap<String, f64>, TaskError> {
+        let failed = |message: String| TaskError::transient(ErrorCode::ModelError, message);
+        let Some(measurer) = &mut self.engine.measurer else {
+            return Err(failed("this worker measures no pictures".to_owned()));
+        };
+        match catch_unwind(AssertUnwindSafe(|| measurer.measure(subject, wanted))) {
+            Ok(Ok(measures)) => Ok(measures),
+            Ok(Err(error @ MeasureError::OutOfMemory(_))) => {
+                Err(TaskError::transient(ErrorCode::OutOfMemory, error.to_string()))
+            }
+            Ok(Err(error @ MeasureError::Failed(_))) => Err(failed(error.to_string())),
+            Err(panic) => Err(failed(format!("measuring panicked: {}", panic_message(&*panic)))),
         }
     }
 
     fn check(&self, tasks: &[Task]) -> Vec<Result<BatchKey, TaskError>> {
         let check = |task| {
-            catch_unwind(AssertUnwindSafe(|| self.generator.check(task))).unwrap_or_else(|panic| {
+            catch_unwind(AssertUnwindSafe(|| self.engine.generator.check(task))).unwrap_or_else(|panic| {
                 let message = format!("checking the task panicked: {}", panic_message(&*panic));
                 Err(TaskError::permanent(ErrorCode::ModelError, message))
             })
@@ -88,7 +133,7 @@ impl Owner {
 
     /// Pictures in a batch: fewer after each time that the device had no memory.
     fn batch_size(&self) -> usize {
-        self.generator.info().batch_size.max(1)
+        self.engine.generator.info().batch_size.max(1)
     }
 
     /// Runs the batch, in smaller and smaller padding while the device has no memory for it. Out of memory comes back
@@ -115,7 +160,7 @@ impl Owner {
             return Err(DeviceError::Stopped);
         }
         batch.iter().for_each(|job| fault::task(job.task.custom_id.as_str()));
-        match catch_unwind(AssertUnwindSafe(|| self.generator.generate(batch, &stop))) {
+        match catch_unwind(AssertUnwindSafe(|| self.engine.generator.generate(batch, &stop))) {
             Ok(Ok(made)) if made.len() == batch.len() => Ok(Call::Done(made)),
             Ok(Ok(made)) => Ok(Call::Failed(format!("{} results came back for {} tasks", made.len(), batch.len()))),
             Ok(Err(GeneratorError::OutOfMemory { message, .. })) => Ok(Call::OutOfMemory(message)),

@@ -1,3 +1,4 @@
+use diorama_core::generator::Generator;
 use diorama_core::id::{CustomId, Seed, TaskIndex};
 use diorama_core::record::GeneratorInfo;
 use diorama_core::settings::{Method, Settings};
@@ -40,7 +41,8 @@ impl Generator for Harmed {
 fn owner(batch_size: usize, harm: Harm) -> Owner {
     let inner = FlatGenerator::new(batch_size);
     let info = inner.info().clone();
-    Owner { generator: Box::new(Harmed { inner, info, harm }), stop: CancellationToken::new() }
+    let engine = Engine { generator: Box::new(Harmed { inner, info, harm }), measurer: None };
+    Owner { engine, stop: CancellationToken::new() }
 }
 
 /// Has memory for `room` pictures in a batch, padding included.

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::measures::MEASURES;
+use super::catalogue::by_name;
 
 /// Deeper than anyone writes, and shallow enough for the stack.
 const DEEPEST: usize = 64;
@@ -161,10 +161,7 @@ impl Parser<'_> {
         let Some((_, Token::Word(word))) = self.tokens.get(self.at) else {
             return Err(self.error("a measure was expected, such as psnr > 24"));
         };
-        let Some(measure) = MEASURES.iter().find(|measure| measure.name == *word) else {
-            let names: Vec<&str> = MEASURES.iter().map(|measure| measure.name).collect();
-            return Err(self.error(&format!("{word} is not a measure; the measures are {}", names.join(", "))));
-        };
+        let measure = by_name(word).map_err(|problem| self.error(&problem))?;
         self.at += 1;
         Ok(measure.name)
     }
@@ -273,7 +270,7 @@ mod tests {
             ("psnr > 24 clip > 3", 10, "and, or, or the end"),
             ("(psnr > 24", 10, "a ) is missing"),
             ("psnr > 24 and", 13, "a measure was expected"),
-            ("lpisp < 0.2", 0, "lpisp is not a measure; the measures are psnr, ssim"),
+            ("lpisp < 0.2", 0, "lpisp is not a measure; did you mean lpips_"),
             ("psnr > 2.4.1", 7, "2.4.1 is not a number"),
             ("psnr > nan", 7, "a number was expected"),
             ("psnr ! 3", 5, "write not, or !="),
