@@ -115,7 +115,7 @@ mod tests {
             (&["cilp"][..], None, "measures: cilp is not a measure; did you mean clip?"),
             (&["lpips"][..], None, "did you mean lpips_alex, lpips_vgg or lpips_squeeze?"),
             (&["fid"][..], None, "fid is a measure of sets"),
-            (&[][..], Some("clip >"), "a number is expected"),
+            (&[][..], Some("clip >"), "a number was expected"),
             (&[][..], Some("kid < 3"), "kid is a measure of sets"),
             (&[][..], Some("zebra < 3"), "zebra is not a measure; they are psnr, ssim"),
         ] {
