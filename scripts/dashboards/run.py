@@ -43,6 +43,9 @@ def course(made):
                           "Rising: pause the run and look at `diorama status RUN` before it burns through its last row.",
                           span=12))
     made.with_panel(graph("Pictures a second", "none", [(pace(), "{{run}}")], span=12))
+    made.with_panel(graph("Pictures accepted, kept though no try was, and made again", "none",
+                          [(f"max by (result) (diorama_run_acceptance{{{RUN}}})", "{{result}}")],
+                          "0 where the run accepts everything.", span=12))
     made.with_panel(graph("Time left", "s", [(f"max by (run) (diorama_run_eta_seconds{{{RUN}}})", "{{run}}")],
                           "Should fall by a second each second.", span=12))
 

@@ -55,6 +55,11 @@ def work(made):
                           [("60 * sum by (worker, ending) ({})".format(
                               named(rate("diorama_worker_shards_total", f'{POOL}, ending!="committed"'))),
                             "{{worker}}: {{ending}}")]))
+    made.with_panel(graph("Pictures made again, and kept though not accepted, a minute", "none",
+                          [("60 * " + by_worker(named(rate("diorama_worker_tries_total"))), "{{worker}}: made again"),
+                           ("60 * " + by_worker(named(rate("diorama_worker_accepted_total", f'{POOL}, result="kept"'))),
+                            "{{worker}}: kept")],
+                          "Of runs with a condition. Most pictures are made again: the condition asks much of the model."))
     made.with_panel(graph("Bytes to the object store a second", "Bps",
                           [(by_worker(named(rate("diorama_worker_archive_bytes_total"))), "{{worker}}")]))
 

@@ -110,24 +110,28 @@ fn one() -> u32 {
     1
 }
 
-/// What of a generator decides pixels, besides the kind of its device.
+/// What of a worker decides pixels and scores, besides the kind of its device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelIdentity {
     /// SHA-256 over the model's weights and configurations, as in [`crate::record::GeneratorInfo`].
     pub sha256: String,
     /// `f32`, `bf16` or `f16`.
     pub dtype: String,
+    /// Of a run that measures: the networks that its measures need, each with the SHA-256 of its weights.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub networks: BTreeMap<String, String>,
 }
 
 impl From<&crate::record::GeneratorInfo> for ModelIdentity {
     fn from(info: &crate::record::GeneratorInfo) -> Self {
-        Self { sha256: info.model_sha256.clone(), dtype: info.dtype.clone() }
+        Self { sha256: info.model_sha256.clone(), dtype: info.dtype.clone(), networks: BTreeMap::new() }
     }
 }
 
 impl std::fmt::Display for ModelIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} in {}", self.sha256, self.dtype)
+        write!(f, "{} in {}", self.sha256, self.dtype)?;
+        self.networks.iter().try_for_each(|(name, sha256)| write!(f, " with the network {name} {sha256}"))
     }
 }
 

@@ -31,6 +31,12 @@ impl Measurer for Measuring {
         &self.measures
     }
 
+    fn networks(&self) -> BTreeMap<String, String> {
+        let hex = |digest: &[u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let loaded = self.evaluator.networks().loaded.iter();
+        loaded.map(|(kind, digest)| (kind.folder().to_owned(), hex(digest))).collect()
+    }
+
     fn measure(&mut self, subject: &Subject, wanted: &[String]) -> Result<BTreeMap<String, f64>, MeasureError> {
         // Nothing is written here, so that what may pass is memory.
         self.evaluator.measure_alone(subject, wanted).map_err(|error| match error.is_retryable() {

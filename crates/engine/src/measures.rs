@@ -14,6 +14,10 @@ impl Measurer for SyntheticMeasurer {
         &["coverage", "luma_mean", "luma_deviation"]
     }
 
+    fn networks(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
     fn measure(&mut self, subject: &Subject, wanted: &[String]) -> Result<BTreeMap<String, f64>, MeasureError> {
         let brightness: Vec<f64> = subject
             .picture

@@ -57,7 +57,9 @@ fn paused(reason: &str) -> Act {
 }
 
 fn bound(sha256: &str) -> Act {
-    Act::Bound { model: ModelIdentity { sha256: sha256.to_owned(), dtype: "f32".to_owned() } }
+    Act::Bound {
+        model: ModelIdentity { sha256: sha256.to_owned(), dtype: "f32".to_owned(), networks: Default::default() },
+    }
 }
 
 fn entry(act: Act) -> Decision {

@@ -40,7 +40,7 @@ enum Kind {
 
 /// The model with this number.
 pub(crate) fn serving(model: u64) -> ModelIdentity {
-    ModelIdentity { sha256: format!("model-{model}"), dtype: "f32".to_owned() }
+    ModelIdentity { sha256: format!("model-{model}"), dtype: "f32".to_owned(), networks: Default::default() }
 }
 
 pub(crate) struct Fleet {

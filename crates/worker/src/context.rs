@@ -7,7 +7,6 @@ use std::time::Duration;
 use diorama_core::caps::Caps;
 use diorama_core::id::{Pool, RunId, ShardId, WorkerId};
 use diorama_core::key::RunRoot;
-use diorama_core::run::ModelIdentity;
 use diorama_picture::PictureLimits;
 use diorama_protocol::{Backends, RunStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -128,8 +127,6 @@ pub struct WorkerReport {
 pub(crate) struct Context {
     pub(crate) backends: Backends,
     pub(crate) device: Device,
-    /// The model, as runs are bound to it.
-    pub(crate) model: ModelIdentity,
     pub(crate) config: WorkerConfig,
     /// Cancelled: take nothing new, submit no batch, hand back.
     pub(crate) stopping: CancellationToken,
@@ -149,7 +146,6 @@ impl Context {
     pub(crate) fn new(backends: Backends, device: Device, config: WorkerConfig) -> Self {
         let holding = Holding::new(backends.progress.clone(), config.heartbeat * 3, config.metrics.clone());
         Self {
-            model: ModelIdentity::from(device.info()),
             pulse: Pulse::new(config.model_load),
             backends,
             device,

@@ -23,7 +23,7 @@ use crate::work::Work;
 /// Whether this worker's model is the one that the run is bound to. The first worker binds a run that names none. A run
 /// that is bound to another one is paused with the reason: its pictures come from one model.
 pub(crate) async fn is_our_model(context: &Context, store: &RunStore, known: &Known) -> Result<bool, ObjectError> {
-    let here = &context.model;
+    let here = &context.device.identity(&known.spec.measures);
     let bound = match (&known.spec.model, known.history.model()) {
         (Some(bound), _) | (None, Some(bound)) => Some(bound.clone()),
         (None, None) => decide(context, store, known, Act::Bound { model: here.clone() }).await?.model().cloned(),

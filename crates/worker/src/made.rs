@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use diorama_core::marker::{ArchiveRef, Part};
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
-use diorama_core::run::ModelIdentity;
 use diorama_core::task::Task;
 
 use crate::group::{Finished, Kept, TaskEnd};
@@ -32,11 +31,11 @@ impl Made {
     ///
     /// An archive is taken as a whole or not at all: two attempts that went on side by side may both have made a picture,
     /// and what an archive of a marker holds belongs to outcomes.
-    pub(crate) fn inherit(&mut self, part: Part, work: &Work, model: &ModelIdentity) -> bool {
+    pub(crate) fn inherit(&mut self, part: Part, work: &Work) -> bool {
         let fits = part.version == 1
             && part.shard == work.id
             && part.run == work.spec.run
-            && part.model == *model
+            && part.model == work.model
             && part.settings == work.settings;
         if !fits {
             return false;
@@ -107,14 +106,14 @@ impl Made {
     }
 
     /// What this attempt keeps of its own for whoever goes on.
-    pub(crate) fn part(&self, work: &Work, model: &ModelIdentity, archive: Option<ArchiveRef>) -> Part {
+    pub(crate) fn part(&self, work: &Work, archive: Option<ArchiveRef>) -> Part {
         let outcome = |(position, kept): (usize, &Kept)| of_task(&work.tasks[position], Ok(kept.clone()));
         Part {
             version: 1,
             run: work.spec.run.clone(),
             shard: work.id,
             attempt: work.attempt.clone(),
-            model: model.clone(),
+            model: work.model.clone(),
             settings: work.settings.clone(),
             archive,
             outcomes: self.own().map(outcome).collect(),

@@ -147,7 +147,7 @@ async fn heartbeat(context: Arc<Context>) {
             pool: context.config.pool.clone(),
             state,
             model: info.model.clone(),
-            identity: context.model.clone(),
+            identity: context.device.identity(&[]),
             device: info.device.clone(),
             done: context.report().pictures,
             vitals: context.pulse.take(context.report().pictures),

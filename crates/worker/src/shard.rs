@@ -151,15 +151,13 @@ impl Shard {
         }
         let known = context.may_go_on(&store, run, id, false).await?;
         hold.tell().await;
-        if !fit::is_our_model(context, &store, &known).await? {
+        // Before the run is bound to a worker that cannot do all of it.
+        if !fit::can_measure(context, &store, &known).await? || !fit::is_our_model(context, &store, &known).await? {
             return Err(Interrupt::Ended(Ending::LetGo));
         }
         if let Some(marker) = store.marker(id).await? {
             tell_progress(context, &known.spec, &known.history, &marker).await;
             return Err(Interrupt::Ended(Ending::AlreadyCommitted));
-        }
-        if !fit::can_measure(context, &store, &known).await? {
-            return Err(Interrupt::Ended(Ending::LetGo));
         }
         if !fit::is_within_caps(context, &store, &known).await? {
             return Err(Interrupt::Ended(Ending::LetGo));
@@ -193,6 +191,7 @@ impl Shard {
             },
             sink: Sink::open(place, store.clone(), context.config.scratch.path(), tasks.len()),
             settings: known.settings.clone(),
+            model: context.device.identity(&spec.measures),
             spec,
             tasks,
             store,
@@ -243,7 +242,7 @@ impl Shard {
         kept.sort_by_key(|part| std::cmp::Reverse(part.outcomes.len()));
         for part in kept {
             let attempt = part.attempt.clone();
-            if self.made.inherit(part, work, &context.model) {
+            if self.made.inherit(part, work) {
                 tracing::info!(from = %attempt, "continuing from what an earlier attempt kept");
             }
         }
@@ -298,7 +297,7 @@ impl Shard {
             shard: work.id,
             attempt: work.attempt.clone(),
             worker: context.config.worker.clone(),
-            model: Some(context.model.clone()),
+            model: Some(work.model.clone()),
             settings: work.settings.clone(),
             archives: made.archives(archive),
             outcomes: made.outcomes(work),
@@ -360,7 +359,7 @@ impl Shard {
                 return Ok(false);
             }
             let key = ObjectKey::Part(work.id, work.attempt.clone());
-            work.store.write_json(&key, &made.part(work, &context.model, archive)).await?;
+            work.store.write_json(&key, &made.part(work, archive)).await?;
             Ok::<_, WorkerError>(true)
         };
         match tokio::time::timeout_at(context.keep_until(), keep).await {

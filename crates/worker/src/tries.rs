@@ -127,10 +127,13 @@ async fn measure(
 fn subject(task: &Task, made: &Generated, region: Option<&Region>) -> Subject {
     let used = made.record.reference.as_ref().and_then(|reference| reference.used);
     let fits = |used: &Placement| (used.width, used.height) == (made.image.width, made.image.height);
+    let placed = region.zip(used.filter(fits)).map(|(region, used)| region.mask(&used));
+    // The whole picture never stands in for a region that cannot be placed.
+    let has_background = region.is_none() || placed.is_some();
     Subject {
         picture: made.image.clone(),
-        reference: made.reference.clone(),
-        region: region.zip(used.filter(fits)).map(|(region, used)| region.mask(&used)),
+        reference: made.reference.clone().filter(|_| has_background),
+        region: placed,
         prompt: Some(task.prompt.clone()),
         coverage: made.record.mask_coverage,
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use diorama_core::id::{AttemptId, Sha256Hex, ShardId};
-use diorama_core::run::RunSpec;
+use diorama_core::run::{ModelIdentity, RunSpec};
 use diorama_core::task::Task;
 use diorama_protocol::RunStore;
 
@@ -18,6 +18,8 @@ pub(crate) struct Work {
     pub(crate) spec: Arc<RunSpec>,
     /// The digest of the spec's settings.
     pub(crate) settings: Sha256Hex,
+    /// What makes and measures its pictures.
+    pub(crate) model: ModelIdentity,
     pub(crate) tasks: Vec<Task>,
     /// `variants[position][variant]`: the task, then its comparisons.
     pub(crate) variants: Vec<Vec<Task>>,

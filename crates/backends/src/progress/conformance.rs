@@ -97,7 +97,7 @@ pub async fn a_silent_worker_is_forgotten(progress: &dyn Progress) {
         pool: Pool::new("default").unwrap(),
         state,
         model: "demo".to_owned(),
-        identity: ModelIdentity { sha256: "0123".to_owned(), dtype: "f32".to_owned() },
+        identity: ModelIdentity { sha256: "0123".to_owned(), dtype: "f32".to_owned(), networks: Default::default() },
         device: "cpu".to_owned(),
         done: 12,
     };

@@ -71,7 +71,7 @@ pub(crate) fn spec(run: &str, tasks: u64, shard_size: u32) -> RunSpec {
         retry: RetryPolicy { max_rounds: 2, delay_seconds: 0.0, poison_after: 2 },
         keep_references: false,
         stop_if: None,
-        model: Some(ModelIdentity { sha256: "0".repeat(64), dtype: "f32".to_owned() }),
+        model: Some(ModelIdentity { sha256: "0".repeat(64), dtype: "f32".to_owned(), networks: Default::default() }),
     }
 }
 

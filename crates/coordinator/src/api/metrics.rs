@@ -138,7 +138,7 @@ fn snapshot(seen: &Seen, leads: bool) -> Result<Registry, Error> {
     let tasks = gauge("diorama_run_tasks", "Tasks of an active run by state", &["run", "pool", "state"])?;
     let pictures = gauge(
         "diorama_run_acceptance",
-        "Pictures of an active run with a condition: accepted, kept though no try was, and made again",
+        "Pictures of an active run's condition: accepted, kept though no try was, and made again",
         &["run", "pool", "result"],
     )?;
     let about = Opts::new("diorama_run_eta_seconds", "Seconds until an active run is done, at the last minute's rate");
@@ -156,10 +156,9 @@ fn snapshot(seen: &Seen, leads: bool) -> Result<Registry, Error> {
         ] {
             tasks.with_label_values(&[id, pool, state]).set(value as i64);
         }
-        if let Some(AcceptanceCounts { accepted, kept, tries }) = run.acceptance {
-            for (result, value) in [("accepted", accepted), ("kept", kept), ("tries", tries)] {
-                pictures.with_label_values(&[id, pool, result]).set(value as i64);
-            }
+        let AcceptanceCounts { accepted, kept, tries } = run.acceptance.unwrap_or_default();
+        for (result, value) in [("accepted", accepted), ("kept", kept), ("tries", tries)] {
+            pictures.with_label_values(&[id, pool, result]).set(value as i64);
         }
         if let Some(seconds) = run.eta_seconds {
             eta.with_label_values(&[id, pool]).set(seconds);

@@ -1,5 +1,7 @@
 //! What a run asks to be measured, read and checked before anything starts.
 
+use std::collections::BTreeMap;
+
 use super::acceptance::{Acceptance, Condition};
 use super::catalogue::{MEASURES, Measure, by_name};
 use crate::outcome::{ErrorCode, TaskError};
@@ -63,6 +65,13 @@ pub fn check_task(measures: &[String], task: &Task) -> Result<(), TaskError> {
         return Ok(());
     }
     Err(TaskError::permanent(ErrorCode::InvalidSettings, lacking.join("; ")))
+}
+
+/// Of these networks, those that measures of these names need.
+pub fn needed_networks(measures: &[String], there: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let known = measures.iter().filter_map(|name| by_name(name).ok());
+    let named = known.filter_map(|measure| there.get_key_value(measure.needs.network?));
+    named.map(|(name, sha256)| (name.clone(), sha256.clone())).collect()
 }
 
 /// Why measures of these names cannot be taken where they are not known, or their networks are not there.

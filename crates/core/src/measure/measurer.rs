@@ -35,6 +35,9 @@ pub trait Measurer: Send {
     /// The measures that it can take, by name: those whose networks it has.
     fn measures(&self) -> &[&'static str];
 
+    /// Its networks by name, each with the SHA-256 of its weights: with others, scores do not compare.
+    fn networks(&self) -> BTreeMap<String, String>;
+
     /// The measures of one picture among `wanted`, by name. One that this picture cannot have (a region without an inside,
     /// a picture that is too small for a network) is absent, never 0.
     fn measure(&mut self, subject: &Subject, wanted: &[String]) -> Result<BTreeMap<String, f64>, MeasureError>;

@@ -8,7 +8,7 @@ mod expression;
 mod measurer;
 
 pub use acceptance::{Acceptance, Condition, Miss, Try};
-pub use asked::{Asked, check_task, missing};
+pub use asked::{Asked, check_task, missing, needed_networks};
 pub use catalogue::{Better, MEASURES, Measure, Needs, by_name};
 pub use expression::{Expression, ExpressionError, Sign};
 pub use measurer::{MeasureError, Measurer, Subject};

@@ -20,7 +20,10 @@ use crate::{output, progress};
 
 pub(crate) async fn run(command: &Eval, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let wanted = command.keep.as_deref().map(str::parse::<Expression>).transpose().map_err(Failure::usage)?;
-    let job = Job::new(command)?;
+    let mut job = Job::new(command)?;
+    if job.networks.is_empty() {
+        job.networks = cli.configuration().map_err(Failure::usage)?.worker.networks;
+    }
     let (json, keep) = (cli.json(), Keep { wanted, ids: command.ids.clone(), manifest: command.manifest.clone() });
     let done = blocking(move || job.work(&keep, &|| drain.is_cancelled())).await?;
     match done {

@@ -7,7 +7,7 @@ use anyhow::Context;
 use diorama_coordinator::{RunEnd, RunProgress, Tasks};
 use diorama_core::generator::Generator;
 use diorama_core::id::{Pool, RunId, Sha256Hex};
-use diorama_core::measure::{self, Asked, check_task};
+use diorama_core::measure::{self, Asked, check_task, needed_networks};
 use diorama_core::outcome::TaskError;
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{AcceptanceCounts, Labels, ModelIdentity, RunSpec, RunSummary};
@@ -146,7 +146,8 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest, asked: Asked) -> Re
         tracing::warn!("skipped: {issue}");
     }
     let counts = (report.tasks, report.invalid_rows);
-    let model = Some(ModelIdentity::from(maker.as_generator().info()));
+    let networks = needed_networks(&asked.measures, &measurer.networks());
+    let model = Some(ModelIdentity { networks, ..ModelIdentity::from(maker.as_generator().info()) });
     let spec = spec(path, config, manifest, report.sha256.clone(), counts, (model, asked))?;
     let tasks = manifest.tasks(&report).map_err(Failure::try_again)?;
     let tasks: Tasks = Box::new(tasks.map(|task| task.map_err(Into::into)));

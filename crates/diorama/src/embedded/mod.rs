@@ -197,13 +197,13 @@ async fn run_on(
     }
 
     let (device, thread) = Device::start(engine).await.map_err(WorkerError::from)?;
-    let here = ModelIdentity::from(device.info());
-    if let Some(begun) = spec.model.clone().filter(|begun| *begun != here) {
-        return Err(EmbeddedError::OtherModel { begun, here });
-    }
     let unmeasurable = device.unmeasurable(&spec.measures);
     if !unmeasurable.is_empty() {
         return Err(EmbeddedError::Unmeasurable { why: measure::missing(&unmeasurable) });
+    }
+    let here = device.identity(&spec.measures);
+    if let Some(begun) = spec.model.clone().filter(|begun| *begun != here) {
+        return Err(EmbeddedError::OtherModel { begun, here });
     }
     let name = WorkerId::new(format!("embedded-{}", std::process::id()))?;
     let config =

@@ -45,7 +45,7 @@ fn spec() -> RunSpec {
         retry: RetryPolicy::default(),
         keep_references: false,
         stop_if: None,
-        model: Some(ModelIdentity { sha256: "none".to_owned(), dtype: "f32".to_owned() }),
+        model: Some(ModelIdentity { sha256: "none".to_owned(), dtype: "f32".to_owned(), networks: Default::default() }),
         name: None,
         labels: Labels::new(),
         priority: 0,

@@ -179,6 +179,29 @@ mod tests {
     }
 
     #[test]
+    fn measures_are_columns_of_numbers_and_tries_are_json() {
+        let folder = tempfile::tempdir().unwrap();
+        let measured = |task: u64, more: Value| {
+            let mut line: Value = serde_json::from_str(&line(task, &json!({}), None)).unwrap();
+            line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            line.to_string()
+        };
+        let tries = json!([{"seed": 7, "measures": {"clip": 26.5}, "accepted": true}]);
+        let lines = [
+            measured(0, json!({"measures": {"coverage": 0.5}, "accepted": false, "tries": []})),
+            measured(1, json!({"measures": {"clip": 26.5, "coverage": 0.25}, "accepted": true, "tries": tries})),
+        ];
+        fs::write(folder.path().join(RESULTS), lines.join("\n")).unwrap();
+        write(folder.path()).unwrap();
+        let reader = SerializedFileReader::new(File::open(folder.path().join(TABLE)).unwrap()).unwrap();
+        let rows: Vec<Value> = reader.into_iter().map(|row| row.unwrap().to_json_value()).collect();
+        assert_eq!((&rows[0]["measures.clip"], &rows[1]["measures.clip"]), (&json!(null), &json!(26.5)));
+        assert_eq!((&rows[0]["measures.coverage"], &rows[1]["measures.coverage"]), (&json!(0.5), &json!(0.25)));
+        assert_eq!((&rows[0]["accepted"], &rows[1]["accepted"]), (&json!(false), &json!(true)));
+        assert_eq!(serde_json::from_str::<Value>(rows[1]["tries"].as_str().unwrap()).unwrap(), tries);
+    }
+
+    #[test]
     fn a_run_without_a_picture_has_an_empty_table() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(RESULTS), "").unwrap();

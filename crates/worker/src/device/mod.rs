@@ -16,9 +16,10 @@ use std::thread::JoinHandle;
 use diorama_backends::blocking::panic_message;
 use diorama_core::causes;
 use diorama_core::generator::{BatchKey, Generated, Generator, Job};
-use diorama_core::measure::{Measurer, Subject};
+use diorama_core::measure::{Measurer, Subject, needed_networks};
 use diorama_core::outcome::TaskError;
 use diorama_core::record::GeneratorInfo;
+use diorama_core::run::ModelIdentity;
 use diorama_core::task::Task;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -54,6 +55,14 @@ pub enum DeviceError {
     /// Nothing more will run in this process.
     #[error("the device is lost: {0}; start the worker again, and run `diorama doctor` if that does not help")]
     Lost(String),
+}
+
+/// What a measurer can do, and with what.
+#[derive(Debug, Default)]
+struct MeasurerInfo {
+    measures: Vec<&'static str>,
+    /// With the digests of their weights.
+    networks: BTreeMap<String, String>,
 }
 
 /// A batch that the device has done.
@@ -97,7 +106,7 @@ enum Request {
 pub struct Device {
     requests: mpsc::Sender<Request>,
     info: Arc<GeneratorInfo>,
-    measures: Arc<[&'static str]>,
+    measurer: Arc<MeasurerInfo>,
     stop: CancellationToken,
 }
 
@@ -117,7 +126,7 @@ impl Device {
                     Err(panic) => return drop(ready.send(Err(DeviceError::Start(panic_message(&*panic))))),
                 };
                 let mut owner = Owner { engine, stop: stop_thread };
-                if ready.send(Ok((owner.engine.generator.info().clone(), owner.measures()))).is_err() {
+                if ready.send(Ok((owner.engine.generator.info().clone(), owner.measurer_info()))).is_err() {
                     return;
                 }
                 while let Some(request) = incoming.blocking_recv() {
@@ -125,10 +134,10 @@ impl Device {
                 }
             })
             .map_err(|error| DeviceError::Start(format!("the device's thread cannot be started: {error}")))?;
-        let (info, measures) = started
+        let (info, measurer) = started
             .await
             .unwrap_or_else(|_| Err(DeviceError::Start("the device's thread ended immediately".to_owned())))?;
-        Ok((Self { requests, info: Arc::new(info), measures, stop }, DeviceThread(Some(thread))))
+        Ok((Self { requests, info: Arc::new(info), measurer: Arc::new(measurer), stop }, DeviceThread(Some(thread))))
     }
 
     /// Who the generator is.
@@ -136,15 +145,16 @@ impl Device {
         &self.info
     }
 
-    /// The measures that can be taken here, by name.
-    pub fn measures(&self) -> &[&'static str] {
-        &self.measures
+    /// What decides the pictures that are made here, and what measures of these names say of them.
+    pub fn identity(&self, measures: &[String]) -> ModelIdentity {
+        let networks = needed_networks(measures, &self.measurer.networks);
+        ModelIdentity { networks, ..ModelIdentity::from(self.info()) }
     }
 
     /// Those of `wanted` that cannot be taken here.
     pub fn unmeasurable<'a>(&self, wanted: &'a [String]) -> Vec<&'a str> {
         let wanted = wanted.iter().map(String::as_str);
-        wanted.filter(|name| !self.measures.contains(name)).collect()
+        wanted.filter(|name| !self.measurer.measures.contains(name)).collect()
     }
 
     /// Measures pictures between two batches.

@@ -19,7 +19,7 @@ impl Device {
         let stop = CancellationToken::new();
         let info = generator.info().clone().into();
         let owner = Owner { engine: Engine { generator, measurer: None }, stop: stop.clone() };
-        let device = Self { requests, info, measures: owner.measures(), stop };
+        let device = Self { requests, info, measurer: owner.measurer_info().into(), stop };
         let serving = tokio::spawn(serve(owner, incoming, pace));
         (device, AbortOnDropHandle::new(serving))
     }

@@ -15,6 +15,10 @@ impl Measurer for Redness {
         &["luma_mean", "coverage"]
     }
 
+    fn networks(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
     fn measure(&mut self, subject: &Subject, wanted: &[String]) -> Result<BTreeMap<String, f64>, MeasureError> {
         let red = f64::from(subject.picture.data[0]);
         if red == 66.0 {
@@ -183,4 +187,52 @@ async fn a_picture_that_cannot_be_measured_fails_its_task_and_one_that_lacks_a_m
     };
     assert_eq!(measures.keys().collect::<Vec<_>>(), ["luma_mean"], "txt2img has no mask");
     assert!(accepted.is_none() && tries.is_empty() && warnings.iter().any(|warning| warning.contains("coverage")));
+}
+
+/// Scores every picture alike, with a network of these weights.
+struct Networked(&'static str);
+
+impl Measurer for Networked {
+    fn measures(&self) -> &[&'static str] {
+        &["clip"]
+    }
+
+    fn networks(&self) -> BTreeMap<String, String> {
+        [("clip", self.0), ("dino", "other")].map(|(name, sha256)| (name.to_owned(), sha256.to_owned())).into()
+    }
+
+    fn measure(&mut self, _: &Subject, _: &[String]) -> Result<BTreeMap<String, f64>, MeasureError> {
+        Ok([("clip".to_owned(), 26.0)].into())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_bound_to_the_networks_that_it_is_measured_with() {
+    let bench = Bench::new();
+    let spec = RunSpec { measures: vec!["clip".to_owned()], ..spec(&run_id("r"), OutputFormat::Files, 12) };
+    let run = spec.run.clone();
+    bench.submit_spec(spec).await;
+    bench.publish(&run).await;
+    bench.allow(1);
+    let first = bench.start_with(bench.generator("m"), Some(Box::new(Networked("aa"))), bench.config("first")).await;
+    bench.has_begun(2).await;
+    first.drain.cancel();
+    bench.allow(usize::MAX);
+    first.end().await;
+    let bound = bench.history(&run).await.model().cloned().unwrap();
+    assert_eq!(bound.networks, [("clip".to_owned(), "aa".to_owned())].into(), "no other network decides anything");
+
+    let other = bench.start_with(bench.generator("m"), Some(Box::new(Networked("bb"))), bench.config("other")).await;
+    other.has_ended(1, "let_go").await;
+    other.end().await;
+    let history = bench.history(&run).await;
+    assert_eq!(history.state(), Some(RunState::Paused));
+    assert!(history.reason().unwrap().contains("network clip aa"), "{:?}", history.reason());
+
+    bench.decide(&run, Act::Resumed).await;
+    bench.publish(&run).await;
+    let same = bench.start_with(bench.generator("m"), Some(Box::new(Networked("aa"))), bench.config("same")).await;
+    assert_eq!(bench.marker(&run).await.model, Some(bound));
+    same.end().await;
+    assert_eq!(bench.made.lock().unwrap().len(), 12, "the part of the first one is taken over");
 }

@@ -16,7 +16,10 @@ async fn the_first_worker_binds_a_run_and_one_with_another_model_pauses_it() {
     let marker = bench.marker(&run).await;
     worker.end().await;
     let bound = bench.history(&run).await.model().cloned();
-    assert_eq!(bound, Some(ModelIdentity { sha256: "m".to_owned(), dtype: "f32".to_owned() }));
+    assert_eq!(
+        bound,
+        Some(ModelIdentity { sha256: "m".to_owned(), dtype: "f32".to_owned(), networks: Default::default() })
+    );
     assert_eq!(marker.model, bound);
 
     bench.backends.objects.delete(&bench.store(&run).path(&ObjectKey::Commit(shard(0)))).await.unwrap();
@@ -96,7 +99,14 @@ async fn a_shard_that_was_not_begun_makes_room_and_one_that_was_goes_on() {
     let mut head = Head { decisions: 1, state: RunState::Running, gives_way: true };
     bench.backends.progress.announce(&run, &head).await.unwrap();
     // Bound already: binding it would announce anew.
-    bench.decide(&run, Act::Bound { model: ModelIdentity { sha256: "m".to_owned(), dtype: "f32".to_owned() } }).await;
+    bench
+        .decide(
+            &run,
+            Act::Bound {
+                model: ModelIdentity { sha256: "m".to_owned(), dtype: "f32".to_owned(), networks: Default::default() },
+            },
+        )
+        .await;
     head.decisions = 2;
     bench.backends.progress.announce(&run, &head).await.unwrap();
     let worker = bench.worker("w").await;

@@ -57,7 +57,11 @@ async fn a_pool_is_listed_with_its_workers_its_runs_and_its_queue() {
             pool: Pool::new(pool).unwrap(),
             state: WorkerState::Idle,
             model: "demo".to_owned(),
-            identity: ModelIdentity { sha256: "0123".to_owned(), dtype: "f32".to_owned() },
+            identity: ModelIdentity {
+                sha256: "0123".to_owned(),
+                dtype: "f32".to_owned(),
+                networks: Default::default(),
+            },
             device: "cpu".to_owned(),
             done: 0,
         };

@@ -155,7 +155,7 @@ pub(super) fn heartbeat(worker: &str) -> Heartbeat {
         pool: Pool::new("default").unwrap(),
         state: WorkerState::Working,
         model: "demo".to_owned(),
-        identity: ModelIdentity { sha256: "0123".to_owned(), dtype: "f32".to_owned() },
+        identity: ModelIdentity { sha256: "0123".to_owned(), dtype: "f32".to_owned(), networks: Default::default() },
         device: "cuda:0".to_owned(),
         done: 3,
         vitals: Vitals { device_share: Some(0.75), ..Vitals::default() },

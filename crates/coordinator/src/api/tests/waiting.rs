@@ -42,7 +42,7 @@ async fn worker(bench: &Bench, pool: &str, state: WorkerState) {
         pool: Pool::new(pool).unwrap(),
         state,
         model: "demo".to_owned(),
-        identity: ModelIdentity { sha256: "0123".to_owned(), dtype: "f32".to_owned() },
+        identity: ModelIdentity { sha256: "0123".to_owned(), dtype: "f32".to_owned(), networks: Default::default() },
         device: "cpu".to_owned(),
         done: 0,
     };

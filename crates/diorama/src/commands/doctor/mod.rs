@@ -26,7 +26,8 @@ pub(crate) async fn run(command: &Doctor, cli: &Cli) -> Result<u8, Failure> {
     }
     checks.extend(services::check(&config).await);
     if command.eval {
-        checks.extend(networks(&command.networks));
+        let named = if command.networks.is_empty() { &config.worker.networks } else { &command.networks };
+        checks.extend(networks(named));
     }
     if let Some(out) = &command.out {
         checks.push(writable(out));

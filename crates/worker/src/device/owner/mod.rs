@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use diorama_backends::blocking::panic_message;
 use diorama_core::generator::{BatchKey, Generated, GeneratorError, Job};
-use diorama_core::measure::{MeasureError, Subject};
+use diorama_core::measure::{MeasureError, Measurer, Subject};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::Task;
 use diorama_protocol::fault;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Batch, DeviceError, Engine, Measured, Request};
+use super::{Batch, DeviceError, Engine, Measured, MeasurerInfo, Request};
 
 /// Owns generator and measurer.
 pub(super) struct Owner {
@@ -44,9 +43,13 @@ impl Owner {
         }
     }
 
-    /// The measures that can be taken.
-    pub(super) fn measures(&self) -> Arc<[&'static str]> {
-        self.engine.measurer.as_ref().map_or_else(|| [].into(), |measurer| measurer.measures().into())
+    /// What can be measured.
+    pub(super) fn measurer_info(&self) -> MeasurerInfo {
+        let info = |measurer: &dyn Measurer| MeasurerInfo {
+            measures: measurer.measures().to_vec(),
+            networks: measurer.networks(),
+        };
+        self.engine.measurer.as_deref().map_or_else(MeasurerInfo::default, info)
     }
 
     /// Measures picture after picture; `unwanted` says when nobody waits for them any more.
