@@ -138,7 +138,7 @@ fn snapshot(seen: &Seen, leads: bool) -> Result<Registry, Error> {
     let tasks = gauge("diorama_run_tasks", "Tasks of an active run by state", &["run", "pool", "state"])?;
     let pictures = gauge(
         "diorama_run_acceptance",
-        "Pictures of an active run's condition: accepted, kept though no try was, and made again",
+        "Pictures of an active run's condition: accepted, kept although no try passed, and further tries",
         &["run", "pool", "result"],
     )?;
     let about = Opts::new("diorama_run_eta_seconds", "Seconds until an active run is done, at the last minute's rate");

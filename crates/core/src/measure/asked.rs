@@ -91,7 +91,7 @@ fn lack(measure: &Measure, task: &Task) -> Option<&'static str> {
         return Some("it compares with the reference, and this row's method uses none");
     }
     if measure.needs.region && task.region.is_none() {
-        return Some("it needs to know where the subject may be, and the row has no region");
+        return Some("it needs to know where the subject may be, but the row has no region");
     }
     if measure.needs.mask && method != Method::AbsGradSam {
         return Some("it is of the mask, and this row's method has none");

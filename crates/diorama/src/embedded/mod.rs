@@ -44,7 +44,7 @@ pub enum EmbeddedError {
         holder: String,
     },
     /// The folder cannot be locked.
-    #[error("{} cannot be locked: {error}; choose a folder on a local file system that you may write to", .folder.display())]
+    #[error("{} cannot be locked: {error}; choose a writable folder on a local file system", .folder.display())]
     Lock { folder: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Objects(#[from] ObjectError),

@@ -168,7 +168,7 @@ fn remarks(text: &mut String, summaries: &Summaries, evaluation: &Evaluation) {
     }
     for (source, ids) in &evaluation.unpaired {
         say(format!(
-            "{source} lacks {} tasks that another folder has, which no comparison counts: {}.",
+            "{source} lacks {} tasks that another folder has; they are left out of comparisons: {}.",
             ids.len(),
             some(ids.iter().cloned())
         ));

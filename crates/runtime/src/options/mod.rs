@@ -63,7 +63,7 @@ keys! {
         /// What a picture must fulfil, such as 'clip > 26 and coverage < 0.6'; one that does not is made again with the next
         /// seeds, and the best is kept.
         accept: Option<String>, "CONDITION", Kind::Text("a condition such as \"clip > 26 and coverage < 0.6\"");
-        /// How often a picture that is not accepted is made again.
+        /// How many times a picture that is not accepted is remade.
         accept_tries: u32 = range::ACCEPT_TRIES_DEFAULT, "N", Kind::Whole(range::ACCEPT_TRIES);
         /// What to do with a manifest with bad rows: start nothing, or run the good rows and list the bad ones.
         on_invalid: OnInvalid = OnInvalid::Stop, "NAME", Kind::OneOf(OnInvalid::VARIANTS);
@@ -90,7 +90,7 @@ keys! {
         max_size: Size = "4096x4096", "WxH", Kind::Text("a size such as \"1024x1024\"");
         /// The most steps that a row may ask for.
         max_steps: u32 = 1000, "N", Kind::Whole(Range::new(1.0, 1000.0));
-        /// How often a run may have a picture made again that it does not accept.
+        /// The most times that a run may have a picture remade.
         max_accept_tries: u32 = 10, "N", Kind::Whole(range::ACCEPT_TRIES);
     }
 }
@@ -195,7 +195,7 @@ keys! {
         pool: Pool = "default", "NAME", Kind::Text("a pool's name: letters, digits, '.', '_' and '-'");
         /// The worker's name (unset: a generated one).
         worker: Option<WorkerId>, "NAME", Kind::Text("a worker's name: letters, digits, '.', '_' and '-'");
-        /// Folders that hold networks (clip, lpips-vgg, judge …), with which pictures are measured.
+        /// Folders that hold networks (clip, lpips-vgg, judge …) for measuring pictures.
         networks: Vec<PathBuf> = Vec::<PathBuf>::new(), "DIRS", Kind::Names("a list of folders such as models/eval");
         /// The folder where files are prepared before they are stored (unset: the system's temporary folder).
         scratch: Option<PathBuf>, "DIR", Kind::Path("a folder");
