@@ -59,7 +59,7 @@ fn what_cannot_be_measured_or_accepted_is_refused_before_anything_is_written() {
     let case = Case::new();
     case.manifest(3);
     for (arguments, expected) in [
-        (&["--accept", "luma_mean >"][..], "luma_mean >\n           ^ a number is expected"),
+        (&["--accept", "luma_mean >"][..], "luma_mean >\n           ^ a number was expected"),
         (&["--accept", "cilp > 26"], "cilp is not a measure; did you mean clip?"),
         (&["--accept", "fid < 20"], "fid is a measure of sets"),
         (&["--measures", "coverge"], "coverge is not a measure; did you mean coverage?"),

@@ -298,7 +298,7 @@ fn a_run_is_not_gone_on_with_by_another_model() {
     fs::write(model.join(VAE), weights).unwrap();
     let before = tree(&case.path("out/commits"));
     let other = end(&mut run_with(&case, "model", "out", &more)).expect(42);
-    assert!(other.stderr.contains("begun with the model"), "{}", other.stderr);
+    assert!(other.stderr.contains("started with the model"), "{}", other.stderr);
     assert_eq!(tree(&case.path("out/commits")), before);
     end(&mut run(&case, "out", &more)).expect(0);
 }

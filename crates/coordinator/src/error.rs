@@ -30,12 +30,12 @@ pub enum CoordinatorError {
         differences: Vec<String>,
     },
     /// The manifest gave no further task.
-    #[error("the manifest could not be read to its end: {0}")]
+    #[error("the manifest could not be read completely: {0}")]
     Tasks(BoxError),
     /// The manifest gave other tasks than were counted when it was checked.
     #[error(
-        "the manifest gave {found} tasks where {counted} were counted when it was checked; was it changed since? \
-             Run the command again"
+        "the manifest has {found} tasks now, but had {counted} when it was checked; did it change? Run the command \
+         again"
     )]
     TaskCount {
         /// Tasks that it was said to have.
@@ -44,7 +44,7 @@ pub enum CoordinatorError {
         found: u64,
     },
     /// The manifest names uploaded references that are not there.
-    #[error("{count} references that the manifest names are not uploaded, or not any more ({}); upload them and send the \
+    #[error("{count} references in the manifest are not uploaded, or no longer are ({}); upload them and send the \
              manifest again", listed(*.count, .first))]
     UnknownBlobs {
         /// How many.
@@ -54,8 +54,7 @@ pub enum CoordinatorError {
     },
     /// The manifest names uploaded references that are just being removed.
     #[error(
-        "references that the manifest names were uploaded long ago and are just being removed, because no run named \
-             them"
+        "references in the manifest were uploaded long ago and are being removed right now, because no run named them"
     )]
     BlobsGoing,
     /// The rows of a shard take more memory than a worker should have for them.
@@ -65,15 +64,15 @@ pub enum CoordinatorError {
     #[error(transparent)]
     Refused(#[from] Refused),
     /// Failed tasks were meant that the run does not have.
-    #[error("no task of this run failed like that; {}", failed_like(.failures))]
+    #[error("no task of this run matches; {}", failed_like(.failures))]
     NothingFailed {
         /// Its failed tasks by code.
         failures: BTreeMap<String, u64>,
     },
     /// A shard that no worker can run.
     #[error(
-        "shard {shard} cannot be used: {problem}; the run cannot end. Restore the object from a copy, or submit the run \
-             again"
+        "shard {shard} cannot be used: {problem}; the run cannot end. Restore the object from a backup, or submit the \
+         run again"
     )]
     Unusable {
         shard: ShardId,

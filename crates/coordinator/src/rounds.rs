@@ -62,7 +62,7 @@ async fn failed_tasks(store: &RunStore, round: &RoundInfo, shard: ShardId) -> Re
         return Ok(Vec::new());
     }
     let mut tasks = store.input(shard, &round.inputs).await?.ok_or_else(|| unusable("its input is gone"))?;
-    let speaks_of_others = || unusable("its marker and its input speak of different tasks");
+    let speaks_of_others = || unusable("its marker and its input name different tasks");
     if tasks.len() as u64 != tally.tasks() {
         return Err(speaks_of_others());
     }

@@ -72,7 +72,7 @@ pub struct RunStatus {
     pub in_work: u64,
     /// Tasks that failed for good.
     pub failed: u64,
-    /// Tasks that failed and will be, or are being, tried again.
+    /// Tasks that failed and will be, or are being, retried.
     pub retrying: u64,
     /// What became of its pictures so far, where it accepts only some.
     #[serde(skip_serializing_if = "Option::is_none", default)]

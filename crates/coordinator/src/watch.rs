@@ -25,7 +25,7 @@ pub struct RunProgress {
     pub done: u64,
     /// Tasks that failed for good.
     pub failed: u64,
-    /// Tasks that failed and will be, or are being, tried again.
+    /// Tasks that failed and will be, or are being, retried.
     pub retrying: u64,
     /// Shards that a worker holds.
     pub shards_running: u64,

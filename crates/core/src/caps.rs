@@ -133,8 +133,8 @@ impl Weight {
     pub fn problem(&self) -> Option<String> {
         (self.heaviest > SHARD_BYTES).then(|| {
             format!(
-                "the rows of a shard take {} MiB in a worker's memory, {} pictures of each row, and may take {}: lower \
-                 shard_size",
+                "the rows of a shard take {} MiB in a worker's memory, {} pictures per row, but may take only {}: \
+                 lower shard_size",
                 self.heaviest.div_ceil(1 << 20),
                 self.pictures,
                 SHARD_BYTES >> 20

@@ -43,7 +43,7 @@ fn check_component(kind: &'static str, value: &str, max_bytes: usize) -> Result<
         return Err(invalid(kind, value, "starts with '.' or '-'; start it with a letter, a digit or '_'"));
     }
     if kind == POOL && value.ends_with(DEAD) {
-        return Err(invalid(kind, value, "is the name of another pool's dead letters; name it otherwise"));
+        return Err(invalid(kind, value, "is the name of another pool's dead-letter queue; choose another"));
     }
     Ok(())
 }

@@ -42,17 +42,17 @@ codes! {
     RegionUnusable = "region_unusable",
     /// The prompt names no subject that the method could edit.
     NoSubject = "no_subject",
-    /// A subject that was given does not occur in the prompt.
+    /// A given subject does not occur in the prompt.
     SubjectNotInPrompt = "subject_not_in_prompt",
     /// A setting does not fit the model or another setting.
     InvalidSettings = "invalid_settings",
     /// A latent became NaN or infinite.
     NonFiniteLatents = "non_finite_latents",
-    /// The device has no memory for even one task.
+    /// The device has too little memory for even one task.
     OutOfMemory = "out_of_memory",
     /// The model failed in a way that is not the task's fault.
     ModelError = "model_error",
-    /// The worker died while this task ran, more often than is allowed.
+    /// The worker died too often while this task ran.
     Poison = "poison",
     /// Writing the outputs failed for this task.
     OutputUnwritable = "output_unwritable",

@@ -10,7 +10,7 @@ use crate::output;
 pub(crate) const DONE: u8 = 0;
 /// The command line or the configuration is wrong.
 pub(crate) const USAGE: u8 = 2;
-/// The run is finished, and some tasks failed or rows were refused.
+/// The run is finished, and some tasks failed or rows were rejected.
 pub(crate) const FAILED_TASKS: u8 = 3;
 /// It will not work if tried again with nothing changed.
 pub(crate) const PERMANENT: u8 = 42;

@@ -11,7 +11,7 @@ pub(crate) async fn listen(key: &str, address: &str) -> Result<TcpListener, Fail
     check(key, address)?;
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         ErrorKind::AddrInUse => Failure::try_again(anyhow::anyhow!(
-            "{key}: something listens on {address} already; end it, or choose another port"
+            "{key}: something already listens on {address}; stop it, or choose another port"
         )),
         _ => Failure::permanent(anyhow::anyhow!("{key}: cannot listen on {address}: {error}")),
     })

@@ -108,7 +108,7 @@ impl Table {
             return None;
         }
         let message =
-            format!("has {cells} cells, the header has {columns}; is a quote left open, or a comma not quoted?");
+            format!("has {cells} cells, the header has {columns}; is a quote not closed, or a comma not quoted?");
         Some(Raw::Bad(line, vec![issue(line, "wrong_column_count", None, message)]))
     }
 }

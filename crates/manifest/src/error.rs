@@ -16,7 +16,7 @@ pub enum ManifestError {
     )]
     Scratch { path: PathBuf, source: io::Error },
     /// The extension names no format.
-    #[error("{0} names no format of a manifest: end it in .jsonl, .csv or .parquet, or say --manifest-format")]
+    #[error("cannot tell the manifest format of {0}: name it .jsonl, .csv or .parquet, or use --manifest-format")]
     UnknownFormat(PathBuf),
     /// Its check took more than it may.
     #[error(

@@ -113,7 +113,7 @@ impl Keys {
             (ExtraColumns::Refuse, None) => {
                 let keys = known_keys().collect::<Vec<_>>().join(", ");
                 let message = format!(
-                    "{} is not a key of a row; the keys are {keys}; --extra-columns carry takes columns of your own",
+                    "{} is not a key of a row; the keys are {keys}; use --extra-columns carry for your own columns",
                     quoted(name)
                 );
                 Role::Refused("unknown_key", message)
@@ -176,7 +176,7 @@ impl Keys {
 pub(crate) fn hint<'a>(key: &str, mut columns: impl Iterator<Item = &'a str>) -> Option<String> {
     let (_, words) = ELSEWHERE.iter().find(|(ours, _)| *ours == key)?;
     let column = columns.find(|column| words.contains(&column.to_ascii_lowercase().as_str()))?;
-    Some(format!("; if it is the column {}, say --columns {key}={column}", quoted(column)))
+    Some(format!("; if it is the column {}, use --columns {key}={column}", quoted(column)))
 }
 
 /// Columns that tools add by themselves: the index of a data frame, in Parquet and in CSV.

@@ -107,7 +107,7 @@ impl Reading {
         let text = self.text("custom_id", value)?;
         let id = CustomId::new(text).map_err(|error| self.refuse("unsafe_id", "custom_id", error.to_string())).ok()?;
         if id.is_special_on_windows() {
-            let message = format!("custom_id \"{id}\" cannot name a file on Windows; name it otherwise");
+            let message = format!("custom_id \"{id}\" cannot name a file on Windows; choose another");
             self.refuse("unsafe_id", "custom_id", message);
             return None;
         }
@@ -137,7 +137,7 @@ impl Reading {
     fn subjects(&mut self, value: Value) -> Option<Vec<String>> {
         if let Some(text) = value.as_str().filter(|text| text.trim_start().starts_with('[')) {
             let message = format!(
-                "subjects: {} is a list as a program prints it; separate the words by semicolons, such as \
+                "subjects: {} is a list as printed by a program; separate the words with semicolons, such as \
                  seagull;rock",
                 shorten(&Value::from(text))
             );
@@ -183,8 +183,8 @@ impl Reading {
             let longest = extra.iter().max_by_key(|(_, value)| value.to_string().len()).map(|(name, _)| name.clone());
             let longest = longest.unwrap_or_default();
             let message = format!(
-                "its own columns have {bytes} bytes, most of them {}; at most {MAX_EXTRA_BYTES} are carried a row; say \
-                 --extra-columns ignore, or leave that column out",
+                "its own columns have {bytes} bytes, most of them {}; at most {MAX_EXTRA_BYTES} are carried per row; \
+                 use --extra-columns ignore, or remove that column",
                 quoted(&longest)
             );
             self.refuse("extra_too_large", &longest, message);

@@ -38,7 +38,7 @@ pub(crate) fn format(first: &[u8]) -> Format {
 /// Why a file that begins so cannot be a manifest of this format: a code and a message.
 pub(crate) fn refusal(first: &[u8], format: Format) -> Option<(&'static str, String)> {
     if let Some((_, packing)) = PACKED.iter().find(|(magic, _)| first.starts_with(magic)) {
-        let workbook = if *packing == "zip" { "; a workbook of a spreadsheet: save it as CSV UTF-8" } else { "" };
+        let workbook = if *packing == "zip" { "; a spreadsheet workbook: save it as CSV UTF-8" } else { "" };
         return Some(("compressed", format!("the manifest is compressed ({packing}): decompress it first{workbook}")));
     }
     if first.starts_with(b"version https://git-lfs") {
@@ -62,7 +62,7 @@ pub(crate) fn refusal(first: &[u8], format: Format) -> Option<(&'static str, Str
     }
     let text = first.trim_ascii_start();
     if text.get(..5).is_some_and(|tag| tag.eq_ignore_ascii_case(b"<!doc") || tag.eq_ignore_ascii_case(b"<html")) {
-        let message = "the manifest is a page (HTML): was it saved in the place of the file that it links to?";
+        let message = "the manifest is a web page (HTML): was it saved instead of the file that it links to?";
         return Some(("wrong_format", message.to_owned()));
     }
     None

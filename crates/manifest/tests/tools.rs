@@ -227,7 +227,7 @@ fn a_list_that_a_program_printed_into_a_cell_is_named_and_json_is_read() {
     let table = |cell: &str| format!("custom_id,reference,prompt,subjects,edit_steps\na,sea.png,a gull,{cell}\n");
     let (code, message) = case.refusal("m.csv", table("\"['gull', 'sea']\","));
     assert_eq!(code, "wrong_type");
-    assert!(message.contains("as a program prints it") && message.contains("semicolons"), "{message}");
+    assert!(message.contains("as printed by a program") && message.contains("semicolons"), "{message}");
     let task = case.tasks("m.csv", table("\"[\"\"gull\"\", \"\"sea\"\"]\",\"[5, 18]\""), rules()).remove(0);
     assert_eq!(task.subjects.unwrap(), ["gull", "sea"]);
     assert_eq!(task.settings.edit_steps.unwrap(), [5, 18]);
@@ -273,7 +273,7 @@ fn a_path_that_is_nearly_there_is_named() {
         ("pictures/caf\u{e9}.png", &["another Unicode form", "NFD"]),
         ("pictures/a%20b.png", &["%20"]),
         (" sea.png", &["white space"]),
-        ("~/sea.png", &["~ is expanded"]),
+        ("~/sea.png", &["only shells expand"]),
         ("gone.png", &["does not exist"]),
     ] {
         let (code, message) = case.refusal("m.jsonl", row(reference));

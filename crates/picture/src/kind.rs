@@ -37,7 +37,7 @@ pub(crate) fn describe(bytes: &[u8]) -> String {
         return "is empty".to_owned();
     }
     if bytes.iter().take(LOOKED_AT).all(|byte| *byte == 0) {
-        return "holds nothing but zeros, as where a download or a disk broke off".to_owned();
+        return "contains nothing but zeros, as after an interrupted download or a disk failure".to_owned();
     }
     let known = BEGINNINGS.iter().find(|(beginning, _)| bytes.starts_with(beginning)).map(|(_, kind)| *kind);
     match known.or_else(|| container(bytes)).or_else(|| text(bytes)) {
@@ -55,7 +55,7 @@ fn container(bytes: &[u8]) -> Option<&'static str> {
     Some(if has(&[b"avif", b"avis"]) {
         "an AVIF picture"
     } else if has(&[b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"]) {
-        "a HEIC picture (HEIF), as iPhones make them"
+        "a HEIC picture (HEIF), as taken by iPhones"
     } else if has(&[b"crx "]) {
         "a camera's raw file (CR3)"
     } else {
@@ -70,9 +70,9 @@ fn text(bytes: &[u8]) -> Option<&'static str> {
     if is_markup && start.contains("<svg") {
         Some("an SVG drawing")
     } else if is_markup && (start.contains("<html") || start.starts_with("<!doctype html") || start.contains("<body")) {
-        Some("a web page (HTML), as where an address asks for a login or says that there is nothing")
+        Some("a web page (HTML), perhaps a login or not-found page")
     } else if is_markup {
-        Some("an XML text, as where an object store says why it refuses")
+        Some("an XML text, perhaps an error of an object store")
     } else if start.starts_with('{') || start.starts_with('[') {
         Some("a JSON text")
     } else {

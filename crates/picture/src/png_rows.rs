@@ -64,7 +64,7 @@ fn plain(rows: &mut Rows<'_>, height: u32, shrink: &mut Shrink, deadline: Deadli
             return Err(Problem::TooSlow);
         }
         let row = rows.next_row().map_err(|error| cut_at(error, number, height))?;
-        let row = row.ok_or_else(|| Problem::CutOff(format!("it breaks off after row {number} of {height}")))?;
+        let row = row.ok_or_else(|| Problem::CutOff(format!("it ends after row {number} of {height}")))?;
         to_rgb(row.data(), colour, depth, &mut rgb);
         shrink.add(&rgb);
     }
@@ -135,7 +135,7 @@ fn to_rgb(row: &[u8], colour: ColorType, depth: BitDepth, rgb: &mut Vec<u8>) {
 
 fn cut_at(error: DecodingError, row: u32, height: u32) -> Problem {
     match problem(error) {
-        Problem::CutOff(_) => Problem::CutOff(format!("it breaks off after row {row} of {height}")),
+        Problem::CutOff(_) => Problem::CutOff(format!("it ends after row {row} of {height}")),
         other => other,
     }
 }

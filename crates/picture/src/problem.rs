@@ -23,8 +23,8 @@ impl Problem {
     /// That it claims more pixels than its length allows.
     pub(crate) fn claims(width: u32, height: u32, bytes: usize) -> Self {
         Self::Limits(format!(
-            "claims {width}x{height} pixels in {bytes} bytes, and decoding that takes more than a file of its length may; \
-             make it smaller, or save it as a PNG or JPEG that is packed less tightly"
+            "claims {width}x{height} pixels in {bytes} bytes, which takes more memory to decode than a file of its \
+             length is allowed; make it smaller, or save it as a less compressed PNG or JPEG"
         ))
     }
 
@@ -32,10 +32,10 @@ impl Problem {
     pub(crate) fn into_error(self, limits: &PictureLimits) -> TaskError {
         let undecodable = |message: String| TaskError::permanent(ErrorCode::ReferenceUndecodable, message);
         match self {
-            Self::NotRead(is) => undecodable(format!("{is}; PNG, JPEG, WebP, BMP, GIF and TIFF are read")),
+            Self::NotRead(is) => undecodable(format!("{is}; PNG, JPEG, WebP, BMP, GIF and TIFF are supported")),
             Self::Damaged(why) => undecodable(format!("cannot be decoded; it is damaged: {why}")),
             Self::CutOff(at) => {
-                undecodable(format!("is truncated: {at}, as a file whose download was not finished; fetch it again"))
+                undecodable(format!("is truncated: {at}; perhaps its download was interrupted: fetch it again"))
             }
             Self::Limits(message) => TaskError::permanent(ErrorCode::ReferenceTooLarge, message),
             Self::TooSlow => TaskError::transient(

@@ -44,7 +44,7 @@ impl Region {
         let white: Vec<bool> = mask.picture.data.chunks_exact(3).map(is_white).collect();
         let inside = white.iter().filter(|white| **white).count();
         if inside == white.len() {
-            return refuse("the region is all white: it leaves no place that must stay; leave it out".to_owned());
+            return refuse("the region is all white: it leaves no place to preserve; remove it".to_owned());
         }
         if inside == 0 {
             return refuse(format!(

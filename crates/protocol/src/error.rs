@@ -10,8 +10,8 @@ pub enum ProtocolError {
     Objects(#[from] ObjectError),
     /// A shard that nobody can make sense of.
     #[error(
-        "shard {shard} cannot be used: {problem}; the run cannot end. Restore the object from a copy, or submit the run \
-         again"
+        "shard {shard} cannot be used: {problem}; the run cannot end. Restore the object from a backup, or submit the \
+         run again"
     )]
     Unusable {
         shard: ShardId,

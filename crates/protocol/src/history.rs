@@ -222,7 +222,7 @@ impl History {
     /// Whether `act` may be decided now, and whether it changes anything.
     pub fn check(&self, act: &Act) -> Result<Need, Refused> {
         let wanted = match act {
-            Act::Reopened { .. } => "tried again",
+            Act::Reopened { .. } => "retried",
             act => act.name(),
         };
         let late = || Refused::Late { wanted, decisions: self.next };

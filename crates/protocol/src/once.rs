@@ -126,7 +126,7 @@ impl Backends {
             match history.check(&act) {
                 // That there is something to try again was judged by the ending that we know, which is not the last one.
                 Ok(Need::Write) if matches!(act, Act::Reopened { .. }) && history.decisions() != judged => {
-                    return Err(Refused::Late { wanted: "tried again", decisions: history.decisions() }.into());
+                    return Err(Refused::Late { wanted: "retried", decisions: history.decisions() }.into());
                 }
                 Ok(Need::Write) => {}
                 // What we know may be old: then what follows from it says nothing.

@@ -15,9 +15,9 @@ pub fn expand(path: &Path, home: Option<&Path>) -> Result<PathBuf, String> {
     match (first.strip_prefix('~'), home) {
         (None, _) => Ok(path.to_owned()),
         (Some(""), Some(home)) => Ok(home.join(parts.as_path())),
-        (Some(""), None) => Err(format!("~ in {path:?} is the home folder, and HOME is not set; write the whole path")),
+        (Some(""), None) => Err(format!("~ in {path:?} is the home folder, but HOME is not set; write the full path")),
         (Some(_), _) if path.exists() => Ok(path.to_owned()),
-        (Some(_), _) => Err(format!("{first} in {path:?} is expanded by shells only; write the whole path")),
+        (Some(_), _) => Err(format!("{first} in {path:?} is expanded only by shells; write the full path")),
     }
 }
 
@@ -37,7 +37,7 @@ mod tests {
         ] {
             assert_eq!(expand(path), Path::new(wanted));
         }
-        assert!(super::expand(Path::new("~bob/x"), None).unwrap_err().contains("expanded by shells only"));
+        assert!(super::expand(Path::new("~bob/x"), None).unwrap_err().contains("expanded only by shells"));
         assert!(super::expand(Path::new("~/x"), None).unwrap_err().contains("HOME is not set"));
     }
 }

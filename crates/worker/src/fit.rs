@@ -32,8 +32,8 @@ pub(crate) async fn is_our_model(context: &Context, store: &RunStore, known: &Kn
     let differs = |bound: &ModelIdentity| bound != here && !mutant::is_back(Mutant::ModelIsNotChecked);
     let Some(bound) = bound.filter(differs) else { return Ok(true) };
     let reason = format!(
-        "the run was begun with the model {bound}, and {} of the pool {} serves {here}; serve the first one in this pool and \
-         resume the run, or submit it again",
+        "the run started with the model {bound}, but {} of the pool {} serves {here}; serve the former in this pool \
+         and resume the run, or submit it again",
         context.config.worker, context.config.pool
     );
     pause(context, store, known, reason).await?;
@@ -93,8 +93,8 @@ async fn within_caps(
         return Ok(true);
     }
     let reason = format!(
-        "the run asks for more than {} of the pool {} allows: {}; submit it again with less, or raise the caps of the \
-         workers and resume it",
+        "the run asks for more than {} of the pool {} allows: {}; submit it again with less, or raise the workers' \
+         limits and resume it",
         context.config.worker,
         context.config.pool,
         problems.join("; ")
@@ -120,8 +120,8 @@ pub(crate) async fn settings_fit(
     let checked = context.device.check(vec![of_the_run]).await?;
     let Some(error) = checked.first().and_then(misfit) else { return Ok(true) };
     let reason = format!(
-        "the run's settings do not fit the model that the pool {} serves: {error}; cancel the run and submit it with others, \
-         or resume it: then its tasks fail as {}",
+        "the run's settings do not fit the model that the pool {} serves: {error}; cancel the run and submit it with \
+         other settings, or resume it: its tasks then fail as {}",
         context.config.pool, error.code
     );
     if known.history.was_resumed_after(&reason) {

@@ -196,7 +196,7 @@ fn encode_task(
         files.map(|files| (files, scores(region, &main, &compared)))
     }));
     let (files, scores) = encoded.unwrap_or_else(|panic| {
-        let message = format!("encoding the picture ended badly: {}", panic_message(&*panic));
+        let message = format!("encoding the picture failed: {}", panic_message(&*panic));
         Err(TaskError::permanent(ErrorCode::OutputUnwritable, message))
     })?;
     let (archive, mask_coverage) = (place.archive().cloned(), main.record.mask_coverage);

@@ -21,7 +21,7 @@ pub(crate) async fn tasks(
 ) -> Result<Vec<Task>, Interrupt> {
     let silent = journal.died_before_any_task();
     if silent >= known.spec.retry.poison_after + SILENCES {
-        tracing::error!(silent, "worker after worker died before it began a task of this shard; it is given up");
+        tracing::error!(silent, "several workers died before starting a task of this shard; it is given up");
         return Err(Interrupt::Ended(Ending::DeadLettered));
     }
     let tasks = match known.history.round(shard.round) {

@@ -243,7 +243,7 @@ impl Shard {
         for part in kept {
             let attempt = part.attempt.clone();
             if self.made.inherit(part, work) {
-                tracing::info!(from = %attempt, "going on with what an earlier attempt kept");
+                tracing::info!(from = %attempt, "continuing from what an earlier attempt kept");
             }
         }
         let mut keys = context.device.check(work.variants.concat()).await?.into_iter();

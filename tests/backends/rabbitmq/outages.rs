@@ -159,7 +159,7 @@ async fn a_broker_in_alarm_takes_acknowledgements_and_what_waits_is_published_wh
         let queue = queue.clone();
         tokio::spawn(async move { publish(&queue, 2..3).await })
     };
-    log.until_it_has("RabbitMQ is in alarm and takes no messages").await;
+    log.until_it_has("RabbitMQ is in alarm and accepts no messages").await;
     let error = hasty.publish(&pool(), &message(9)).await.unwrap_err();
     assert!(error.is_retryable() && error.to_string().contains("is in alarm"), "{error}");
     for delivery in held {

@@ -44,7 +44,7 @@ async fn what_is_wrong_with_the_address_is_said_without_the_password() {
     // A broker that is full has room later.
     broker.control(&["set_vhost_limits", "-p", USER, "{\"max-connections\": 0}"]);
     let (error, kind) = refusal(&broker.url(), None).await;
-    assert!(error.contains("takes no more connections") && kind == Transient, "{kind:?}: {error}");
+    assert!(error.contains("accepts no more connections") && kind == Transient, "{kind:?}: {error}");
     log.holds_no_secret();
 }
 

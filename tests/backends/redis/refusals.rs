@@ -32,9 +32,9 @@ async fn a_wrong_setting_is_permanent_and_named() {
     assert_is(&refusal(&with(format!("{}/99", plain.url()))).await, Permanent, "no such database");
     assert_is(&refusal(&with(plain.url().replace("//", "//:secret@"))).await, Permanent, "redis_url");
     let into_plain = format!("rediss://localhost:{}", plain.port());
-    assert_is(&refusal(&with(into_plain)).await, Permanent, "begin redis_url with redis://");
+    assert_is(&refusal(&with(into_plain)).await, Permanent, "start redis_url with redis://");
     let into_tls = tls.url().replace("rediss", "redis");
-    assert_is(&refusal(&with(into_tls)).await, Permanent, "begin redis_url with rediss://");
+    assert_is(&refusal(&with(into_tls)).await, Permanent, "start redis_url with rediss://");
     let malformed = plain.folder().join("malformed.pem");
     std::fs::write(&malformed, "no certificate").unwrap();
     let malformed = RedisConfig { ca_file: Some(malformed), ..with(tls.url()) };

@@ -35,7 +35,7 @@ fn what_cannot_be_asked_is_refused_at_submission_and_what_no_worker_can_measure_
     let fleet = Fleet::new();
     let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
     for (arguments, expected) in [
-        (&["--accept", "luma_mean >"][..], "^ a number is expected"),
+        (&["--accept", "luma_mean >"][..], "^ a number was expected"),
         (&["--measures", "cilp"], "cilp is not a measure; did you mean clip?"),
         (&["--accept", "kid < 3"], "kid is a measure of sets"),
         (&["--measures", "clip_inside"], "row has no region"),

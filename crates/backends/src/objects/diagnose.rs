@@ -33,9 +33,10 @@ pub async fn diagnose(objects: &dyn Objects, large: &Path) -> Vec<Finding> {
         Ok(false) => Finding::warning(
             CONDITION,
             "the store ignores If-None-Match",
-            "commits and decisions are fenced by claims in Redis instead, which is weaker: a write that takes effect more \
-             than 30 s after it was sent, or whose claim Redis lost, can overwrite what another one wrote, and while Redis is \
-             away nothing is committed or decided (docs/protocol.md); prefer a store that honours it",
+            "commits and decisions are guarded by claims in Redis instead, which is weaker: a write that takes effect \
+             more than 30 s after it was sent, or whose claim Redis lost, can overwrite what another process wrote, \
+             and while Redis is down nothing is committed or decided (docs/protocol.md); prefer a store that honours \
+             it",
         ),
         Err(error) => failed(CONDITION, &error),
     });

@@ -132,7 +132,7 @@ impl ObjectError {
 
     /// Content that ended before its end; it may arrive whole the next time.
     pub fn broken_off(what: impl Into<String>, error: &io::Error) -> Self {
-        let problem = format!("it broke off: {error}");
+        let problem = format!("it was cut off: {error}");
         Self::new(ObjectErrorKind::Transient, "reading", what, problem).caused_by(again(error))
     }
 

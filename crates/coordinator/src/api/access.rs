@@ -40,7 +40,7 @@ impl FromRequestParts<Shared> for Opened {
         let name = name.unwrap_or_default();
         let caller = parts.extensions.get::<Caller>().cloned();
         // Only where a route was left outside of the check.
-        let caller = caller.ok_or_else(|| Problem::new(401, "missing_token", "who asks is not known"))?;
+        let caller = caller.ok_or_else(|| Problem::new(401, "missing_token", "the caller is not known"))?;
         let unknown = || Problem::not_found("unknown_run", format!("there is no run {name:?}"));
         let run = RunId::new(&name).map_err(|_| unknown())?;
         let opened = api.open(&caller, &run).await?.ok_or_else(unknown)?;

@@ -62,7 +62,7 @@ pub(super) async fn put(
     api.usage.upload(&caller)?;
     let (found, written) = receive(&api, body, limit).await?;
     if found != sha256 {
-        let message = format!("the content has the digest {found}; was it cut off?");
+        let message = format!("the content has the digest {found}; was it truncated?");
         return Err(Problem::bad_request("wrong_digest", message));
     }
     let objects = &api.backends().objects;
@@ -83,7 +83,7 @@ async fn receive(api: &Shared, body: Body, limit: u64) -> Result<(Sha256Hex, Wri
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| {
             let cause = causes::in_one_line(&error);
-            Problem::bad_request("cut_off", format!("the upload was cut off: {cause}; send it again"))
+            Problem::bad_request("cut_off", format!("the upload was interrupted: {cause}; send it again"))
         })?;
         bytes += piece.len() as u64;
         if bytes > limit {

@@ -71,7 +71,7 @@ pub(super) async fn take_turn(State(api): State<Shared>, request: Request, next:
         Ok(_turn) => next.run(request).await,
         Err(_) => {
             let most = limits.requests_of_a_token;
-            let message = format!("{most} requests of this token are being answered already; try again");
+            let message = format!("{most} requests of this token are already in progress; try again");
             Problem::new(429, "too_many_requests", message).into_response()
         }
     }

@@ -40,7 +40,7 @@ struct Seen {
 impl ApiMetrics {
     /// Registers `diorama_http_request_seconds{route, method, code}`; `/metrics` shows all that is in `registry`.
     pub fn register(registry: Registry) -> Result<Self, Error> {
-        let about = "Seconds until a request was answered, or its answer began";
+        let about = "Seconds until a request was answered, or its response began";
         let opts = HistogramOpts::new("diorama_http_request_seconds", about).buckets(SECONDS.to_vec());
         let requests = HistogramVec::new(opts, &["route", "method", "code"])?;
         registry.register(Box::new(requests.clone()))?;
@@ -120,7 +120,7 @@ fn snapshot(seen: &Seen, leads: bool) -> Result<Registry, Error> {
     let workers = gauge("diorama_workers", "Workers with a recent heartbeat", &["pool"])?;
     let active = gauge("diorama_active_runs", "Runs that have not ended", &["pool"])?;
     let outstanding = gauge("diorama_pool_outstanding_shards", "Uncommitted shards of running runs", &["pool"])?;
-    let about = "Workers that would each find a shard: uncommitted ones whose round has begun";
+    let about = "Workers that could each have a shard: uncommitted shards whose round has begun";
     let wanted = gauge("diorama_pool_wanted_workers", about, &["pool"])?;
     for pool in &seen.pools {
         for (gauge, value) in [
@@ -135,13 +135,13 @@ fn snapshot(seen: &Seen, leads: bool) -> Result<Registry, Error> {
         }
     }
 
-    let tasks = gauge("diorama_run_tasks", "Tasks of an active run by where they stand", &["run", "pool", "state"])?;
+    let tasks = gauge("diorama_run_tasks", "Tasks of an active run by state", &["run", "pool", "state"])?;
     let pictures = gauge(
         "diorama_run_acceptance",
-        "Pictures of an active run's condition: accepted, kept though no try was, and made again",
+        "Pictures of an active run's condition: accepted, kept although no try passed, and further tries",
         &["run", "pool", "result"],
     )?;
-    let about = Opts::new("diorama_run_eta_seconds", "Seconds until an active run is done at the last minute's rate");
+    let about = Opts::new("diorama_run_eta_seconds", "Seconds until an active run is done, at the last minute's rate");
     let eta = GaugeVec::new(about, &["run", "pool"])?;
     registry.register(Box::new(eta.clone()))?;
     for run in &seen.runs {

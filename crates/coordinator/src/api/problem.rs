@@ -162,7 +162,9 @@ impl From<Refused> for Problem {
         match &refused {
             Refused::Illegal { from: RunState::Submitting, .. } => Self::conflict(
                 "not_submitted",
-                format!("{refused}: its submission is under way, or was cut off; send it again, or delete the run"),
+                format!(
+                    "{refused}: its submission is in progress, or was interrupted; send it again, or delete the run"
+                ),
             ),
             Refused::Illegal { .. } => Self::conflict("illegal_transition", refused.to_string()),
             Refused::NotEnded { .. } => Self::conflict("not_ended", refused.to_string()),
@@ -219,11 +221,11 @@ impl From<CoordinatorError> for Problem {
 /// This machine's disk failed us.
 pub(crate) fn disk(error: std::io::Error) -> Problem {
     tracing::error!(%error, "an upload could not be kept");
-    Problem::new(503, "scratch_unavailable", "the coordinator's scratch folder takes nothing; try again later")
+    Problem::new(503, "scratch_unavailable", "the coordinator cannot write to its scratch folder; try again later")
 }
 
 /// A defect of ours.
 pub(crate) fn panicked(error: impl std::fmt::Display) -> Problem {
-    tracing::error!(%error, "checking a manifest ended badly");
-    Problem::new(500, "internal", "checking the manifest ended badly; the coordinator's log says more")
+    tracing::error!(%error, "checking a manifest failed");
+    Problem::new(500, "internal", "checking the manifest failed; the coordinator's log says more")
 }

@@ -41,7 +41,7 @@ pub(super) struct RetryWhere {
 impl RetryRequest {
     async fn read(body: Body) -> Result<Self, Problem> {
         let bytes = axum::body::to_bytes(body, MAX_BYTES).await;
-        let bytes = bytes.map_err(|_| Problem::too_large("body, or it broke off: it", MAX_BYTES as u64))?;
+        let bytes = bytes.map_err(|_| Problem::too_large("body, or it was cut off: it", MAX_BYTES as u64))?;
         if bytes.is_empty() {
             return Ok(Self::default());
         }
@@ -68,7 +68,7 @@ impl RetryRequest {
 #[utoipa::path(post, path = "/v1/runs/{run}/retry", tag = "runs", params(("run" = String, Path)),
     request_body(content = Option<RetryRequest>, description = "optional"),
     responses((status = 200, body = Object), (status = 400, body = Problem), (status = 404, body = Problem),
-              (status = 409, description = "the run has not ended, or no task failed like that", body = Problem)))]
+              (status = 409, description = "the run has not ended, or no failed task matches", body = Problem)))]
 pub(super) async fn retry(State(api): State<Shared>, mut run: Opened, body: Body) -> Result<Json<RunStatus>, Problem> {
     let which = RetryRequest::read(body).await?.which()?;
     let reopened = reopen(api.backends(), &run.store, &run.spec, &mut run.history, &api.config.name, which).await;

@@ -92,7 +92,7 @@ pub(super) fn token(headers: &HeaderMap) -> Option<String> {
 /// Refuses a request that changes something and comes with a cookie from somebody else's page.
 pub(super) fn check_page(headers: &HeaderMap) -> Result<(), Problem> {
     let is_ours = headers.get(PAGE).is_some_and(|value| value == "1");
-    let message = "a request that comes with a cookie needs the header Diorama-Page: 1; scripts send a token instead, in \
+    let message = "a request with a cookie needs the header Diorama-Page: 1; scripts should send a token instead, as \
                    Authorization: Bearer";
     is_ours.then_some(()).ok_or_else(|| Problem::new(403, "not_from_the_page", message))
 }

@@ -74,8 +74,7 @@ impl Usage {
             (None, None) => ALL_STREAMS,
         };
         if taken.streams >= most || together >= ALL_STREAMS {
-            let message =
-                format!("{} streams of events are followed already; close some, or ask now and then", taken.streams);
+            let message = format!("{} event streams are open already; close some, or poll instead", taken.streams);
             return Err(refused("too_many_streams", message));
         }
         taken.streams += 1;
@@ -92,7 +91,7 @@ impl Usage {
             uploads.pop_front();
         }
         if uploads.len() as u64 >= most {
-            let message = format!("your token uploads at most {most} references in an hour; go on later");
+            let message = format!("your token may upload at most {most} references per hour; continue later");
             return Err(refused("too_many_blobs", message));
         }
         uploads.push_back(now);
@@ -118,8 +117,8 @@ pub(super) async fn one_more_run(api: &Api, caller: &Caller) -> Result<Option<Ho
     let own = active.iter().filter(|spec| spec.owner.as_ref().is_some_and(|owner| owner.token == name)).count() as u64;
     if own + under_way >= most {
         let message = format!(
-            "{own} runs of {name} have not ended, {under_way} are being submitted, and {most} are allowed at a time; wait \
-             for one, or cancel it"
+            "{own} runs of {name} have not ended, {under_way} are being submitted, and only {most} are allowed at a \
+             time; wait for one, or cancel it"
         );
         return Err(refused("too_many_runs", message));
     }

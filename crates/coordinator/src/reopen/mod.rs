@@ -37,7 +37,7 @@ pub(crate) async fn reopen(
     let act = Act::Reopened { which: which.clone() };
     let Some(ended) = history.ended() else {
         let state = history.state().unwrap_or(diorama_core::run::RunState::Cancelled);
-        return Err(Refused::NotEnded { state, wanted: "tried again" }.into());
+        return Err(Refused::NotEnded { state, wanted: "retried" }.into());
     };
     if !any_failed(store, ended, &which).await? {
         return Err(CoordinatorError::NothingFailed { failures: ended.summary.failures.clone() });

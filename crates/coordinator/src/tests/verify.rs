@@ -253,7 +253,7 @@ const IN_EITHER_FORMAT: &[Damage] = &[
         |all| {
             edit_json(all, "commits/r0-000003.json", |marker| marker["outcomes"][1] = marker["outcomes"][0].clone());
         },
-        "task 7 is wanted, and task 6 comes",
+        "task 7 was expected, but task 6 follows",
     ),
     (
         "a marker is another shard's",
@@ -286,7 +286,7 @@ const IN_EITHER_FORMAT: &[Damage] = &[
     (
         "the whole log is lost",
         |all| all.retain(|key, _| !key.starts_with("decisions/")),
-        "the run is not completely submitted",
+        "the run is not fully submitted",
     ),
     (
         "a marker was made by another model",
@@ -307,14 +307,14 @@ const IN_EITHER_FORMAT: &[Damage] = &[
     (
         "a result is another task's",
         |all| replace(all, &results(all), "\"t1\"", "\"t9\""),
-        "results.jsonl: line 2 is not what the markers say",
+        "results.jsonl: line 2 does not match the markers",
     ),
     (
         "a result has another digest",
         |all| replace(all, &results(all), Sha256Hex::of(b"the picture of t7").as_str(), Sha256Hex::of(b"").as_str()),
-        "results.jsonl: line 7 is not what the markers say",
+        "results.jsonl: line 7 does not match the markers",
     ),
-    ("the results are cut off", |all| cut_off(all, &results(all)), "results.jsonl: line 4 is not what the markers say"),
+    ("the results are cut off", |all| cut_off(all, &results(all)), "results.jsonl: line 4 does not match the markers"),
     (
         "the results have a line more",
         |all| edit(all, &results(all), |bytes| bytes.extend_from_within(..)),
@@ -324,12 +324,12 @@ const IN_EITHER_FORMAT: &[Damage] = &[
     (
         "an error has another code",
         |all| replace(all, &errors(all), "model_error", "poison"),
-        "errors.jsonl: line 1 is not what the markers say",
+        "errors.jsonl: line 1 does not match the markers",
     ),
     (
         "a refused row is another one",
         |all| replace(all, &errors(all), "\"line\":3", "\"line\":4"),
-        "errors.jsonl: line 2 is not what the markers say",
+        "errors.jsonl: line 2 does not match the markers",
     ),
     ("the ending is cut off", |all| cut_off(all, &ended(all)), "failed: EOF"),
     (

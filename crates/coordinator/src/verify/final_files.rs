@@ -32,7 +32,10 @@ pub(super) async fn check_final_files(
     while let Some(last) = outcomes.next().await? {
         let last = last.outcome;
         if last.task.0 != next {
-            found.problem(format!("task {next} is wanted, and task {} comes: a task is lost or doubled", last.task));
+            found.problem(format!(
+                "task {next} was expected, but task {} follows: a task is lost or duplicated",
+                last.task
+            ));
         }
         next = last.task.0 + 1;
         tally.add(&last);
@@ -112,10 +115,10 @@ impl FinalFile {
         let Self { key, body, lines, fine, .. } = self;
         let Some(mut body) = body else { return Ok(Some(format!("{key} is gone"))) };
         if !fine {
-            return Ok(Some(format!("{key}: line {lines} is not what the markers say")));
+            return Ok(Some(format!("{key}: line {lines} does not match the markers")));
         }
         let more = body.fill_buf().await.map_err(|error| ObjectError::broken_off(key.as_str(), &error))?;
         let more = !more.is_empty();
-        Ok(more.then(|| format!("{key} goes on after line {lines}, its last by the markers")))
+        Ok(more.then(|| format!("{key} continues after line {lines}, the last one according to the markers")))
     }
 }

@@ -91,12 +91,12 @@ pub async fn verify(
     let mut found = Verification { tasks: spec.tasks, ended: ended.is_some(), ..Verification::default() };
     let rounds = history.rounds();
     if rounds.is_empty() {
-        found.problem("the run is not completely submitted: submit it again".to_owned());
+        found.problem("the run is not fully submitted: submit it again".to_owned());
         return Ok(found);
     }
     let in_rounds: u64 = rounds[0].tasks;
     if in_rounds != spec.tasks {
-        found.problem(format!("the spec speaks of {} tasks, round 0 of {in_rounds}", spec.tasks));
+        found.problem(format!("the spec has {} tasks, round 0 has {in_rounds}", spec.tasks));
     }
 
     let voids = store.voids(history).await?;

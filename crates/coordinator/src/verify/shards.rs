@@ -65,22 +65,24 @@ pub(super) async fn check_shard(
     };
     let Some(marker) = marker else { return Ok(checked) };
     if marker.run != spec.run || marker.shard != shard {
-        checked.problems.push(format!("shard {shard}: its marker speaks of {} of {}", marker.shard, marker.run));
+        checked.problems.push(format!("shard {shard}: its marker has {} of {}", marker.shard, marker.run));
     }
     if marker.model.is_some() && marker.model.as_ref() != wanted.model {
         let name = |model: Option<&ModelIdentity>| model.map_or("none".to_owned(), ToString::to_string);
         let (made, bound) = (name(marker.model.as_ref()), name(wanted.model));
-        checked.problems.push(format!("shard {shard}: it was made by the model {made}, the run is bound to {bound}"));
+        checked
+            .problems
+            .push(format!("shard {shard}: it was made by the model {made}, but the run is bound to {bound}"));
     }
     if marker.settings != settings_digest(spec) {
-        checked.problems.push(format!("shard {shard}: it was made with other settings than the run's"));
+        checked.problems.push(format!("shard {shard}: it was not made with the run's settings"));
     }
     let same = marker.outcomes.len() == tasks.len()
         && marker.outcomes.iter().zip(&tasks).all(|(outcome, task)| {
             (outcome.task, &outcome.custom_id) == (task.index, &task.custom_id) && spec.may_use(task, outcome.seed)
         });
     if !same {
-        checked.problems.push(format!("shard {shard}: its outcomes are not those of its tasks, one each, in order"));
+        checked.problems.push(format!("shard {shard}: its outcomes do not match its tasks one to one, in order"));
     }
     let mut loose: Vec<FileRef> = Vec::new();
     let mut archived: BTreeMap<&str, Vec<FileRef>> =
@@ -141,7 +143,7 @@ async fn check_archive(
     let (mut members, bytes, digest) = match blocking::reading(reader.body, members).await {
         Ok(read) => read,
         Err(error) => {
-            checked.problems.push(format!("{place} cannot be read to its end: {error}"));
+            checked.problems.push(format!("{place} cannot be read completely: {error}"));
             return Ok(());
         }
     };

@@ -91,7 +91,7 @@ fn lack(measure: &Measure, task: &Task) -> Option<&'static str> {
         return Some("it compares with the reference, and this row's method uses none");
     }
     if measure.needs.region && task.region.is_none() {
-        return Some("it needs to know where the subject may be, and the row has no region");
+        return Some("it needs to know where the subject may be, but the row has no region");
     }
     if measure.needs.mask && method != Method::AbsGradSam {
         return Some("it is of the mask, and this row's method has none");
@@ -124,7 +124,7 @@ mod tests {
             (&["cilp"][..], None, "measures: cilp is not a measure; did you mean clip?"),
             (&["lpips"][..], None, "did you mean lpips_alex, lpips_vgg or lpips_squeeze?"),
             (&["fid"][..], None, "fid is a measure of sets"),
-            (&[][..], Some("clip >"), "a number is expected"),
+            (&[][..], Some("clip >"), "a number was expected"),
             (&[][..], Some("kid < 3"), "kid is a measure of sets"),
             (&[][..], Some("zebra < 3"), "zebra is not a measure; they are psnr, ssim"),
         ] {

@@ -77,11 +77,11 @@ settings! {
     method: Method, "NAME", Kind::OneOf(Method::VARIANTS);
     /// The sampler (unset: the model's).
     scheduler: Scheduler, "NAME", Kind::OneOf(Scheduler::VARIANTS);
-    /// The model's scheduler configuration: as the pipelines of diffusers read it (the default), or as it stands.
+    /// How to read the model's scheduler configuration: as diffusers' pipelines do (the default), or as written.
     scheduler_config: SchedulerConfig, "HOW", Kind::OneOf(SchedulerConfig::VARIANTS);
-    /// Steps of the whole schedule, before `strength` cuts it.
+    /// Steps of the full schedule, before `strength` truncates it.
     steps: u32, "N", Kind::Whole(Range::new(1.0, MAX_STEPS as f64));
-    /// How much of the schedule runs.
+    /// The share of the schedule that runs.
     strength: f64, "F", Kind::Real(Range::above(0.0, 1.0));
     /// Classifier-free guidance scale; at most 1 means no guidance.
     guidance: f64, "F", Kind::Real(Range::new(0.0, 100.0));
@@ -92,24 +92,24 @@ settings! {
     edit_steps: Vec<u32>, "N,N", Kind::Wholes, checked by edit_steps;
     /// k in `score > mean + k·std`.
     threshold: f64, "F", Kind::Real(Range::new(-10.0, 10.0));
-    /// How often the mask is dilated by a 3×3 square.
+    /// How many times the mask is dilated by a 3×3 square.
     dilation: u32, "N", Kind::Whole(Range::new(0.0, 64.0));
     /// σ of the 3×3 Gaussian blur over the score, in latent elements; 0 is none.
     blur: f64, "F", Kind::Real(Range::new(0.0, 50.0));
-    /// Layers that the score is taken from: last, auto or diffusers paths joined by commas.
+    /// Layers that the score is taken from: last, auto or diffusers paths separated by commas.
     layers: Layers, "LAYERS", Kind::Text("'auto', 'last' or layer paths joined by commas"), checked by Layers::check;
-    /// Which score says what belongs to the subject.
+    /// The score that decides what belongs to the subject.
     score: Score, "NAME", Kind::OneOf(Score::VARIANTS);
     /// Random-sign probes of the estimator, for layers without a closed form.
     probes: u32, "N", Kind::Whole(Range::new(1.0, 4096.0));
     /// Where denoising starts.
     start: Start, "NAME", Kind::OneOf(Start::VARIANTS);
     /// The picture's size, each side 8 to 4096 and a multiple of 8, such as 512x512; or reference, for that of the
-    /// reference, made smaller where the model has no room for it.
+    /// reference, scaled down if it is too large for the model.
     size: Size, "WxH", Kind::Text("a size such as \"512x512\", or \"reference\""), checked by Size::check;
-    /// How a reference of another shape becomes the picture's (unset: crop, around its centre).
+    /// How a reference of another shape is fitted to the picture's (unset: crop, around its centre).
     fit: Fit, "NAME", Kind::OneOf(Fit::VARIANTS);
-    /// Puts the reference's own pixels back outside the mask, with an edge this many pixels soft.
+    /// Pastes the reference's own pixels back outside the mask, with a soft edge of this many pixels.
     paste_back: f64, "F", Kind::Real(Range::new(0.0, 256.0));
 }
 

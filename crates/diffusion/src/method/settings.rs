@@ -100,7 +100,7 @@ impl Edits {
             Self::Steps(steps) => {
                 if let Some(outside) = steps.iter().find(|step| !(1..length).contains(*step)) {
                     return refuse(format!(
-                        "{outside} is not in the list of timesteps; {length} are left by steps and strength, so an edit \
+                        "{outside} is not in the list of timesteps; steps and strength leave {length}, so an edit \
                          step must be 1 to {}",
                         length - 1
                     ));

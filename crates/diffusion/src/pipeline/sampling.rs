@@ -278,7 +278,7 @@ impl StableDiffusion {
         let decoded = self.vae.decode(latents)?;
         if !crate::model::weights::all_finite(&decoded)? {
             let (step, timestep) = (timesteps.len() - 1, timesteps.last().copied().unwrap_or_default());
-            let hint = format!("the decoder made them so; {}", self.precision_hint());
+            let hint = format!("the decoder produced them; {}", self.precision_hint());
             return Err(Error::NonFinite { step, timestep, hint });
         }
         let mut image =

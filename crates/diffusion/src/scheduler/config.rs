@@ -113,8 +113,8 @@ impl SchedulerConfig {
         };
         match &self.of_index {
             Some(other) if SchedulerKind::of_class(other) != Some(kind) => Err(self.problem(format!(
-                "_class_name: is {class:?}, but model_index.json names {other:?}; one of them is another model's: \
-                 {choose}"
+                "_class_name: is {class:?}, but model_index.json names {other:?}; one of them belongs to another \
+                 model: {choose}"
             ))),
             _ => Ok(kind),
         }

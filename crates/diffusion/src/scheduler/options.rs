@@ -150,7 +150,7 @@ impl Options {
                 keys.values.insert(key.clone(), value.clone());
             } else if !is_known(key) && !value.is_null() {
                 return Err(config.problem(format!(
-                    "{key}: no scheduler of diffusers has this key, and it may change results; take it out"
+                    "{key}: no diffusers scheduler has this key, and it may change results; remove it"
                 )));
             }
         }

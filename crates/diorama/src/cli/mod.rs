@@ -283,10 +283,10 @@ pub(crate) struct Submit {
     /// Pauses the run if too many tasks fail: 'failed > 5%' of those with an outcome, or 'failed > 100'
     #[arg(long, value_name = "CONDITION")]
     pub(crate) stop_if: Option<StopIf>,
-    /// Makes so many of the rows first, drawn by the seed, and says what all of them will take
+    /// Makes this many rows first, drawn by the seed, and estimates what all of them will take
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub(crate) estimate: Option<u64>,
-    /// What a worker costs an hour, for the cost in an estimate
+    /// The price of a worker-hour, to include the cost in an estimate
     #[arg(long, value_name = "PRICE", requires = "estimate", value_parser = price)]
     pub(crate) price: Option<f64>,
     /// Submits the whole manifest after the estimate

@@ -13,10 +13,10 @@ use crate::exit::Failure;
 /// How a manifest is read.
 #[derive(Debug, Args)]
 pub(crate) struct Reading {
-    /// Keys that have another name in the manifest, with that name, such as prompt=caption,reference=image_path
+    /// Manifest columns for keys with another name, such as prompt=caption,reference=image_path
     #[arg(long, value_name = "KEY=COLUMN", value_delimiter = ',', value_parser = pair)]
     columns: Vec<(String, String)>,
-    /// Takes references that are links out of the manifest's folder, as caches of data sets have them
+    /// Accepts references that are links out of the manifest's folder, as in data-set caches
     #[arg(long)]
     pub(crate) follow_links: bool,
 }

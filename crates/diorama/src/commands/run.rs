@@ -63,7 +63,7 @@ pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> R
     display.await.map_err(Failure::permanent)?;
     let end = end.map_err(embedded)?;
     if had_ended {
-        tracing::info!("this run had ended before; nothing was made again");
+        tracing::info!("this run has already ended; nothing was made again");
     }
     let code = finish(cli, folder.path(), end).await?;
     if let Some(page) = page.filter(|_| !drain.is_cancelled()) {
@@ -297,7 +297,7 @@ fn tell(summary: &RunSummary) -> String {
         summary.pictures_per_second,
     );
     if let Some(AcceptanceCounts { accepted, kept, tries }) = summary.acceptance {
-        text.push_str(&format!("\n{accepted} accepted, {kept} kept though no try was, {tries} made again"));
+        text.push_str(&format!("\n{accepted} accepted, {kept} kept although no try passed, {tries} further tries"));
     }
     for (code, count) in &summary.failures {
         text.push_str(&format!("\n{count} failed: {code} (errors.jsonl)"));

@@ -120,10 +120,10 @@ pub(crate) fn describe(run: &RunStatus) -> String {
         add(format!("{} failed", run.failed));
     }
     if run.retrying > 0 {
-        add(format!("{} tried again in round {}", run.retrying, run.round));
+        add(format!("{} retrying in round {}", run.retrying, run.round));
     }
     if let Some(AcceptanceCounts { accepted, kept, tries }) = run.acceptance {
-        add(format!("{accepted} accepted, {kept} kept though no try was, {tries} made again"));
+        add(format!("{accepted} accepted, {kept} kept although no try passed, {tries} further tries"));
     }
     if run.summary.is_none() {
         if let Some(rate) = run.pictures_per_second {

@@ -135,8 +135,8 @@ fn tokens(options: &CoordinatorOptions) -> Result<Option<Tokens>, Failure> {
             return Ok(Some(tokens));
         }
         return Err(Failure::usage(anyhow::anyhow!(
-            "--listen {} can be reached from elsewhere, and whoever is on the way reads tokens and pictures there: listen on \
-             127.0.0.1 behind a proxy that speaks TLS, or say --insecure true where that is what reaches it",
+            "--listen {} is reachable from other machines, and anyone in between can read tokens and pictures: listen \
+             on 127.0.0.1 behind a proxy that speaks TLS, or set --insecure true if only such a proxy reaches it",
             options.listen
         )));
     }

@@ -35,7 +35,7 @@ pub(crate) async fn reconcile_command(command: &OneRunOnServices, cli: &Cli) -> 
         output::line(&serde_json::to_string(&counts).map_err(Failure::permanent)?);
     } else {
         let (shards, done, failed, retrying) = (counts.shards, counts.done, counts.failed, counts.retrying);
-        output::line(&format!("{shards} shards: {done} done, {failed} failed, {retrying} tried again"));
+        output::line(&format!("{shards} shards: {done} done, {failed} failed, {retrying} retrying"));
     }
     Ok(exit::DONE)
 }
@@ -80,7 +80,7 @@ fn tell(found: &Verification) {
     found.skipped.iter().for_each(|skipped| output::line(&format!("skipped  {skipped}")));
     match (found.problem_count, found.ended) {
         (0, true) => output::line("clean: every task has exactly one outcome, and every digest is right"),
-        (0, false) => output::line("clean so far: what is committed is whole, and the counters agree"),
+        (0, false) => output::line("clean so far: what is committed is complete, and the counters agree"),
         (count, _) => output::line(&counted(count, "problem")),
     }
 }

@@ -44,7 +44,7 @@ pub enum EmbeddedError {
         holder: String,
     },
     /// The folder cannot be locked.
-    #[error("{} cannot be locked: {error}; choose a folder on a local file system that you may write to", .folder.display())]
+    #[error("{} cannot be locked: {error}; choose a writable folder on a local file system", .folder.display())]
     Lock { folder: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Objects(#[from] ObjectError),
@@ -53,9 +53,7 @@ pub enum EmbeddedError {
     #[error(transparent)]
     Worker(#[from] WorkerError),
     /// The run in the folder was begun with another model.
-    #[error(
-        "the run was begun with the model {begun}, and this is {here}; go on with that model, or choose another folder"
-    )]
+    #[error("the run started with the model {begun}, but this is {here}; use that model, or choose another folder")]
     OtherModel {
         /// As the spec has it.
         begun: ModelIdentity,

@@ -96,7 +96,7 @@ async fn check(
     }
     if objects.has_ended().await {
         let message =
-            "the run has ended, and its process only shows it now; run the same command again, or `diorama retry`";
+            "the run has ended, and this process now only shows it; run the same command again, or `diorama retry`";
         return refuse("run_has_ended", message);
     }
     next.run(request).await

@@ -49,8 +49,8 @@ fn check_ca_file(services: &ServiceOptions) -> Result<(), Failure> {
     let tls = urls.into_iter().flatten().chain([amazon]).any(is_tls);
     match &services.ca_file {
         Some(path) if !tls => Err(Failure::usage(anyhow::anyhow!(
-            "ca_file is set ({}), but none of amqp_url (amqps://), redis_url (rediss://) and s3_endpoint (https://) uses \
-             TLS; change one, or leave ca_file out",
+            "ca_file is set ({}), but none of amqp_url (amqps://), redis_url (rediss://) and s3_endpoint (https://) \
+             uses TLS; change one, or remove ca_file",
             path.display()
         ))),
         _ => Ok(()),
@@ -158,7 +158,7 @@ async fn progress(config: &RedisConfig, exclusive: Exclusive) -> Result<RedisPro
     let progress = RedisProgress::open(config)?;
     match progress.check().await {
         Err(error) if error.is_retryable() && exclusive == Exclusive::ConditionalPut => {
-            tracing::warn!(%error, "Redis is unreachable: starting without it, and using it as soon as it answers");
+            tracing::warn!(%error, "Redis is unreachable: starting without it; it will be used as soon as it answers");
         }
         checked => checked?,
     }

@@ -18,7 +18,7 @@ fn of_fleet_in(services: &ServiceOptions, variable: impl Fn(&str) -> Option<Stri
     let names = Names { id: "s3_access_key", secret: "s3_secret_key", profile: "s3_profile" };
     if id.is_none() && secret.is_none() {
         if services.s3_session_token.is_some() {
-            return Err(names.incomplete("s3_session_token is given, and s3_access_key and s3_secret_key are not"));
+            return Err(names.incomplete("s3_session_token is given, but s3_access_key and s3_secret_key are not"));
         }
         return Ok(services.s3_profile.clone().map_or(S3Credentials::Chain, S3Credentials::Profile));
     }
@@ -59,14 +59,15 @@ impl Names {
     ) -> Result<S3Credentials, Failure> {
         let Self { id: key, secret: second, profile } = self;
         if has_profile {
-            return Err(self.incomplete(&format!("{key} and {profile} are both given: leave one out")));
+            return Err(self.incomplete(&format!("{key} and {profile} are both given: remove one")));
         }
         match (id, secret) {
             (Some(id), Some(secret)) => Ok(S3Credentials::Key { id: id.into(), secret, session_token }),
             (Some(_), None) => Err(self.incomplete(&format!(
-                "{key} is given, and {second} is not: give {second}_file, or AWS_SECRET_ACCESS_KEY for the fleet's own key"
+                "{key} is given, but {second} is not: give {second}_file, or AWS_SECRET_ACCESS_KEY for the fleet's \
+                 own key"
             ))),
-            _ => Err(self.incomplete(&format!("{second} is given, and {key} is not"))),
+            _ => Err(self.incomplete(&format!("{second} is given, but {key} is not"))),
         }
     }
 

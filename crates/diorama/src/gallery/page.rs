@@ -51,7 +51,7 @@ fn describe(spec: &RunSpec, summary: Option<&RunSummary>) -> String {
                 parts.push(format!("{} failed", summary.failed));
             }
             if let Some(AcceptanceCounts { accepted, kept, tries }) = summary.acceptance {
-                parts.push(format!("{accepted} accepted, {kept} kept though no try was, {tries} made again"));
+                parts.push(format!("{accepted} accepted, {kept} kept although no try passed, {tries} further tries"));
             }
             if summary.state == RunState::Cancelled {
                 parts.push("cancelled".to_owned());

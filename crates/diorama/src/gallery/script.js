@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const rows = data.rows;
-const explained = "PSNR against the reference outside the region that the row gives: how much of the place was kept";
+const explained = "PSNR against the reference outside the row's region: how well the place was preserved";
 
 // Everything from outside becomes text or an attribute, never markup.
 function make(tag, attributes, ...children) {

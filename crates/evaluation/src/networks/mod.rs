@@ -222,7 +222,7 @@ fn shortened(error: ModelError) -> ModelError {
     let problem = match lines.len().saturating_sub(SHOWN) {
         0 | 1 => problem,
         rest => {
-            format!("{}\n  and {rest} more: these are probably another network's weights", lines[..SHOWN].join("\n"))
+            format!("{}\n  and {rest} more: the weights probably belong to another network", lines[..SHOWN].join("\n"))
         }
     };
     ModelError::Model { path, problem }

@@ -39,12 +39,12 @@ function remark(text) {
 function some(all) {
   return all.slice(0, 5).join(", ") + (all.length > 5 ? ` and ${all.length - 5} more` : "");
 }
-if (summaries.regions.whole) remark(`${summaries.regions.whole} pictures were compared with their references as a whole, the subject included: without a region, psnr, ssim and mse say how much changed, not how much of the place was kept.`);
+if (summaries.regions.whole) remark(`${summaries.regions.whole} pictures were compared with their references as a whole, the subject included: without a region, psnr, ssim and mse say how much changed, not how well the place was preserved.`);
 for (const [source, failed] of Object.entries(evaluation.failed)) remark(`${source}: ${failed.length} tasks have no picture: ${some(failed.map(([id, code]) => `${id} (${code})`))}`);
-for (const [source, ids] of Object.entries(evaluation.unpaired)) remark(`${source} lacks ${ids.length} tasks that another folder has, which no comparison counts: ${some(ids)}`);
+for (const [source, ids] of Object.entries(evaluation.unpaired)) remark(`${source} lacks ${ids.length} tasks that another folder has; they are left out of comparisons: ${some(ids)}`);
 for (const [note, count] of Object.entries(summaries.notes)) remark(`${count} × ${note}`);
 if (evaluation.near_duplicates) remark(`${evaluation.near_duplicates} pictures nearly repeat an earlier one of their series.`);
-if (summaries.duplicates) remark(`${summaries.duplicates} pictures have the same perceptual hash as another one of their series.`);
+if (summaries.duplicates) remark(`${summaries.duplicates} pictures have the same perceptual hash as another in their series.`);
 
 function chooser(name) {
   const measure = byName.get(name);
@@ -174,7 +174,7 @@ function parse(text) {
   }
   if (tokens.length === 0) return () => true;
   const whole = any();
-  if (at < tokens.length) fail("and, or or the end is expected");
+  if (at < tokens.length) fail("and, or or the end was expected");
   return whole;
 }
 

@@ -75,7 +75,7 @@ pub struct Summaries {
     pub regions: BTreeMap<&'static str, u64>,
     /// Rows by note.
     pub notes: BTreeMap<String, u64>,
-    /// Pictures that have the same perceptual hash as another one of their series.
+    /// Pictures that have the same perceptual hash as another in their series.
     pub duplicates: u64,
 }
 

@@ -150,12 +150,13 @@ fn remarks(text: &mut String, summaries: &Summaries, evaluation: &Evaluation) {
     if let Some(whole) = summaries.regions.get("whole") {
         say(format!(
             "{whole} pictures were compared with their references as a whole, the subject included: without a region, \
-             psnr, ssim and mse say how much changed, not how much of the place was kept (--region)."
+             psnr, ssim and mse say how much changed, not how well the place was preserved (--region)."
         ));
     }
     if let Some(common) = summaries.regions.get("common") {
         say(format!(
-            "The background of {common} pictures is what lies outside every object that the judge sees in any picture of the task."
+            "The background of {common} pictures is everything outside the objects that the judge sees in any picture \
+             of the task."
         ));
     }
     for (source, failed) in &evaluation.failed {
@@ -167,7 +168,7 @@ fn remarks(text: &mut String, summaries: &Summaries, evaluation: &Evaluation) {
     }
     for (source, ids) in &evaluation.unpaired {
         say(format!(
-            "{source} lacks {} tasks that another folder has, which no comparison counts: {}.",
+            "{source} lacks {} tasks that another folder has; they are left out of comparisons: {}.",
             ids.len(),
             some(ids.iter().cloned())
         ));
@@ -182,7 +183,7 @@ fn remarks(text: &mut String, summaries: &Summaries, evaluation: &Evaluation) {
         say(format!("{count} × {note}"));
     }
     if summaries.duplicates > 0 {
-        say(format!("{} pictures have the same perceptual hash as another one of their series.", summaries.duplicates));
+        say(format!("{} pictures have the same perceptual hash as another in their series.", summaries.duplicates));
     }
 }
 

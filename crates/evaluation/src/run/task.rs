@@ -92,10 +92,7 @@ impl<'a> Reading<'a> {
         let Some((_, read)) = &self.last else { return Err(String::new()) };
         let reference = read.as_ref().map_err(Clone::clone)?;
         if file.sha256.as_ref().is_some_and(|wanted| *wanted != reference.sha256) {
-            return Err(format!(
-                "the reference {} is no longer the one that the picture was made from",
-                file.path.display()
-            ));
+            return Err(format!("the reference {} has changed since the picture was made", file.path.display()));
         }
         Ok((reference, file.used))
     }

@@ -93,7 +93,7 @@ impl Source {
             let (run, ids, failed) = run::Run::open(path, label, opening)?;
             (ids, failed, Kind::Run(run))
         } else if path.join("run.json").is_file() {
-            let problem = "has no results.jsonl: the run has not ended; the command that began it goes on with it";
+            let problem = "has no results.jsonl: the run has not ended; run the same command to resume it";
             return Err(Error::input(path, problem));
         } else {
             let (plain, ids) = plain::Plain::open(path, label, opening)?;

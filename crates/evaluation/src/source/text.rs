@@ -23,5 +23,5 @@ pub(super) fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 
 /// One line's value; `at` counts from 1.
 pub(super) fn json<T: DeserializeOwned>(path: &Path, at: usize, line: &str) -> Result<T> {
-    serde_json::from_str(line).map_err(|error| Error::input(path, format!("line {at} is not as it should be: {error}")))
+    serde_json::from_str(line).map_err(|error| Error::input(path, format!("line {at} is invalid: {error}")))
 }

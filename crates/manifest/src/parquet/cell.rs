@@ -12,11 +12,11 @@ pub(super) fn of_key(field: &Field) -> Result<Value, String> {
             Ok(text) => Value::from(text),
             Err(error) => return Err(format!("is not UTF-8 at byte {} of the cell", error.valid_up_to())),
         },
-        Field::Float(value) if !value.is_finite() => return Err(format!("{value} is not a number to work with")),
-        Field::Double(value) if !value.is_finite() => return Err(format!("{value} is not a number to work with")),
+        Field::Float(value) if !value.is_finite() => return Err(format!("{value} is not a usable number")),
+        Field::Double(value) if !value.is_finite() => return Err(format!("{value} is not a usable number")),
         Field::ListInternal(list) => list.elements().iter().map(of_key).collect::<Result<Value, _>>()?,
         Field::Group(_) | Field::MapInternal(_) => {
-            return Err("is a struct or a map, which no key of a row is".to_owned());
+            return Err("is a struct or a map, which no key accepts".to_owned());
         }
         other => of_extra(other),
     })

@@ -54,7 +54,7 @@ fn read(file: &File) -> Result<Vec<u8>, String> {
         return Err("it is encrypted; decrypt it first".to_owned());
     }
     if &tail[4..] != b"PAR1" {
-        return Err("it does not end as Parquet does; is it cut off?".to_owned());
+        return Err("it does not end like a Parquet file; is it truncated?".to_owned());
     }
     let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
     if length > at {

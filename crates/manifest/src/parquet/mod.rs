@@ -86,7 +86,7 @@ fn check_size(file: &File, metadata: &ParquetMetaData, read: &[(TypePtr, Role)])
     let rows = metadata.row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(u64::MAX));
     let rows = rows.fold(0, u64::saturating_add);
     if rows > FREE_ROWS + bytes {
-        return Err(ParquetError::General(format!("it says that it has {rows} rows, in {bytes} bytes")));
+        return Err(ParquetError::General(format!("it claims {rows} rows, in {bytes} bytes")));
     }
     let names: Vec<&str> = read.iter().map(|(field, _)| field.name()).collect();
     for group in metadata.row_groups() {

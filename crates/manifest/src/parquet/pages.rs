@@ -58,12 +58,13 @@ pub(super) fn check(file: &File, group: &RowGroupMetaData, wanted: impl Fn(usize
     }
     if held > FREE + RATIO * bytes {
         return Err(format!(
-            "its pages are {held} bytes once they are unpacked, of a file of {bytes}; write smaller pages, or with less \
-             compression"
+            "its pages are {held} bytes when decompressed, in a file of {bytes}; write smaller pages, or compress less"
         ));
     }
     if entries > FREE_ENTRIES + bytes / BYTES_AN_ENTRY {
-        return Err(format!("its dictionaries have {entries} entries, in a file of {bytes} bytes; write it without"));
+        return Err(format!(
+            "its dictionaries have {entries} entries, in a file of {bytes} bytes; write it without dictionaries"
+        ));
     }
     Ok(())
 }
@@ -85,12 +86,10 @@ fn column_pages(file: &File, file_bytes: u64, column: &ColumnChunkMetaData) -> R
         let data = at + header.bytes;
         at = data.checked_add(header.packed).filter(|next| *next <= end).ok_or("a page is cut off")?;
         if header.encoding == Some(Encoding::DELTA_BYTE_ARRAY as i64) {
-            return Err(
-                "its encoding DELTA_BYTE_ARRAY is not read here; write it as PLAIN or with a dictionary".to_owned()
-            );
+            return Err("the encoding DELTA_BYTE_ARRAY is not supported; use PLAIN or a dictionary".to_owned());
         }
         if header.unpacked > FREE + RATIO * file_bytes {
-            return Err(format!("a page is {} bytes once it is unpacked; write smaller pages", header.unpacked));
+            return Err(format!("a page is {} bytes when decompressed; write smaller pages", header.unpacked));
         }
         unpack(file, data, &header, column.compression())?;
         if header.is_dictionary {
@@ -119,7 +118,7 @@ fn header(file: &File, at: u64, room: u64) -> Result<Header, String> {
 fn read_header(bytes: &[u8]) -> Result<Header, Odd> {
     let mut header = Header::default();
     let mut walk = Walk::new(bytes);
-    let size = |walk: &mut Walk<'_>| u64::try_from(walk.signed()?).map_err(|_| Odd("a page has less than no bytes"));
+    let size = |walk: &mut Walk<'_>| u64::try_from(walk.signed()?).map_err(|_| Odd("a page has a negative size"));
     walk.fields(PAGE, |walk, id| {
         match id {
             2 => header.unpacked = size(walk)?,
@@ -187,7 +186,7 @@ fn unpack(file: &File, at: u64, header: &Header, codec: Compression) -> Result<(
         Compression::GZIP(_) => count(flate2::read::MultiGzDecoder::new(packed), most),
         Compression::BROTLI(_) => count(brotli::Decompressor::new(packed, 1 << 16), most),
         _ if packed.starts_with(b"\x04\x22\x4d\x18") => {
-            return Err("its codec LZ4 is the one of old files; write it as LZ4_RAW or ZSTD".to_owned());
+            return Err("the codec LZ4 is obsolete; use LZ4_RAW or ZSTD".to_owned());
         }
         _ => return Ok(()),
     };

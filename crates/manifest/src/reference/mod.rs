@@ -48,10 +48,10 @@ pub(crate) fn parse(key: &str, text: &str, rules: &Rules) -> Result<Reference, R
             ),
         )),
         "https" | "http" => url(key, text, rest).map(|()| Reference::Https(address)),
-        "file" => Err(("bad_reference", format!("{key} {} is a file:// URL; write its path alone", quoted(text)))),
+        "file" => Err(("bad_reference", format!("{key} {} is a file:// URL; write only the path", quoted(text)))),
         _ => Err((
             "bad_reference",
-            format!("{key} {} has the scheme {}; a path, s3:// or https:// is wanted", quoted(text), quoted(&scheme)),
+            format!("{key} {} has the scheme {}; use a path, s3:// or https://", quoted(text), quoted(&scheme)),
         )),
     }
 }
@@ -64,7 +64,7 @@ fn check_text(key: &str, text: &str) -> Result<(), Refusal> {
     }
     if text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:")) {
         return bad(format!(
-            "{key} {} is a data: URI, a picture as text; write the picture into a file, and the file's path here",
+            "{key} {} is a data: URI; save the picture to a file, and write the file's path here",
             quoted(text)
         ));
     }
@@ -77,7 +77,7 @@ fn check_text(key: &str, text: &str) -> Result<(), Refusal> {
         ));
     }
     if let Some(c) = control(text) {
-        return bad(format!("{key} {} holds the control character U+{:04X}; leave it out", quoted(text), u32::from(c)));
+        return bad(format!("{key} {} contains the control character U+{:04X}; remove it", quoted(text), u32::from(c)));
     }
     Ok(())
 }
@@ -90,7 +90,7 @@ fn of_the_fleet(key: &str, text: &str, reference: Reference, rules: &Rules) -> R
     let text = quoted(text);
     Err((
         "needs_fleet",
-        format!("{key} {text} needs the fleet: a run on this machine reads files and https://; download it"),
+        format!("{key} {text} works only in a fleet: a run on this machine reads files and https://; download it"),
     ))
 }
 
@@ -107,15 +107,15 @@ fn no_files_here(key: &str, text: &str) -> Refusal {
 fn url(key: &str, text: &str, rest: &str) -> Result<(), Refusal> {
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if host.contains('@') {
-        let message = format!("{key} holds a user name or password; do not put them in a manifest");
+        let message = format!("{key} contains a user name or password; do not put them in a manifest");
         return Err(("bad_reference", message));
     }
     if rest.chars().any(char::is_whitespace) {
-        let message = format!("{key} {} holds a space, which no URL may; write %20 in its place", quoted(text));
+        let message = format!("{key} {} contains a space; in a URL write %20", quoted(text));
         return Err(("bad_reference", message));
     }
     if rest.contains('\\') {
-        let message = format!("{key} {} holds a backslash, which no URL may; write / in its place", quoted(text));
+        let message = format!("{key} {} contains a backslash; in a URL write /", quoted(text));
         return Err(("bad_reference", message));
     }
     if host.is_empty() || host.starts_with(':') {

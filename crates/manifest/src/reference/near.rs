@@ -12,17 +12,17 @@ pub(super) fn of_this_folder(root: &Path, path: &str) -> Option<String> {
         other != path && inside && root.join(other).exists()
     };
     let say = |other: String, why: &str| is_there(&other).then(|| format!("{} is there: {why}", quoted(&other)));
-    say(path.replace('\\', "/"), "a backslash separates nothing here, write / in its place")
+    say(path.replace('\\', "/"), "a backslash is not a separator here; write /")
         .or_else(|| other_form(path, &is_there))
         .or_else(|| say(path.trim().to_owned(), "the reference begins or ends with white space"))
-        .or_else(|| say(percent_decoded(path)?, "%20 means a space in URLs only"))
+        .or_else(|| say(percent_decoded(path)?, "%20 means a space only in URLs"))
 }
 
 /// The same text in another Unicode form: what is typed is composed, what some systems and archives store is not.
 fn other_form(path: &str, is_there: &dyn Fn(&str) -> bool) -> Option<String> {
     let forms: [(&str, String); 2] = [("NFC", path.nfc().collect()), ("NFD", path.nfd().collect())];
     let (name, _) = forms.into_iter().find(|(_, form)| is_there(form))?;
-    Some(format!("a file of that name is there in another Unicode form, {name}: write it so, or rename the file"))
+    Some(format!("a file of that name exists in another Unicode form, {name}: write it like that, or rename the file"))
 }
 
 fn percent_decoded(path: &str) -> Option<String> {
@@ -48,11 +48,11 @@ fn percent_decoded(path: &str) -> Option<String> {
 pub(super) fn of_another_notation(path: &str) -> Option<String> {
     if path.contains('\\') {
         return Some(
-            "a backslash separates nothing here; write the path with /, from the manifest's folder".to_owned(),
+            "a backslash is not a separator here; write the path with /, relative to the manifest's folder".to_owned(),
         );
     }
     if path.starts_with('~') {
-        return Some("~ is expanded by shells only; write a path from the manifest's folder".to_owned());
+        return Some("only shells expand ~; write a path relative to the manifest's folder".to_owned());
     }
     None
 }

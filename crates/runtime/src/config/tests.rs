@@ -182,7 +182,7 @@ fn a_path_may_begin_with_the_home_folder_wherever_it_is_said() {
     assert!(message.contains("model: ~ in \"~/models/demo\" is the home folder, and HOME is not set"), "{message}");
     sources.flags = vec![("reference_cache", "~bob/cache".to_owned())];
     let message = load(&sources).unwrap_err().to_string();
-    assert!(message.contains("reference_cache: ~bob in \"~bob/cache\" is expanded by shells only"), "{message}");
+    assert!(message.contains("reference_cache: ~bob in \"~bob/cache\" is expanded only by shells"), "{message}");
 }
 
 #[test]

@@ -64,7 +64,7 @@ keys! {
         /// What a picture must fulfil, such as 'clip > 26 and coverage < 0.6'; one that does not is made again with the next
         /// seeds, and the best is kept.
         accept: Option<String>, "CONDITION", Kind::Text("a condition such as \"clip > 26 and coverage < 0.6\"");
-        /// How often a picture that is not accepted is made again.
+        /// How many times a picture that is not accepted is remade.
         accept_tries: u32 = range::ACCEPT_TRIES_DEFAULT, "N", Kind::Whole(range::ACCEPT_TRIES);
         /// What to do with a manifest with bad rows: start nothing, or run the good rows and list the bad ones.
         on_invalid: OnInvalid = OnInvalid::Stop, "NAME", Kind::OneOf(OnInvalid::VARIANTS);
@@ -91,7 +91,7 @@ keys! {
         max_size: Size = "4096x4096", "WxH", Kind::Text("a size such as \"1024x1024\"");
         /// The most steps that a row may ask for.
         max_steps: u32 = 1000, "N", Kind::Whole(Range::new(1.0, 1000.0));
-        /// How often a run may have a picture made again that it does not accept.
+        /// The most times that a run may have a picture remade.
         max_accept_tries: u32 = 10, "N", Kind::Whole(range::ACCEPT_TRIES);
     }
 }
@@ -196,7 +196,7 @@ keys! {
         pool: Pool = "default", "NAME", Kind::Text("a pool's name: letters, digits, '.', '_' and '-'");
         /// The worker's name (unset: a generated one).
         worker: Option<WorkerId>, "NAME", Kind::Text("a worker's name: letters, digits, '.', '_' and '-'");
-        /// Folders that hold networks (clip, lpips-vgg, judge …), with which pictures are measured.
+        /// Folders that hold networks (clip, lpips-vgg, judge …) for measuring pictures.
         networks: Vec<PathBuf> = Vec::<PathBuf>::new(), "DIRS", Kind::Names("a list of folders such as models/eval");
         /// The folder where files are prepared before they are stored (unset: the system's temporary folder).
         scratch: Option<PathBuf>, "DIR", Kind::Path("a folder");
@@ -224,7 +224,7 @@ keys! {
         /// The declared pools, besides those that workers serve; /metrics and /v1/pools always show them (empty: any pool is
         /// allowed).
         pools: Vec<Pool> = Vec::<Pool>::new(), "NAMES", Kind::Names("a list of pools' names");
-        /// What a worker of a pool costs an hour, in any currency: what runs cost follows (empty: nothing is said of it).
+        /// What a worker of each pool costs per hour, in any currency, to show what runs cost (empty: no costs are shown).
         prices: Vec<PoolPrice> = Vec::<PoolPrice>::new(), "PRICES", Kind::Names("a list such as default=2.50,spot=0.90");
         /// Shards of a pool that may be queued or in progress at a time.
         window: u32 = 256, "N", Kind::Whole(Range::new(1.0, 1_000_000.0));

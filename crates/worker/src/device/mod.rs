@@ -136,7 +136,7 @@ impl Device {
             .map_err(|error| DeviceError::Start(format!("the device's thread cannot be started: {error}")))?;
         let (info, measurer) = started
             .await
-            .unwrap_or_else(|_| Err(DeviceError::Start("the device's thread ended at once".to_owned())))?;
+            .unwrap_or_else(|_| Err(DeviceError::Start("the device's thread ended immediately".to_owned())))?;
         Ok((Self { requests, info: Arc::new(info), measurer: Arc::new(measurer), stop }, DeviceThread(Some(thread))))
     }
 

@@ -104,7 +104,7 @@ impl Cache {
         let path = self.config.folder.join("blobs").join(sha256.as_str());
         let content = fs::read(&path).ok()?;
         if Sha256Hex::of(&content) != *sha256 {
-            tracing::warn!(path = %path.display(), "a damaged reference was thrown out of the cache");
+            tracing::warn!(path = %path.display(), "a damaged reference was removed from the cache");
             let _ = fs::remove_file(path);
             return None;
         }

@@ -45,7 +45,7 @@ impl Fault {
     }
 
     pub(super) fn too_large(source: &str, limit: u64) -> Self {
-        let message = format!("the reference {source} is larger than the {limit} bytes that are allowed");
+        let message = format!("the reference {source} is larger than the {limit} bytes allowed");
         Self::permanent(ErrorCode::ReferenceTooLarge, message)
     }
 }
@@ -124,7 +124,7 @@ impl Http {
         let http = scheme == "http" && self.private;
         let problem = match check_host(url, self.private) {
             _ if scheme != "https" && !http => {
-                format!("{scheme}:// is not fetched; https:// is, and http:// where allow_private_references is set")
+                format!("{scheme}:// is not fetched; only https:// is, and http:// if allow_private_references is set")
             }
             Ok(()) => return Ok(()),
             Err(forbidden) => forbidden.to_string(),
@@ -139,7 +139,7 @@ impl Http {
         }
         if let Some(encoding) = text(response.headers(), CONTENT_ENCODING.as_str()).filter(|it| it != "identity") {
             let message =
-                format!("the reference {source} was sent as {encoding:?}, though it was asked for uncompressed");
+                format!("the reference {source} was sent as {encoding:?}, although it was requested uncompressed");
             return Err(Fault::permanent(ErrorCode::ReferenceUndecodable, message));
         }
         if response.content_length().is_some_and(|length| length > self.max_bytes) {

@@ -246,7 +246,7 @@ impl Remote {
             let transient = error.is_retryable();
             // What the store says of it is for whoever runs the worker.
             tracing::warn!(%error, reference = %source, "a reference cannot be read");
-            let message = format!("the reference {source} cannot be read: the object store does not give it");
+            let message = format!("the reference {source} cannot be read: the object store does not provide it");
             if transient {
                 Fault::transient(message)
             } else {
@@ -254,7 +254,7 @@ impl Remote {
             }
         };
         let Some(objects) = &self.objects else {
-            let message = format!("the reference {source} cannot be read: there is no object store here; use a fleet");
+            let message = format!("the reference {source} cannot be read: this is not a fleet with an object store");
             return Err(Fault::permanent(ErrorCode::ReferenceUnreadable, message));
         };
         let reader = objects.open_in(bucket, key).await.map_err(unreadable)?;
@@ -263,7 +263,9 @@ impl Remote {
         }
         let mut content = Vec::new();
         let read = reader.body.take(self.config.max_bytes.saturating_add(1)).read_to_end(&mut content).await;
-        read.map_err(|error| Fault::transient(format!("the reference {source} broke off: {error}")))?;
+        read.map_err(|error| {
+            Fault::transient(format!("the download of the reference {source} was interrupted: {error}"))
+        })?;
         if content.len() as u64 > self.config.max_bytes {
             return Err(Fault::too_large(&source.to_string(), self.config.max_bytes));
         }
@@ -295,7 +297,7 @@ impl Remote {
 
     async fn keep(self: &Arc<Self>, step: impl FnOnce(&Cache) -> std::io::Result<()> + Send + 'static) {
         if let Some(Err(error)) = self.with_cache(step).await {
-            tracing::warn!(%error, "a reference could not be kept in the cache; it is fetched again when it is needed");
+            tracing::warn!(%error, "a reference could not be cached; it is fetched again when needed");
         }
     }
 

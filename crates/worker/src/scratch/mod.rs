@@ -56,7 +56,7 @@ impl From<PathBuf> for Scratch {
 impl Scratch {
     /// Makes a new folder below `root` and locks it.
     pub fn open(root: &Path, worker: &WorkerId) -> io::Result<Self> {
-        let mut last = io::Error::other("its folder was removed again and again");
+        let mut last = io::Error::other("its folder was removed repeatedly");
         for _ in 0..TRIES {
             let folder = tempfile::Builder::new().prefix(&format!("{PREFIX}{worker}-")).tempdir_in(root)?;
             match lock_new(folder.path()) {

@@ -30,7 +30,7 @@ async fn the_first_worker_binds_a_run_and_one_with_another_model_pauses_it() {
     worker.end().await;
     let history = bench.history(&run).await;
     assert_eq!(history.state(), Some(RunState::Paused));
-    assert!(history.reason().unwrap().contains("serve the first one in this pool"), "{:?}", history.reason());
+    assert!(history.reason().unwrap().contains("serve the former in this pool"), "{:?}", history.reason());
     assert_eq!(bench.made.lock().unwrap().len(), 2);
 }
 

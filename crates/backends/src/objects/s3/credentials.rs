@@ -144,8 +144,8 @@ pub(super) fn meaning(error: &CredentialsError) -> (ObjectErrorKind, String) {
         CredentialsError::CredentialsNotLoaded(_) => (
             Refused,
             format!(
-                "NoCredentials: {text}: there is no key in the configuration, the environment, a profile, or the role of \
-                 this machine; give s3_access_key and s3_secret_key_file, or one of those that the AWS SDK knows"
+                "NoCredentials: {text}: no key was found in the configuration, the environment, a profile, or this \
+                 machine's role; give s3_access_key and s3_secret_key_file, or any source that the AWS SDK knows"
             ),
         ),
         CredentialsError::InvalidConfiguration(_) => {

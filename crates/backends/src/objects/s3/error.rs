@@ -72,7 +72,7 @@ pub(super) fn answered(status: u16, code: &str) -> (ObjectErrorKind, &'static st
             (Refused, ": the bucket is in another region or at another address; check s3_region and s3_endpoint")
         }
         (501, _) | (_, "NotImplemented") => {
-            (Refused, ": the store cannot do this; docs/operations.md says what a store must offer")
+            (Refused, ": the store cannot do this; docs/operations.md lists what a store must support")
         }
         (507, _) | (_, "QuotaExceeded" | "XMinioStorageFull") => (DiskFull, ""),
         // Damaged or cut off on the way: the next try may arrive whole.
@@ -96,8 +96,8 @@ fn unanswered(error: &(dyn Error + 'static), reached: bool) -> (ObjectErrorKind,
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             ) => refused(
                 "CertificateRefused",
-                "the store's certificate does not hold for this name; correct s3_endpoint, or set s3_path_style where the \
-                 certificate holds for the host and not for the bucket's own host",
+                "the store's certificate does not cover this name; correct s3_endpoint, or set s3_path_style if the \
+                 certificate covers the host but not bucket.host",
             ),
             rustls::Error::InvalidCertificate(
                 CertificateError::Expired
@@ -110,7 +110,7 @@ fn unanswered(error: &(dyn Error + 'static), reached: bool) -> (ObjectErrorKind,
             }
             rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => refused(
                 "NotTls",
-                "there is no TLS at this address; begin s3_endpoint with http:// or name the port that has it",
+                "there is no TLS at this address; start s3_endpoint with http://, or name the port with TLS",
             ),
             rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
                 refused("NotTls", "the store's TLS is too old for us; it must offer TLS 1.2 or later")
@@ -120,8 +120,8 @@ fn unanswered(error: &(dyn Error + 'static), reached: bool) -> (ObjectErrorKind,
     }
     // The HTTP library has no types for these two. First, what it says where a name leads nowhere.
     if text.contains("dns error") && !reached {
-        let advice = "correct s3_endpoint, or set s3_path_style where the bucket is no host of its own; or the name \
-                      service is away";
+        let advice =
+            "correct s3_endpoint, or set s3_path_style if bucket.host does not exist; or the name service is down";
         return (UnknownHost, format!("UnknownHost: {text}: {advice}"));
     }
     // And where the first bytes of the answer were not those of HTTP, but of TLS.

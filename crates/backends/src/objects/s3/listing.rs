@@ -40,7 +40,7 @@ impl S3Objects {
                     ObjectErrorKind::Transient,
                     "listing",
                     self.name(prefix),
-                    "the store gave an empty page, says that there is more, and not where".to_owned(),
+                    "the store returned an empty page and says that there is more, but not where".to_owned(),
                 ));
             }
             token = next;

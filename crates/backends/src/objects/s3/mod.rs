@@ -226,7 +226,7 @@ impl S3Objects {
 
     async fn collected(&self, key: &str, body: ByteStream) -> Result<Bytes, ObjectError> {
         body.collect().await.map(AggregatedBytes::into_bytes).map_err(|error| {
-            let problem = format!("the answer broke off: {}", causes::in_one_line(&error));
+            let problem = format!("the response was cut off: {}", causes::in_one_line(&error));
             ObjectError::new(ObjectErrorKind::Transient, "reading", self.name(key), problem).caused_by(error)
         })
     }

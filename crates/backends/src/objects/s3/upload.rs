@@ -154,7 +154,7 @@ impl Upload<'_> {
         if let Err(error) = self.store.abort_upload(self.full, &self.id, Patience::brief()).await {
             tracing::warn!(
                 %error,
-                "the parts of an unfinished upload stay behind; a lifecycle rule of the bucket removes them \
+                "the parts of an unfinished upload are left behind; a lifecycle rule on the bucket removes them \
                  (docs/operations.md)"
             );
         }

@@ -100,7 +100,7 @@ async fn scripts(link: &Link) -> Finding {
         Err(error) => Finding::problem(
             SCRIPTS,
             error.problem,
-            "allow EVAL, EVALSHA and SCRIPT, and writing keys that begin with diorama: (ACL SETUSER)",
+            "allow EVAL, EVALSHA and SCRIPT, and writing keys that start with diorama: (ACL SETUSER)",
         ),
     }
 }

@@ -34,11 +34,12 @@ fn meaning(error: &RedisError) -> (ErrorKind, &'static str) {
         RedisKind::Server(_) => answered("ERR", &said),
         // Not the bytes that Redis would send.
         RedisKind::Parse => {
-            (Permanent, "see that it is Redis, and that redis_url says rediss:// where the port has TLS")
+            (Permanent, "check that it is Redis, and that redis_url starts with rediss:// if the port uses TLS")
         }
         _ if error.is_io_error() => (
             Transient,
-            "check that it runs, that this machine reaches it, and that redis_url says rediss:// where the port has TLS",
+            "check that it runs, that this machine reaches it, and that redis_url starts with rediss:// if the port \
+             uses TLS",
         ),
         _ => (Transient, "check that it runs and that this machine reaches it"),
     }
@@ -54,7 +55,7 @@ fn answered(code: &str, said: &str) -> (ErrorKind, &'static str) {
         "MOVED" | "ASK" | "CROSSSLOT" => (Permanent, NEEDS_CLUSTER),
         "OOM" | "MISCONF" => (Transient, "give the server room, in memory and on its disk"),
         "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY" | "TRYAGAIN" | "NOREPLICAS" => {
-            (Transient, "it is starting or failing over; where that lasts, name the primary in redis_url")
+            (Transient, "it is starting or failing over; if that persists, name the primary in redis_url")
         }
         "BUSY" => (Transient, "a script of somebody else's keeps it busy (SCRIPT KILL)"),
         "ERR" if said.contains("cluster support disabled") => {
@@ -94,10 +95,10 @@ fn handshake(error: &rustls::Error) -> (ErrorKind, &'static str) {
             (Permanent, "set ca_file to the certificate of the authority that signed the server's")
         }
         E::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            (Permanent, "there is no TLS at this port: begin redis_url with redis://, or name the port that has it")
+            (Permanent, "there is no TLS at this port: start redis_url with redis://, or name the port with TLS")
         }
         E::PeerIncompatible(_) => (Permanent, "the server must offer TLS 1.2 or later"),
-        _ => (Transient, "TLS broke off; check that it runs and that this machine reaches it"),
+        _ => (Transient, "the TLS connection was cut off; check that the server runs and that this machine reaches it"),
     }
 }
 

@@ -168,10 +168,10 @@ impl Link {
     /// What to do, where the server has TLS and the URL says that it has none, or the other way round.
     async fn mismatch(&self) -> Option<&'static str> {
         if self.tls {
-            let advice = "there is no TLS at this port: begin redis_url with redis://, or name the port that has it";
+            let advice = "there is no TLS at this port: start redis_url with redis://, or name the port with TLS";
             mismatch::speaks(&self.host, self.port, b"PING\r\n", b"+-").await.then_some(advice)
         } else {
-            let advice = "this port has TLS: begin redis_url with rediss://";
+            let advice = "this port uses TLS: start redis_url with rediss://";
             mismatch::speaks_tls(&self.host, self.port).await.then_some(advice)
         }
     }

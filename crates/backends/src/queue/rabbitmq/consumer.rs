@@ -96,7 +96,7 @@ impl Consumer for RabbitMqConsumer {
                     Ok(delivery) => return Ok(delivery),
                     Err(unreadable) => {
                         let (pool, problem) = (&self.wanted.pool, &unreadable.problem);
-                        error!(%pool, problem, "a message is none of Diorama's; it goes to the dead letters");
+                        error!(%pool, problem, "a message is not Diorama's; it is dead-lettered");
                         // Where it fails, the message comes again.
                         let _ = reject(&unreadable.acker).await;
                     }

@@ -96,7 +96,7 @@ async fn queues(link: &Link) -> Finding {
         ),
         Err(_) if link.connection.status().blocked() => Finding::away(
             QUEUES,
-            "the broker is in alarm and takes no messages",
+            "the broker is in alarm and accepts no messages",
             "free its memory or disk (rabbitmqctl status shows the alarm)",
         ),
         Err(_) => Finding::away(

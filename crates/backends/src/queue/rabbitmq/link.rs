@@ -100,9 +100,9 @@ impl Endpoint {
         if !problem.kind.is_retryable() {
             problem
         } else if tls && mismatch::speaks(host, port, GREETING, &[METHOD]).await {
-            problem.but_for("there is no TLS at this port: begin amqp_url with amqp://, or name the port that has it")
+            problem.but_for("there is no TLS at this port: start amqp_url with amqp://, or name the port with TLS")
         } else if !tls && mismatch::speaks_tls(host, port).await {
-            problem.but_for("this port has TLS: begin amqp_url with amqps://")
+            problem.but_for("this port uses TLS: start amqp_url with amqps://")
         } else {
             problem
         }
@@ -142,7 +142,7 @@ fn parse(text: &str) -> Result<AMQPUri, String> {
         "write amqp_url as amqp://user:password@host:port/vhost, or amqps://, with special characters in %xx form";
     if userinfo::is_torn(text) {
         return Err(format!(
-            "the URL has an @ behind its first /, ? or #, as where the password has one of these: {FORM}"
+            "the URL has an @ after its first /, ? or #; perhaps the password contains one of these: {FORM}"
         ));
     }
     // Neither error holds the text, which holds the password.
@@ -184,7 +184,7 @@ fn watch(connection: &Connection, purpose: &'static str) -> AbortOnDropHandle<()
         while let Some(event) = events.next().await {
             match event {
                 Event::ConnectionBlocked(reason) => {
-                    warn!(purpose, reason, "RabbitMQ is in alarm and takes no messages: free its memory or disk");
+                    warn!(purpose, reason, "RabbitMQ is in alarm and accepts no messages: free memory or disk there");
                 }
                 Event::ConnectionUnblocked => info!(purpose, "RabbitMQ takes messages again"),
                 // An error is told by the call that it breaks.
@@ -235,7 +235,7 @@ impl Outage {
     pub(super) fn ends(&mut self) {
         self.is_refusal = false;
         if let Some(since) = self.since.take() {
-            info!(seconds = since.elapsed().as_secs_f64(), "{} through RabbitMQ goes on", self.doing);
+            info!(seconds = since.elapsed().as_secs_f64(), "{} through RabbitMQ continues", self.doing);
         }
     }
 }

@@ -101,12 +101,12 @@ fn refused(refusal: &AMQPError) -> Problem {
     let said = refusal.get_message().as_str();
     match refusal.kind() {
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Problem::permanent(format!(
-            "the broker refuses the login ({said}): check user and password in amqp_url (guest may log in from the \
-             broker's own machine only)"
+            "the broker refuses the login ({said}): check user and password in amqp_url (guest may log in only from \
+             the broker's own machine)"
         )),
         // "connection limit (10) is reached": somebody may leave.
         AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if said.contains("limit") => Problem::transient(format!(
-            "the broker takes no more connections ({said}): raise the limit (rabbitmqctl set_vhost_limits, \
+            "the broker accepts no more connections ({said}): raise the limit (rabbitmqctl set_vhost_limits, \
              set_user_limits), or run fewer processes"
         )),
         AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED | AMQPHardError::INVALIDPATH)

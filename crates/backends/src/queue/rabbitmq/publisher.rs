@@ -126,7 +126,7 @@ impl Task {
             Err(_) => {
                 let blocked = self.link.take().is_some_and(|open| open.link.connection.status().blocked());
                 let problem = match blocked {
-                    true => "the broker is in alarm and takes no messages: free its memory or disk",
+                    true => "the broker is in alarm and accepts no messages: free its memory or disk",
                     false => "the broker did not confirm in time",
                 };
                 return (batch, Some(Problem::transient(format!("{}: {problem}", self.endpoint.address()))));

@@ -64,7 +64,7 @@ pub(super) async fn declare(endpoint: &Endpoint, channel: &Channel, pool: &Pool)
         Err(error) if is_declared_otherwise(&error) => {
             let text = format!(
                 "{doing}: {error}; one exists with other arguments: let its run end, delete it with rabbitmqctl \
-                 delete_queue, and start again (nothing is lost, what is missing is published again)"
+                 delete_queue, and start again (nothing is lost: missing shards are republished)"
             );
             Err(Problem::permanent(text).caused_by(error))
         }

@@ -55,7 +55,7 @@ impl Limits {
         match self.rows {
             Some(most) if rows > most => {
                 let message =
-                    format!("the manifest has {rows} rows, and a run of your token at most {most}: cut it in several");
+                    format!("the manifest has {rows} rows, but your token allows at most {most} per run: split it");
                 Err(Problem::new(403, "too_many_rows", message))
             }
             _ => Ok(()),
@@ -71,7 +71,7 @@ fn within<N: PartialOrd + std::fmt::Display>(
     match allowed {
         Some(allowed) if !allowed.contains(&given) => {
             let (low, high) = (allowed.start(), allowed.end());
-            let message = format!("the {what} {given} is beyond your token's, which is {low} to {high}");
+            let message = format!("the {what} {given} is outside your token's range, which is {low} to {high}");
             Err(Problem::new(403, "beyond_your_limits", message))
         }
         _ => Ok(()),

@@ -36,7 +36,7 @@ pub(super) async fn check(State(api): State<Shared>, mut request: Request, next:
         request.extensions_mut().insert(caller.clone());
         next.run(request).await
     } else {
-        let message = format!("this needs the role {wanted:?}, and yours is {:?}", caller.role()).to_lowercase();
+        let message = format!("this needs the role {wanted:?}; yours is {:?}", caller.role()).to_lowercase();
         Problem::new(403, "role_too_low", message).into_response()
     };
     response.extensions_mut().insert(caller);

@@ -97,7 +97,7 @@ fn read(path: &Path) -> Result<Known, TokensError> {
         // They stand in logs and on terminals.
         let names = [Some(name), group.as_ref()];
         if let Some(bad) = names.into_iter().flatten().find(|name| name.is_empty() || text::control(name).is_some()) {
-            return Err(failed(format!("the name {bad:?} is empty or has control characters in it")));
+            return Err(failed(format!("the name {bad:?} is empty or contains control characters")));
         }
     }
     Ok(Known { text, tokens: tokens.into_iter().map(Arc::new).collect() })

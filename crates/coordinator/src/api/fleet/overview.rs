@@ -225,12 +225,12 @@ async fn look(api: &Api, looks: &mut Looks) -> Fleet {
         api.active.last()
     });
     let outlooks = within(outlook::of(api, &specs)).await;
-    let outlooks = outlooks.map_err(|problem| note("How runs and workers stand is not known", problem));
+    let outlooks = outlooks.map_err(|problem| note("The state of runs and workers is not known", problem));
     let (pools, workers) = match &outlooks {
         Ok(outlooks) => {
             let workers = async { Ok(api.backends().progress.workers().await?) };
             let (pools, workers) = tokio::join!(within(all(api, outlooks)), within(workers));
-            let pools = pools.map_err(|problem| note("How the pools stand is not known", problem)).ok();
+            let pools = pools.map_err(|problem| note("The state of the pools is not known", problem)).ok();
             (pools, workers.ok().map(|workers| at_work(outlooks, workers)))
         }
         Err(()) => (None, None),

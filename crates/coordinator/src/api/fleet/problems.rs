@@ -49,7 +49,11 @@ impl FleetProblem {
 
     /// A service that does not answer.
     pub(super) fn degraded(what: String) -> Self {
-        Self::new("degraded", what, "Runs go on as far as they can; `diorama doctor` says what each service answers.")
+        Self::new(
+            "degraded",
+            what,
+            "Runs continue as far as they can; `diorama doctor` shows the state of each service.",
+        )
     }
 
     /// Whether it is about no run, or about one that `is_seen`.
@@ -99,14 +103,14 @@ fn of_pool(pool: &PoolStatus, runs: &[RunStatus], since: &mut Since) -> impl Ite
     let no_workers = since.holds(format!("workers of {name}"), alone, HEARTBEATS).then(|| {
         let what = format!("{} shards wait in the pool {name}, and no workers are connected to it.", pool.outstanding);
         let advice =
-            format!("Start workers with `diorama worker --pool {name}`, or look why those that there were are gone.");
+            format!("Start workers with `diorama worker --pool {name}`, or find out why the previous ones are gone.");
         FleetProblem::new("no_workers", what, advice)
     });
     let held = runs.iter().filter(|run| run.pool.as_str() == name).any(|run| run.shards_running > 0);
     let still = pool.wanted_workers > 0 && pool.workers > 0 && !held;
     let stands_still = since.holds(format!("pool {name}"), still, STANDS_STILL).then(|| {
         let what =
-            format!("The pool {name} has workers and work, and no shard has been in work for more than a minute.");
+            format!("The pool {name} has workers and work, but no shard has been in progress for more than a minute.");
         FleetProblem::new(
             "stands_still",
             what,
@@ -114,7 +118,7 @@ fn of_pool(pool: &PoolStatus, runs: &[RunStatus], since: &mut Since) -> impl Ite
         )
     });
     let dead = (pool.dead > 0).then(|| {
-        let what = format!("{} dead letters lie in the pool {name}.", pool.dead);
+        let what = format!("The pool {name} has {} dead letters.", pool.dead);
         let advice =
             "The leading coordinator takes them while a run of the pool is running; resume or cancel paused runs.";
         FleetProblem::new("dead_letters", what, advice)
@@ -126,11 +130,11 @@ fn of_run(run: &RunStatus, since: &mut Since) -> impl Iterator<Item = FleetProbl
     let id = &run.run;
     let name = run.name.as_deref().unwrap_or(id.as_str());
     let degraded = run.degraded.as_ref().map(|why| {
-        let advice = "The counts are right again once the service is back; `diorama reconcile` rebuilds them.";
-        FleetProblem::new("degraded", format!("The figures of {name} cannot be relied on: {why}."), advice)
+        let advice = "The counts will be correct once the service is back; `diorama reconcile` rebuilds them.";
+        FleetProblem::new("degraded", format!("The figures of {name} are unreliable: {why}."), advice)
     });
     let paused = run.reason.as_ref().filter(|_| run.state == RunState::Paused).map(|reason| {
-        let advice = format!("Mend that, then `diorama resume {id}`.");
+        let advice = format!("Fix that, then `diorama resume {id}`.");
         FleetProblem::new("paused_by_diorama", format!("{name} was paused: {reason}"), advice)
     });
     let is_stuck = run.waiting == Some(Waiting::Coordinator);
@@ -139,19 +143,18 @@ fn of_run(run: &RunStatus, since: &mut Since) -> impl Iterator<Item = FleetProbl
         FleetProblem::new(
             "no_leader",
             what,
-            "Look whether a coordinator leads (`diorama_coordinator_leader`) and read its log.",
+            "Check whether a coordinator leads (`diorama_coordinator_leader`) and read its log.",
         )
     });
     let settled = run.done + run.failed;
     let are_many = run.failed >= MANY_AT_LEAST && run.failed as f64 > MANY * settled as f64;
     let failures = are_many.then(|| {
         let share = 100.0 * run.failed as f64 / settled as f64;
-        let what =
-            format!("{share:.0} % of the tasks of {name} that have an outcome failed ({} of {settled}).", run.failed);
+        let what = format!("{share:.0} % of the tasks of {name} with an outcome failed ({} of {settled}).", run.failed);
         FleetProblem::new(
             "many_failures",
             what,
-            "The run's page has examples by code; pause it if they are not what you expect.",
+            "The run's page has examples by code; pause the run if you did not expect them.",
         )
     });
     [degraded, paused, no_leader, failures].into_iter().flatten()

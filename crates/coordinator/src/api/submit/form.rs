@@ -86,7 +86,7 @@ impl Upload {
         let request = request.ok_or_else(|| Problem::bad_request("missing_part", "the form has no part spec"))?;
         match (&manifest, &request.manifest_object) {
             (Some(_), Some(_)) => {
-                let message = "both a part manifest and manifest_object are given; leave one out";
+                let message = "both a part manifest and manifest_object are given; remove one";
                 return Err(Problem::bad_request("two_manifests", message));
             }
             (None, None) => return Err(Problem::bad_request("missing_part", "the form has no part manifest")),
@@ -225,5 +225,5 @@ fn read_invalid(file: &Path) -> Result<Vec<ManifestIssue>, Problem> {
 }
 
 fn cut_off(error: MultipartError) -> Problem {
-    Problem::bad_request("cut_off", format!("the upload was cut off: {}; send it again", error.body_text()))
+    Problem::bad_request("cut_off", format!("the upload was interrupted: {}; send it again", error.body_text()))
 }

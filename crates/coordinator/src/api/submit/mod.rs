@@ -47,11 +47,11 @@ const LISTED_ISSUES: usize = 1000;
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 characters of the sender's choice")),
     request_body(content = Form, content_type = "multipart/form-data"),
     responses((status = 201, description = "submitted", body = RunStatus), (status = 200, description = "it was there already", body = RunStatus),
-              (status = 400, body = Problem), (status = 403, description = "the token may not have such a run", body = Problem),
-              (status = 409, description = "another run has the key, or uploaded references are not there", body = Problem),
+              (status = 400, body = Problem), (status = 403, description = "the token does not allow such a run", body = Problem),
+              (status = 409, description = "another run has the key, or uploaded references are missing", body = Problem),
               (status = 413, body = Problem),
-              (status = 422, description = "the manifest has issues, and none of it was taken; or the key came with another request", body = Problem),
-              (status = 429, description = "the token has as many runs as it may", body = Problem)))]
+              (status = 422, description = "the manifest has issues, and nothing was accepted; or the key was used for another request", body = Problem),
+              (status = 429, description = "the token has as many runs as it is allowed", body = Problem)))]
 pub(super) async fn create(
     State(api): State<Shared>,
     Extension(caller): Extension<Caller>,
@@ -149,8 +149,7 @@ async fn submitted_before(
     let Some(there) = api.open(caller, &run).await? else { return Ok(None) };
     if there.spec.request_sha256.as_ref().is_some_and(|first| first != request) {
         let message = format!(
-            "this Idempotency-Key came with another request before, which made the run {run}; send this one with a key of \
-             its own"
+            "this Idempotency-Key was used for another request, which made the run {run}; use a new key for this one"
         );
         return Err(Problem::new(422, "idempotency_key_reused", message));
     }
@@ -213,7 +212,7 @@ fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
         Some(encoding) if encoding != "identity" => Err(Problem::new(
             415,
             "unsupported_encoding",
-            format!("the Content-Encoding {encoding:?} is not read here; send the form as it is"),
+            format!("the Content-Encoding {encoding:?} is not accepted; send the form uncompressed"),
         )),
         _ => Ok(()),
     }
@@ -289,8 +288,8 @@ fn manifest_error(error: ManifestError) -> Problem {
             422,
             "manifest_too_costly",
             format!(
-                "checking the manifest took more than {seconds:.0} CPU seconds, which is more than any of its size \
-                 needs; send it in parts, or as JSONL"
+                "checking the manifest took more than {seconds:.0} CPU seconds, which is more than any manifest of \
+                 its size needs; split it, or send it as JSONL"
             ),
         ),
         ManifestError::Stopped(_) => Problem::bad_request("cut_off", error.to_string()),

@@ -153,7 +153,7 @@ fn methods() -> Array {
     ArrayBuilder::new()
         .items(word)
         .unique_items(true)
-        .description(Some("Other methods to make beside each picture, each once."))
+        .description(Some("Other methods to make in addition to each picture, each once."))
         .build()
 }
 
@@ -200,7 +200,8 @@ impl SubmitRequest {
         let mut settings = Settings::default();
         for (key, value) in &self.settings {
             if !Settings::KEYS.contains(&key.as_str()) {
-                problems.push(format!("settings: {key} is not a setting; they are {}", Settings::KEYS.join(", ")));
+                problems
+                    .push(format!("settings: {key} is not a setting; the settings are {}", Settings::KEYS.join(", ")));
             } else if let Err(error) = settings.set(key, value) {
                 problems.push(error.to_string());
             }
@@ -235,7 +236,7 @@ impl SubmitRequest {
         let named = self.name.iter().map(|name| ("name", name)).chain([("manifest", &self.manifest)]);
         for (what, said) in named.chain(labels).chain(object) {
             if let Some(control) = text::control(said) {
-                problems.push(format!("{what} has the control character {control:?} in it; leave it out"));
+                problems.push(format!("{what} contains the control character {control:?}; remove it"));
             }
         }
         if self.manifest.len() > MANIFEST_BYTES {

@@ -15,17 +15,17 @@ const ACTIONS = [
     name: "pause", label: "Pause", fits: (run) => isOpen(run) && run.state === "running", done: "It is paused.",
     title: "Pause this run?",
     says: (run) => [
-      `Nothing new begins. ${run.shards_running > 0 ? `Workers hold ${counted(run.shards_running, "shard")} of it and stop before their next batch.` : "No worker holds a shard of it now."}`,
-      "What is committed stays. Resume takes it up again where it stopped.",
+      `Nothing new starts. ${run.shards_running > 0 ? `Workers hold ${counted(run.shards_running, "shard")} of it and stop before their next batch.` : "No worker holds a shard of it now."}`,
+      "What is committed stays. Resume continues where it stopped.",
     ],
   },
   {
-    name: "resume", label: "Resume", fits: (run) => isOpen(run) && run.state === "paused", done: "It goes on.",
+    name: "resume", label: "Resume", fits: (run) => isOpen(run) && run.state === "paused", done: "It is running again.",
     title: "Resume this run?", main: true,
     says: (run) => [
-      `Workers of the pool ${run.pool} go on with the ${counted(Math.max(0, run.tasks - run.done - run.failed), "task")} that are not done.`,
+      `Workers of the pool ${run.pool} continue with the ${counted(Math.max(0, run.tasks - run.done - run.failed), "task")} that are not done.`,
       run.reason && `Diorama paused it because: ${run.reason}`,
-      run.reason && "If that is not mended, it will be paused again.",
+      run.reason && "If that is not fixed, it will be paused again.",
     ],
   },
   {
@@ -34,22 +34,22 @@ const ACTIONS = [
     says: (run) => {
       const left = Math.max(0, run.tasks - run.done - run.failed - run.retrying);
       return [
-        [`${counted(left, "task")} that ${left === 1 ? "is" : "are"} not done will get the outcome `, code("cancelled"), run.in_work > 0 && `, ${count(run.in_work)} of them in work now`, "."],
-        run.retrying > 0 && `${counted(run.retrying, "task")} that failed and would be tried again will keep that failure.`,
+        [`${counted(left, "task")} that ${left === 1 ? "is" : "are"} not done will get the outcome `, code("cancelled"), run.in_work > 0 && `, ${count(run.in_work)} of them in progress now`, "."],
+        run.retrying > 0 && `${counted(run.retrying, "task")} that failed and would be retried will keep that failure.`,
         [`The ${counted(run.done, "picture")} made so far stay; `, code("retry"), " takes the others up again."],
       ];
     },
   },
   {
-    name: "retry", label: "Retry failed…", fits: (run) => hasEnded(run) && run.failed > 0, done: "It goes on with the failed tasks.",
-    title: "Try failed tasks again?", main: true, yes: "Retry", form: retryForm,
-    says: () => ["The run goes on with a round of those tasks. All others keep their outcomes."],
+    name: "retry", label: "Retry failed…", fits: (run) => hasEnded(run) && run.failed > 0, done: "It is retrying the failed tasks.",
+    title: "Retry failed tasks?", main: true, yes: "Retry", form: retryForm,
+    says: () => ["The run continues with a round of those tasks. All others keep their outcomes."],
   },
   {
     name: "delete", label: "Delete…", role: "admin", fits: (run) => hasEnded(run) || run.state === "submitting", done: "It is deleted; its objects are being removed.",
     title: "Delete this run?", bad: true, yes: "Delete for good", no: "Keep it",
     says: (run) => [
-      run.state === "submitting" ? "Its submission is not complete. Everything that was stored of it is removed." : `The run and everything that it made are removed: ${counted(run.done, "picture")} with their masks, heat maps and records, and every outcome.`,
+      run.state === "submitting" ? "Its submission is incomplete. Everything stored for it is removed." : `The run and everything it made are removed: ${counted(run.done, "picture")} with their masks, heat maps and records, and every outcome.`,
       "Uploaded references go later, unless another run names them.",
       h("strong", {}, "This cannot be undone."),
     ],
@@ -62,13 +62,13 @@ function retryForm(run) {
     const box = h("input", { type: "checkbox", name: "code", value: name, checked: true });
     return { box, number, row: h("label", { class: "check" }, box, h("span", {}, code(name), ` ${counted(number, "task")}`)) };
   });
-  const which = h("select", { name: "retryable" }, h("option", { value: "" }, "all of them"), h("option", { value: "true" }, "only those that may succeed with nothing changed"), h("option", { value: "false" }, "only those that need a change first"));
+  const which = h("select", { name: "retryable" }, h("option", { value: "" }, "all of them"), h("option", { value: "true" }, "only those that may succeed unchanged"), h("option", { value: "false" }, "only those that need a change first"));
   const total = h("p", { role: "status" });
   const element = h("div", { class: "choices" }, boxes.length > 0 && h("fieldset", {}, h("legend", {}, "Failed as"), boxes.map(({ row }) => row)), h("label", {}, h("span", {}, "Of those"), which), total);
   const chosen = () => boxes.filter(({ box }) => box.checked);
   const say = () => {
     const number = boxes.length ? chosen().reduce((sum, one) => sum + one.number, 0) : run.failed;
-    total.textContent = number === 0 ? "Choose at least one." : `${which.value ? "At most " : ""}${counted(number, "task")} will be tried again.`;
+    total.textContent = number === 0 ? "Choose at least one." : `${which.value ? "At most " : ""}${counted(number, "task")} will be retried.`;
     return number > 0;
   };
   element.addEventListener("change", say);

@@ -45,7 +45,7 @@ async function ask(method, url, { body, signal, quiet = false } = {}) {
     try {
       return parse(words);
     } catch {
-      throw new Problem(502, "", "The answer was not the coordinator's.");
+      throw new Problem(502, "", "The response did not come from the coordinator.");
     }
   }
   let problem = {};

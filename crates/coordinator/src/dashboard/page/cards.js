@@ -4,7 +4,7 @@ import { below, figure, h, link, put, set, show, text, thumbnail } from "./dom.j
 import { decibel, exactPercent, moment } from "./format.js";
 import { href, roleName, roles } from "./words.js";
 
-export const explained = "PSNR against the reference outside the region that the row gives: how much of the place was kept";
+export const explained = "PSNR against the reference outside the row's region: how well the place was preserved";
 
 // Small pictures keep their pixels when they are shown large. One that cannot be loaded says so.
 export function image(url, alt, { width = 256, lazy = true } = {}) {

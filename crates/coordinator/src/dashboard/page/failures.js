@@ -34,7 +34,7 @@ function group(run) {
     text(meaning, CODES[now.code] ?? "");
     bar.style.width = `${(now.number / now.most) * 100}%`;
     const kinds = new Set(now.examples.map((picture) => picture.error?.retryable));
-    text(retryable, kinds.size === 1 ? (kinds.has(true) ? "may succeed when tried again" : "needs a change first") : "");
+    text(retryable, kinds.size === 1 ? (kinds.has(true) ? "may succeed when retried" : "needs a change first") : "");
     show(retryable, kinds.size === 1);
     show(details, now.examples.length > 0);
     text(summary, now.examples.length === 1 ? "1 example" : `${now.examples.length} latest examples`);

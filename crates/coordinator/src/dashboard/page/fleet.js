@@ -26,7 +26,7 @@ function problemItem() {
 }
 
 const POOL = [["ready", "in the queue", "Shards that wait in its queue"], ["outstanding", "outstanding", "Shards of running runs that are not committed"],
-  ["wanted", "workers wanted", "As many workers would each find a shard"], ["workers", "workers", "Workers with a recent heartbeat"], ["runs", "runs", "Runs that have not ended"], ["dead", "dead letters", "Shards that no worker could run and that the coordinator has to decide about"]];
+  ["wanted", "workers wanted", "How many workers could each have a shard"], ["workers", "workers", "Workers with a recent heartbeat"], ["runs", "runs", "Runs that have not ended"], ["dead", "dead letters", "Shards that no worker could run and the coordinator must decide about"]];
 
 function poolItem() {
   const [name, numbers] = [h("h3"), figures(POOL)];
@@ -80,7 +80,7 @@ export function fleetView({ signal, ready }) {
     keyed(problems, fleet.problems, (problem) => [problem.code, problem.run, problem.pool].join(" "), problemItem, (item, problem) => item.update(problem));
     show(noRuns, fleet.runs.length === 0);
     keyed(runs, fleet.runs, (run) => run.run, runCard, (item, run) => item.update(run));
-    text(noPools, fleet.pools ? "There is no pool yet: a worker or a run brings one." : "Not known now.");
+    text(noPools, fleet.pools ? "There is no pool yet: a worker or a run creates one." : "Not known now.");
     show(noPools, !fleet.pools?.length);
     keyed(pools, fleet.pools ?? [], (pool) => pool.pool, poolItem, (item, pool) => item.update(pool));
     workers.update(fleet.workers, fleet.runs);

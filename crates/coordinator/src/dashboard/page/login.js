@@ -9,7 +9,7 @@ export function loginView({ done }) {
   const button = h("button", { type: "submit", class: "main" }, "Log in");
   const form = h("form", { class: "login", method: "post", action: "v1/session" },
     h("h1", { tabindex: "-1" }, "Log in"),
-    h("p", { class: "soft" }, "This coordinator asks for a token. Its administrator hands them out."),
+    h("p", { class: "soft" }, "This coordinator needs a token. Ask its administrator for one."),
     h("label", { for: "token" }, h("span", {}, "Token"), token), refused, button);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();

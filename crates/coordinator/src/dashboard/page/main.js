@@ -38,7 +38,7 @@ function decode(part) {
 }
 
 function nothingHere() {
-  return { title: "Nothing here", element: h("section", { class: "nothing" }, h("h1", { tabindex: "-1" }, "Nothing here"), h("p", {}, "The address names no view. ", h("a", { href: "#/" }, "Go to the fleet"), ".")) };
+  return { title: "Nothing here", element: h("section", { class: "nothing" }, h("h1", { tabindex: "-1" }, "Nothing here"), h("p", {}, "This address has no page. ", h("a", { href: "#/" }, "Go to the fleet"), ".")) };
 }
 
 function title(words) {
@@ -146,7 +146,7 @@ async function begin() {
 }
 
 function away(is, words = "The coordinator is not answering; trying again.") {
-  const shown = live.fleet ? " What is shown is the last that was heard." : "";
+  const shown = live.fleet ? " This is the last known state." : "";
   put($("banner"), is ? words + shown : null, () => is && h("p", {}, h("span", { class: "spin", "aria-hidden": "true" }), words, shown));
   pulse(!is && live.fleet !== null);
 }

@@ -84,7 +84,7 @@ export function pictureView({ parts: [run, task], signal, ready, title }) {
       picture.worker && h("span", {}, "made by ", h("b", {}, picture.worker)), picture.committed_at && h("span", {}, when(picture.committed_at)),
       picture.reference && h("span", {}, "reference ", h("b", {}, picture.reference.source))]);
     put(notes, [picture.error, picture.warnings, picture.status], () => [
-      picture.error && h("p", { class: "note failure" }, h("b", {}, picture.error.code), ` ${picture.error.message}`, picture.error.retryable ? " It may succeed when it is tried again." : ""),
+      picture.error && h("p", { class: "note failure" }, h("b", {}, picture.error.code), ` ${picture.error.message}`, picture.error.retryable ? " It may succeed when retried." : ""),
       picture.status === "waiting" && h("p", { class: "note" }, "It is waiting for a worker."),
       (picture.warnings ?? []).map((words) => h("p", { class: "note warning" }, words))]);
     put(place, data, () => [

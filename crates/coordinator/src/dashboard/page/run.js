@@ -16,9 +16,9 @@ import { specSection } from "./spec.js";
 import { hasEnded, href, nameOf, waiting } from "./words.js";
 
 const FIGURES = [["done", "made", "Pictures committed"], ["in_work", "in work", "Pictures made of shards that are not committed yet"],
-  ["retrying", "retrying", "Tasks that failed and will be, or are being, tried again"], ["failed", "failed", "Tasks that failed for good"],
-  ["rate", "pictures/s", "Over the last minute; of a run that has ended, over all of it"], ["eta", "time left", "At the rate of the last minute; the range follows from how the minutes before differed"],
-  ["shards_committed", "shards committed"], ["shards_running", "shards held", "Shards that workers hold"], ["round", "round", "0 is the manifest; later rounds try failed tasks again"], ["device", "device time", "Seconds that models ran for what is committed, over all workers"], ["cost", "cost so far", "Device time at the pool's price; the waits of workers are not in it"], ["to_come", "cost to come", "What is left, if it takes as long as what is done"]];
+  ["retrying", "retrying", "Tasks that failed and will be, or are being, retried"], ["failed", "failed", "Tasks that failed for good"],
+  ["rate", "pictures/s", "Over the last minute; for an ended run, overall"], ["eta", "time left", "At the rate of the last minute; the range reflects how the minutes before varied"],
+  ["shards_committed", "shards committed"], ["shards_running", "shards held", "Shards that workers hold"], ["round", "round", "0 is the manifest; later rounds retry failed tasks"], ["device", "device time", "Seconds that models ran for what is committed, over all workers"], ["cost", "cost so far", "Device time at the pool's price, without the time workers wait"], ["to_come", "cost to come", "What is left, if it takes as long as what is done"]];
 
 function header(run, session) {
   const [name, state, progress, numbers] = [h("h1", { tabindex: "-1" }), chip(), bar(), figures(FIGURES)];
@@ -38,14 +38,14 @@ function header(run, session) {
       buttons.update(now, failures);
       put(facts, [now.pool, now.owner, now.labels, now.submitted_at, now.tasks, now.invalid_rows], () => [
         h("span", {}, h("b", {}, count(now.tasks)), " pictures"), h("span", {}, "pool ", h("b", {}, now.pool)), h("span", {}, "submitted ", when(now.submitted_at), now.owner && " by ", now.owner && h("b", {}, now.owner.token), now.owner?.group && ` (${now.owner.group})`),
-        now.invalid_rows > 0 && h("span", {}, `${count(now.invalid_rows)} rows were refused`),
+        now.invalid_rows > 0 && h("span", {}, `${count(now.invalid_rows)} rows were rejected`),
         h("span", { class: "labels" }, Object.entries(now.labels ?? {}).map(([key, value]) => link(href.label(key, value), `${key}=${value}`))),
       ]);
       put(notes, [now.state, now.waiting, now.reason, now.degraded, now.pool], () => [
         now.state === "running" && now.waiting && h("p", { class: "note" }, waiting(now)),
         now.state !== "running" && now.waiting && !hasEnded(now) && now.state !== "paused" && h("p", { class: "note" }, waiting(now)),
         now.reason && h("p", { class: "note warning" }, h("b", {}, "Paused by Diorama: "), now.reason),
-        now.degraded && h("p", { class: "note warning" }, h("b", {}, "Not all of this can be relied on: "), now.degraded),
+        now.degraded && h("p", { class: "note warning" }, h("b", {}, "Some of this is unreliable: "), now.degraded),
       ]);
       const ended = now.summary;
       numbers.update("done", now.done, (value) => `${count(value)}`);
@@ -84,7 +84,7 @@ function pictures(run, again) {
     element: h("section", { "aria-labelledby": "h-pictures" }, h("div", { class: "heading" }, h("h2", { id: "h-pictures" }, "Latest pictures"), h("span", { class: "grow" }), more), none, list),
     limit: () => limit,
     update(page, made) {
-      text(none, made ? "The latest are not known; each shard of the map shows its own." : "No pictures yet.");
+      text(none, made ? "The latest are not known; each shard in the map shows its own." : "No pictures yet.");
       if (isPointed() && list.children.length === limit) return;
       show(none, page.pictures.length === 0);
       show(more, page.pictures.length >= FEW);
@@ -99,7 +99,7 @@ export function runView({ parts: [run], signal, session, ready, title }) {
   const [shards, failures, scores, spec] = [shardsSection(run, () => askShards(true), signal), failuresSection(run), scoresSection(), specSection()];
   const missing = h("div", { role: "alert" });
   const terminal = h("section", { "aria-labelledby": "h-terminal" }, h("h2", { id: "h-terminal" }, "In a terminal"),
-    command(`diorama results ${run} --to DIR`, "download what it made"), command(`diorama verify ${run}`, "prove that it is whole"), command(`diorama watch ${run}`, "follow it"));
+    command(`diorama results ${run} --to DIR`, "download the results"), command(`diorama verify ${run}`, "prove that it is complete"), command(`diorama watch ${run}`, "follow it"));
   const rest = h("div", { class: "view" }, chart.element, latest.element, shards.element, failures.element, scores.element, spec.element, terminal);
   const element = h("div", { class: "view" }, head.element, missing, rest);
   let [status, series, failed] = [null, null, null];

@@ -64,7 +64,7 @@ export function runsView({ params, signal, ready }) {
       keyed(list, page.runs, (run) => run.run, runCard, update);
       keyed(damaged, page.damaged ?? [], (one) => one.run, damagedItem, (item, one) => item.update(one));
       show(none, page.runs.length === 0);
-      text(none, FILTERS.some((one) => now[one]) ? "No run fits. Change the filter or show all." : now.after ? "There are no older runs." : "No runs yet. “diorama submit MANIFEST” starts one.");
+      text(none, FILTERS.some((one) => now[one]) ? "No run matches. Change the filter or show all." : now.after ? "There are no older runs." : "No runs yet. “diorama submit MANIFEST” starts one.");
       show(next, page.next);
       if (page.next) next.href = address({ ...now, after: page.next });
       ready();

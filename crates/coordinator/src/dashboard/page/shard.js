@@ -27,7 +27,7 @@ export function shardView({ parts: [run, name], signal, ready }) {
     h("header", { class: "runhead", "data-shard": name },
       h("p", { class: "crumbs" }, link("#/runs", "Runs"), " / ", link(href.run(run), run), " / ", h("span", {}, "shards")),
       h("div", { class: "title" }, h("h1", { tabindex: "-1" }, name), state, h("span", { class: "grow" }),
-        h("nav", { class: "pages", "aria-label": "Shards" }, before && link(href.shard(run, before), "‹ Shard before"), next)), facts),
+        h("nav", { class: "pages", "aria-label": "Shards" }, before && link(href.shard(run, before), "‹ Previous shard"), next)), facts),
     missing, h("h2", { class: "away" }, "Pictures"), list, more);
   let [drawn, last] = [BATCH, null];
 

@@ -5,7 +5,7 @@ import { count, counted } from "./format.js";
 import { shardName } from "./words.js";
 
 const [COMMITTED, VOID, HELD, FAILING] = [1, 2, 3, 4];
-const KINDS = [["waiting", "waiting"], ["committed", "committed"], ["void", "left out by a cancellation"], ["held", "held by a worker"], ["failing", "with failures lately"]];
+const KINDS = [["waiting", "waiting"], ["committed", "committed"], ["void", "left out by a cancellation"], ["held", "held by a worker"], ["failing", "with recent failures"]];
 const HIGHEST = 300;
 const SMALLEST = 2;
 const LARGEST = 18;
@@ -32,7 +32,7 @@ export function shardMap(open, signal) {
   const sheet = h("div", { class: "sheet" }, canvas, cursor);
   const box = h("div", { class: "map", tabindex: "0", role: "application", "aria-label": "Map of shards", "aria-describedby": "map-help" }, sheet);
   const frame = h("div", { class: "mapframe" }, box, tip);
-  const help = h("p", { class: "away", id: "map-help" }, "Arrow keys go from shard to shard, Enter opens one.");
+  const help = h("p", { class: "away", id: "map-help" }, "Arrow keys move between shards, Enter opens one.");
   const element = h("div", {}, frame, help, said, legend);
   let [data, states, holders, cell, gap, columns, width, at, scale] = [null, new Uint8Array(), new Map(), 1, 0, 1, 0, null, 1];
 
@@ -117,7 +117,7 @@ export function shardMap(open, signal) {
     const name = shardName(data.round, index);
     const size = counted(tasksOf(index), "picture");
     if (state === HELD) return `${name}: held by ${holder.worker}, ${count(holder.done)} of ${size} made${holder.failed ? `, ${count(holder.failed)} failed` : ""}`;
-    if (state === FAILING) return `${name}: ${size}, some failed lately`;
+    if (state === FAILING) return `${name}: ${size}, some failed recently`;
     return `${name}: ${["waiting", "committed", "left out by the cancellation"][state]}, ${size}`;
   }
 

@@ -51,7 +51,7 @@ export function shardsSection(run, again, signal) {
       const later = info && Date.parse(info.not_before) > Date.now();
       put(begins, [now.round, now.shards, now.tasks, info?.not_before, later, info?.reopened], () => [
         `${counted(now.shards, "shard")} of up to ${counted(now.shard_size, "picture")}, ${counted(now.tasks, "task")}`,
-        now.round > 0 && (info?.reopened ? ", of failed tasks that somebody retried" : ", of tasks that failed and are tried again"),
+        now.round > 0 && (info?.reopened ? ", of failed tasks that somebody retried" : ", of tasks that failed and are being retried"),
         later && [", begins ", when(info.not_before)], "."]);
       map.update(now);
       const holding = now.held ?? [];

@@ -33,11 +33,11 @@ export function waiting(run) {
     case "run":
       return ["Waiting behind ", link(href.run(of.run), of.run), `, whose priority is higher (${of.priority}).`];
     case "turn":
-      return ["Waiting for its turn: the pool’s workers are at other shards."];
+      return ["Waiting for its turn: the pool’s workers are busy with other shards."];
     case "round":
-      return [`Waiting for round ${of.round} of retries, which begins `, when(of.begins_at), "."];
+      return [`Waiting for retry round ${of.round}, which begins `, when(of.begins_at), "."];
     case "coordinator":
-      return ["Waiting for the leading coordinator, which has its next round to open or its final files to write."];
+      return ["Waiting for the leading coordinator to open its next round or write its final files."];
     case undefined:
       return null;
     default:
@@ -52,22 +52,22 @@ export const waitingShort = {
 
 export const CODES = {
   reference_unreadable: "The reference cannot be read: no such file or object, or no permission.",
-  reference_forbidden: "The reference leads to an address that references are not fetched from.",
-  reference_undecodable: "The reference is not a picture that can be decoded, or is cut short.",
+  reference_forbidden: "The reference leads to an address from which references are not fetched.",
+  reference_undecodable: "The reference cannot be decoded as a picture, or is truncated.",
   reference_too_large: "The reference is larger than the limits allow.",
-  region_unusable: "The region is no mask of its reference: it cannot be had, has another size, or is all white or all black.",
+  region_unusable: "The region is not a mask of its reference: it cannot be read, has another size, or is all white or all black.",
   no_subject: "The prompt names no subject that the method could edit.",
-  subject_not_in_prompt: "A subject that was given does not occur in the prompt.",
+  subject_not_in_prompt: "A given subject does not occur in the prompt.",
   invalid_settings: "A setting does not fit the model or another setting.",
   non_finite_latents: "A latent became NaN or infinite.",
-  out_of_memory: "The device has no memory for even one task.",
+  out_of_memory: "The device has too little memory for even one task.",
   model_error: "The model failed in a way that is not the task’s fault.",
-  poison: "The worker died while this task ran, more often than is allowed.",
+  poison: "The worker died too often while this task ran.",
   output_unwritable: "The outputs could not be written.",
   cancelled: "The run was cancelled before the task ran.",
 };
 
-export const ROLES = { viewer: "viewer: looks", submitter: "submitter: runs things", admin: "admin" };
+export const ROLES = { viewer: "viewer: looks", submitter: "submitter: can submit runs", admin: "admin" };
 
 // The files of a picture, in the order in which they are looked at.
 const ORDER = ["image", "overlay", "mask", "heatmap", "compare"];

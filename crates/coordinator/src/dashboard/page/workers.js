@@ -63,7 +63,7 @@ export function workersTable() {
     show(find, workers.length > 8);
     show(table, chosen.length > 0);
     show(none, chosen.length === 0);
-    text(none, !isKnown ? "Not known now." : workers.length ? "No worker fits." : "No workers are connected.");
+    text(none, !isKnown ? "Not known now." : workers.length ? "No worker matches." : "No workers are connected.");
     keyed(body, chosen, (worker) => worker.worker, row, (element, worker) => element.update(worker));
   };
   find.addEventListener("input", draw);

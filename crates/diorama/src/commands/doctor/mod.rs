@@ -171,7 +171,7 @@ fn networks(_roots: &[std::path::PathBuf]) -> Vec<Finding> {
 }
 
 fn writable(out: &Path) -> Finding {
-    let advice = "choose a folder that you may write to";
+    let advice = "choose a folder that you can write to";
     let tried = std::fs::create_dir_all(out).and_then(|()| tempfile::NamedTempFile::new_in(out).map(drop));
     match tried {
         Ok(()) => Finding::ok("output folder", format!("{} can be written to", out.display())),

@@ -147,8 +147,8 @@ fn refuse_foreign(part: &Path) -> Result<(), Failure> {
     match there.iter().find(|name| !left(name)) {
         None => Ok(()),
         Some(name) => Err(Failure::permanent(anyhow::anyhow!(
-            "{} is where the download is prepared, and it holds {name}, which is no file of a model; move that folder away, \
-             or give --to another name",
+            "{} is where the download is prepared, but it holds {name}, which is not part of a model; move that \
+             folder away, or give --to another name",
             part.display()
         ))),
     }

@@ -158,7 +158,7 @@ fn whole(file: &FileRef, bytes: Bytes) -> Result<Bytes, Failure> {
 }
 
 fn none(id: &CustomId) -> Failure {
-    permanent(format!("this run has no picture of {id} (yet); errors.jsonl says what failed"))
+    permanent(format!("this run has no picture of {id} (yet); errors.jsonl lists failures"))
 }
 
 fn permanent(message: String) -> Failure {

@@ -121,7 +121,7 @@ async fn reference(command: &Replay, committed: &Committed) -> Result<Option<Ref
     };
     if found.sha256 != recorded.sha256 {
         let message = format!(
-            "the reference {} has the digest {}, and the picture was made from {}: give that one with --reference FILE",
+            "the reference {} has the digest {}, but the picture was made from {}: give that one with --reference FILE",
             recorded.source, found.sha256, recorded.sha256
         );
         return Err(Failure::permanent(anyhow::anyhow!(message)));
@@ -144,7 +144,7 @@ fn make(
     let now = maker.as_generator().info();
     if now.model_sha256 != then.model_sha256 {
         let message = format!(
-            "the picture was made with the model {} ({}), and this is {} ({}): name that one with --model",
+            "the picture was made with the model {} ({}), but this is {} ({}): name the former with --model",
             then.model, then.model_sha256, now.model, now.model_sha256
         );
         return Err(Failure::permanent(anyhow::anyhow!(message)));
@@ -206,7 +206,7 @@ fn tell(comparison: &Comparison) {
     if comparison.same {
         output::line(&format!("{custom_id}: same bytes ({sha256})"));
     } else {
-        output::line(&format!("{custom_id}: DIFFERS: committed is {committed_sha256}, made again is {sha256}"));
+        output::line(&format!("{custom_id}: DIFFERS: committed {committed_sha256}, remade {sha256}"));
         output::line(&match (comparison.max_difference, comparison.mean_difference) {
             (Some(max), Some(mean)) => {
                 format!("  pixel values differ by at most {max} of 255, {mean:.4} on average")

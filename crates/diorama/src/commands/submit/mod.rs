@@ -93,7 +93,8 @@ async fn sample(
 ) -> Result<(RunStatus, Whole), Failure> {
     if object(command).is_some() {
         return Err(Failure::usage(anyhow::anyhow!(
-            "--estimate draws its rows here, and cannot of a manifest that is an object; download it, and submit the file"
+            "--estimate draws its rows on this machine, which it cannot do from a manifest in the store; download it \
+             and submit the file"
         )));
     }
     let checked = checked(command, config, asked).await?;

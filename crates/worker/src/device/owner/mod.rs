@@ -148,7 +148,7 @@ impl Owner {
             let Call::OutOfMemory(message) = &call else { return Ok(call) };
             let smaller = self.batch_size();
             if smaller < size {
-                tracing::warn!(batch = size, smaller, %message, "the device has no memory for the batch; smaller ones now");
+                tracing::warn!(batch = size, smaller, %message, "the device has too little memory for the batch; splitting it");
             }
             if smaller >= size || smaller < batch.len() {
                 return Ok(call);
@@ -176,7 +176,7 @@ impl Owner {
 }
 
 fn out_of_memory(message: &str) -> TaskError {
-    let message = format!("the device has no memory for even one picture: {message}");
+    let message = format!("the device has too little memory for even one picture: {message}");
     TaskError::transient(ErrorCode::OutOfMemory, message)
 }
 

@@ -100,7 +100,7 @@ async fn an_object_that_cannot_be_read_is_its_tasks_fault_unless_the_whole_store
     assert!(references.load(&reference).await.is_err_and(|error| error.is_retryable()));
 
     let loaded = case.load("s3://bucket/a.png").await;
-    Case::refused(loaded, ErrorCode::ReferenceUnreadable, false, "there is no object store here");
+    Case::refused(loaded, ErrorCode::ReferenceUnreadable, false, "not a fleet with an object store");
     for foreign in ["s3://hr/a.png", "s3://bucket/../hr/a.png"] {
         let references = case.references_with(Arc::new(folder()), Some(Arc::new(Failing)));
         Case::refused(load(&references, foreign).await, ErrorCode::ReferenceForbidden, false, "s3_readable");

@@ -40,8 +40,8 @@ pub(super) async fn estimate(cli: &Cli, client: &Client, sample: &RunStatus, who
     if ended.state != RunState::Finished || ended.done == 0 {
         let state = if ended.done == 0 { "made no picture" } else { "was cancelled" };
         return Err(Failure::permanent(anyhow::anyhow!(
-            "the sample {run} {state}, so nothing can be said of the whole run, and nothing more was submitted; \
-             diorama results {run} --to DIR says why, and --again makes another sample"
+            "the sample {run} {state}, so the whole run cannot be estimated, and nothing more was submitted; diorama \
+             results {run} --to DIR says why, and --again makes another sample"
         )));
     }
     let mut shards = Vec::new();

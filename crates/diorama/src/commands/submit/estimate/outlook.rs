@@ -104,9 +104,7 @@ impl Outlook {
             (None, _) => text.push_str(&format!("\nno workers are connected to pool {pool} any more")),
         }
         if self.pictures_per_second.low.is_none() {
-            text.push_str(
-                "\nthe sample was a single shard, so how far off this is cannot be said; --estimate 16 or more can",
-            );
+            text.push_str("\nthe sample was a single shard, so there is no interval; use --estimate 16 or more");
         }
         text
     }
