@@ -176,7 +176,10 @@ impl From<Refused> for Problem {
 
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
-        Self::bad_request("invalid_query", rejection.body_text())
+        // The library's own words stand before those that name the parameter.
+        let said = rejection.body_text();
+        let said = said.strip_prefix("Failed to deserialize query string: ").unwrap_or(&said);
+        Self::bad_request("invalid_query", format!("the query of this address cannot be read: {said}"))
     }
 }
 

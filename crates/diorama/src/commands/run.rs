@@ -12,6 +12,7 @@ use diorama_core::outcome::TaskError;
 use diorama_core::retry::RetryPolicy;
 use diorama_core::run::{AcceptanceCounts, Labels, ModelIdentity, RunSpec, RunSummary};
 use diorama_core::task::Task;
+use diorama_core::text::counted;
 use diorama_manifest::{Format, LISTED_SKIPPED, Manifest, ManifestError, ManifestReport, References, Rules};
 use diorama_picture::PictureLimits;
 use diorama_runtime::config::Config;
@@ -242,9 +243,9 @@ pub(crate) fn invalid(path: &Path, report: &ManifestReport, skip: bool) -> Failu
         (_, good) => format!("{good} rows are valid; --on-invalid skip runs those"),
     };
     let message = format!(
-        "the manifest {} has {} problems, so nothing was started ({hint}):{}",
+        "the manifest {} has {}, so nothing was started ({hint}):{}",
         path.display(),
-        report.issue_count,
+        counted(report.issue_count, "problem"),
         issues::list(&report.issues, report.issue_count)
     );
     let json = serde_json::json!({

@@ -30,7 +30,7 @@ pub(crate) struct Client {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     /// The coordinator refused.
-    #[error("{} ({}){}", .0.detail, .0.code, listed(.0))]
+    #[error("{} ({}){}{}", .0.detail, .0.code, how_to_mend(.0), listed(.0))]
     Refused(Box<Problem>),
     /// It cannot be reached, or broke off.
     #[error(
@@ -49,6 +49,14 @@ pub(crate) enum ClientError {
         /// What was wrong with it.
         problem: String,
     },
+}
+
+/// How whoever types a command mends what the API says to a program.
+fn how_to_mend(problem: &Problem) -> &'static str {
+    match problem.status {
+        401 => "; name the file with your token by --token-file, or set DIORAMA_TOKEN",
+        _ => "",
+    }
 }
 
 /// What is wrong with a manifest, where that is the problem.

@@ -21,7 +21,7 @@ use diorama_core::key::SharedKey;
 use diorama_core::measure::check_task;
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::{Reference, Task};
-use diorama_core::text;
+use diorama_core::text::{self, counted};
 use diorama_manifest::{LISTED_SKIPPED, ManifestError, ManifestReport};
 use diorama_protocol::RunStore;
 
@@ -276,7 +276,11 @@ fn refused(report: ManifestReport) -> Problem {
     Problem {
         issues: Some(report.issues),
         issue_count: Some(report.issue_count),
-        ..Problem::new(422, "invalid_manifest", format!("the manifest has {} issues; {hint}", report.issue_count))
+        ..Problem::new(
+            422,
+            "invalid_manifest",
+            format!("the manifest has {}; {hint}", counted(report.issue_count, "issue")),
+        )
     }
 }
 
