@@ -289,10 +289,8 @@ async fn the_next_shard_is_fetched_while_the_device_works_on_the_last_one() {
             waited_in_vain.lock().unwrap().push(here);
         }
     });
-    let plan = Plan {
-        engine: Box::new(move || Ok(Engine { generator: Box::new(generator), measurer: None })),
-        ..bench.plan()
-    };
+    let engine: MakeEngine = Box::new(move || Ok(Engine { generator: Box::new(generator), measurer: None }));
+    let plan = Plan { engine, ..bench.plan() };
     let rule: Rule = Box::new(move |operation, key| {
         if operation == "get" {
             read.0.lock().unwrap().insert(key.to_owned());

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use diorama_evaluation::Error;
 use diorama_evaluation::evaluator::Evaluator;
 use diorama_evaluation::networks::Networks;
+use diorama_evaluation::row::Row;
 use diorama_evaluation::run::{ROWS, evaluate};
 
 use crate::fake::{Run, request, run, scene};
@@ -46,4 +47,26 @@ fn another_evaluation_in_the_same_folder_begins_anew() {
     changed.sources[0].1 = "another name".to_owned();
     let rows = run(&changed).rows;
     assert!(rows.len() == 2 && rows.iter().all(|row| row.series == "another name"));
+}
+
+#[test]
+fn a_picture_that_nearly_repeats_one_from_before_a_stop_is_marked() {
+    let mut a = Run::new();
+    let mut other = scene(30, 0);
+    other.data.reverse();
+    a.task("first", &scene(30, 0), &[("img2img", scene(30, 0))]);
+    a.task("other", &other, &[]);
+    a.task("again", &scene(31, 0), &[]);
+    let out = tempfile::tempdir().unwrap();
+    let request = request(&[a.path()], out.path());
+    let done = Cell::new(0);
+    let mut evaluator = Evaluator::new(Networks::none());
+    let stopped = evaluate(&request, &mut evaluator, &|| done.get() == 2, &mut |tasks, _| done.set(tasks));
+    assert!(matches!(stopped, Err(Error::Stopped)));
+    let done = run(&request);
+    let near = |row: &Row| row.near_duplicate_of.clone();
+    // The same picture by another method is of another series.
+    assert_eq!(done.rows.iter().map(near).collect::<Vec<_>>(), [None, None, None, Some("first".to_owned())]);
+    assert_eq!(done.evaluation.near_duplicates, 1);
+    assert!(done.report.table.contains("1 pictures nearly repeat"), "{}", done.report.table);
 }

@@ -83,6 +83,7 @@ async fn what_is_not_accepted_is_made_again_and_the_best_try_is_what_is_stored()
             let picture = diorama_picture::decode(file("image"), &Default::default()).unwrap();
             assert_eq!(u64::from(picture.data[0]), outcome.seed.get());
         }
+        worker.has_ended(1, "committed").await;
         let text = worker.metrics();
         assert!(text.contains(r#"diorama_worker_accepted_total{pool="pool",result="accepted"} 8"#), "{text}");
         assert!(text.contains(r#"diorama_worker_accepted_total{pool="pool",result="kept"} 4"#), "{text}");

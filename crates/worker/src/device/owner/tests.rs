@@ -137,3 +137,41 @@ fn a_device_without_memory_for_one_picture_fails_each_task_for_another_try() {
         assert!(error.message.contains("even one picture"), "{}", error.message);
     }
 }
+
+/// Has no memory for the first picture, panics at the second, and measures the others.
+struct Moody(u32);
+
+impl Measurer for Moody {
+    fn measures(&self) -> &[&'static str] {
+        &["coverage"]
+    }
+
+    fn networks(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    fn measure(&mut self, subject: &Subject, _: &[String]) -> Result<BTreeMap<String, f64>, MeasureError> {
+        self.0 += 1;
+        match self.0 {
+            1 => Err(MeasureError::OutOfMemory("CUDA out of memory".to_owned())),
+            2 => panic!("shapes cannot be multiplied"),
+            _ => Ok(subject.coverage.map(|share| ("coverage".to_owned(), share)).into_iter().collect()),
+        }
+    }
+}
+
+#[test]
+fn what_befalls_one_picture_while_it_is_measured_befalls_no_other() {
+    let mut owner = owner(4, Box::new(|_, _| None));
+    owner.engine.measurer = Some(Box::new(Moody(0)));
+    let picture = diorama_core::picture::Rgb8 { width: 1, height: 1, data: vec![0; 3] };
+    let subject = Subject { picture, reference: None, region: None, prompt: None, coverage: Some(0.5) };
+    let wanted = ["coverage".to_owned()];
+    let results = owner.measure(&vec![subject.clone(); 3], &wanted, &|| false).unwrap().results;
+    let codes = results.iter().map(|result| result.as_ref().map_err(|error| (error.code, error.retryable)));
+    let codes: Vec<_> = codes.map(|result| result.map(|measures| measures["coverage"])).collect();
+    assert_eq!(codes, [Err((ErrorCode::OutOfMemory, true)), Err((ErrorCode::ModelError, true)), Ok(0.5)]);
+    owner.stop.cancel();
+    let stopped = owner.measure(&[subject], &wanted, &|| false).unwrap_err();
+    assert!(matches!(stopped, DeviceError::Stopped), "a drain does not wait for it");
+}
