@@ -18,7 +18,7 @@ use diorama_core::settings::{Key, Kind, Method, Size, reads};
 use secrecy::SecretString;
 use strum::VariantNames;
 
-pub use self::choice::{DeviceName, Dtype, EngineKind, OnInvalid, Variant};
+pub use self::choice::{DeviceName, Dtype, EngineKind, Kernels, OnInvalid, Variant};
 use crate::keys::keys;
 
 /// About thirty years: seconds that are never meant to pass.
@@ -38,6 +38,9 @@ keys! {
         device: DeviceName = "auto", "DEVICE", Kind::Text("auto, cpu, cuda or cuda:N");
         /// The numbers that the model computes with (unset: f32 on a CPU, bf16 on a GPU).
         dtype: Option<Dtype>, "TYPE", Kind::OneOf(Dtype::VARIANTS);
+        /// Whose GPU kernels run beside cuDNN's and cuBLAS's: auto (our own where they agree with libtorch's when the model is
+        /// loaded, else libtorch's) or libtorch.
+        kernels: Kernels = Kernels::Auto, "NAME", Kind::OneOf(Kernels::VARIANTS);
         /// Tasks in a padded batch; a picture does not depend on it.
         batch_size: usize = 4, "N", Kind::Whole(Range::new(1.0, 256.0));
         /// The synthetic engine: milliseconds that a batch takes.
