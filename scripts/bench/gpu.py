@@ -37,7 +37,9 @@ class Bench:
     def __init__(self, options):
         self.options = options
         python = [sys.executable, str(ROOT / "scripts/bench/diffusers_side.py")]
-        self.programs = {"Diorama": ([options.bench], {}), "diffusers, eager": (python, {}),
+        self.programs = {"Diorama": ([options.bench], {}),
+                         "Diorama, libtorch's kernels": ([options.bench], {"libtorch_kernels": True}),
+                         "diffusers, eager": (python, {}),
                          "diffusers, torch.compile": (python, {"compiled": True})}
         self.model = options.model or model_folder.write(options.work / "sd-v1-5-size")
 
@@ -71,7 +73,7 @@ class Bench:
             command, extra = self.programs[program]
             side = Side(program, command, {})
             for batch in self.options.batches:
-                if program == "Diorama" or batch == self.options.batches[0]:
+                if program.startswith("Diorama") or batch == self.options.batches[0]:
                     self.load(side, batch, **extra)
                 rates = [batch / s for s in self.seconds(side, self.options.rounds, self.order(batch))]
                 share = statistics.median(rates) * work / report["limit_tflops"]

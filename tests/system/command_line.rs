@@ -181,6 +181,7 @@ fn every_flag_of_the_method_and_the_engine_reaches_the_configuration() {
         ("variant", "fp16"),
         ("device", "cuda:1"),
         ("dtype", "bf16"),
+        ("kernels", "libtorch"),
         ("batch-size", "3"),
         ("engine", "synthetic"),
         ("synthetic-latency", "7"),

@@ -341,7 +341,7 @@ fn doctor_finds_the_bundled_model_well() {
     let well = end(&mut case.diorama(&["doctor", "--json", "--model", MODEL, "--out", "out"])).expect(0);
     let checks: Vec<Value> = serde_json::from_str(&well.stdout).unwrap();
     let names: Vec<_> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["libtorch", "CUDA library", "device", "threads", "model", "output folder", "disk"]);
+    assert_eq!(names, ["libtorch", "CUDA library", "device", "threads", "model", "kernels", "output folder", "disk"]);
 }
 
 #[test]

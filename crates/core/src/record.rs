@@ -45,6 +45,9 @@ pub struct Record {
     pub task: Task,
 }
 
+/// How the `library` of a [`GeneratorInfo`] ends where networks ran on our own GPU kernels, which round differently.
+pub const OWN_KERNELS: &str = " with own kernels";
+
 /// What identifies a generator in records: the same info and the same task give the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GeneratorInfo {

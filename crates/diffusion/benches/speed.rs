@@ -2,7 +2,8 @@
 //! has the same conversation with diffusers, turn by turn, so that both are measured under the same conditions.
 //!
 //! A line of JSON in, a line of JSON out, times in seconds:
-//! - `{"op": "load", "model", "device", "dtype", "batch"}` → `{"seconds"}`; drops the model before.
+//! - `{"op": "load", "model", "device", "dtype", "batch", "libtorch_kernels"}` → `{"seconds", "kernels"}`: whose kernels
+//!   run, and why; drops the model before.
 //! - `{"op": "make", "method", "scheduler", "steps", "strength", "guidance", "size", "prompts", "seeds", "reference",
 //!   "subject", "edits", "decode", "latents"}` → `{"begins", "end", "latents"}`: `begins` has one entry a step, counted
 //!   from the request's arrival; without `decode` nothing runs after the last step begins; `latents` gives the final
@@ -17,6 +18,7 @@ use std::time::Instant;
 
 use diorama_diffusion::Error;
 use diorama_diffusion::image_processor::Rgb;
+use diorama_diffusion::kernels::KernelChoice;
 use diorama_diffusion::method::{Edits, Method, Score, Settings, Smoothing, Start, SubjectTokens};
 use diorama_diffusion::pipeline::{LoadOptions, Request, StableDiffusion};
 use diorama_diffusion::scheduler::{ConfigReading, SchedulerKind};
@@ -27,7 +29,14 @@ type Failure = Box<dyn std::error::Error>;
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 enum Order {
-    Load { model: PathBuf, device: String, dtype: String, batch: usize },
+    Load {
+        model: PathBuf,
+        device: String,
+        dtype: String,
+        batch: usize,
+        #[serde(default)]
+        libtorch_kernels: bool,
+    },
     Make(Make),
 }
 
@@ -52,6 +61,7 @@ struct Make {
 #[derive(Serialize)]
 struct Loaded {
     seconds: f64,
+    kernels: String,
 }
 
 #[derive(Serialize)]
@@ -70,7 +80,7 @@ fn main() -> Result<(), Failure> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let answer = match serde_json::from_str(&line)? {
-            Order::Load { model: path, device, dtype, batch } => {
+            Order::Load { model: path, device, dtype, batch, libtorch_kernels } => {
                 drop(model.take());
                 let started = Instant::now();
                 let options = LoadOptions {
@@ -79,9 +89,11 @@ fn main() -> Result<(), Failure> {
                     dtype: dtype.parse()?,
                     batch_size: batch,
                     apart: None,
+                    kernels: if libtorch_kernels { KernelChoice::Libtorch } else { KernelChoice::Auto },
                 };
-                model = Some(StableDiffusion::load(&path, &options)?);
-                serde_json::to_string(&Loaded { seconds: started.elapsed().as_secs_f64() })?
+                let loaded = model.insert(StableDiffusion::load(&path, &options)?);
+                let kernels = loaded.kernels().to_owned();
+                serde_json::to_string(&Loaded { seconds: started.elapsed().as_secs_f64(), kernels })?
             }
             Order::Make(order) => {
                 let model = model.as_ref().ok_or("nothing is loaded")?;

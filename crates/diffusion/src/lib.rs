@@ -12,6 +12,7 @@ pub mod device;
 pub mod error;
 pub mod explain;
 pub mod image_processor;
+pub mod kernels;
 pub mod memory;
 pub mod method;
 pub mod model;

@@ -9,6 +9,8 @@ use diorama_core::outcome::{ErrorCode, TaskError};
 #[cfg(feature = "engine")]
 use diorama_engine::{LibtorchGenerator, LibtorchOptions};
 use diorama_engine::{SyntheticGenerator, SyntheticMeasurer, SyntheticOptions};
+#[cfg(feature = "engine")]
+use diorama_runtime::options::Kernels;
 use diorama_runtime::options::{EngineKind, EngineOptions};
 use diorama_worker::device::Engine;
 
@@ -65,6 +67,7 @@ fn libtorch(options: &EngineOptions) -> anyhow::Result<Maker> {
         device: options.device.as_str().to_owned(),
         dtype: options.dtype.map(|dtype| dtype.to_string()),
         batch_size: options.batch_size,
+        own_kernels: options.kernels == Kernels::Auto,
     })?;
     Ok(Maker::Libtorch(Box::new(generator)))
 }
@@ -83,6 +86,15 @@ impl Maker {
             #[cfg(feature = "engine")]
             Self::Libtorch(generator) => generator.as_ref(),
             Self::Synthetic(synthetic) => synthetic,
+        }
+    }
+
+    /// Whose kernels run and why, where a model runs.
+    pub(crate) fn kernels(&self) -> Option<&str> {
+        match self {
+            #[cfg(feature = "engine")]
+            Self::Libtorch(generator) => Some(generator.kernels()),
+            Self::Synthetic(_) => None,
         }
     }
 

@@ -6,11 +6,12 @@ use diorama_core::fit::Placement;
 use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Heatmap, Job, ReferencePicture};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::picture::{Gray8, Rgb8};
-use diorama_core::record::{EditRecord, GeneratorInfo, Record, ReferenceRecord, SubjectRecord};
+use diorama_core::record::{EditRecord, GeneratorInfo, OWN_KERNELS, Record, ReferenceRecord, SubjectRecord};
 use diorama_core::settings as core;
 use diorama_core::task::Task;
 use diorama_diffusion::device::{Device, Dtype};
 use diorama_diffusion::image_processor::{Gray, Rgb, resize};
+use diorama_diffusion::kernels::KernelChoice;
 use diorama_diffusion::method::{Score, Settings};
 use diorama_diffusion::pipeline::{LoadOptions, Request, Sample, StableDiffusion};
 use diorama_diffusion::{Error, LIBTORCH_VERSION, memory, reproducible_arithmetic};
@@ -35,6 +36,8 @@ pub struct LibtorchOptions {
     pub dtype: Option<String>,
     /// Tasks in a padded batch.
     pub batch_size: usize,
+    /// Whether our own GPU kernels run where they agree with libtorch's.
+    pub own_kernels: bool,
 }
 
 /// A loaded model.
@@ -58,12 +61,13 @@ impl LibtorchGenerator {
             dtype,
             batch_size: options.batch_size,
             apart: None,
+            kernels: if options.own_kernels { KernelChoice::Auto } else { KernelChoice::Libtorch },
         };
         let model = StableDiffusion::load(&options.model_dir, &load)?;
         let named = options.model_dir.canonicalize().unwrap_or_else(|_| options.model_dir.clone());
         let info = GeneratorInfo {
             engine: format!("diorama {}", env!("CARGO_PKG_VERSION")),
-            library: format!("libtorch {LIBTORCH_VERSION}"),
+            library: library(model.has_own_kernels()),
             model: named.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             model_sha256: model.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
             device: device.to_string(),
@@ -71,6 +75,11 @@ impl LibtorchGenerator {
             batch_size: options.batch_size,
         };
         Ok(Self { model, info })
+    }
+
+    /// Whose kernels run and why, for people.
+    pub fn kernels(&self) -> &str {
+        self.model.kernels()
     }
 
     /// Makes one picture; with `save_tensors`, everything between reference and picture goes there.
@@ -255,6 +264,11 @@ impl LibtorchGenerator {
             other => GeneratorError::Failed(other.to_string()),
         }
     }
+}
+
+/// What the networks run on, as records say it: kernels round differently.
+fn library(own_kernels: bool) -> String {
+    format!("libtorch {LIBTORCH_VERSION}{}", if own_kernels { OWN_KERNELS } else { "" })
 }
 
 /// Where a task's reference lies in its picture.

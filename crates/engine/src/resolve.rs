@@ -152,13 +152,21 @@ mod tests {
     use std::path::Path;
 
     use diorama_diffusion::device::Device;
+    use diorama_diffusion::kernels::KernelChoice;
     use diorama_diffusion::pipeline::LoadOptions;
 
     use super::*;
 
     fn model(folder: &str) -> StableDiffusion {
         let device: Device = "cpu".parse().unwrap();
-        let options = LoadOptions { variant: None, device, dtype: device.best_dtype(), batch_size: 1, apart: None };
+        let options = LoadOptions {
+            variant: None,
+            device,
+            dtype: device.best_dtype(),
+            batch_size: 1,
+            apart: None,
+            kernels: KernelChoice::Auto,
+        };
         StableDiffusion::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &options).unwrap()
     }
 

@@ -9,6 +9,7 @@ use std::f64::consts::{PI, SQRT_2};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
+use crate::kernels::Kernels;
 use crate::model::unet::{Captured, Tail};
 
 /// The dense part of a score is multiplied out and summed in pieces of so many rows and columns: on a CPU they stay in
@@ -48,6 +49,7 @@ pub(super) struct ClosedForm {
     kernel: Tensor,
     /// In which precision the dense part is multiplied out, before it is summed in float32.
     dense_kind: Kind,
+    kernels: Kernels,
 }
 
 /// What the forward pass left behind for one picture, and what does not depend on the token.
@@ -97,6 +99,7 @@ impl ClosedForm {
             group_eps: tail.norm_out.eps,
             kernel: float(&tail.conv_out.weight)?.f_contiguous()?,
             dense_kind: dense_kind(&tail.conv_out.weight),
+            kernels: tail.norm_out.kernels().clone(),
         })
     }
 
@@ -213,6 +216,7 @@ impl ClosedForm {
             height: a.height,
             width: a.width,
             dense_kind: self.dense_kind,
+            kernels: self.kernels.clone(),
         })
     }
 }
@@ -230,17 +234,18 @@ pub(super) struct Factors {
     pub(super) height: i64,
     pub(super) width: i64,
     pub(super) dense_kind: Kind,
+    pub(super) kernels: Kernels,
 }
 
 impl Factors {
     /// The score `[O, h, w]`.
     pub(super) fn score(&self, form: ScoreForm) -> Result<Tensor> {
-        let Self { spread, moments, local, heads, outputs, height, width, dense_kind } = self;
+        let Self { spread, moments, local, heads, outputs, height, width, .. } = self;
         let (heads, outputs, height, width) = (*heads, *outputs, *height, *width);
         let features = spread.size2()?.1;
 
         // Σ |P Yᵀ| over (h, q), in pieces that are never stored together.
-        let total = absolute_row_sums(spread, moments, *dense_kind)?;
+        let total = absolute_row_sums(&self.kernels, spread, moments, self.dense_kind)?;
         let total = total.f_view([outputs, height, width])?;
         let signed = match form {
             ScoreForm::Abs => None,
@@ -301,8 +306,11 @@ fn dense_kind(weight: &Tensor) -> Kind {
 }
 
 /// `Σ_j |(X Yᵀ)[i, j]|`, float32, for `X` `[n, k]` and `Y` `[m, k]`, multiplied in `kind`.
-pub(super) fn absolute_row_sums(x: &Tensor, y: &Tensor, kind: Kind) -> Result<Tensor> {
+pub(super) fn absolute_row_sums(kernels: &Kernels, x: &Tensor, y: &Tensor, kind: Kind) -> Result<Tensor> {
     let (x, y) = (x.f_to_kind(kind)?, y.f_to_kind(kind)?);
+    if let Some(sums) = kernels.absolute_row_sums(&x, &y)? {
+        return Ok(sums);
+    }
     let on_cpu = x.device() == Device::Cpu;
     let (rows, columns) = if on_cpu { CPU_PIECE } else { (GPU_PIECE / y.size2()?.0.max(1), y.size2()?.0) };
     let transposed = |y: &Tensor| Ok(y.f_transpose(0, 1)?.f_contiguous()?);

@@ -27,7 +27,8 @@ pub(super) fn score(f: &Factors, mixtures: &Tensor) -> Result<Tensor> {
     // max(d, 0) = (|d| + d) / 2, d = −(mixed P) Yᵀ, as if there were no stencil.
     let rows = mixed.f_view([strips * STRIP, features])?;
     let sums = f.moments.f_sum_dim_intlist(0, false, Kind::Float)?;
-    let far = absolute_row_sums(&rows, &f.moments, f.dense_kind)?.f_sub(&rows.f_mv(&sums)?)?.f_mul_scalar(0.5)?;
+    let far =
+        absolute_row_sums(&f.kernels, &rows, &f.moments, f.dense_kind)?.f_sub(&rows.f_mv(&sums)?)?.f_mul_scalar(0.5)?;
 
     // Near a strip the mixed stencil is added to d.
     let neighbours = Neighbours::of(f.outputs, f.height, f.width, strips);

@@ -5,9 +5,10 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use super::config::{COUNTS, Config, SIZES};
-use super::nn::{Conv2d, GroupNorm, Linear, add, attention, silu};
+use super::nn::{Conv2d, GroupNorm, Linear, attention};
 use super::weights::Weights;
 use crate::error::Result;
+use crate::kernels::Kernels;
 
 const EPS: f64 = 1e-6;
 
@@ -37,11 +38,11 @@ impl ResnetBlock {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&silu(self.norm1.forward(x)?)?)?;
-        let h = self.conv2.forward(&silu(self.norm2.forward(&h)?)?)?;
+        let h = self.norm1.forward_silu(x)?;
+        let h = self.norm2.forward_silu(self.conv1.begin(&h, None)?)?;
         match &self.shortcut {
-            Some(shortcut) => add(h, &shortcut.forward(x)?),
-            None => add(h, x),
+            Some(shortcut) => self.conv2.forward_plus(&h, shortcut.begin(x, None)?),
+            None => self.conv2.forward_plus(&h, x.into()),
         }
     }
 }
@@ -136,7 +137,7 @@ pub struct AutoencoderKl {
 
 impl AutoencoderKl {
     /// Reads a model's `vae` folder.
-    pub fn load(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
+    pub fn load(folder: &Path, variant: Option<&str>, kind: Kind, device: Device, kernels: &Kernels) -> Result<Self> {
         let mut config = Config::read(&folder.join("config.json"))?;
         config.expect("_class_name", &["AutoencoderKL".into()])?;
         config.expect("in_channels", &[3.into()])?;
@@ -169,7 +170,7 @@ impl AutoencoderKl {
         }
         config.finish()?;
 
-        let w = Weights::open(folder, "diffusion_pytorch_model", variant, kind, device)?;
+        let w = Weights::open(folder, "diffusion_pytorch_model", variant, kind, device)?.with_kernels(kernels);
         let digest = w.digest();
         w.rename(modern_attention_name);
         let last = channels[channels.len() - 1];
@@ -260,7 +261,7 @@ impl AutoencoderKl {
                 h = down.forward(&h.f_constant_pad_nd([0, 1, 0, 1])?)?;
             }
         }
-        let h = silu(self.encoder_norm.forward(&self.encoder_mid.forward(&h)?)?)?;
+        let h = self.encoder_norm.forward_silu(&self.encoder_mid.forward(&h)?)?;
         let h = self.encoder_out.forward(&h)?;
         let h = match &self.quant {
             Some(quant) => quant.forward(&h)?,
@@ -294,7 +295,7 @@ impl AutoencoderKl {
                 h = up.forward(&h.f_upsample_nearest2d([2 * height, 2 * width], None, None)?)?;
             }
         }
-        leave(&self.decoder_out.forward(&silu(self.decoder_norm.forward(&h)?)?)?)
+        leave(&self.decoder_out.forward(&self.decoder_norm.forward_silu(&h)?)?)
     }
 
     fn enter(&self, x: &Tensor) -> Result<Tensor> {

@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::tensor_files::{StoredTensor, read_tensors};
 use crate::error::{Result, broken};
+use crate::kernels::Kernels;
 
 /// The tensors of one component of a model.
 pub struct Weights {
@@ -20,6 +21,7 @@ pub struct Weights {
     device: Device,
     digest: [u8; 32],
     parameters: usize,
+    kernels: Kernels,
 }
 
 impl Weights {
@@ -51,7 +53,18 @@ impl Weights {
             device,
             digest: whole.finalize().into(),
             parameters,
+            kernels: Kernels::none(),
         })
+    }
+
+    /// Layers that are loaded from here will use these kernels.
+    pub fn with_kernels(self, kernels: &Kernels) -> Self {
+        Self { kernels: kernels.clone(), ..self }
+    }
+
+    /// What the layers run on.
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
     }
 
     /// Numbers in all tensors together.

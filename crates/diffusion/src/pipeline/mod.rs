@@ -15,6 +15,7 @@ pub use self::request::{Edit, Prompt, Request, Sample, Subject};
 use crate::apart::Threads;
 use crate::device::{Device, Dtype};
 use crate::error::{Error, Result};
+use crate::kernels::KernelChoice;
 use crate::method::{Method, Scorer, Settings};
 use crate::model::folder::{self, MeasuredSettings};
 use crate::model::unet::Unet;
@@ -45,6 +46,8 @@ pub struct LoadOptions {
     /// Whether groups of pictures are made apart, each on one thread, which is for CPUs. Unset: where the network is
     /// small.
     pub apart: Option<bool>,
+    /// Whose kernels the networks run on.
+    pub kernels: KernelChoice,
 }
 
 /// A Stable Diffusion 1.x / 2.x model that is ready to make pictures.
@@ -61,6 +64,8 @@ pub struct StableDiffusion {
     texts: Mutex<HashMap<String, Tensor>>,
     /// Where groups of pictures may be made apart.
     threads: Option<Threads>,
+    /// Whose kernels run, for people, and whether they are our own.
+    kernels: (String, bool),
 }
 
 // SAFETY: a tensor is not `Sync` because it can be written through a shared reference. Those of a loaded model never
@@ -87,6 +92,8 @@ impl StableDiffusion {
             (folder, variant)
         };
         tch::no_grad(|| {
+            let chosen = options.kernels.settle(device, kind)?;
+            let kernels = &chosen.kernels;
             let scheduler_config = SchedulerConfig::load(&path.join("scheduler/scheduler_config.json"))?;
             let scheduler_config = scheduler_config.named_by_index(index.scheduler);
             scheduler_config.check_noise()?;
@@ -96,7 +103,7 @@ impl StableDiffusion {
             let tokenizer = ClipTokenizer::load(&path.join("tokenizer"), text_encoder.length())?;
             check_vocabulary(&folder, &tokenizer, &text_encoder)?;
             let (folder, variant) = part("unet", "diffusion_pytorch_model");
-            let unet = Unet::load(&folder, variant.as_deref(), kind, device)?;
+            let unet = Unet::load(&folder, variant.as_deref(), kind, device, kernels)?;
             if unet.text_width() != text_encoder.width() {
                 return Err(Error::Model {
                     path: folder.join("config.json"),
@@ -108,7 +115,7 @@ impl StableDiffusion {
                 });
             }
             let (folder, variant) = part("vae", "diffusion_pytorch_model");
-            let vae = AutoencoderKl::load(&folder, variant.as_deref(), kind, device)?;
+            let vae = AutoencoderKl::load(&folder, variant.as_deref(), kind, device, kernels)?;
             let weights = [("text_encoder", text_encoder.digest()), ("unet", unet.digest()), ("vae", vae.digest())];
             let digest = folder::digest(path, &weights)?;
             let scorer = Scorer::new(&unet)?;
@@ -126,6 +133,7 @@ impl StableDiffusion {
                 digest,
                 texts: Mutex::default(),
                 threads,
+                kernels: (chosen.why, kernels.are_own()),
             })
         })
     }
@@ -133,6 +141,16 @@ impl StableDiffusion {
     /// SHA-256 over weights, configurations and tokenizer.
     pub fn digest(&self) -> [u8; 32] {
         self.digest
+    }
+
+    /// Whose kernels run and why, for people.
+    pub fn kernels(&self) -> &str {
+        &self.kernels.0
+    }
+
+    /// Whether our own kernels run, which round differently from libtorch's.
+    pub fn has_own_kernels(&self) -> bool {
+        self.kernels.1
     }
 
     /// Pictures in a batch.

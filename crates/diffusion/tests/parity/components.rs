@@ -1,5 +1,6 @@
 //! Each part of a model by itself against diffusers and transformers: tokenizer, text encoder, UNet, VAE.
 
+use diorama_diffusion::kernels::Kernels;
 use diorama_diffusion::model::unet::{Tap, Unet};
 use diorama_diffusion::model::vae::AutoencoderKl;
 use diorama_diffusion::text::{ClipTextModel, ClipTokenizer};
@@ -36,7 +37,8 @@ fn every_text_encoder_gives_the_hidden_states_of_transformers() {
 #[test]
 fn every_vae_encodes_and_decodes_as_diffusers_does() {
     for g in configurations() {
-        let vae = AutoencoderKl::load(&g.model.join("vae"), g.variant(), Kind::Float, Device::Cpu).unwrap();
+        let vae =
+            AutoencoderKl::load(&g.model.join("vae"), g.variant(), Kind::Float, Device::Cpu, &Kernels::none()).unwrap();
         assert_eq!(Value::from(vae.factor()), g.facts["vae_scale_factor"], "{}", g.name);
         assert_eq!(Value::from(vae.scaling_factor()), g.facts["scaling_factor"], "{}", g.name);
         let moments = vae.encode_moments(g.tensors.get("vae.pixels")).unwrap();
@@ -52,7 +54,7 @@ fn every_vae_encodes_and_decodes_as_diffusers_does() {
 #[test]
 fn every_unet_predicts_what_diffusers_predicts() {
     for g in configurations() {
-        let unet = Unet::load(&g.model.join("unet"), g.variant(), Kind::Float, Device::Cpu).unwrap();
+        let unet = Unet::load(&g.model.join("unet"), g.variant(), Kind::Float, Device::Cpu, &Kernels::none()).unwrap();
         let (sample, hidden) = (g.tensors.get("unet.sample"), g.tensors.get("hidden"));
         // The first row alone, the first three rows at once, and the second row with the fourth prompt.
         for (name, rows, prompts) in
@@ -70,7 +72,7 @@ fn every_unet_predicts_what_diffusers_predicts() {
 #[test]
 fn capturing_attention_does_not_change_the_prediction() {
     for g in configurations() {
-        let unet = Unet::load(&g.model.join("unet"), g.variant(), Kind::Float, Device::Cpu).unwrap();
+        let unet = Unet::load(&g.model.join("unet"), g.variant(), Kind::Float, Device::Cpu, &Kernels::none()).unwrap();
         let layers: Vec<usize> = (0..unet.cross_attention_layers().len()).collect();
         let text = unet.prepare_text(&g.tensors.get("hidden").narrow(0, 0, 3)).unwrap();
         let timestep = g.facts["unet_timesteps"]["unet.batch"].as_f64().unwrap();

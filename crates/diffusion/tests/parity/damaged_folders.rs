@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use diorama_diffusion::kernels::Kernels;
 use diorama_diffusion::model::unet::Unet;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -34,7 +35,7 @@ impl Copy {
     }
 
     fn load(&self) -> Result<Unet, diorama_diffusion::Error> {
-        Unet::load(&self.folder, None, Kind::Float, Device::Cpu)
+        Unet::load(&self.folder, None, Kind::Float, Device::Cpu, &Kernels::none())
     }
 
     /// Fails unless loading is refused with a message that holds all of `words`.

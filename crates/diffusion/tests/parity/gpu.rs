@@ -3,6 +3,7 @@
 
 use diorama_diffusion::Error;
 use diorama_diffusion::device::{Device, Dtype};
+use diorama_diffusion::kernels::{KernelChoice, Norm};
 use diorama_diffusion::method::{Estimator, Score};
 use diorama_diffusion::pipeline::{LoadOptions, Request, Sample, StableDiffusion};
 use tch::{Kind, Tensor};
@@ -11,9 +12,16 @@ use crate::golden::{Golden, assert_close, configurations, error};
 use crate::{method, runs};
 
 fn load(g: &Golden, dtype: Dtype, batch_size: usize) -> StableDiffusion {
-    let device: Device = "cuda".parse().unwrap();
-    StableDiffusion::load(&g.model, &LoadOptions { variant: None, device, dtype, batch_size, apart: None }).unwrap()
+    load_on(g, dtype, batch_size, KernelChoice::Auto)
 }
+
+fn load_on(g: &Golden, dtype: Dtype, batch_size: usize, kernels: KernelChoice) -> StableDiffusion {
+    let device: Device = "cuda".parse().unwrap();
+    StableDiffusion::load(&g.model, &LoadOptions { variant: None, device, dtype, batch_size, apart: None, kernels })
+        .unwrap()
+}
+
+const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
 
 fn make(model: &StableDiffusion, requests: &[Request]) -> Vec<Sample> {
     model.generate(requests, &|| false).unwrap().into_iter().map(Result::unwrap).collect()
@@ -141,6 +149,100 @@ fn a_picture_depends_neither_on_its_batch_mates_nor_on_the_time_of_its_making() 
             let first = make(&model, &[wanted.clone(), other(71), other(72)]).remove(0).image;
             let last = make(&load(&g, dtype, 3), &[other(73), other(74), wanted.clone()]).remove(2).image;
             assert!(alone == first && alone == last, "{} {}", g.name, dtype.as_str());
+        }
+    }
+}
+
+/// Where this fails, every other test here ran on libtorch's path.
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn own_kernels_agree_with_libtorch_and_run() {
+    for (g, dtype) in configurations().flat_map(|g| DTYPES.map(|dtype| (Golden::read(g.name), dtype))) {
+        let model = load(&g, dtype, 1);
+        eprintln!("{} {}: {}", g.name, dtype.as_str(), model.kernels());
+        assert!(model.has_own_kernels(), "{} {}: {}", g.name, dtype.as_str(), model.kernels());
+        assert!(!load_on(&g, dtype, 1, KernelChoice::Libtorch).has_own_kernels());
+    }
+}
+
+/// Feature maps of Stable Diffusion v1.5, two rows: own kernels and libtorch's against float64.
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn own_kernels_are_as_near_to_float64_as_libtorchs_at_real_shapes() {
+    let device = tch::Device::Cuda(0);
+    for dtype in DTYPES {
+        let kind = dtype.kind();
+        let kernels = KernelChoice::Auto.settle(device, kind).unwrap().kernels;
+        let double = |x: &Tensor| x.to_kind(Kind::Double);
+        let random = |shape: &[i64]| (Tensor::randn(shape, (Kind::Float, device)) * 2.0 + 1.0).to_kind(kind);
+        let compare = |what: &str, ours: Option<Tensor>, theirs: &Tensor, exact: &Tensor| {
+            let ours = distance(&ours.unwrap_or_else(|| panic!("{what} is not taken")), exact);
+            let theirs = distance(theirs, exact);
+            eprintln!("{what} {}: own {ours:.1e}, libtorch {theirs:.1e}", dtype.as_str());
+            assert!(ours <= 1.2 * theirs + 1e-6, "{what} {}: own {ours:.1e}, libtorch {theirs:.1e}", dtype.as_str());
+        };
+        for [c, side] in [[320, 64], [640, 32], [1280, 16], [1280, 8], [2560, 8], [1920, 16], [960, 64], [128, 512]] {
+            let (x, bias) = (random(&[2, c, side, side]), random(&[c]));
+            let norm = Norm { weight: &random(&[c]), bias: &random(&[c]), eps: 1e-5 };
+            let column = |x: &Tensor| x.view([1, -1, 1, 1]);
+            let normed = |x: &Tensor, by: &dyn Fn(&Tensor) -> Tensor| {
+                x.group_norm(32, Some(&by(norm.weight)), Some(&by(norm.bias)), norm.eps, true).silu()
+            };
+            let what = format!("group norm {c} x {side}");
+            let ours = kernels.group_norm(&x, (Some(&bias), None), 32, norm, true).unwrap();
+            let theirs = normed(&(&x + column(&bias)), &Tensor::shallow_clone);
+            compare(&what, ours, &theirs, &normed(&(double(&x) + column(&double(&bias))), &double));
+
+            let more = random(&[2, c, side, side]);
+            let exact = double(&x) + column(&double(&bias)) + double(&more);
+            let theirs = &x + column(&bias) + &more;
+            let by_pixels = x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+            compare("residual", kernels.bias_residual(&by_pixels, Some(&bias), &more, None).unwrap(), &theirs, &exact);
+        }
+        for [rows, c] in [[8192, 320], [2048, 640], [512, 1280], [128, 1280]] {
+            let (x, more) = (random(&[rows, c]), random(&[rows, c]));
+            let norm = Norm { weight: &random(&[c]), bias: &random(&[c]), eps: 1e-5 };
+            let normed = |x: &Tensor, by: &dyn Fn(&Tensor) -> Tensor| {
+                x.layer_norm([c], Some(&by(norm.weight)), Some(&by(norm.bias)), norm.eps, true)
+            };
+            let sum = &x + &more;
+            let ours = kernels.add_layer_norm(&x, Some(&more), norm).unwrap();
+            assert!(ours.as_ref().is_some_and(|(total, _)| total.equal(&sum)), "the sum of {rows} x {c}");
+            let theirs = normed(&sum, &Tensor::shallow_clone);
+            compare(
+                &format!("layer norm {rows} x {c}"),
+                ours.map(|(_, y)| y),
+                &theirs,
+                &normed(&double(&sum), &double),
+            );
+
+            let both = random(&[rows, 8 * c]);
+            let gated = |x: &Tensor| {
+                let halves = x.chunk(2, -1);
+                &halves[0] * halves[1].gelu("none")
+            };
+            compare(
+                &format!("GEGLU {rows} x {c}"),
+                kernels.geglu(&both).unwrap(),
+                &gated(&both),
+                &gated(&double(&both)),
+            );
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn own_kernels_give_the_latents_of_libtorchs_within_rounding() {
+    for g in configurations() {
+        let run = g.facts["runs"].as_array().unwrap().iter().find(|run| run["name"] == "img2img.ddim.0.9").unwrap();
+        // In half precision either is as far from float32 (`half_precision_stays_near_float32`).
+        for (dtype, allowed) in [(Dtype::F32, 1e-3), (Dtype::Bf16, 0.15), (Dtype::F16, 0.03)] {
+            let [ours, theirs] = [KernelChoice::Auto, KernelChoice::Libtorch]
+                .map(|kernels| one(&load_on(&g, dtype, 1, kernels), runs::request(run, &g)).latents);
+            let far = distance(&ours, &theirs);
+            eprintln!("{} {}: {far:.1e}", g.name, dtype.as_str());
+            assert!(far < allowed, "{} {}: {far:.1e}", g.name, dtype.as_str());
         }
     }
 }

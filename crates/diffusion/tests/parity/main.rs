@@ -8,6 +8,7 @@ mod damaged_folders;
 mod fuzz;
 mod golden;
 mod gpu;
+mod kernels;
 mod method;
 mod model_folders;
 mod pictures;

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use diorama_diffusion::device::{Device, Dtype};
+use diorama_diffusion::kernels::{KernelChoice, Kernels};
 use diorama_diffusion::method::Settings;
 use diorama_diffusion::model::folder::read_index;
 use diorama_diffusion::model::unet::{Tap, Unet};
@@ -36,7 +37,14 @@ impl Copy {
     }
 
     fn load(&self) -> Result<StableDiffusion, String> {
-        let options = LoadOptions { variant: None, device: Device::CPU, dtype: Dtype::F32, batch_size: 1, apart: None };
+        let options = LoadOptions {
+            variant: None,
+            device: Device::CPU,
+            dtype: Dtype::F32,
+            batch_size: 1,
+            apart: None,
+            kernels: KernelChoice::Auto,
+        };
         StableDiffusion::load(&self.folder, &options).map_err(|error| error.to_string())
     }
 
@@ -240,7 +248,8 @@ fn attention_that_asks_for_float32_has_it_where_the_rest_is_narrower() {
     let output = |kind: Kind, upcast: bool| {
         let copy = Copy::of("sd2-v");
         copy.edit("unet/config.json", |config| config["upcast_attention"] = json!(upcast));
-        let unet = Unet::load(&copy.folder.join("unet"), g.variant(), kind, tch::Device::Cpu).unwrap();
+        let unet =
+            Unet::load(&copy.folder.join("unet"), g.variant(), kind, tch::Device::Cpu, &Kernels::none()).unwrap();
         let text = unet.prepare_text(&g.tensors.get("hidden").narrow(0, 0, 1)).unwrap();
         let sample = g.tensors.get("unet.sample").narrow(0, 0, 1);
         tch::no_grad(|| unet.forward(&sample, 500.0, &text, &mut Tap::default())).unwrap()
@@ -443,7 +452,8 @@ fn a_way_down_without_padding_of_its_own_adds_a_row_and_a_column_and_needs_room_
     let copy = Copy::of("demo");
     copy.edit("unet/config.json", |config| config["downsample_padding"] = json!(0));
     let g = Golden::read("demo");
-    let unet = Unet::load(&copy.folder.join("unet"), g.variant(), Kind::Float, tch::Device::Cpu).unwrap();
+    let unet =
+        Unet::load(&copy.folder.join("unet"), g.variant(), Kind::Float, tch::Device::Cpu, &Kernels::none()).unwrap();
     let text = unet.prepare_text(&g.tensors.get("hidden").narrow(0, 0, 1)).unwrap();
     let sample = g.tensors.get("unet.sample").narrow(0, 0, 1);
     let output = tch::no_grad(|| unet.forward(&sample, 500.0, &text, &mut Tap::default())).unwrap();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use diorama_diffusion::Error;
 use diorama_diffusion::device::{Device, Dtype};
+use diorama_diffusion::kernels::KernelChoice;
 use diorama_diffusion::method::Method;
 use diorama_diffusion::pipeline::{LoadOptions, Request, Sample, StableDiffusion};
 use diorama_diffusion::scheduler::ConfigReading;
@@ -21,7 +22,11 @@ pub(crate) fn load(g: &Golden, batch_size: usize) -> StableDiffusion {
 pub(crate) const BOTH_WAYS: [Option<bool>; 2] = [None, Some(false)];
 
 pub(crate) fn load_as(g: &Golden, batch_size: usize, apart: Option<bool>) -> StableDiffusion {
-    let options = LoadOptions { variant: None, device: Device::CPU, dtype: Dtype::F32, batch_size, apart };
+    load_on(g, batch_size, apart, KernelChoice::Auto)
+}
+
+pub(crate) fn load_on(g: &Golden, batch_size: usize, apart: Option<bool>, kernels: KernelChoice) -> StableDiffusion {
+    let options = LoadOptions { variant: None, device: Device::CPU, dtype: Dtype::F32, batch_size, apart, kernels };
     StableDiffusion::load(&g.model, &options).unwrap()
 }
 
@@ -45,7 +50,7 @@ pub(crate) fn request(run: &Value, g: &Golden) -> Request {
     }
 }
 
-fn one(model: &StableDiffusion, request: Request) -> Sample {
+pub(crate) fn one(model: &StableDiffusion, request: Request) -> Sample {
     model.generate(&[request], &|| false).unwrap().remove(0).unwrap()
 }
 

@@ -1,6 +1,7 @@
 //! Scores of every kind against brute force: one backward pass of autograd through diffusers' own UNet for each element
 //! of its output.
 
+use diorama_diffusion::kernels::Kernels;
 use diorama_diffusion::method::score::ScoredRow;
 use diorama_diffusion::method::{Estimator, Score, Scorer};
 use diorama_diffusion::model::unet::{TextContext, Unet};
@@ -18,7 +19,7 @@ struct Scored {
 
 impl Scored {
     fn new(g: Golden) -> Self {
-        let unet = Unet::load(&g.model.join("unet"), g.variant(), Kind::Float, Device::Cpu).unwrap();
+        let unet = Unet::load(&g.model.join("unet"), g.variant(), Kind::Float, Device::Cpu, &Kernels::none()).unwrap();
         let scorer = Scorer::new(&unet).unwrap();
         let facts = &g.facts["scores"];
         let tokens = facts["tokens"].as_array().unwrap().iter().map(|token| token.as_i64().unwrap()).collect();

@@ -40,6 +40,17 @@ pub enum Dtype {
     F16,
 }
 
+/// Whose kernels the model runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, VariantNames)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum Kernels {
+    /// Our own on a GPU where they agree with libtorch's, else libtorch's.
+    Auto,
+    /// libtorch's.
+    Libtorch,
+}
+
 /// `auto` (the first GPU where there is one, else the CPU), `cpu`, `cuda` (the first GPU) or `cuda:N`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]

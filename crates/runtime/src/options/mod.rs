@@ -19,7 +19,7 @@ use diorama_core::settings::{Key, Kind, Method, Size, reads};
 use secrecy::SecretString;
 use strum::VariantNames;
 
-pub use self::choice::{DeviceName, Dtype, EngineKind, OnInvalid, Variant};
+pub use self::choice::{DeviceName, Dtype, EngineKind, Kernels, OnInvalid, Variant};
 use crate::keys::keys;
 
 /// About thirty years: seconds that are never meant to pass.
@@ -39,6 +39,9 @@ keys! {
         device: DeviceName = "auto", "DEVICE", Kind::Text("auto, cpu, cuda or cuda:N");
         /// The precision that the model computes in (unset: f32 on a CPU, bf16 on a GPU).
         dtype: Option<Dtype>, "TYPE", Kind::OneOf(Dtype::VARIANTS);
+        /// Whose GPU kernels run besides cuDNN's and cuBLAS's: auto (our own if they agree with libtorch's when the model is
+        /// loaded, else libtorch's) or libtorch.
+        kernels: Kernels = Kernels::Auto, "NAME", Kind::OneOf(Kernels::VARIANTS);
         /// Tasks per padded batch.
         batch_size: usize = 4, "N", Kind::Whole(Range::new(1.0, 256.0));
         /// For the synthetic engine: milliseconds per batch.

@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::TextContext;
 use super::tap::{Captured, Tap};
 use crate::error::{Error, Result};
+use crate::kernels::Kernels;
 use crate::model::nn::{GroupNorm, LayerNorm, Linear, add, attention, merge_heads, split_heads};
 use crate::model::weights::Weights;
 
@@ -26,17 +27,46 @@ struct SelfAttention {
     q: Linear,
     k: Linear,
     v: Linear,
+    /// `[3C, C]`: all three over the same memory, where one product takes less time than three.
+    qkv: Option<Linear>,
     out: Linear,
     heads: i64,
     upcast: bool,
 }
 
 impl SelfAttention {
+    fn load(w: &Weights, name: &str, channels: i64, heads: i64, upcast: bool) -> Result<Self> {
+        let projection = |part: &str, bias| Linear::load(w, &format!("{name}.{part}"), channels, channels, bias);
+        let (mut q, mut k, mut v) =
+            (projection("to_q", false)?, projection("to_k", false)?, projection("to_v", false)?);
+        // Stand-ins for weights that were not found have no memory to put together.
+        let whole = [&q, &k, &v].iter().all(|part| part.weight.is_contiguous());
+        let mut qkv = None;
+        if w.kernels().are_own() && whole {
+            let weight = Tensor::f_cat(&[&q.weight, &k.weight, &v.weight], 0)?;
+            let all = Linear { weight, bias: None };
+            [q, k, v] =
+                [all.outputs(0, channels)?, all.outputs(channels, channels)?, all.outputs(2 * channels, channels)?];
+            qkv = Some(all);
+        }
+        Ok(Self { q, k, v, qkv, out: projection("to_out.0", true)?, heads, upcast })
+    }
+
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let q = split_heads(&self.q.forward(x)?, self.heads)?;
-        let k = split_heads(&self.k.forward(x)?, self.heads)?;
-        let v = split_heads(&self.v.forward(x)?, self.heads)?;
-        self.out.forward(&merge_heads(&attend(&q, &k, &v, self.upcast)?)?)
+        let [q, k, v] = match &self.qkv {
+            Some(all) => {
+                let all = all.forward(x)?;
+                let channels = x.size3()?.2;
+                [
+                    all.f_narrow(-1, 0, channels)?,
+                    all.f_narrow(-1, channels, channels)?,
+                    all.f_narrow(-1, 2 * channels, channels)?,
+                ]
+            }
+            None => [self.q.forward(x)?, self.k.forward(x)?, self.v.forward(x)?],
+        };
+        let heads = |x: &Tensor| split_heads(x, self.heads);
+        self.out.forward(&merge_heads(&attend(&heads(&q)?, &heads(&k)?, &heads(&v)?, self.upcast)?)?)
     }
 }
 
@@ -123,6 +153,7 @@ pub struct TransformerBlock {
     ff_gate: Linear,
     /// `[C, M]`.
     pub ff_out: Linear,
+    kernels: Kernels,
 }
 
 impl TransformerBlock {
@@ -134,14 +165,7 @@ impl TransformerBlock {
         let ff_in = Linear::load(w, &format!("{name}.ff.net.0.proj"), channels, 2 * inner, true)?;
         Ok(Self {
             norm1: norm("norm1")?,
-            self_attention: SelfAttention {
-                q: projection("attn1.to_q", channels, false)?,
-                k: projection("attn1.to_k", channels, false)?,
-                v: projection("attn1.to_v", channels, false)?,
-                out: projection("attn1.to_out.0", channels, true)?,
-                heads,
-                upcast,
-            },
+            self_attention: SelfAttention::load(w, &format!("{name}.attn1"), channels, heads, upcast)?,
             norm2: norm("norm2")?,
             cross_attention: CrossAttention {
                 q: projection("attn2.to_q", channels, false)?,
@@ -156,24 +180,28 @@ impl TransformerBlock {
             ff_gate: ff_in.outputs(inner, inner)?,
             ff_in,
             ff_out: Linear::load(w, &format!("{name}.ff.net.2"), inner, channels, true)?,
+            kernels: w.kernels().clone(),
         })
     }
 
     fn forward(&self, x: &Tensor, size: (i64, i64), cursor: &mut Cursor<'_>, last: bool) -> Result<Tensor> {
-        let x = add(self.self_attention.forward(&self.norm1.forward(x)?)?, x)?;
-        let x = add(self.cross_attention.forward(&self.norm2.forward(&x)?, size, cursor)?, &x)?;
+        let (x, h) = self.norm2.forward_sum(self.self_attention.forward(&self.norm1.forward(x)?)?, x)?;
+        let (x, h) = self.norm3.forward_sum(self.cross_attention.forward(&h, size, cursor)?, &x)?;
         if last && cursor.tap.tail {
             // Each later layer overwrites it: what stays is the last layer's.
             cursor.tap.tail_residual = Some(x.shallow_clone());
         }
-        let h = self.gated(&self.norm3.forward(&x)?)?;
-        add(self.ff_out.forward(&h)?, &x)
+        add(self.ff_out.forward(&self.gated(&h)?)?, &x)
     }
 
     /// GEGLU (Shazeer 2020): `value · gelu(gate)`.
     fn gated(&self, x: &Tensor) -> Result<Tensor> {
-        if x.requires_grad() || x.device() != Device::Cpu {
-            let halves = self.ff_in.forward(x)?.f_chunk(2, -1)?;
+        if x.requires_grad() || x.device() != Device::Cpu || self.kernels.are_own() {
+            let both = self.ff_in.forward(x)?;
+            if let Some(gated) = self.kernels.geglu(&both)? {
+                return Ok(gated);
+            }
+            let halves = both.f_chunk(2, -1)?;
             return Ok(halves[0].f_mul(&halves[1].f_gelu("none")?)?);
         }
         // Two products take as long as one, and what comes of them lies side by side, and is used again in its place.

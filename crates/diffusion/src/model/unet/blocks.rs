@@ -6,7 +6,7 @@ use tch::Tensor;
 use super::attention::{CrossAttention, Cursor, TransformerModel, TransformerShape};
 use super::config::{BlockConfig, UnetConfig};
 use crate::error::{Error, Result};
-use crate::model::nn::{Conv2d, GroupNorm, Linear, add, silu};
+use crate::model::nn::{Conv2d, GroupNorm, Linear};
 use crate::model::weights::Weights;
 
 /// `ResnetBlock2D` with the time embedding added between its convolutions.
@@ -37,13 +37,12 @@ impl ResnetBlock {
     }
 
     fn forward(&self, x: &Tensor, temb: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&silu(self.norm1.forward(x)?)?)?;
+        let h = self.norm1.forward_silu(x)?;
         let time = self.time.forward(&temb.f_silu()?)?.f_unsqueeze(-1)?.f_unsqueeze(-1)?;
-        let h = add(h, &time)?;
-        let h = self.conv2.forward(&silu(self.norm2.forward(&h)?)?)?;
+        let h = self.norm2.forward_silu(self.conv1.begin(&h, Some(time))?)?;
         match &self.shortcut {
-            Some(shortcut) => add(h, &shortcut.forward(x)?),
-            None => add(h, x),
+            Some(shortcut) => self.conv2.forward_plus(&h, shortcut.begin(x, None)?),
+            None => self.conv2.forward_plus(&h, x.into()),
         }
     }
 }

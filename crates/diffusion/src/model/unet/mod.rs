@@ -16,9 +16,10 @@ use self::blocks::{DownBlock, MidBlock, UpBlock};
 use self::config::UnetConfig;
 pub use self::tail::Tail;
 pub use self::tap::{Captured, Perturbation, Tap};
-use super::nn::{Conv2d, GroupNorm, Linear, silu};
+use super::nn::{Conv2d, GroupNorm, Linear};
 use super::weights::Weights;
 use crate::error::{Error, Result};
+use crate::kernels::Kernels;
 
 /// The denoising network of one model.
 pub struct Unet {
@@ -71,9 +72,9 @@ impl TextContext {
 
 impl Unet {
     /// Reads a model's `unet` folder.
-    pub fn load(folder: &Path, variant: Option<&str>, kind: Kind, device: Device) -> Result<Self> {
+    pub fn load(folder: &Path, variant: Option<&str>, kind: Kind, device: Device, kernels: &Kernels) -> Result<Self> {
         let config = UnetConfig::read(&folder.join("config.json"))?;
-        let w = Weights::open(folder, "diffusion_pytorch_model", variant, kind, device)?;
+        let w = Weights::open(folder, "diffusion_pytorch_model", variant, kind, device)?.with_kernels(kernels);
         let (digest, parameters) = (w.digest(), w.parameters());
         let first = config.channels[0];
         let temb = first * 4;
@@ -168,7 +169,7 @@ impl Unet {
             h = block.forward(h, &temb, &mut skips, &mut cursor)?;
         }
         tap.capture_tail_input(&h)?;
-        let h = self.conv_out.forward(&silu(self.norm_out.forward(&h)?)?)?;
+        let h = self.conv_out.forward(&self.norm_out.forward_silu(&h)?)?;
         Ok(h.f_to_kind(Kind::Float)?.f_contiguous()?)
     }
 

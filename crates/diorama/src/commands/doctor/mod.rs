@@ -59,25 +59,26 @@ fn engine(options: &EngineOptions) -> Vec<Finding> {
     if checks.iter().any(|check| check.verdict == Verdict::Problem) {
         return checks;
     }
-    checks.push(match &options.model {
-        None => Finding::problem(
+    match &options.model {
+        None => checks.push(Finding::problem(
             "model",
             "none is named",
             "name its folder with --model, DIORAMA_MODEL or model in diorama.toml; models/demo is a small one",
-        ),
+        )),
         Some(folder) => match maker::make(options) {
             Ok(maker) => {
                 let info = maker.as_generator().info().clone();
                 let found = format!("{}, {} on {} ({})", folder.display(), info.dtype, info.device, info.model_sha256);
-                Finding::ok("model", found)
+                checks.push(Finding::ok("model", found));
+                checks.extend(maker.kernels().map(|kernels| Finding::ok("kernels", kernels)));
             }
-            Err(error) => Finding::problem(
+            Err(error) => checks.push(Finding::problem(
                 "model",
                 format!("{}: {error:#}", folder.display()),
                 "use a Stable Diffusion 1.x or 2.x folder in diffusers layout, with safetensors",
-            ),
+            )),
         },
-    });
+    }
     checks
 }
 

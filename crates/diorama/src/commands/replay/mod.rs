@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use diorama_core::generator::{Generated, Job, ReferencePicture};
 use diorama_core::id::{CustomId, Sha256Hex};
-use diorama_core::record::{GeneratorInfo, Record};
+use diorama_core::record::{GeneratorInfo, OWN_KERNELS, Record};
 use diorama_core::settings::Fit;
 use diorama_core::task::Reference;
 use diorama_picture::{PictureLimits, encode_rgb, read_reference, reference_from_bytes};
 use diorama_runtime::config::Config;
-use diorama_runtime::options::{EngineKind, EngineOptions};
+use diorama_runtime::options::{EngineKind, EngineOptions, Kernels};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -82,7 +82,7 @@ pub(crate) async fn run(command: &Replay, cli: &Cli, drain: CancellationToken) -
     Ok(if comparison.same { exit::DONE } else { exit::FAILED_TASKS })
 }
 
-/// As the record's, where nothing else was said: batches of the same size, numbers of the same type.
+/// As the record's, where nothing else was said: batches of the same size, numbers of the same type, the same kernels.
 fn options(config: &Config, record: &Record) -> EngineOptions {
     let mut options = config.engine.clone();
     if !config.source("batch_size").is_given() {
@@ -90,6 +90,9 @@ fn options(config: &Config, record: &Record) -> EngineOptions {
     }
     if !config.source("dtype").is_given() && options.engine == EngineKind::Libtorch {
         options.dtype = serde_json::from_value(serde_json::json!(record.generator.dtype)).ok().or(options.dtype);
+    }
+    if !config.source("kernels").is_given() && !record.generator.library.ends_with(OWN_KERNELS) {
+        options.kernels = Kernels::Libtorch;
     }
     options
 }
