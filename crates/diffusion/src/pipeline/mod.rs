@@ -64,8 +64,8 @@ pub struct StableDiffusion {
 }
 
 // SAFETY: a tensor is not `Sync` because it can be written through a shared reference. Those of a loaded model never
-// are: networks and scorer read theirs, what they compute goes into new ones, and the kept texts, behind a lock, are
-// handed out under handles that count atomically and are only read.
+// are: networks and scorer read theirs, what they compute goes into new ones, and what is kept of texts and timesteps,
+// behind locks, is handed out under handles that count atomically and is only read.
 #[allow(unsafe_code)]
 unsafe impl Sync for StableDiffusion {}
 

@@ -85,3 +85,22 @@ fn capturing_attention_does_not_change_the_prediction() {
         assert_close(&probabilities, g.tensors.get("score.last.probabilities"), 1e-5, g.name);
     }
 }
+
+#[test]
+fn a_timestep_that_was_met_before_gives_the_bytes_that_it_gave_first() {
+    for g in configurations() {
+        let load = || Unet::load(&g.model.join("unet"), g.variant(), Kind::Float, Device::Cpu).unwrap();
+        let (sample, hidden) = (g.tensors.get("unet.sample").narrow(0, 0, 2), g.tensors.get("hidden").narrow(0, 0, 2));
+        let predict = |unet: &Unet, timestep: f64| {
+            let text = unet.prepare_text(&hidden).unwrap();
+            unet.forward(&sample, timestep, &text, &mut Tap::default()).unwrap()
+        };
+        let unet = load();
+        let first = [981.0, 500.5, 1.0].map(|timestep| (timestep, predict(&unet, timestep)));
+        for (timestep, output) in &first {
+            assert!(predict(&unet, *timestep).equal(output), "{}: {timestep} again", g.name);
+            assert!(predict(&load(), *timestep).equal(output), "{}: {timestep} by another", g.name);
+        }
+        assert!(!first[0].1.equal(&first[1].1), "{}: the timestep changes nothing", g.name);
+    }
+}

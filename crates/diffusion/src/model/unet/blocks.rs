@@ -5,6 +5,7 @@ use tch::Tensor;
 
 use super::attention::{CrossAttention, Cursor, TransformerModel, TransformerShape};
 use super::config::{BlockConfig, UnetConfig};
+use super::time::TimeCursor;
 use crate::error::{Error, Result};
 use crate::model::nn::{Conv2d, GroupNorm, Linear, add, silu};
 use crate::model::weights::Weights;
@@ -36,10 +37,10 @@ impl ResnetBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, temb: &Tensor) -> Result<Tensor> {
+    /// `time` `[1, C, 1, 1]` is what the timestep adds.
+    fn forward(&self, x: &Tensor, time: &Tensor) -> Result<Tensor> {
         let h = self.conv1.forward(&silu(self.norm1.forward(x)?)?)?;
-        let time = self.time.forward(&temb.f_silu()?)?.f_unsqueeze(-1)?.f_unsqueeze(-1)?;
-        let h = add(h, &time)?;
+        let h = add(h, time)?;
         let h = self.conv2.forward(&silu(self.norm2.forward(&h)?)?)?;
         match &self.shortcut {
             Some(shortcut) => add(h, &shortcut.forward(x)?),
@@ -113,12 +114,12 @@ impl DownBlock {
     pub(super) fn forward(
         &self,
         mut h: Tensor,
-        temb: &Tensor,
+        time: &mut TimeCursor<'_>,
         skips: &mut Vec<Tensor>,
         cursor: &mut Cursor<'_>,
     ) -> Result<Tensor> {
         for (j, resnet) in self.resnets.iter().enumerate() {
-            h = resnet.forward(&h, temb)?;
+            h = resnet.forward(&h, time.next()?)?;
             if let Some(transformer) = self.transformers.get(j) {
                 h = transformer.forward(&h, cursor)?;
             }
@@ -132,6 +133,11 @@ impl DownBlock {
             skips.push(h.shallow_clone());
         }
         Ok(h)
+    }
+
+    /// The projections of the timestep, in the order in which their blocks run.
+    pub(super) fn time_projections(&self) -> impl Iterator<Item = &Linear> {
+        self.resnets.iter().map(|resnet| &resnet.time)
     }
 
     pub(super) fn each_cross_attention(&self, visit: &mut dyn FnMut(&CrossAttention) -> Result<()>) -> Result<()> {
@@ -156,10 +162,15 @@ impl MidBlock {
         })
     }
 
-    pub(super) fn forward(&self, h: Tensor, temb: &Tensor, cursor: &mut Cursor<'_>) -> Result<Tensor> {
-        let h = self.first.forward(&h, temb)?;
+    pub(super) fn forward(&self, h: Tensor, time: &mut TimeCursor<'_>, cursor: &mut Cursor<'_>) -> Result<Tensor> {
+        let h = self.first.forward(&h, time.next()?)?;
         let h = self.transformer.forward(&h, cursor)?;
-        self.second.forward(&h, temb)
+        self.second.forward(&h, time.next()?)
+    }
+
+    /// The projections of the timestep, in the order in which their blocks run.
+    pub(super) fn time_projections(&self) -> impl Iterator<Item = &Linear> {
+        [&self.first.time, &self.second.time].into_iter()
     }
 
     pub(super) fn each_cross_attention(&self, visit: &mut dyn FnMut(&CrossAttention) -> Result<()>) -> Result<()> {
@@ -205,14 +216,14 @@ impl UpBlock {
     pub(super) fn forward(
         &self,
         mut h: Tensor,
-        temb: &Tensor,
+        time: &mut TimeCursor<'_>,
         skips: &mut Vec<Tensor>,
         cursor: &mut Cursor<'_>,
     ) -> Result<Tensor> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             let skip =
                 skips.pop().ok_or_else(|| Error::Torch("the up path has more blocks than the down path".into()))?;
-            h = resnet.forward(&Tensor::f_cat(&[h, skip], 1)?, temb)?;
+            h = resnet.forward(&Tensor::f_cat(&[h, skip], 1)?, time.next()?)?;
             if let Some(transformer) = self.transformers.get(j) {
                 h = transformer.forward(&h, cursor)?;
             }
@@ -231,6 +242,11 @@ impl UpBlock {
     /// The transformer that the block ends with, if it does.
     pub(super) fn last_transformer(&self) -> Option<&TransformerModel> {
         if self.upsample.is_some() { None } else { self.transformers.last() }
+    }
+
+    /// The projections of the timestep, in the order in which their blocks run.
+    pub(super) fn time_projections(&self) -> impl Iterator<Item = &Linear> {
+        self.resnets.iter().map(|resnet| &resnet.time)
     }
 
     pub(super) fn each_cross_attention(&self, visit: &mut dyn FnMut(&CrossAttention) -> Result<()>) -> Result<()> {
