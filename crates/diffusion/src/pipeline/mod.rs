@@ -1,9 +1,14 @@
 //! Pictures from references and prompts: loads a model folder, and makes batches of pictures with it.
 
+mod denoise;
+mod edit;
+mod finish;
+mod host;
 mod predict;
 mod prompt;
 mod request;
 mod sampling;
+mod variance;
 
 use std::collections::HashMap;
 use std::path::Path;

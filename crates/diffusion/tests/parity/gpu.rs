@@ -160,3 +160,31 @@ fn too_large_a_batch_is_out_of_memory_and_spares_the_device() {
     model.set_batch_size(1);
     one(&model, request);
 }
+
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn masks_and_pictures_are_the_same_however_many_rows_are_edited_and_decoded_together() {
+    // Ten pictures of different subjects, words and settings, on a card that takes four rows and four pictures at a time.
+    for (g, run) in method::methods().filter(|(g, _)| g.name == "demo") {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let model = load(&g, dtype, 10);
+            let request = |seed: u64| {
+                let mut request = Request { seed, ..method::request(&run, &g) };
+                request.settings.threshold = 0.1 * (seed % 5) as f64;
+                request.settings.dilation = (seed % 3) as u32;
+                request
+            };
+            let all = make(&model, &(0..10).map(request).collect::<Vec<_>>());
+            let few = make(&model, &[3, 7, 9].map(request));
+            for (few, seed) in few.iter().zip([3usize, 7, 9]) {
+                let what = format!("{} {} {seed}", run["name"], dtype.as_str());
+                assert!(few.image == all[seed].image, "{what}: the picture");
+                for (a, b) in few.edits.iter().zip(&all[seed].edits) {
+                    assert!(a.mask.equal(&b.mask) && a.scores[0].equal(&b.scores[0]), "{what}: step {}", a.step);
+                    assert_eq!((a.coverage, &a.subject_coverage), (b.coverage, &b.subject_coverage), "{what}");
+                    assert!(a.before.equal(&b.before) && a.after.equal(&b.after), "{what}: step {}", a.step);
+                }
+            }
+        }
+    }
+}

@@ -3,7 +3,7 @@
 
 use tch::Tensor;
 
-use super::attention::{CrossAttention, Cursor, TransformerModel, TransformerShape};
+use super::attention::{CrossAttention, Cursor, TransformerModel, TransformerShape, repeated};
 use super::config::{BlockConfig, UnetConfig};
 use super::time::TimeCursor;
 use crate::error::{Error, Result};
@@ -223,6 +223,7 @@ impl UpBlock {
         for (j, resnet) in self.resnets.iter().enumerate() {
             let skip =
                 skips.pop().ok_or_else(|| Error::Torch("the up path has more blocks than the down path".into()))?;
+            let skip = repeated(&skip, h.size()[0])?;
             h = resnet.forward(&Tensor::f_cat(&[h, skip], 1)?, time.next()?)?;
             if let Some(transformer) = self.transformers.get(j) {
                 h = transformer.forward(&h, cursor)?;

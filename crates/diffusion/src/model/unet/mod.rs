@@ -150,6 +150,10 @@ impl Unet {
     }
 
     /// The model output for `sample` `[B, 4, h, w]` at `timestep`, float32. `tap` captures or perturbs attention.
+    ///
+    /// Where `text` has n times as many rows, the output has too: the samples, one after the other, with the first B
+    /// texts, then again with the next. What lies before the first cross-attention is then computed once for all n, which
+    /// is exact: it sees no text.
     pub fn forward(&self, sample: &Tensor, timestep: f64, text: &TextContext, tap: &mut Tap) -> Result<Tensor> {
         let additions = self.time_additions(timestep)?;
         let mut time = TimeCursor::new(&additions);
