@@ -3,18 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use diorama_core::fit::Placement;
-use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Heatmap, Job, ReferencePicture};
+use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Job, Made, ReferencePicture};
 use diorama_core::outcome::{ErrorCode, TaskError};
-use diorama_core::picture::{Gray8, Rgb8};
-use diorama_core::record::{EditRecord, GeneratorInfo, Record, ReferenceRecord, SubjectRecord};
+use diorama_core::picture::Rgb8;
+use diorama_core::record::GeneratorInfo;
 use diorama_core::settings as core;
 use diorama_core::task::Task;
 use diorama_diffusion::device::{Device, Dtype};
-use diorama_diffusion::image_processor::{Gray, Rgb, resize};
-use diorama_diffusion::method::{Score, Settings};
+use diorama_diffusion::image_processor::{Rgb, resize};
+use diorama_diffusion::method::Settings;
 use diorama_diffusion::pipeline::{LoadOptions, Request, Sample, StableDiffusion};
 use diorama_diffusion::{Error, LIBTORCH_VERSION, memory, reproducible_arithmetic};
 
+use crate::explained::Unexplained;
 use crate::resolve::{fit, resolve};
 
 /// Settles what holds for a whole process that uses libtorch. Belongs at its start.
@@ -93,7 +94,11 @@ impl LibtorchGenerator {
                 TaskError::transient(ErrorCode::OutputUnwritable, format!("writing {}: {error}", path.display()))
             })?;
         }
-        self.explained(job, &request.settings, &sample)
+        self.unexplained(job, request.settings, sample).draw()
+    }
+
+    fn unexplained(&self, job: &Job, settings: Settings, sample: Sample) -> Unexplained {
+        Unexplained { job: job.clone(), settings, sample, info: self.info.clone() }
     }
 
     fn request(&self, job: &Job) -> Result<Request, TaskError> {
@@ -111,77 +116,6 @@ impl LibtorchGenerator {
             seed: task.seed.get(),
             reference: wanted.map(used).transpose().map_err(|error| task_error(&error))?,
             settings,
-        })
-    }
-
-    fn explained(&self, job: &Job, settings: &Settings, sample: &Sample) -> Result<Generated, TaskError> {
-        let failed = |error: Error| task_error(&error);
-        let heatmaps = sample.heat_maps().map_err(failed)?;
-        Ok(Generated {
-            image: rgb8(sample.image.clone()),
-            mask: sample.mask().cloned().map(gray8),
-            overlay: sample.overlay().map_err(failed)?.map(rgb8),
-            reference: sample.reference.clone().map(rgb8),
-            heatmaps: heatmaps
-                .into_iter()
-                .map(|(subject, picture)| Heatmap { subject, picture: rgb8(picture) })
-                .collect(),
-            record: self.record(job, settings, sample)?,
-        })
-    }
-
-    fn record(&self, job: &Job, settings: &Settings, sample: &Sample) -> Result<Record, TaskError> {
-        let task = &job.task;
-        let mut resolved = serde_json::to_value(settings)
-            .map_err(|error| TaskError::permanent(ErrorCode::ModelError, format!("writing the record: {error}")))?;
-        if let Some(object) = resolved.as_object_mut() {
-            object
-                .insert("method".to_owned(), task.settings.method.unwrap_or(core::Method::AbsGradSam).as_str().into());
-            object.insert("fit".to_owned(), fit(&task.settings).to_string().into());
-        }
-        let source = task.reference.as_ref().map(ToString::to_string).unwrap_or_default();
-        let reference = |reference: &ReferencePicture| ReferenceRecord {
-            source: source.clone(),
-            sha256: reference.sha256.clone(),
-            width: reference.width,
-            height: reference.height,
-            used: Some(placement(task, settings, reference)),
-        };
-        Ok(Record {
-            version: 1,
-            custom_id: task.custom_id.clone(),
-            prompt: task.prompt.clone(),
-            prompt_truncated_to: sample.prompt.truncated_to.clone(),
-            subjects: sample
-                .prompt
-                .subjects
-                .iter()
-                .map(|subject| SubjectRecord { text: subject.text.clone(), positions: subject.positions.clone() })
-                .collect(),
-            seed: task.seed,
-            reference: job.reference.as_deref().map(reference),
-            region: None,
-            settings: resolved,
-            generator: self.info.clone(),
-            edits: sample
-                .edits
-                .iter()
-                .map(|edit| EditRecord {
-                    step: edit.step as u32,
-                    timestep: edit.timestep,
-                    layers: if settings.score == Score::GuidanceDifference {
-                        Vec::new()
-                    } else {
-                        settings.layers.clone()
-                    },
-                    coverage: edit.coverage,
-                    subject_coverage: edit.subject_coverage.clone(),
-                    estimator: edit.estimator.describe(),
-                })
-                .collect(),
-            mask_coverage: sample.mask().map(covered),
-            warnings: sample.warnings.clone(),
-            task: task.clone(),
         })
     }
 }
@@ -205,7 +139,15 @@ impl Generator for LibtorchGenerator {
         batch: &[Job],
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
-        let mut ends: Vec<Option<Result<Generated, TaskError>>> = vec![None; batch.len()];
+        Ok(self.make(batch, stop)?.into_iter().map(|made| made.and_then(Made::finish)).collect())
+    }
+
+    fn make(
+        &mut self,
+        batch: &[Job],
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Result<Made, TaskError>>, GeneratorError> {
+        let mut ends: Vec<Option<Result<Made, TaskError>>> = batch.iter().map(|_| None).collect();
         // Sizes that follow references may differ within what shares a key.
         let mut alike: Vec<(Vec<usize>, Vec<Request>)> = Vec::new();
         for (place, job) in batch.iter().enumerate() {
@@ -227,11 +169,12 @@ impl Generator for LibtorchGenerator {
         }
         for (places, requests) in alike {
             let samples = self.model.generate(&requests, stop).map_err(|error| self.failed(error))?;
-            for ((place, request), sample) in places.into_iter().zip(&requests).zip(samples) {
-                ends[place] = Some(match sample {
-                    Ok(sample) => self.explained(&batch[place], &request.settings, &sample),
-                    Err(error) => Err(task_error(&error)),
+            for ((place, request), sample) in places.into_iter().zip(requests).zip(samples) {
+                let made = sample.map(|sample| {
+                    let unexplained = self.unexplained(&batch[place], request.settings, sample);
+                    Made::unfinished(|| unexplained.draw())
                 });
+                ends[place] = Some(made.map_err(|error| task_error(&error)));
             }
         }
         let lost = || Err(TaskError::transient(ErrorCode::ModelError, "the model gave no picture"));
@@ -258,7 +201,7 @@ impl LibtorchGenerator {
 }
 
 /// Where a task's reference lies in its picture.
-fn placement(task: &Task, settings: &Settings, reference: &ReferencePicture) -> Placement {
+pub(crate) fn placement(task: &Task, settings: &Settings, reference: &ReferencePicture) -> Placement {
     fit(&task.settings).place((reference.width, reference.height), (settings.width, settings.height))
 }
 
@@ -276,7 +219,7 @@ fn no_size() -> TaskError {
 }
 
 /// What the fleet makes of a model's error.
-fn task_error(error: &Error) -> TaskError {
+pub(crate) fn task_error(error: &Error) -> TaskError {
     let message = error.to_string();
     match error {
         Error::Setting { .. } => TaskError::permanent(ErrorCode::InvalidSettings, message),
@@ -291,17 +234,8 @@ fn task_error(error: &Error) -> TaskError {
     }
 }
 
-/// The share of a mask's pixels that are set.
-fn covered(mask: &Gray) -> f64 {
-    mask.data.iter().filter(|value| **value != 0).count() as f64 / mask.data.len().max(1) as f64
-}
-
-fn rgb8(picture: Rgb) -> Rgb8 {
+pub(crate) fn rgb8(picture: Rgb) -> Rgb8 {
     Rgb8 { width: picture.width, height: picture.height, data: picture.data }
-}
-
-fn gray8(picture: Gray) -> Gray8 {
-    Gray8 { width: picture.width, height: picture.height, data: picture.data }
 }
 
 #[cfg(test)]
