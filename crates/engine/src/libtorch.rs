@@ -32,10 +32,10 @@ pub struct LibtorchOptions {
     pub variant: Option<String>,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
-    /// `f32`, `bf16` or `f16`; unset: what suits the device.
+    /// `f32`, `bf16` or `f16`; unset: what suits the device, bf16 on a GPU and f32 on a CPU.
     pub dtype: Option<String>,
-    /// Tasks in a padded batch.
-    pub batch_size: usize,
+    /// Tasks in a padded batch; unset: what suits the device's memory.
+    pub batch_size: Option<usize>,
 }
 
 /// A loaded model.
@@ -57,10 +57,11 @@ impl LibtorchGenerator {
             variant: options.variant.clone(),
             device,
             dtype,
-            batch_size: options.batch_size,
+            batch_size: options.batch_size.unwrap_or(1),
             apart: None,
         };
-        let model = StableDiffusion::load(&options.model_dir, &load)?;
+        let mut model = StableDiffusion::load(&options.model_dir, &load)?;
+        model.set_batch_size(options.batch_size.unwrap_or_else(|| model.best_batch_size()));
         let named = options.model_dir.canonicalize().unwrap_or_else(|_| options.model_dir.clone());
         let info = GeneratorInfo {
             engine: format!("diorama {}", env!("CARGO_PKG_VERSION")),
@@ -69,7 +70,7 @@ impl LibtorchGenerator {
             model_sha256: model.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
             device: device.to_string(),
             dtype: dtype.as_str().to_owned(),
-            batch_size: options.batch_size,
+            batch_size: model.batch_size(),
         };
         Ok(Self { model, info })
     }

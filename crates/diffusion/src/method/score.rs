@@ -81,16 +81,7 @@ pub struct ScoredRows<'a> {
 
 impl Scorer {
     /// Prepares the closed form where the network has one.
-    pub fn new(unet: &Unet) -> Result<Self> {
-        Self::build(unet, None)
-    }
-
-    /// The same for another arithmetic than that of the network's device.
-    pub fn with_arithmetic(unet: &Unet, arithmetic: Arithmetic) -> Result<Self> {
-        Self::build(unet, Some(arithmetic))
-    }
-
-    fn build(unet: &Unet, arithmetic: Option<Arithmetic>) -> Result<Self> {
+    pub fn new(unet: &Unet, arithmetic: Arithmetic) -> Result<Self> {
         Ok(Self {
             closed_form: unet.closed_form_tail().map(|tail| ClosedForm::new(&tail, arithmetic)).transpose()?,
             last: unet.cross_attention_layers().len().saturating_sub(1),

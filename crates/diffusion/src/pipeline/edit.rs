@@ -8,6 +8,7 @@ use super::predict::{Predicted, Texts};
 use super::sampling::Row;
 use super::{Edit, StableDiffusion};
 use crate::error::{Error, Result};
+use crate::method::Arithmetic;
 use crate::method::mask::{Masking, coverage};
 use crate::method::score::{Plan, ScoredRows};
 
@@ -88,15 +89,12 @@ impl Edits {
         latents: Tensor,
         noised: &Tensor,
     ) -> Result<Tensor> {
-        let mut rows = Vec::with_capacity(self.rows);
         let size = scene.rows.len() as i64;
-        let count = at_once(&latents, size)?;
-        while rows.len() < self.rows {
-            // The last few share rows with those before them, so that every group has the same size.
-            let first = (rows.len() as i64).min(size - count);
-            let skipped = rows.len() - first as usize;
+        let count = at_once(&latents, size, scene.model.arithmetic)?;
+        let mut rows = Vec::with_capacity(self.rows);
+        for (first, done) in groups(self.rows as i64, size, count) {
             let group = self.group(scene, first, count)?;
-            rows.extend(group.into_iter().skip(skipped).take(self.rows - rows.len()));
+            rows.extend(group.into_iter().skip(done).take(self.rows - rows.len()));
         }
         let real = |x: &Tensor| x.f_narrow(0, 0, self.rows as i64);
         let masks: Vec<&Tensor> = rows.iter().map(|row| &row.mask).collect();
@@ -182,10 +180,19 @@ impl Edits {
 }
 
 /// Rows that are scored together. On a CPU each by itself, which keeps what it needs in the cache.
-fn at_once(latents: &Tensor, size: i64) -> Result<i64> {
+fn at_once(latents: &Tensor, size: i64, arithmetic: Arithmetic) -> Result<i64> {
     let (_, _, height, width) = latents.size4()?;
-    let at_once = if latents.device() == Device::Cpu { 1 } else { POSITIONS_AT_ONCE / (height * width) };
+    let at_once = if arithmetic == Arithmetic::Cpu { 1 } else { POSITIONS_AT_ONCE / (height * width) };
     Ok(at_once.clamp(1, size))
+}
+
+/// Where groups of `count` rows begin in a batch of `size`, until the first `rows` are done, and how many of each group
+/// were done before it: the last one begins early enough to be as large as all others.
+fn groups(rows: i64, size: i64, count: i64) -> impl Iterator<Item = (i64, usize)> {
+    (0..rows).step_by(count as usize).map(move |next| {
+        let first = next.min(size - count);
+        (first, (next - first) as usize)
+    })
 }
 
 /// The masks of rows by the scores of their subjects: first of the first subject of each, then of the second, and so on.
@@ -213,4 +220,23 @@ fn masked(scores: Vec<Vec<Tensor>>, masking: &Masking) -> Result<Vec<MadeRow>> {
     Ok(rows
         .map(|(((scores, subject_coverage), mask), coverage)| MadeRow { scores, mask, subject_coverage, coverage })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_in_one_group_and_all_groups_have_the_same_size() {
+        for size in 1..=9i64 {
+            for (rows, count) in (1..=size).flat_map(|rows| (1..=size).map(move |count| (rows, count))) {
+                let mut done = Vec::new();
+                for (first, before) in groups(rows, size, count) {
+                    assert!(first >= 0 && first + count <= size, "{rows} of {size} by {count}");
+                    done.extend((first..first + count).skip(before).take((rows as usize) - done.len()));
+                }
+                assert_eq!(done, (0..rows).collect::<Vec<_>>(), "{rows} of {size} by {count}");
+            }
+        }
+    }
 }

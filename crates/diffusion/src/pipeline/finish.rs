@@ -8,6 +8,7 @@ use super::{Sample, StableDiffusion};
 use crate::error::{Error, Result};
 use crate::explain;
 use crate::image_processor::{Rgb, postprocess};
+use crate::method::Arithmetic;
 
 /// Pixels that a GPU decodes at once: four pictures of 512×512, for which the decoder of Stable Diffusion v1.5 takes about
 /// 2 GB in half precision.
@@ -61,7 +62,7 @@ impl StableDiffusion {
 
     /// Pictures that are decoded together in a batch of `size`; on a CPU each by itself.
     fn decoded_at_once(&self, latents: &Tensor, size: usize) -> Result<usize> {
-        if !self.options.device.is_cuda() {
+        if self.arithmetic == Arithmetic::Cpu {
             return Ok(1);
         }
         let (_, _, height, width) = latents.size4()?;

@@ -5,8 +5,8 @@ use tch::Tensor;
 use super::{APART_AT_MOST, StableDiffusion};
 use crate::apart::Threads;
 use crate::error::{Error, Result};
-use crate::method::Settings;
 use crate::method::score::Plan;
+use crate::method::{Arithmetic, Settings};
 use crate::model::unet::{Tap, TextContext};
 
 /// The keys and values of a batch's texts.
@@ -93,7 +93,7 @@ impl StableDiffusion {
                 let mut tap = plan.map_or_else(Tap::default, Plan::tap);
                 tap.first = *first_conditional;
                 // On a CPU rows that are not scored stay as they ever were, to the last bit.
-                let on_gpu = self.options.device.is_cuda();
+                let on_gpu = self.arithmetic == Arithmetic::Gpu;
                 tap.spares = on_gpu;
                 let (unconditional, conditional) = if *first_conditional > 0 {
                     // What comes before the first text is the same for both halves. On a CPU it is computed for each all the

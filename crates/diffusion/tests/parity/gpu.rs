@@ -24,7 +24,7 @@ fn one(model: &StableDiffusion, request: Request) -> Sample {
 }
 
 /// The distance of two tensors over the length of the second.
-fn distance(actual: &Tensor, expected: &Tensor) -> f64 {
+pub(crate) fn distance(actual: &Tensor, expected: &Tensor) -> f64 {
     let (actual, expected) = (actual.to_kind(Kind::Double), expected.to_kind(Kind::Double));
     (actual - &expected).norm().double_value(&[]) / expected.norm().double_value(&[])
 }
@@ -187,4 +187,18 @@ fn masks_and_pictures_are_the_same_however_many_rows_are_edited_and_decoded_toge
             }
         }
     }
+}
+
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn a_batch_size_that_nobody_named_follows_the_card_and_fits_it() {
+    let g = Golden::read("demo");
+    let device: Device = "cuda".parse().unwrap();
+    let memory = device.memory().expect("the driver says how much memory the card has");
+    assert!(memory > 1 << 30, "{memory} bytes");
+    let mut model = load(&g, Dtype::Bf16, 1);
+    let size = model.best_batch_size();
+    assert!((1..=16).contains(&size) && size.is_power_of_two(), "{size}");
+    model.set_batch_size(size);
+    one(&model, method::request(&g.facts["methods"][0], &g));
 }

@@ -11,6 +11,8 @@ mod gpu;
 mod method;
 mod model_folders;
 mod pictures;
+mod precision;
 mod runs;
 mod schedulers;
 mod scores;
+mod together;

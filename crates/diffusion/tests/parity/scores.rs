@@ -23,7 +23,7 @@ impl Scored {
 
     fn with(g: Golden, kind: Kind, arithmetic: Arithmetic) -> Self {
         let unet = Unet::load(&g.model.join("unet"), g.variant(), kind, Device::Cpu).unwrap();
-        let scorer = Scorer::with_arithmetic(&unet, arithmetic).unwrap();
+        let scorer = Scorer::new(&unet, arithmetic).unwrap();
         let facts = &g.facts["scores"];
         let tokens = facts["tokens"].as_array().unwrap().iter().map(|token| token.as_i64().unwrap()).collect();
         let timestep = facts["timestep"].as_f64().unwrap();

@@ -36,10 +36,10 @@ keys! {
             Kind::Text("the part of a file's name between its stem and .safetensors, such as fp16");
         /// The device: auto (the first GPU where there is one, else the CPU), cpu, cuda (the first GPU) or cuda:N.
         device: DeviceName = "auto", "DEVICE", Kind::Text("auto, cpu, cuda or cuda:N");
-        /// The numbers that the model computes with (unset: f32 on a CPU, bf16 on a GPU).
-        dtype: Option<Dtype>, "TYPE", Kind::OneOf(Dtype::VARIANTS);
-        /// Tasks in a padded batch; a picture does not depend on it.
-        batch_size: usize = 4, "N", Kind::Whole(Range::new(1.0, 256.0));
+        /// The numbers that the model computes with: auto (f32 on a CPU, bf16 on a GPU), f32, bf16 or f16.
+        dtype: Dtype = Dtype::Auto, "TYPE", Kind::OneOf(Dtype::VARIANTS);
+        /// Tasks in a padded batch (unset: 4 on a CPU, 1 to 16 on a GPU, by its memory).
+        batch_size: Option<usize>, "N", Kind::Whole(Range::new(1.0, 256.0));
         /// The synthetic engine: milliseconds that a batch takes.
         synthetic_latency: u64 = 0, "MS", Kind::Whole(Range::new(0.0, 60_000.0));
         /// The synthetic engine: the share of tasks that fail.

@@ -14,7 +14,8 @@ pub(super) use self::factors::{Factors, absolute_row_sums};
 use crate::error::{Error, Result};
 use crate::model::unet::{Captured, Tail};
 
-/// How a score is multiplied out: the same numbers but for rounding, in the way that suits a device.
+/// How things are computed, above all how a score is multiplied out: the same numbers but for rounding, in the way that
+/// suits a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
     /// The fewest operations, in pieces that stay in the cache.
@@ -24,8 +25,9 @@ pub enum Arithmetic {
 }
 
 impl Arithmetic {
-    fn of(weight: &Tensor) -> Self {
-        if weight.device() == Device::Cpu { Self::Cpu } else { Self::Gpu }
+    /// What suits a device.
+    pub fn on(device: Device) -> Self {
+        if device == Device::Cpu { Self::Cpu } else { Self::Gpu }
     }
 
     /// float32, but for networks in bfloat16 on a GPU: their attention and values are not known any better, and nearly all
@@ -97,9 +99,8 @@ pub(super) struct Activations {
 }
 
 impl ClosedForm {
-    /// Prepares the weights of `tail` for layers of H heads; without an `arithmetic`, for that of their device.
-    pub(super) fn new(tail: &Tail<'_>, arithmetic: Option<Arithmetic>) -> Result<Self> {
-        let arithmetic = arithmetic.unwrap_or_else(|| Arithmetic::of(&tail.conv_out.weight));
+    /// Prepares the weights of `tail` for layers of H heads.
+    pub(super) fn new(tail: &Tail<'_>, arithmetic: Arithmetic) -> Result<Self> {
         let float = |x: &Tensor| x.f_to_kind(Kind::Float);
         let block =
             tail.transformer.blocks.last().ok_or_else(|| Error::Torch("a transformer without blocks".into()))?;

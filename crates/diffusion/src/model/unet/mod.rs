@@ -128,6 +128,11 @@ impl Unet {
         self.kind
     }
 
+    /// Channels at the latents' resolution, where it begins and ends.
+    pub fn channels(&self) -> i64 {
+        self.conv_in.weight.size().first().copied().unwrap_or_default()
+    }
+
     /// The number of its weights.
     pub fn parameters(&self) -> usize {
         self.parameters
