@@ -1,9 +1,12 @@
-"""Measures Diorama on a GPU beside eager PyTorch and `torch.compile`, in one call; scripts/bench/gpu.sh runs it."""
+"""Measures Diorama on a GPU beside PyTorch: eager, compiled as it comes, and tuned as far as it goes (minutes to compile a
+batch size). scripts/bench/gpu.sh runs it; `--device cpu --tiny` tries the script itself, with the bundled model.
+"""
 import argparse
 import datetime
 import json
 import pathlib
 import statistics
+import subprocess
 import sys
 import time
 
@@ -22,13 +25,14 @@ REFERENCE = ROOT / "examples/demo/references/beach-1.png"
 
 def limit(device, size):
     """What a large bfloat16 matrix product reaches, in TFLOP/s: the median of many."""
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    wait = (lambda: None) if device == "cpu" else torch.cuda.synchronize
     seconds = []
     for _ in range(25):
-        torch.cuda.synchronize()
+        wait()
         started = time.perf_counter()
         a @ b
-        torch.cuda.synchronize()
+        wait()
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 / statistics.median(seconds[5:]) / 1e12
 
@@ -40,7 +44,8 @@ class Bench:
         self.programs = {"Diorama": ([options.bench], {}),
                          "Diorama, libtorch's kernels": ([options.bench], {"libtorch_kernels": True}),
                          "diffusers, eager": (python, {}),
-                         "diffusers, torch.compile": (python, {"compiled": True})}
+                         "diffusers, torch.compile": (python, {"compiled": True}),
+                         "diffusers, tuned": (python, {"tuned": True})}
         self.model = options.model or model_folder.write(options.work / "sd-v1-5-size")
 
     def order(self, batch, **more):
@@ -59,8 +64,8 @@ class Bench:
 
     def compile_first(self):
         """Fills the compiler's cache on disk, which takes minutes and can run beside other work."""
-        command, extra = self.programs["diffusers, torch.compile"]
-        side = Side("torch.compile", command, {})
+        command, extra = self.programs["diffusers, tuned"]
+        side = Side("tuned", command, {})
         self.load(side, 1, **extra)
         for batch in self.options.batches:
             side.ask(**self.order(batch, steps=2))
@@ -105,6 +110,24 @@ class Bench:
             self.write(report)
         side.end()
 
+    def run(self, report):
+        """`diorama run` with masks, overlays, heat maps and PNGs: the share of its time in which the device had no batch,
+        or its thread prepared one."""
+        work, batch = self.options.work / "run", self.options.batches[-1]
+        work.mkdir(parents=True, exist_ok=True)
+        manifest = work / "manifest.jsonl"
+        rows = [{"custom_id": f"p{i:04}", "reference": str(REFERENCE), "subjects": ["ball"], "prompt": "a red ball on a beach"}
+                for i in range(self.options.run_batches * batch)]
+        manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        command = [self.options.diorama, "run", str(manifest), "--model", str(self.model), "--out", str(work / "out"),
+                   "--device", self.options.device, "--dtype", self.options.dtype, "--batch-size", str(batch), "--steps",
+                   str(self.options.steps), "--json"]
+        summary = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        report["run"] = {key: summary[key] for key in ("done", "device_seconds", "wall_seconds", "pictures_per_second")}
+        print(f"a run of {summary['done']}: {summary['pictures_per_second']:.3f} pictures/s, no batch on the device "
+              f"{1 - summary['device_seconds'] / summary['wall_seconds']:.2%} of the time", file=sys.stderr, flush=True)
+        self.write(report)
+
     def write(self, report):
         self.options.out.write_text(json.dumps(report, indent=1) + "\n")
 
@@ -112,6 +135,7 @@ class Bench:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bench", required=True, help="the program of crates/diffusion/benches/speed.rs")
+    parser.add_argument("--diorama", help="the program itself, for the part `run`")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs/benchmarks-gpu.json")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target/gpu", help="where the model is written")
     parser.add_argument("--model", type=pathlib.Path, help="default: random weights of Stable Diffusion v1.5's size")
@@ -122,15 +146,23 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 4, 16])
     parser.add_argument("--matrix", type=int, default=8192)
+    parser.add_argument("--run-batches", type=int, default=6, help="batches of the part `run`")
     parser.add_argument("--programs", type=lambda text: text.split(";"), help="some of them, separated by semicolons")
-    parser.add_argument("--parts", type=lambda text: text.split(","), default=["pictures", "masks"], help="some of them")
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=["pictures", "masks", "run"], help="some of them")
+    parser.add_argument("--tiny", action="store_true", help="the bundled model, small batches, few steps")
     parser.add_argument("--compile-first", action="store_true", help="only fills the compiler's cache")
     options = parser.parse_args()
+    if options.tiny:
+        options.model, options.size, options.steps, options.batches = ROOT / "models/demo", 64, 7, [1, 2]
+        options.rounds, options.matrix, options.run_batches = 1, 256, 2
     bench = Bench(options)
     if options.compile_first:
         return bench.compile_first()
-    name, flops = torch.cuda.get_device_name(options.device), limit(options.device, options.matrix)
-    torch.cuda.empty_cache()
+    on_cpu = options.device == "cpu"
+    name = "CPU" if on_cpu else torch.cuda.get_device_name(options.device)
+    flops = limit(options.device, options.matrix)
+    if not on_cpu:
+        torch.cuda.empty_cache()
     report = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "device": name,
               "torch": torch.__version__, "dtype": options.dtype, "steps": options.steps, "limit_tflops": flops,
               "nominal_tflops": next((v for k, v in NOMINAL.items() if k in name), None), "rows": [], "masks": []}
@@ -139,6 +171,8 @@ def main():
         bench.pictures(report)
     if "masks" in options.parts:
         bench.masks(report)
+    if "run" in options.parts and options.diorama:
+        bench.run(report)
     return None
 
 

@@ -4,8 +4,12 @@
 #
 #   here:   scripts/bench/gpu.sh pack             builds; puts programs and wheels into target/gpu
 #   carry this checkout with target/gpu there (rsync, say)
-#   there:  scripts/bench/gpu.sh check            the tests that need a GPU, and the demo on CPU and GPU
+#   there:  scripts/bench/gpu.sh probe [OPTION]   parts of a step beside what scripts/bench/predict.py says, a minute
+#           scripts/bench/gpu.sh check            the tests that need a GPU, and the demo on CPU and GPU
 #           scripts/bench/gpu.sh bench [OPTION]   writes docs/benchmarks-gpu.json; `make bench` here takes it up
+#           scripts/bench/gpu.sh prove FOLDER     all three without PyTorch, in less than ten minutes; leaves there what
+#                                                 they say. PyTorch needs a call of its own:
+#                                                 bench --programs "diffusers, tuned" --batches 16
 #           scripts/bench/gpu.sh python COMMAND   runs Python with what was packed, such as the demo model's training
 #
 # PYTHON (default python3) has torch 2.11 and transformers.
@@ -65,14 +69,36 @@ check() {
   return "$failed"
 }
 
+probe() {
+  ready
+  "$python" "$root/scripts/bench/probe.py" "$@"
+}
+
+bench() {
+  ready
+  with_libtorch "$python" "$root/scripts/bench/gpu.py" --bench "$carried/programs/speed" \
+    --diorama "$carried/programs/diorama" "$@"
+}
+
+# Each part has its own time, so that one that hangs leaves the others theirs; one that fails does not end it.
+prove() {
+  local out="$1" failed=0
+  mkdir -p "$out"
+  timeout 100 "$0" probe --out "$out/probe.json" > "$out/probe.txt" 2>&1 || failed=1
+  timeout 200 "$0" check > "$out/check.txt" 2>&1 || failed=1
+  timeout 280 "$0" bench --programs Diorama --rounds 2 --out "$out/benchmarks-gpu.json" > "$out/bench.txt" 2>&1 || failed=1
+  tail -n 40 "$out"/*.txt
+  return "$failed"
+}
+
 case "${1:-}" in
   pack) pack ;;
   check) check ;;
-  bench)
-    ready
-    with_libtorch "$python" "$root/scripts/bench/gpu.py" --bench "$carried/programs/speed" "${@:2}" ;;
+  probe) probe "${@:2}" ;;
+  bench) bench "${@:2}" ;;
+  prove) prove "${2:?a folder for what it says}" ;;
   python)
     ready
     "$python" "${@:2}" ;;
-  *) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
+  *) sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac

@@ -189,7 +189,7 @@ class Bench:
             rows.append({key: summary[key] for key in ("done", "device_seconds", "wall_seconds", "pictures_per_second")}
                         | {"process_seconds": wall})
         shutil.rmtree(out, ignore_errors=True)
-        return {"batch": batch, "rows": rows}
+        return {"batch": batch, "explained_beside": True, "rows": rows}
 
     def start_up(self):
         """From the start of the process to the beginning of the first step."""

@@ -83,6 +83,36 @@ pub struct Heatmap {
     pub picture: Rgb8,
 }
 
+/// What a generator made of one task, with what needs no device perhaps still to do: such as drawing what explains it.
+pub struct Made(Box<dyn FnOnce() -> Result<Generated, TaskError> + Send>);
+
+impl Made {
+    /// What `rest` will make of it, on whichever thread [`finish`](Self::finish) is called.
+    pub fn unfinished(rest: impl FnOnce() -> Result<Generated, TaskError> + Send + 'static) -> Self {
+        Self(Box::new(rest))
+    }
+
+    /// Does what is left to do.
+    ///
+    /// # Errors
+    /// The task's own.
+    pub fn finish(self) -> Result<Generated, TaskError> {
+        (self.0)()
+    }
+}
+
+impl From<Generated> for Made {
+    fn from(generated: Generated) -> Self {
+        Self(Box::new(|| Ok(generated)))
+    }
+}
+
+impl std::fmt::Debug for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Made(..)")
+    }
+}
+
 /// A failure of the whole batch.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum GeneratorError {
@@ -122,4 +152,15 @@ pub trait Generator: Send {
         batch: &[Job],
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError>;
+
+    /// The same, for a device that should not wait for what others can do: a generator that draws explanations leaves that
+    /// to whoever calls [`Made::finish`].
+    fn make(
+        &mut self,
+        batch: &[Job],
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Result<Made, TaskError>>, GeneratorError> {
+        let generated = self.generate(batch, stop)?;
+        Ok(generated.into_iter().map(|result| result.map(Made::from)).collect())
+    }
 }

@@ -38,9 +38,33 @@ impl Device {
         matches!(self.0, tch::Device::Cuda(_))
     }
 
-    /// The precision that suits the device: bfloat16 on a GPU, float32 on a CPU.
+    /// The precision that suits the device: bfloat16 on a GPU, float32 on a CPU. There, bfloat16 is faster on some
+    /// processors only, and pictures would depend on which of them a worker has.
     pub fn best_dtype(self) -> Dtype {
         if self.is_cuda() { Dtype::Bf16 } else { Dtype::F32 }
+    }
+
+    /// Whether the device multiplies numbers of this precision by instructions of their own. Where it does not, they are
+    /// widened on the way, which takes longer than float32.
+    pub fn multiplies(self, dtype: Dtype) -> bool {
+        match dtype {
+            _ if self.is_cuda() => true,
+            Dtype::F32 => true,
+            // Every processor with AMX tiles has these, too.
+            #[cfg(target_arch = "x86_64")]
+            Dtype::Bf16 => std::arch::is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "aarch64")]
+            Dtype::Bf16 => std::arch::is_aarch64_feature_detected!("bf16"),
+            _ => false,
+        }
+    }
+
+    /// Bytes of memory that a GPU has in all, as its driver says; unknown for a CPU.
+    pub fn memory(self) -> Option<u64> {
+        match self.0 {
+            tch::Device::Cuda(index) => total_memory(i32::try_from(index).ok()?),
+            _ => None,
+        }
     }
 }
 
@@ -139,6 +163,26 @@ fn open_globally(path: &Path) -> std::result::Result<(), String> {
     }
 }
 
+/// What the CUDA driver says of a GPU, numbered as libtorch numbers them.
+#[allow(unsafe_code)]
+fn total_memory(index: i32) -> Option<u64> {
+    use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+    type Init = unsafe extern "C" fn(u32) -> i32;
+    type Get = unsafe extern "C" fn(*mut i32, i32) -> i32;
+    type TotalMemory = unsafe extern "C" fn(*mut usize, i32) -> i32;
+    // SAFETY: the driver's documented `cuInit`, `cuDeviceGet` and `cuDeviceTotalMem`, with their documented types, write
+    // to the two variables and nowhere else. libtorch has the library open, so closing this handle unloads nothing.
+    unsafe {
+        let driver = Library::open(Some("libcuda.so.1"), RTLD_NOW | RTLD_LOCAL).ok()?;
+        let init = driver.get::<Init>(b"cuInit\0").ok()?;
+        let get = driver.get::<Get>(b"cuDeviceGet\0").ok()?;
+        let total = driver.get::<TotalMemory>(b"cuDeviceTotalMem_v2\0").ok()?;
+        let (mut device, mut bytes) = (0, 0);
+        let found = init(0) == 0 && get(&raw mut device, index) == 0 && total(&raw mut bytes, device) == 0;
+        found.then_some(bytes as u64)
+    }
+}
+
 /// The precision of the network. Latents, schedulers and scores are float32 in every case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
@@ -185,6 +229,21 @@ impl FromStr for Dtype {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_processor_multiplies_float32_and_has_no_memory_of_its_own() {
+        assert!(Device::CPU.multiplies(Dtype::F32) && !Device::CPU.multiplies(Dtype::F16));
+        assert_eq!(Device::CPU.memory(), None);
+        // Without a driver as with one: an answer, or none.
+        assert!(total_memory(4096).is_none());
+        #[cfg(target_os = "linux")]
+        {
+            let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            let flags: Vec<&str> = flags.split_whitespace().collect();
+            let told = flags.contains(&"avx512_bf16") || flags.contains(&"bf16");
+            assert_eq!(Device::CPU.multiplies(Dtype::Bf16), told);
+        }
+    }
 
     #[test]
     fn a_device_that_is_not_there_is_refused_with_what_to_do() {

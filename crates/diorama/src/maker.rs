@@ -10,7 +10,7 @@ use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_engine::{LibtorchGenerator, LibtorchOptions};
 use diorama_engine::{SyntheticGenerator, SyntheticMeasurer, SyntheticOptions};
 #[cfg(feature = "engine")]
-use diorama_runtime::options::Kernels;
+use diorama_runtime::options::{Dtype, Kernels};
 use diorama_runtime::options::{EngineKind, EngineOptions};
 use diorama_worker::device::Engine;
 
@@ -30,7 +30,7 @@ pub(crate) fn make(options: &EngineOptions) -> anyhow::Result<Maker> {
         EngineKind::Synthetic => Ok(Maker::Synthetic(SyntheticGenerator::new(SyntheticOptions {
             latency: Duration::from_millis(options.synthetic_latency),
             fail_rate: options.synthetic_fail_rate,
-            batch_size: options.batch_size,
+            batch_size: options.batch_size.unwrap_or(SyntheticOptions::default().batch_size),
             ..SyntheticOptions::default()
         }))),
         EngineKind::Libtorch => libtorch(options),
@@ -65,7 +65,7 @@ fn libtorch(options: &EngineOptions) -> anyhow::Result<Maker> {
         model_dir,
         variant: options.variant.as_ref().map(|variant| variant.as_str().to_owned()),
         device: options.device.as_str().to_owned(),
-        dtype: options.dtype.map(|dtype| dtype.to_string()),
+        dtype: (options.dtype != Dtype::Auto).then(|| options.dtype.to_string()),
         batch_size: options.batch_size,
         own_kernels: options.kernels == Kernels::Auto,
     })?;

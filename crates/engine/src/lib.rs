@@ -4,6 +4,8 @@
 //! Knows no queue, no store and no worker, and reads no configuration.
 
 #[cfg(feature = "libtorch")]
+mod explained;
+#[cfg(feature = "libtorch")]
 mod libtorch;
 mod measures;
 #[cfg(feature = "libtorch")]

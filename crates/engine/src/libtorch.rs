@@ -3,19 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use diorama_core::fit::Placement;
-use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Heatmap, Job, ReferencePicture};
+use diorama_core::generator::{BatchKey, Generated, Generator, GeneratorError, Job, Made, ReferencePicture};
 use diorama_core::outcome::{ErrorCode, TaskError};
-use diorama_core::picture::{Gray8, Rgb8};
-use diorama_core::record::{EditRecord, GeneratorInfo, OWN_KERNELS, Record, ReferenceRecord, SubjectRecord};
+use diorama_core::picture::Rgb8;
+use diorama_core::record::{GeneratorInfo, OWN_KERNELS};
 use diorama_core::settings as core;
 use diorama_core::task::Task;
 use diorama_diffusion::device::{Device, Dtype};
-use diorama_diffusion::image_processor::{Gray, Rgb, resize};
+use diorama_diffusion::image_processor::{Rgb, resize};
 use diorama_diffusion::kernels::KernelChoice;
-use diorama_diffusion::method::{Score, Settings};
+use diorama_diffusion::method::Settings;
 use diorama_diffusion::pipeline::{LoadOptions, Request, Sample, StableDiffusion};
 use diorama_diffusion::{Error, LIBTORCH_VERSION, memory, reproducible_arithmetic};
 
+use crate::explained::Unexplained;
 use crate::resolve::{fit, resolve};
 
 /// Settles what holds for a whole process that uses libtorch. Belongs at its start.
@@ -32,10 +33,10 @@ pub struct LibtorchOptions {
     pub variant: Option<String>,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
-    /// `f32`, `bf16` or `f16`; unset: what suits the device.
+    /// `f32`, `bf16` or `f16`; unset: what suits the device, bf16 on a GPU and f32 on a CPU.
     pub dtype: Option<String>,
-    /// Tasks in a padded batch.
-    pub batch_size: usize,
+    /// Tasks in a padded batch; unset: what suits the device's memory.
+    pub batch_size: Option<usize>,
     /// Whether our own GPU kernels run where they agree with libtorch's.
     pub own_kernels: bool,
 }
@@ -59,11 +60,12 @@ impl LibtorchGenerator {
             variant: options.variant.clone(),
             device,
             dtype,
-            batch_size: options.batch_size,
+            batch_size: options.batch_size.unwrap_or(1),
             apart: None,
             kernels: if options.own_kernels { KernelChoice::Auto } else { KernelChoice::Libtorch },
         };
-        let model = StableDiffusion::load(&options.model_dir, &load)?;
+        let mut model = StableDiffusion::load(&options.model_dir, &load)?;
+        model.set_batch_size(options.batch_size.unwrap_or_else(|| model.best_batch_size()));
         let named = options.model_dir.canonicalize().unwrap_or_else(|_| options.model_dir.clone());
         let info = GeneratorInfo {
             engine: format!("diorama {}", env!("CARGO_PKG_VERSION")),
@@ -72,7 +74,7 @@ impl LibtorchGenerator {
             model_sha256: model.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
             device: device.to_string(),
             dtype: dtype.as_str().to_owned(),
-            batch_size: options.batch_size,
+            batch_size: model.batch_size(),
         };
         Ok(Self { model, info })
     }
@@ -102,7 +104,11 @@ impl LibtorchGenerator {
                 TaskError::transient(ErrorCode::OutputUnwritable, format!("writing {}: {error}", path.display()))
             })?;
         }
-        self.explained(job, &request.settings, &sample)
+        self.unexplained(job, request.settings, sample).draw()
+    }
+
+    fn unexplained(&self, job: &Job, settings: Settings, sample: Sample) -> Unexplained {
+        Unexplained { job: job.clone(), settings, sample, info: self.info.clone() }
     }
 
     fn request(&self, job: &Job) -> Result<Request, TaskError> {
@@ -120,77 +126,6 @@ impl LibtorchGenerator {
             seed: task.seed.get(),
             reference: wanted.map(used).transpose().map_err(|error| task_error(&error))?,
             settings,
-        })
-    }
-
-    fn explained(&self, job: &Job, settings: &Settings, sample: &Sample) -> Result<Generated, TaskError> {
-        let failed = |error: Error| task_error(&error);
-        let heatmaps = sample.heat_maps().map_err(failed)?;
-        Ok(Generated {
-            image: rgb8(sample.image.clone()),
-            mask: sample.mask().cloned().map(gray8),
-            overlay: sample.overlay().map_err(failed)?.map(rgb8),
-            reference: sample.reference.clone().map(rgb8),
-            heatmaps: heatmaps
-                .into_iter()
-                .map(|(subject, picture)| Heatmap { subject, picture: rgb8(picture) })
-                .collect(),
-            record: self.record(job, settings, sample)?,
-        })
-    }
-
-    fn record(&self, job: &Job, settings: &Settings, sample: &Sample) -> Result<Record, TaskError> {
-        let task = &job.task;
-        let mut resolved = serde_json::to_value(settings)
-            .map_err(|error| TaskError::permanent(ErrorCode::ModelError, format!("writing the record: {error}")))?;
-        if let Some(object) = resolved.as_object_mut() {
-            object
-                .insert("method".to_owned(), task.settings.method.unwrap_or(core::Method::AbsGradSam).as_str().into());
-            object.insert("fit".to_owned(), fit(&task.settings).to_string().into());
-        }
-        let source = task.reference.as_ref().map(ToString::to_string).unwrap_or_default();
-        let reference = |reference: &ReferencePicture| ReferenceRecord {
-            source: source.clone(),
-            sha256: reference.sha256.clone(),
-            width: reference.width,
-            height: reference.height,
-            used: Some(placement(task, settings, reference)),
-        };
-        Ok(Record {
-            version: 1,
-            custom_id: task.custom_id.clone(),
-            prompt: task.prompt.clone(),
-            prompt_truncated_to: sample.prompt.truncated_to.clone(),
-            subjects: sample
-                .prompt
-                .subjects
-                .iter()
-                .map(|subject| SubjectRecord { text: subject.text.clone(), positions: subject.positions.clone() })
-                .collect(),
-            seed: task.seed,
-            reference: job.reference.as_deref().map(reference),
-            region: None,
-            settings: resolved,
-            generator: self.info.clone(),
-            edits: sample
-                .edits
-                .iter()
-                .map(|edit| EditRecord {
-                    step: edit.step as u32,
-                    timestep: edit.timestep,
-                    layers: if settings.score == Score::GuidanceDifference {
-                        Vec::new()
-                    } else {
-                        settings.layers.clone()
-                    },
-                    coverage: edit.coverage,
-                    subject_coverage: edit.subject_coverage.clone(),
-                    estimator: edit.estimator.describe(),
-                })
-                .collect(),
-            mask_coverage: sample.mask().map(covered),
-            warnings: sample.warnings.clone(),
-            task: task.clone(),
         })
     }
 }
@@ -214,7 +149,15 @@ impl Generator for LibtorchGenerator {
         batch: &[Job],
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
-        let mut ends: Vec<Option<Result<Generated, TaskError>>> = vec![None; batch.len()];
+        Ok(self.make(batch, stop)?.into_iter().map(|made| made.and_then(Made::finish)).collect())
+    }
+
+    fn make(
+        &mut self,
+        batch: &[Job],
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Result<Made, TaskError>>, GeneratorError> {
+        let mut ends: Vec<Option<Result<Made, TaskError>>> = batch.iter().map(|_| None).collect();
         // Sizes that follow references may differ within what shares a key.
         let mut alike: Vec<(Vec<usize>, Vec<Request>)> = Vec::new();
         for (place, job) in batch.iter().enumerate() {
@@ -236,11 +179,12 @@ impl Generator for LibtorchGenerator {
         }
         for (places, requests) in alike {
             let samples = self.model.generate(&requests, stop).map_err(|error| self.failed(error))?;
-            for ((place, request), sample) in places.into_iter().zip(&requests).zip(samples) {
-                ends[place] = Some(match sample {
-                    Ok(sample) => self.explained(&batch[place], &request.settings, &sample),
-                    Err(error) => Err(task_error(&error)),
+            for ((place, request), sample) in places.into_iter().zip(requests).zip(samples) {
+                let made = sample.map(|sample| {
+                    let unexplained = self.unexplained(&batch[place], request.settings, sample);
+                    Made::unfinished(|| unexplained.draw())
                 });
+                ends[place] = Some(made.map_err(|error| task_error(&error)));
             }
         }
         let lost = || Err(TaskError::transient(ErrorCode::ModelError, "the model gave no picture"));
@@ -272,7 +216,7 @@ fn library(own_kernels: bool) -> String {
 }
 
 /// Where a task's reference lies in its picture.
-fn placement(task: &Task, settings: &Settings, reference: &ReferencePicture) -> Placement {
+pub(crate) fn placement(task: &Task, settings: &Settings, reference: &ReferencePicture) -> Placement {
     fit(&task.settings).place((reference.width, reference.height), (settings.width, settings.height))
 }
 
@@ -290,7 +234,7 @@ fn no_size() -> TaskError {
 }
 
 /// What the fleet makes of a model's error.
-fn task_error(error: &Error) -> TaskError {
+pub(crate) fn task_error(error: &Error) -> TaskError {
     let message = error.to_string();
     match error {
         Error::Setting { .. } => TaskError::permanent(ErrorCode::InvalidSettings, message),
@@ -305,17 +249,8 @@ fn task_error(error: &Error) -> TaskError {
     }
 }
 
-/// The share of a mask's pixels that are set.
-fn covered(mask: &Gray) -> f64 {
-    mask.data.iter().filter(|value| **value != 0).count() as f64 / mask.data.len().max(1) as f64
-}
-
-fn rgb8(picture: Rgb) -> Rgb8 {
+pub(crate) fn rgb8(picture: Rgb) -> Rgb8 {
     Rgb8 { width: picture.width, height: picture.height, data: picture.data }
-}
-
-fn gray8(picture: Gray) -> Gray8 {
-    Gray8 { width: picture.width, height: picture.height, data: picture.data }
 }
 
 #[cfg(test)]

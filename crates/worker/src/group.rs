@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use diorama_backends::blocking::{self, panic_message};
-use diorama_core::generator::{Generated, ReferencePicture};
+use diorama_core::generator::{Generated, Made, ReferencePicture};
 use diorama_core::id::Seed;
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError};
 use diorama_core::record::RegionRecord;
@@ -115,7 +115,7 @@ async fn load_place(work: Arc<Work>, position: usize) -> Result<Result<Place, Ta
 }
 
 /// What the device made of one task: the task itself and the methods that it is compared with, by their numbers.
-pub(crate) type Variants = Vec<(usize, Result<Generated, TaskError>)>;
+pub(crate) type Variants = Vec<(usize, Result<Made, TaskError>)>;
 
 /// Waits for a group's batches, has its pictures measured and made again where the run wants that, then encodes and stores
 /// what each task came to.
@@ -167,7 +167,15 @@ pub(crate) async fn finish(
     Ok(Finished { ends, device_seconds, interrupt })
 }
 
-/// Encodes and measures one task's files. Blocking; a panic is the task's error.
+/// Finishes what the device left to do; a panic is the task's error.
+pub(crate) fn finished(made: Made) -> Result<Generated, TaskError> {
+    catch_unwind(AssertUnwindSafe(|| made.finish())).unwrap_or_else(|panic| {
+        let message = format!("finishing the picture ended badly: {}", panic_message(&*panic));
+        Err(TaskError::permanent(ErrorCode::ModelError, message))
+    })
+}
+
+/// Finishes, encodes and measures one task's files. Blocking; a panic is the task's error.
 fn encode_task(
     work: &Work,
     position: usize,
@@ -179,6 +187,7 @@ fn encode_task(
     let mut compared = Vec::new();
     let mut warnings = Vec::new();
     for (variant, result) in made {
+        let result = result.and_then(finished);
         match (variant.checked_sub(1).map(|other| work.spec.compare[other]), result) {
             (None, result) => main = Some(result),
             (Some(method), Ok(other)) => compared.push((method, other)),
@@ -231,4 +240,16 @@ fn scores(region: Option<&Region>, main: &Generated, compared: &[(Method, Genera
         outside.psnr(&made.image).map(|psnr| (format!("outside_psnr.{method}"), psnr))
     };
     own.into_iter().chain(compared.iter().filter_map(other)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_while_a_picture_is_finished_is_that_task_s_error() {
+        let error = finished(Made::unfinished(|| panic!("no such colour"))).unwrap_err();
+        assert_eq!((error.code, error.retryable), (ErrorCode::ModelError, false));
+        assert!(error.message.contains("no such colour"), "{}", error.message);
+    }
 }

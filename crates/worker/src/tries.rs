@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use diorama_backends::blocking;
 use diorama_core::fit::Placement;
-use diorama_core::generator::{Generated, Job};
+use diorama_core::generator::{Generated, Job, Made};
 use diorama_core::id::Seed;
 use diorama_core::measure::{Acceptance, Miss, Subject, Try};
 use diorama_core::outcome::{ErrorCode, TaskError};
@@ -22,7 +22,7 @@ use crate::context::Context;
 use crate::device::DeviceError;
 use crate::ending::{Ending, Interrupt};
 use crate::error::WorkerError;
-use crate::group::{Later, Variants};
+use crate::group::{Later, Variants, finished};
 use crate::work::Work;
 
 /// A task's picture, measured.
@@ -70,11 +70,14 @@ async fn measured(
         BTreeMap::new()
     } else {
         let mains = made.iter_mut().filter_map(|(position, variants)| Some((*position, take_main(variants)?)));
-        let mains: Vec<(usize, Generated)> = mains.collect();
+        let (mains, failed) = finished_all(mains.collect()).await?;
+        for (position, error) in failed {
+            made.entry(position).or_default().insert(0, (0, Err(error)));
+        }
         let measured = measure(context, work, mains, regions).await?;
         decided.device_seconds += measured.device_seconds;
-        let back = |(position, main, measures)| {
-            made.entry(position).or_default().insert(0, (0, Ok(main)));
+        let back = |(position, main, measures): (usize, Generated, _)| {
+            made.entry(position).or_default().insert(0, (0, Ok(main.into())));
             (position, measures)
         };
         measured.pictures.into_iter().map(back).collect()
@@ -89,10 +92,28 @@ async fn measured(
 }
 
 /// The picture of the task itself, where it was made.
-fn take_main(variants: &mut Variants) -> Option<Generated> {
+fn take_main(variants: &mut Variants) -> Option<Result<Made, TaskError>> {
     let place = variants.iter().position(|(variant, result)| *variant == 0 && result.is_ok())?;
-    variants.remove(place).1.ok()
+    Some(variants.remove(place).1)
 }
+
+/// Finishes what the device left to do, off the async threads: the pictures, and the errors of those that have none.
+async fn finished_all(made: Vec<(usize, Result<Made, TaskError>)>) -> Result<(Pictures, Errors), WorkerError> {
+    let finish = move || {
+        let (mut pictures, mut errors) = (Vec::with_capacity(made.len()), Vec::new());
+        for (position, result) in made {
+            match result.and_then(finished) {
+                Ok(picture) => pictures.push((position, picture)),
+                Err(error) => errors.push((position, error)),
+            }
+        }
+        (pictures, errors)
+    };
+    Ok(blocking::run(finish).await?)
+}
+
+type Pictures = Vec<(usize, Generated)>;
+type Errors = Vec<(usize, TaskError)>;
 
 /// Pictures with what was measured of each.
 struct Measured {
@@ -103,7 +124,7 @@ struct Measured {
 async fn measure(
     context: &Context,
     work: &Arc<Work>,
-    pictures: Vec<(usize, Generated)>,
+    pictures: Pictures,
     regions: &BTreeMap<usize, Region>,
 ) -> Result<Measured, WorkerError> {
     let regions: BTreeMap<usize, Region> =
@@ -270,7 +291,7 @@ impl<'a> Deciding<'a> {
         &mut self,
         variant: usize,
         seeds: &[(usize, Seed)],
-    ) -> Result<Result<Vec<(usize, Result<Generated, TaskError>)>, Interrupt>, WorkerError> {
+    ) -> Result<Result<Vec<(usize, Result<Made, TaskError>)>, Interrupt>, WorkerError> {
         if seeds.is_empty() {
             return Ok(Ok(Vec::new()));
         }
@@ -294,18 +315,9 @@ impl<'a> Deciding<'a> {
     }
 
     /// Measures pictures and adds each to the tries of its task.
-    async fn add(
-        &mut self,
-        made: Vec<(usize, Result<Generated, TaskError>)>,
-    ) -> Result<Result<(), Interrupt>, WorkerError> {
-        let mut pictures = Vec::with_capacity(made.len());
-        let mut results = Vec::new();
-        for (position, result) in made {
-            match result {
-                Ok(made) => pictures.push((position, made)),
-                Err(error) => results.push((position, Err(error))),
-            }
-        }
+    async fn add(&mut self, made: Vec<(usize, Result<Made, TaskError>)>) -> Result<Result<(), Interrupt>, WorkerError> {
+        let (pictures, failed) = finished_all(made).await?;
+        let mut results: Vec<_> = failed.into_iter().map(|(position, error)| (position, Err(error))).collect();
         let measured = match measure(self.context, self.work, pictures, self.regions).await {
             Ok(measured) => measured,
             Err(WorkerError::Device(DeviceError::Stopped)) => {
@@ -334,6 +346,6 @@ fn chosen(tried: Tried, compared: Variants) -> Result<Chosen, TaskError> {
     }
     let lost = || TaskError::transient(ErrorCode::ModelError, "the model gave no result");
     let Best { made, seed, measures, miss } = best.ok_or_else(lost)?;
-    let made = std::iter::once((0, Ok(made))).chain(compared).collect();
+    let made = std::iter::once((0, Ok(made.into()))).chain(compared).collect();
     Ok(Chosen { made, seed, measures, verdict: Some((miss.is_none(), tries)) })
 }

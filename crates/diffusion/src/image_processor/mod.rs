@@ -87,31 +87,39 @@ pub fn resize(picture: &Rgb, width: u32, height: u32) -> Result<Rgb> {
     Ok(Rgb { width, height, data })
 }
 
-/// Decoded pictures `[n, 3, h, w]` of any kind, nominally in [-1, 1], to bytes: halves go to the even neighbour.
+/// Decoded pictures `[n, 3, h, w]` of any kind, nominally in [-1, 1], to bytes, where they lie: halves go to the even
+/// neighbour. A picture that holds NaN or infinity is none. Bytes and findings leave the device together, in one copy.
 ///
 /// # Errors
-/// [`Error::Torch`] if the tensor has another shape, or holds NaN or infinity.
-pub fn postprocess(decoded: &Tensor) -> Result<Vec<Rgb>> {
-    let (_, channels, height, width) = decoded.size4()?;
+/// [`Error::Torch`] if the tensor has another shape.
+pub fn postprocess(decoded: &Tensor) -> Result<Vec<Option<Rgb>>> {
+    let (count, channels, height, width) = decoded.size4()?;
     if channels != 3 {
         return Err(Error::Torch(format!("a decoded picture has 3 channels, not {channels}")));
     }
-    let decoded = decoded.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
-    if bool::try_from(&decoded.f_isfinite()?.f_all()?.f_logical_not()?)? {
-        return Err(Error::Torch("a decoded picture holds NaN or infinity; float32 may help".to_owned()));
-    }
+    let decoded = decoded.f_to_kind(Kind::Float)?;
+    let finite = decoded.f_isfinite()?.f_flatten(1, -1)?.f_all_dim(1, true)?.f_to_kind(Kind::Uint8)?;
     let unit = decoded.f_mul_scalar(0.5)?.f_add_scalar(0.5)?.f_clamp(0.0, 1.0)?;
     let bytes = unit.f_mul_scalar(255.0)?.f_round()?.f_to_kind(Kind::Uint8)?.f_permute([0, 2, 3, 1])?;
+    let rows = on_host(&Tensor::f_cat(&[bytes.f_reshape([count, -1])?, finite], 1)?)?;
     let side = |side: i64| u32::try_from(side).map_err(|_| Error::Torch(format!("{side} is no picture's side")));
     let (width, height) = (side(width)?, side(height)?);
-    let pictures = bytes.f_unbind(0)?;
-    pictures
-        .iter()
-        .map(|picture| {
-            let data = Vec::<u8>::try_from(picture.f_contiguous()?.f_view([-1])?)?;
-            Ok(Rgb { width, height, data })
-        })
-        .collect()
+    let picture = |row: &Tensor| -> Result<Option<Rgb>> {
+        let mut data = Vec::<u8>::try_from(row)?;
+        let finite = data.pop() == Some(1);
+        Ok(finite.then_some(Rgb { width, height, data }))
+    };
+    rows.f_unbind(0)?.iter().map(picture).collect()
+}
+
+/// A copy on the CPU; from a GPU into pinned memory, which it fills by itself.
+fn on_host(x: &Tensor) -> Result<Tensor> {
+    if x.device() == Device::Cpu {
+        return Ok(x.shallow_clone());
+    }
+    let mut pinned = Tensor::f_empty(x.size(), (x.kind(), Device::Cpu))?.f_pin_memory(x.device())?;
+    pinned.f_copy_(x)?;
+    Ok(pinned)
 }
 
 #[cfg(test)]
@@ -168,8 +176,11 @@ mod tests {
         // The middle ones come out at exactly 64.5, 65.5 and 127.5 grey levels.
         let row = [-7.0_f32, -1.0, -0.494_117_65, -0.486_274_5, 0.0, 9.0];
         let decoded = Tensor::from_slice(&row).view([1, 3, 1, 2]);
-        let pictures = postprocess(&Tensor::cat(&[&decoded, &-&decoded], 0)).unwrap();
-        assert_eq!(pictures.len(), 2);
+        let nan = Tensor::full([1, 3, 1, 2], f64::NAN, (Kind::Float, Device::Cpu));
+        let pictures = postprocess(&Tensor::cat(&[&decoded, &nan, &-&decoded], 0)).unwrap();
+        assert_eq!(pictures.len(), 3);
+        assert!(pictures[1].is_none(), "what is not finite is no picture, and spares the others");
+        let pictures: Vec<Rgb> = pictures.into_iter().flatten().collect();
         assert_eq!((pictures[0].width, pictures[0].height), (2, 1));
         // Interleaved: the row has both reds, both greens, both blues.
         assert_eq!(pictures[0].data, [0, 64, 128, 0, 66, 255]);
@@ -179,7 +190,7 @@ mod tests {
     #[test]
     fn bytes_survive_a_round_trip() {
         let picture = pattern(17, 9);
-        assert_eq!(postprocess(&preprocess(&picture, 17, 9).unwrap()).unwrap(), [picture]);
+        assert_eq!(postprocess(&preprocess(&picture, 17, 9).unwrap()).unwrap(), [Some(picture)]);
     }
 
     #[test]
@@ -189,7 +200,6 @@ mod tests {
         let empty = Rgb { width: 0, height: 2, data: Vec::new() };
         assert!(matches!(preprocess(&empty, 2, 2), Err(Error::Picture(_))));
         assert!(matches!(preprocess(&pattern(2, 2), 0, 8), Err(Error::Picture(_))));
-        assert!(postprocess(&Tensor::from_slice(&[f32::NAN; 3]).view([1, 3, 1, 1])).is_err());
         assert!(postprocess(&Tensor::from_slice(&[0.0_f32; 4]).view([1, 4, 1, 1])).is_err());
         assert!(postprocess(&Tensor::from_slice(&[0.0_f32; 3])).is_err());
     }

@@ -16,24 +16,25 @@ pub(super) const STRIP: i64 = 8;
 /// Numbers in the gathered pieces that correct the neighbours.
 const PIECE: i64 = 8 << 20;
 
-/// The score `[O, h, w]`, with the `mixtures` `[⌈O·h·w / 8⌉, 8, 8]` of its strips.
-pub(super) fn score(f: &Factors, mixtures: &Tensor) -> Result<Tensor> {
+/// The score `[O, h, w]` of one of the rows, with the `mixtures` `[⌈O·h·w / 8⌉, 8, 8]` of its strips.
+pub(super) fn score(f: &Factors, row: i64, mixtures: &Tensor) -> Result<Tensor> {
     let (positions, elements) = (f.height * f.width, f.outputs * f.height * f.width);
+    let (spread, moments, local) = (f.spread.f_get(row)?, f.moments.f_get(row)?, f.local.f_get(row)?);
     let strips = mixtures.size()[0];
-    let features = f.moments.size2()?.1;
-    let spread = f.spread.f_constant_pad_nd([0, 0, 0, STRIP * strips - elements])?;
+    let features = moments.size2()?.1;
+    let spread = spread.f_constant_pad_nd([0, 0, 0, STRIP * strips - elements])?;
     let mixed = mixtures.f_bmm(&spread.f_view([strips, STRIP, features])?)?;
 
     // max(d, 0) = (|d| + d) / 2, d = −(mixed P) Yᵀ, as if there were no stencil.
     let rows = mixed.f_view([strips * STRIP, features])?;
-    let sums = f.moments.f_sum_dim_intlist(0, false, Kind::Float)?;
+    let sums = moments.f_sum_dim_intlist(0, false, Kind::Float)?;
     let far =
-        absolute_row_sums(&f.kernels, &rows, &f.moments, f.dense_kind)?.f_sub(&rows.f_mv(&sums)?)?.f_mul_scalar(0.5)?;
+        absolute_row_sums(&f.kernels, &rows, &moments, f.dense_kind)?.f_sub(&rows.f_mv(&sums)?)?.f_mul_scalar(0.5)?;
 
     // Near a strip the mixed stencil is added to d.
     let neighbours = Neighbours::of(f.outputs, f.height, f.width, strips);
-    let moments = f.moments.f_view([f.heads, positions, features])?.f_transpose(0, 1)?.f_contiguous()?;
-    let stencils = f.local.f_permute([1, 2, 3, 0])?.f_constant_pad_nd([0, 0, 0, 1])?;
+    let moments = moments.f_view([f.heads, positions, features])?.f_transpose(0, 1)?.f_contiguous()?;
+    let stencils = local.f_permute([1, 2, 3, 0])?.f_constant_pad_nd([0, 0, 0, 1])?;
     let stencils = stencils.f_reshape([positions * f.outputs * STENCIL, f.heads])?;
     let most = neighbours.most;
     let at_once = (PIECE / (most * f.heads * features.max(STRIP))).max(1);

@@ -11,5 +11,6 @@ mod mixed_form;
 pub mod score;
 pub mod settings;
 
+pub use closed_form::Arithmetic;
 pub use score::{Estimator, Scorer};
 pub use settings::{Edits, Method, Score, Settings, Smoothing, Start, SubjectTokens};

@@ -210,8 +210,3 @@ fn find_files(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Vec<Pa
         }
     })
 }
-
-/// Whether no element is NaN or infinite.
-pub(crate) fn all_finite(tensor: &Tensor) -> Result<bool> {
-    Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
-}

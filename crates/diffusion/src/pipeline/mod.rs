@@ -1,9 +1,15 @@
 //! Pictures from references and prompts: loads a model folder, and makes batches of pictures with it.
 
+mod batch_size;
+mod denoise;
+mod edit;
+mod finish;
+mod host;
 mod predict;
 mod prompt;
 mod request;
 mod sampling;
+mod variance;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,7 +22,7 @@ use crate::apart::Threads;
 use crate::device::{Device, Dtype};
 use crate::error::{Error, Result};
 use crate::kernels::KernelChoice;
-use crate::method::{Method, Scorer, Settings};
+use crate::method::{Arithmetic, Method, Scorer, Settings};
 use crate::model::folder::{self, MeasuredSettings};
 use crate::model::unet::Unet;
 use crate::model::vae::AutoencoderKl;
@@ -59,6 +65,7 @@ pub struct StableDiffusion {
     scheduler_config: SchedulerConfig,
     measured: MeasuredSettings,
     scorer: Scorer,
+    arithmetic: Arithmetic,
     options: LoadOptions,
     digest: [u8; 32],
     texts: Mutex<HashMap<String, Tensor>>,
@@ -69,8 +76,8 @@ pub struct StableDiffusion {
 }
 
 // SAFETY: a tensor is not `Sync` because it can be written through a shared reference. Those of a loaded model never
-// are: networks and scorer read theirs, what they compute goes into new ones, and the kept texts, behind a lock, are
-// handed out under handles that count atomically and are only read.
+// are: networks and scorer read theirs, what they compute goes into new ones, and what is kept of texts and timesteps,
+// behind locks, is handed out under handles that count atomically and is only read.
 #[allow(unsafe_code)]
 unsafe impl Sync for StableDiffusion {}
 
@@ -81,6 +88,12 @@ impl StableDiffusion {
     /// [`Error::Model`] names the file and what is wrong with it.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self> {
         reproducible_arithmetic();
+        if !options.device.multiplies(options.dtype) {
+            tracing::warn!(
+                "this processor has no instructions that multiply {}: f32 is faster on it, and more exact",
+                options.dtype.as_str()
+            );
+        }
         let index = folder::read_index(path)?;
         for left_out in &index.left_out {
             tracing::warn!(model = %path.display(), "{left_out} is left out: pictures are made without it");
@@ -118,7 +131,8 @@ impl StableDiffusion {
             let vae = AutoencoderKl::load(&folder, variant.as_deref(), kind, device, kernels)?;
             let weights = [("text_encoder", text_encoder.digest()), ("unet", unet.digest()), ("vae", vae.digest())];
             let digest = folder::digest(path, &weights)?;
-            let scorer = Scorer::new(&unet)?;
+            let arithmetic = Arithmetic::on(device);
+            let scorer = Scorer::new(&unet, arithmetic)?;
             let threads =
                 if options.device.is_cuda() || options.apart == Some(false) { None } else { Some(Threads::start()?) };
             Ok(Self {
@@ -129,6 +143,7 @@ impl StableDiffusion {
                 scheduler_config,
                 measured,
                 scorer,
+                arithmetic,
                 options: options.clone(),
                 digest,
                 texts: Mutex::default(),
@@ -161,6 +176,13 @@ impl StableDiffusion {
     /// Pads to another size from now on, such as a smaller one after [`Error::OutOfMemory`].
     pub fn set_batch_size(&mut self, batch_size: usize) {
         self.options.batch_size = batch_size.max(1);
+    }
+
+    /// Computes from now on as on another device, which is for tests: a device has the arithmetic that suits it.
+    pub fn set_arithmetic(&mut self, arithmetic: Arithmetic) -> Result<()> {
+        self.scorer = tch::no_grad(|| Scorer::new(&self.unet, arithmetic))?;
+        self.arithmetic = arithmetic;
+        Ok(())
     }
 
     /// The settings that were measured best for this model, if someone measured.

@@ -5,8 +5,8 @@ use tch::Tensor;
 use super::{APART_AT_MOST, StableDiffusion};
 use crate::apart::Threads;
 use crate::error::{Error, Result};
-use crate::method::Settings;
 use crate::method::score::Plan;
+use crate::method::{Arithmetic, Settings};
 use crate::model::unet::{Tap, TextContext};
 
 /// The keys and values of a batch's texts.
@@ -18,7 +18,7 @@ pub(super) enum Texts<'a> {
 }
 
 impl Texts<'_> {
-    /// The prompt of picture `index`.
+    /// The prompt of picture `index` alone.
     pub(super) fn conditional(&self, index: i64) -> Result<TextContext> {
         match self {
             Self::Together { all, first_conditional } => all.copies(first_conditional + index, 1),
@@ -33,9 +33,8 @@ pub(super) struct Predicted {
     pub(super) unconditional: Option<Tensor>,
     /// `ε_c`.
     pub(super) conditional: Tensor,
-    /// What was captured on the way, of which the conditional rows begin at `first_conditional`.
+    /// What was captured of the conditional rows on the way.
     pub(super) tap: Tap,
-    pub(super) first_conditional: i64,
 }
 
 impl Predicted {
@@ -92,15 +91,22 @@ impl StableDiffusion {
         match texts {
             Texts::Together { all, first_conditional } => {
                 let mut tap = plan.map_or_else(Tap::default, Plan::tap);
+                tap.first = *first_conditional;
+                // On a CPU rows that are not scored stay as they ever were, to the last bit.
+                let on_gpu = self.arithmetic == Arithmetic::Gpu;
+                tap.spares = on_gpu;
                 let (unconditional, conditional) = if *first_conditional > 0 {
-                    let output = self.unet.forward(&Tensor::f_cat(&[input, input], 0)?, timestep, all, &mut tap)?;
+                    // What comes before the first text is the same for both halves. On a CPU it is computed for each all the
+                    // same: oneDNN may round the convolutions of one row otherwise than those of two.
+                    let both = if on_gpu { input.shallow_clone() } else { Tensor::f_cat(&[input, input], 0)? };
+                    let output = self.unet.forward(&both, timestep, all, &mut tap)?;
                     let mut halves = output.f_chunk(2, 0)?;
                     let conditional = halves.remove(1);
                     (halves.pop(), conditional)
                 } else {
                     (None, self.unet.forward(input, timestep, all, &mut tap)?)
                 };
-                Ok(Predicted { unconditional, conditional, tap, first_conditional: *first_conditional })
+                Ok(Predicted { unconditional, conditional, tap })
             }
             Texts::Apart { threads, unconditional, conditional } => {
                 let row = |text: &TextContext, tap: Tap| (input.shallow_clone(), text.shallow_clone(), tap);
@@ -114,7 +120,7 @@ impl StableDiffusion {
                 let (conditional, tap) =
                     done.pop().ok_or_else(|| Error::Torch("the network gave no output".to_owned()))?;
                 let unconditional = done.pop().map(|(output, _)| output);
-                Ok(Predicted { unconditional, conditional, tap, first_conditional: 0 })
+                Ok(Predicted { unconditional, conditional, tap })
             }
         }
     }

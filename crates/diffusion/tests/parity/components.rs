@@ -87,3 +87,72 @@ fn capturing_attention_does_not_change_the_prediction() {
         assert_close(&probabilities, g.tensors.get("score.last.probabilities"), 1e-5, g.name);
     }
 }
+
+#[test]
+fn a_timestep_that_was_met_before_gives_the_bytes_that_it_gave_first() {
+    for g in configurations() {
+        let load =
+            || Unet::load(&g.model.join("unet"), g.variant(), Kind::Float, Device::Cpu, &Kernels::none()).unwrap();
+        let (sample, hidden) = (g.tensors.get("unet.sample").narrow(0, 0, 2), g.tensors.get("hidden").narrow(0, 0, 2));
+        let predict = |unet: &Unet, timestep: f64| {
+            let text = unet.prepare_text(&hidden).unwrap();
+            unet.forward(&sample, timestep, &text, &mut Tap::default()).unwrap()
+        };
+        let unet = load();
+        let first = [981.0, 500.5, 1.0].map(|timestep| (timestep, predict(&unet, timestep)));
+        for (timestep, output) in &first {
+            assert!(predict(&unet, *timestep).equal(output), "{}: {timestep} again", g.name);
+            assert!(predict(&load(), *timestep).equal(output), "{}: {timestep} by another", g.name);
+        }
+        assert!(!first[0].1.equal(&first[1].1), "{}: the timestep changes nothing", g.name);
+    }
+}
+
+#[test]
+fn what_comes_before_the_first_text_is_computed_once_for_both_halves_of_a_batch() {
+    for g in configurations() {
+        let unet = Unet::load(&g.model.join("unet"), g.variant(), Kind::Float, Device::Cpu, &Kernels::none()).unwrap();
+        let hidden = g.tensors.get("hidden").narrow(0, 0, 4);
+        for rows in [1, 2] {
+            let sample = g.tensors.get("unet.sample").narrow(0, 0, rows);
+            let text = unet.prepare_text(&hidden.narrow(0, 0, 2 * rows)).unwrap();
+            let predict = |sample: &Tensor| unet.forward(sample, 500.0, &text, &mut Tap::default()).unwrap();
+            let (apart, shared) = (predict(&Tensor::cat(&[&sample, &sample], 0)), predict(&sample));
+            assert_close(&shared, &apart, 1e-5, &format!("{}: {rows} rows", g.name));
+            assert!(!shared.narrow(0, 0, rows).equal(&shared.narrow(0, rows, rows)), "{}: the texts differ", g.name);
+        }
+    }
+}
+
+#[test]
+fn of_a_batch_whose_first_half_is_not_scored_only_the_second_is_captured() {
+    for g in configurations() {
+        let unet = Unet::load(&g.model.join("unet"), g.variant(), Kind::Float, Device::Cpu, &Kernels::none()).unwrap();
+        let layers: Vec<usize> = (0..unet.cross_attention_layers().len()).collect();
+        let sample = g.tensors.get("unet.sample").narrow(0, 0, 2);
+        let text = unet.prepare_text(&g.tensors.get("hidden").narrow(0, 0, 4)).unwrap();
+        let predict = |first: i64, spares: bool| {
+            let mut tap = Tap { first, spares, ..Tap::capture(&layers, true) };
+            let output = unet.forward(&Tensor::cat(&[&sample, &sample], 0), 500.0, &text, &mut tap).unwrap();
+            (output, tap)
+        };
+        let (output, all) = predict(0, false);
+        for spares in [false, true] {
+            let what = format!("{}, spares: {spares}", g.name);
+            let (half_output, half) = predict(2, spares);
+            assert_close(&half_output, &output, 1e-5, &what);
+            assert_eq!(half.captured.len(), all.captured.len(), "{what}");
+            let pair = |of: &dyn Fn(&Tap) -> Tensor| (of(&half), of(&all).narrow(0, 2, 2));
+            for layer in 0..layers.len() {
+                let (actual, expected) = pair(&|tap| tap.captured[layer].probabilities.shallow_clone());
+                assert_close(&actual, &expected, 1e-5, &what);
+                let (actual, expected) = pair(&|tap| tap.captured[layer].values.shallow_clone());
+                assert_close(&actual, &expected, 1e-5, &what);
+            }
+            let (actual, expected) = pair(&|tap| tap.tail_residual.as_ref().unwrap().shallow_clone());
+            assert_close(&actual, &expected, 1e-5, &what);
+            let (actual, expected) = pair(&|tap| tap.tail_input.as_ref().unwrap().shallow_clone());
+            assert_close(&actual, &expected, 1e-5, &what);
+        }
+    }
+}

@@ -32,7 +32,7 @@ fn one(model: &StableDiffusion, request: Request) -> Sample {
 }
 
 /// The distance of two tensors over the length of the second.
-fn distance(actual: &Tensor, expected: &Tensor) -> f64 {
+pub(crate) fn distance(actual: &Tensor, expected: &Tensor) -> f64 {
     let (actual, expected) = (actual.to_kind(Kind::Double), expected.to_kind(Kind::Double));
     (actual - &expected).norm().double_value(&[]) / expected.norm().double_value(&[])
 }
@@ -261,4 +261,46 @@ fn too_large_a_batch_is_out_of_memory_and_spares_the_device() {
     assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
     model.set_batch_size(1);
     one(&model, request);
+}
+
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn masks_and_pictures_are_the_same_however_many_rows_are_edited_and_decoded_together() {
+    // Ten pictures of different subjects, words and settings, on a card that takes four rows and four pictures at a time.
+    for (g, run) in method::methods().filter(|(g, _)| g.name == "demo") {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let model = load(&g, dtype, 10);
+            let request = |seed: u64| {
+                let mut request = Request { seed, ..method::request(&run, &g) };
+                request.settings.threshold = 0.1 * (seed % 5) as f64;
+                request.settings.dilation = (seed % 3) as u32;
+                request
+            };
+            let all = make(&model, &(0..10).map(request).collect::<Vec<_>>());
+            let few = make(&model, &[3, 7, 9].map(request));
+            for (few, seed) in few.iter().zip([3usize, 7, 9]) {
+                let what = format!("{} {} {seed}", run["name"], dtype.as_str());
+                assert!(few.image == all[seed].image, "{what}: the picture");
+                for (a, b) in few.edits.iter().zip(&all[seed].edits) {
+                    assert!(a.mask.equal(&b.mask) && a.scores[0].equal(&b.scores[0]), "{what}: step {}", a.step);
+                    assert_eq!((a.coverage, &a.subject_coverage), (b.coverage, &b.subject_coverage), "{what}");
+                    assert!(a.before.equal(&b.before) && a.after.equal(&b.after), "{what}: step {}", a.step);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: scripts/bench/gpu.sh check"]
+fn a_batch_size_that_nobody_named_follows_the_card_and_fits_it() {
+    let g = Golden::read("demo");
+    let device: Device = "cuda".parse().unwrap();
+    let memory = device.memory().expect("the driver says how much memory the card has");
+    assert!(memory > 1 << 30, "{memory} bytes");
+    let mut model = load(&g, Dtype::Bf16, 1);
+    let size = model.best_batch_size();
+    assert!((1..=16).contains(&size) && size.is_power_of_two(), "{size}");
+    model.set_batch_size(size);
+    one(&model, method::request(&g.facts["methods"][0], &g));
 }

@@ -12,6 +12,8 @@ mod kernels;
 mod method;
 mod model_folders;
 mod pictures;
+mod precision;
 mod runs;
 mod schedulers;
 mod scores;
+mod together;

@@ -13,7 +13,6 @@ use diorama_core::settings::Method;
 use diorama_core::task::{Reference, Task};
 use diorama_core::text::shown;
 use diorama_picture::{PictureLimits, encode_gray, encode_rgb, read_reference};
-use diorama_runtime::Source;
 use diorama_runtime::config::Config;
 use diorama_runtime::options::EngineOptions;
 use diorama_worker::SafeNames;
@@ -34,10 +33,8 @@ pub(crate) async fn run(command: &Generate, cli: &Cli, drain: CancellationToken)
         .map_err(Failure::try_again)?;
     let tensors = command.save_tensors.then(|| command.out.join("tensors.safetensors"));
     let mut options = config.engine.clone();
-    if config.source("batch_size") == &Source::Default {
-        // One picture needs no room for others, unless it should equal one that was made in a batch.
-        options.batch_size = 1;
-    }
+    // One picture needs no room for others, unless it should equal one that was made in a batch.
+    options.batch_size = options.batch_size.or(Some(1));
     let stop = drain.clone();
     let made = tokio::task::spawn_blocking(move || {
         let steps = Steps::start();

@@ -86,7 +86,7 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default_and_each_says
     assert_eq!((settings.steps, settings.guidance, settings.threshold), (Some(30), Some(2.5), Some(0.25)));
     assert_eq!(settings.edit_steps, Some(vec![5, 18]));
     assert_eq!(settings.negative_prompt.as_deref(), Some("7"));
-    assert_eq!((config.engine.batch_size, config.run.shard_size), (2, 64));
+    assert_eq!((config.engine.batch_size, config.run.shard_size), (Some(2), 64));
     assert_eq!(source_of(&config, "steps"), "flag --steps");
     assert_eq!(source_of(&config, "guidance"), "environment variable DIORAMA_GUIDANCE");
     assert_eq!(source_of(&config, "threshold"), format!("file {}", folder.path().join(DEFAULT_FILE).display()));
@@ -108,7 +108,7 @@ fn each_key_is_declared_once_and_its_default_is_of_its_type_and_in_its_range() {
 #[test]
 fn without_any_source_the_defaults_are_in_force() {
     let config = load(&Sources::default()).unwrap();
-    assert_eq!((config.engine.batch_size, config.engine.device.as_str()), (4, "auto"));
+    assert_eq!((config.engine.batch_size, config.engine.device.as_str()), (None, "auto"));
     assert_eq!((config.run.shard_size, config.run.retry_delay), (64, 5.0));
     assert_eq!((config.worker.pool.as_str(), config.client.pool.as_str()), ("default", "default"));
     assert_eq!((config.coordinator.gc_grace, config.coordinator.scratch), (86_400.0, None));

@@ -32,6 +32,8 @@ pub enum OnInvalid {
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Dtype {
+    /// What suits the device: `bf16` on a GPU, `f32` on a CPU.
+    Auto,
     /// 32 bits.
     F32,
     /// 16 bits with the exponent of `f32`.

@@ -37,13 +37,13 @@ keys! {
             Kind::Text("the part of a file's name between its stem and .safetensors, such as fp16");
         /// The device: auto (the first GPU if there is one, else the CPU), cpu, cuda (the first GPU) or cuda:N.
         device: DeviceName = "auto", "DEVICE", Kind::Text("auto, cpu, cuda or cuda:N");
-        /// The precision that the model computes in (unset: f32 on a CPU, bf16 on a GPU).
-        dtype: Option<Dtype>, "TYPE", Kind::OneOf(Dtype::VARIANTS);
+        /// The precision that the model computes in: auto (f32 on a CPU, bf16 on a GPU), f32, bf16 or f16.
+        dtype: Dtype = Dtype::Auto, "TYPE", Kind::OneOf(Dtype::VARIANTS);
         /// Whose GPU kernels run besides cuDNN's and cuBLAS's: auto (our own if they agree with libtorch's when the model is
         /// loaded, else libtorch's) or libtorch.
         kernels: Kernels = Kernels::Auto, "NAME", Kind::OneOf(Kernels::VARIANTS);
-        /// Tasks per padded batch.
-        batch_size: usize = 4, "N", Kind::Whole(Range::new(1.0, 256.0));
+        /// Tasks per padded batch (unset: 4 on a CPU, 1 to 16 on a GPU, by its memory).
+        batch_size: Option<usize>, "N", Kind::Whole(Range::new(1.0, 256.0));
         /// For the synthetic engine: milliseconds per batch.
         synthetic_latency: u64 = 0, "MS", Kind::Whole(Range::new(0.0, 60_000.0));
         /// For the synthetic engine: the share of tasks that fail.

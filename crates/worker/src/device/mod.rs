@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use diorama_backends::blocking::panic_message;
 use diorama_core::causes;
-use diorama_core::generator::{BatchKey, Generated, Generator, Job};
+use diorama_core::generator::{BatchKey, Generator, Job, Made};
 use diorama_core::measure::{Measurer, Subject, needed_networks};
 use diorama_core::outcome::TaskError;
 use diorama_core::record::GeneratorInfo;
@@ -68,8 +68,8 @@ struct MeasurerInfo {
 /// A batch that the device has done.
 #[derive(Debug)]
 pub struct Batch {
-    /// One result a job, in the batch's order.
-    pub results: Vec<Result<Generated, TaskError>>,
+    /// One result a job, in the batch's order; what is left to do of each is for another thread.
+    pub results: Vec<Result<Made, TaskError>>,
     /// Seconds that the model ran.
     pub device_seconds: f64,
 }

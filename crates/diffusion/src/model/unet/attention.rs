@@ -22,6 +22,15 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// All rows of `x`, one after the other, again and again until there are `rows`: from where on each meets several texts.
+pub(super) fn repeated(x: &Tensor, rows: i64) -> Result<Tensor> {
+    let times = rows / x.size()[0].max(1);
+    if times <= 1 {
+        return Ok(x.shallow_clone());
+    }
+    Ok(Tensor::f_cat(&vec![x; times as usize], 0)?)
+}
+
 /// Attention of positions to positions.
 struct SelfAttention {
     q: Linear,
@@ -104,28 +113,48 @@ impl CrossAttention {
             .layers
             .get(layer)
             .ok_or_else(|| Error::Torch("the text was prepared for another network".to_owned()))?;
-        let q = split_heads(&self.q.forward(x)?, self.heads)?;
-        if !cursor.tap.wants(layer) {
-            return self.out.forward(&merge_heads(&attend(&q, k, v, self.upcast)?)?);
-        }
-        let mut probabilities = probabilities(&q, k)?;
-        if let Some(perturb) = cursor.tap.perturb.as_ref().filter(|p| p.layer == layer) {
+        let q = repeated(&split_heads(&self.q.forward(x)?, self.heads)?, k.size()[0])?;
+        let mixed = if cursor.tap.wants(layer) {
+            let spared = if cursor.tap.spares { cursor.tap.first } else { 0 };
+            let rest = |x: &Tensor| x.f_narrow(0, spared, x.size()[0] - spared);
+            let formed = Self::tapped(&rest(&q)?, &rest(k)?, &rest(v)?, layer, (height, width), cursor.tap)?;
+            if spared > 0 {
+                let first = |x: &Tensor| x.f_narrow(0, 0, spared);
+                Tensor::f_cat(&[attend(&first(&q)?, &first(k)?, &first(v)?, self.upcast)?, formed], 0)?
+            } else {
+                formed
+            }
+        } else {
+            attend(&q, k, v, self.upcast)?
+        };
+        self.out.forward(&merge_heads(&mixed)?)
+    }
+
+    /// Attention by probabilities, which the tap disturbs and keeps.
+    fn tapped(
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        layer: usize,
+        (height, width): (i64, i64),
+        tap: &mut Tap,
+    ) -> Result<Tensor> {
+        let mut probabilities = probabilities(q, k)?;
+        if let Some(perturb) = tap.perturb.as_ref().filter(|p| p.layer == layer) {
             probabilities = probabilities.f_mul(&perturb.factor)?;
         }
-        if cursor.tap.layers.contains(&layer) {
-            if cursor.tap.differentiable {
+        if tap.layers.contains(&layer) {
+            if tap.differentiable {
                 probabilities = probabilities.f_detach()?.f_set_requires_grad(true)?;
             }
-            cursor.tap.captured.push(Captured {
-                layer,
-                probabilities: probabilities.shallow_clone(),
-                values: v.shallow_clone(),
-                height,
-                width,
-            });
+            // A leaf is kept as it is: a view of it would have no gradient.
+            let kept = |x: &Tensor| -> Result<Tensor> {
+                if tap.spares || tap.first == 0 { Ok(x.shallow_clone()) } else { tap.rows(x) }
+            };
+            let (kept_probabilities, values) = (kept(&probabilities)?, kept(v)?);
+            tap.captured.push(Captured { layer, probabilities: kept_probabilities, values, height, width });
         }
-        let mixed = probabilities.f_to_kind(v.kind())?.f_matmul(v)?;
-        self.out.forward(&merge_heads(&mixed)?)
+        Ok(probabilities.f_to_kind(v.kind())?.f_matmul(v)?)
     }
 }
 
@@ -186,10 +215,11 @@ impl TransformerBlock {
 
     fn forward(&self, x: &Tensor, size: (i64, i64), cursor: &mut Cursor<'_>, last: bool) -> Result<Tensor> {
         let (x, h) = self.norm2.forward_sum(self.self_attention.forward(&self.norm1.forward(x)?)?, x)?;
-        let (x, h) = self.norm3.forward_sum(self.cross_attention.forward(&h, size, cursor)?, &x)?;
-        if last && cursor.tap.tail {
-            // Each later layer overwrites it: what stays is the last layer's.
-            cursor.tap.tail_residual = Some(x.shallow_clone());
+        let attended = self.cross_attention.forward(&h, size, cursor)?;
+        let rows = attended.size()[0];
+        let (x, h) = self.norm3.forward_sum(attended, &repeated(&x, rows)?)?;
+        if last {
+            cursor.tap.capture_tail_residual(&x)?;
         }
         add(self.ff_out.forward(&self.gated(&h)?)?, &x)
     }
@@ -267,9 +297,10 @@ impl TransformerModel {
         for (i, block) in self.blocks.iter().enumerate() {
             h = block.forward(&h, (height, width), cursor, i + 1 == self.blocks.len())?;
         }
-        let h = self.proj_out.forward(&h)?.f_view([b, height, width, c])?.f_permute([0, 3, 1, 2])?;
+        let rows = h.size()[0];
+        let h = self.proj_out.forward(&h)?.f_view([rows, height, width, c])?.f_permute([0, 3, 1, 2])?;
         // The sum takes its memory order, plane by plane, from its first term.
-        Ok(x.f_add(&h)?)
+        Ok(repeated(x, rows)?.f_add(&h)?)
     }
 
     pub(super) fn each_cross_attention(&self, visit: &mut dyn FnMut(&CrossAttention) -> Result<()>) -> Result<()> {

@@ -3,8 +3,9 @@
 
 use tch::Tensor;
 
-use super::attention::{CrossAttention, Cursor, TransformerModel, TransformerShape};
+use super::attention::{CrossAttention, Cursor, TransformerModel, TransformerShape, repeated};
 use super::config::{BlockConfig, UnetConfig};
+use super::time::TimeCursor;
 use crate::error::{Error, Result};
 use crate::model::nn::{Conv2d, GroupNorm, Linear};
 use crate::model::weights::Weights;
@@ -36,10 +37,10 @@ impl ResnetBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, temb: &Tensor) -> Result<Tensor> {
+    /// `time` `[1, C, 1, 1]` is what the timestep adds.
+    fn forward(&self, x: &Tensor, time: &Tensor) -> Result<Tensor> {
         let h = self.norm1.forward_silu(x)?;
-        let time = self.time.forward(&temb.f_silu()?)?.f_unsqueeze(-1)?.f_unsqueeze(-1)?;
-        let h = self.norm2.forward_silu(self.conv1.begin(&h, Some(time))?)?;
+        let h = self.norm2.forward_silu(self.conv1.begin(&h, Some(time.shallow_clone()))?)?;
         match &self.shortcut {
             Some(shortcut) => self.conv2.forward_plus(&h, shortcut.begin(x, None)?),
             None => self.conv2.forward_plus(&h, x.into()),
@@ -112,12 +113,12 @@ impl DownBlock {
     pub(super) fn forward(
         &self,
         mut h: Tensor,
-        temb: &Tensor,
+        time: &mut TimeCursor<'_>,
         skips: &mut Vec<Tensor>,
         cursor: &mut Cursor<'_>,
     ) -> Result<Tensor> {
         for (j, resnet) in self.resnets.iter().enumerate() {
-            h = resnet.forward(&h, temb)?;
+            h = resnet.forward(&h, time.next()?)?;
             if let Some(transformer) = self.transformers.get(j) {
                 h = transformer.forward(&h, cursor)?;
             }
@@ -131,6 +132,11 @@ impl DownBlock {
             skips.push(h.shallow_clone());
         }
         Ok(h)
+    }
+
+    /// The projections of the timestep, in the order in which their blocks run.
+    pub(super) fn time_projections(&self) -> impl Iterator<Item = &Linear> {
+        self.resnets.iter().map(|resnet| &resnet.time)
     }
 
     pub(super) fn each_cross_attention(&self, visit: &mut dyn FnMut(&CrossAttention) -> Result<()>) -> Result<()> {
@@ -155,10 +161,15 @@ impl MidBlock {
         })
     }
 
-    pub(super) fn forward(&self, h: Tensor, temb: &Tensor, cursor: &mut Cursor<'_>) -> Result<Tensor> {
-        let h = self.first.forward(&h, temb)?;
+    pub(super) fn forward(&self, h: Tensor, time: &mut TimeCursor<'_>, cursor: &mut Cursor<'_>) -> Result<Tensor> {
+        let h = self.first.forward(&h, time.next()?)?;
         let h = self.transformer.forward(&h, cursor)?;
-        self.second.forward(&h, temb)
+        self.second.forward(&h, time.next()?)
+    }
+
+    /// The projections of the timestep, in the order in which their blocks run.
+    pub(super) fn time_projections(&self) -> impl Iterator<Item = &Linear> {
+        [&self.first.time, &self.second.time].into_iter()
     }
 
     pub(super) fn each_cross_attention(&self, visit: &mut dyn FnMut(&CrossAttention) -> Result<()>) -> Result<()> {
@@ -204,14 +215,15 @@ impl UpBlock {
     pub(super) fn forward(
         &self,
         mut h: Tensor,
-        temb: &Tensor,
+        time: &mut TimeCursor<'_>,
         skips: &mut Vec<Tensor>,
         cursor: &mut Cursor<'_>,
     ) -> Result<Tensor> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             let skip =
                 skips.pop().ok_or_else(|| Error::Torch("the up path has more blocks than the down path".into()))?;
-            h = resnet.forward(&Tensor::f_cat(&[h, skip], 1)?, temb)?;
+            let skip = repeated(&skip, h.size()[0])?;
+            h = resnet.forward(&Tensor::f_cat(&[h, skip], 1)?, time.next()?)?;
             if let Some(transformer) = self.transformers.get(j) {
                 h = transformer.forward(&h, cursor)?;
             }
@@ -230,6 +242,11 @@ impl UpBlock {
     /// The transformer that the block ends with, if it does.
     pub(super) fn last_transformer(&self) -> Option<&TransformerModel> {
         if self.upsample.is_some() { None } else { self.transformers.last() }
+    }
+
+    /// The projections of the timestep, in the order in which their blocks run.
+    pub(super) fn time_projections(&self) -> impl Iterator<Item = &Linear> {
+        self.resnets.iter().map(|resnet| &resnet.time)
     }
 
     pub(super) fn each_cross_attention(&self, visit: &mut dyn FnMut(&CrossAttention) -> Result<()>) -> Result<()> {

@@ -6,6 +6,7 @@ mod blocks;
 mod config;
 mod tail;
 mod tap;
+mod time;
 
 use std::path::Path;
 
@@ -16,6 +17,7 @@ use self::blocks::{DownBlock, MidBlock, UpBlock};
 use self::config::UnetConfig;
 pub use self::tail::Tail;
 pub use self::tap::{Captured, Perturbation, Tap};
+use self::time::{Additions, TimeCursor, TimeEmbedding};
 use super::nn::{Conv2d, GroupNorm, Linear};
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -24,11 +26,8 @@ use crate::kernels::Kernels;
 /// The denoising network of one model.
 pub struct Unet {
     conv_in: Conv2d,
-    time_channels: i64,
-    flip_sin_to_cos: bool,
-    freq_shift: f64,
-    time_1: Linear,
-    time_2: Linear,
+    time_embedding: TimeEmbedding,
+    additions: Additions,
     down: Vec<DownBlock>,
     mid: MidBlock,
     up: Vec<UpBlock>,
@@ -77,15 +76,11 @@ impl Unet {
         let w = Weights::open(folder, "diffusion_pytorch_model", variant, kind, device)?.with_kernels(kernels);
         let (digest, parameters) = (w.digest(), w.parameters());
         let first = config.channels[0];
-        let temb = first * 4;
         let mut layers = Vec::new();
         let unet = Self {
             conv_in: Conv2d::load(&w, "conv_in", (4, first), 3, 1, 1)?,
-            time_channels: first,
-            flip_sin_to_cos: config.flip_sin_to_cos,
-            freq_shift: config.freq_shift,
-            time_1: Linear::load(&w, "time_embedding.linear_1", first, temb, true)?,
-            time_2: Linear::load(&w, "time_embedding.linear_2", temb, temb, true)?,
+            time_embedding: TimeEmbedding::load(&w, first, config.flip_sin_to_cos, config.freq_shift)?,
+            additions: Additions::default(),
             down: DownBlock::load_all(&w, &config, &mut layers)?,
             mid: MidBlock::load(&w, &config, &mut layers)?,
             up: UpBlock::load_all(&w, &config, &mut layers)?,
@@ -134,6 +129,11 @@ impl Unet {
         self.kind
     }
 
+    /// Channels at the latents' resolution, where it begins and ends.
+    pub fn channels(&self) -> i64 {
+        self.conv_in.weight.size().first().copied().unwrap_or_default()
+    }
+
     /// The number of its weights.
     pub fn parameters(&self) -> usize {
         self.parameters
@@ -156,17 +156,22 @@ impl Unet {
     }
 
     /// The model output for `sample` `[B, 4, h, w]` at `timestep`, float32. `tap` captures or perturbs attention.
+    ///
+    /// Where `text` has n times as many rows, the output has too: the samples, one after the other, with the first B
+    /// texts, then again with the next. What lies before the first cross-attention is then computed once for all n, which
+    /// is exact: it sees no text.
     pub fn forward(&self, sample: &Tensor, timestep: f64, text: &TextContext, tap: &mut Tap) -> Result<Tensor> {
-        let temb = self.time_embedding(timestep)?;
+        let additions = self.time_additions(timestep)?;
+        let mut time = TimeCursor::new(&additions);
         let mut h = self.conv_in.forward(&sample.f_to_device(self.device)?.f_to_kind(self.kind)?.f_contiguous()?)?;
         let mut skips = vec![h.shallow_clone()];
         let mut cursor = attention::Cursor::new(text, tap);
         for block in &self.down {
-            h = block.forward(h, &temb, &mut skips, &mut cursor)?;
+            h = block.forward(h, &mut time, &mut skips, &mut cursor)?;
         }
-        h = self.mid.forward(h, &temb, &mut cursor)?;
+        h = self.mid.forward(h, &mut time, &mut cursor)?;
         for block in &self.up {
-            h = block.forward(h, &temb, &mut skips, &mut cursor)?;
+            h = block.forward(h, &mut time, &mut skips, &mut cursor)?;
         }
         tap.capture_tail_input(&h)?;
         let h = self.conv_out.forward(&self.norm_out.forward_silu(&h)?)?;
@@ -180,18 +185,14 @@ impl Unet {
         Some(Tail { transformer, norm_out: &self.norm_out, conv_out: &self.conv_out })
     }
 
-    /// Sinusoidal features of the timestep through two linear layers: `[1, 4·C0]`.
-    fn time_embedding(&self, timestep: f64) -> Result<Tensor> {
-        let half = self.time_channels / 2;
-        let options = (Kind::Float, self.device);
-        let exponent = Tensor::f_arange(half, options)?
-            .f_mul_scalar(-(10_000f64.ln()))?
-            .f_div_scalar(half as f64 - self.freq_shift)?;
-        let angles = exponent.f_exp()?.f_mul_scalar(timestep)?;
-        let (sin, cos) = (angles.f_sin()?, angles.f_cos()?);
-        let parts = if self.flip_sin_to_cos { [cos, sin] } else { [sin, cos] };
-        let features = Tensor::f_cat(&parts, 0)?.f_unsqueeze(0)?.f_to_kind(self.kind)?;
-        self.time_2.forward(&self.time_1.forward(&features)?.f_silu()?)
+    /// What the timestep adds to each residual block, in the order in which they run: `[1, C, 1, 1]` each.
+    fn time_additions(&self, timestep: f64) -> Result<Vec<Tensor>> {
+        self.additions.at(timestep, || {
+            let down = self.down.iter().flat_map(DownBlock::time_projections);
+            let up = self.up.iter().flat_map(UpBlock::time_projections);
+            let projections: Vec<&Linear> = down.chain(self.mid.time_projections()).chain(up).collect();
+            self.time_embedding.additions(timestep, &projections)
+        })
     }
 
     fn each_cross_attention(&self, visit: &mut dyn FnMut(&CrossAttention) -> Result<()>) -> Result<()> {

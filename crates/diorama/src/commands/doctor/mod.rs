@@ -68,7 +68,9 @@ fn engine(options: &EngineOptions) -> Vec<Finding> {
         Some(folder) => match maker::make(options) {
             Ok(maker) => {
                 let info = maker.as_generator().info().clone();
-                let found = format!("{}, {} on {} ({})", folder.display(), info.dtype, info.device, info.model_sha256);
+                let (dtype, device, batch) = (&info.dtype, &info.device, info.batch_size);
+                let found =
+                    format!("{}, {dtype} on {device}, {batch} in a batch ({})", folder.display(), info.model_sha256);
                 checks.push(Finding::ok("model", found));
                 checks.extend(maker.kernels().map(|kernels| Finding::ok("kernels", kernels)));
             }

@@ -86,10 +86,10 @@ pub(crate) async fn run(command: &Replay, cli: &Cli, drain: CancellationToken) -
 fn options(config: &Config, record: &Record) -> EngineOptions {
     let mut options = config.engine.clone();
     if !config.source("batch_size").is_given() {
-        options.batch_size = record.generator.batch_size;
+        options.batch_size = Some(record.generator.batch_size);
     }
     if !config.source("dtype").is_given() && options.engine == EngineKind::Libtorch {
-        options.dtype = serde_json::from_value(serde_json::json!(record.generator.dtype)).ok().or(options.dtype);
+        options.dtype = serde_json::from_value(serde_json::json!(record.generator.dtype)).unwrap_or(options.dtype);
     }
     if !config.source("kernels").is_given() && !record.generator.library.ends_with(OWN_KERNELS) {
         options.kernels = Kernels::Libtorch;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use diorama_backends::blocking::panic_message;
-use diorama_core::generator::{BatchKey, Generated, GeneratorError, Job};
+use diorama_core::generator::{BatchKey, GeneratorError, Job, Made};
 use diorama_core::measure::{MeasureError, Measurer, Subject};
 use diorama_core::outcome::{ErrorCode, TaskError};
 use diorama_core::task::Task;
@@ -22,7 +22,7 @@ pub(super) struct Owner {
 
 /// How one call of the generator ended.
 enum Call {
-    Done(Vec<Result<Generated, TaskError>>),
+    Done(Vec<Result<Made, TaskError>>),
     OutOfMemory(String),
     Failed(String),
 }
@@ -123,7 +123,7 @@ impl Owner {
         &mut self,
         job: &Job,
         unwanted: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Result<Generated, TaskError>, DeviceError> {
+    ) -> Result<Result<Made, TaskError>, DeviceError> {
         match self.fitting(std::slice::from_ref(job), unwanted)? {
             Call::Done(mut made) => Ok(made.remove(0)),
             Call::OutOfMemory(message) => Ok(Err(out_of_memory(&message))),
@@ -163,7 +163,7 @@ impl Owner {
             return Err(DeviceError::Stopped);
         }
         batch.iter().for_each(|job| fault::task(job.task.custom_id.as_str()));
-        match catch_unwind(AssertUnwindSafe(|| self.engine.generator.generate(batch, &stop))) {
+        match catch_unwind(AssertUnwindSafe(|| self.engine.generator.make(batch, &stop))) {
             Ok(Ok(made)) if made.len() == batch.len() => Ok(Call::Done(made)),
             Ok(Ok(made)) => Ok(Call::Failed(format!("{} results came back for {} tasks", made.len(), batch.len()))),
             Ok(Err(GeneratorError::OutOfMemory { message, .. })) => Ok(Call::OutOfMemory(message)),

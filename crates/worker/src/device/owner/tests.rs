@@ -1,4 +1,7 @@
-use diorama_core::generator::Generator;
+use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
+
+use diorama_core::generator::{Generated, Generator};
 use diorama_core::id::{CustomId, Seed, TaskIndex};
 use diorama_core::record::GeneratorInfo;
 use diorama_core::settings::{Method, Settings};
@@ -92,7 +95,7 @@ fn a_panic_or_an_error_of_the_model_fails_its_own_task_and_neither_its_mates_nor
         let made = owner.run(&jobs(6), &|| false).unwrap().results;
         for (index, made) in made.into_iter().enumerate() {
             match made {
-                Ok(made) => assert_eq!(made.record.custom_id.as_str(), format!("t{index}")),
+                Ok(made) => assert_eq!(made.finish().unwrap().record.custom_id.as_str(), format!("t{index}")),
                 Err(error) => {
                     assert_eq!((index, error.code, error.retryable), (1, ErrorCode::ModelError, true));
                     assert!(error.message.contains(words), "{}", error.message);
@@ -115,7 +118,8 @@ fn a_lost_device_ends_everything_and_another_process_may_try() {
 fn a_batch_that_does_not_fit_is_made_in_smaller_ones_and_the_size_is_remembered() {
     let mut owner = cramped(16, 3);
     let made = owner.run(&jobs(11), &|| false).unwrap().results;
-    let ids: Vec<String> = made.into_iter().map(|made| made.unwrap().record.custom_id.to_string()).collect();
+    let ids: Vec<String> =
+        made.into_iter().map(|made| made.unwrap().finish().unwrap().record.custom_id.to_string()).collect();
     assert_eq!(ids, (0..11).map(|index| format!("t{index}")).collect::<Vec<_>>());
     assert_eq!(owner.batch_size(), 2);
 }
@@ -136,6 +140,59 @@ fn a_device_without_memory_for_one_picture_fails_each_task_for_another_try() {
         assert_eq!(error.code, ErrorCode::OutOfMemory);
         assert!(error.message.contains("even one picture"), "{}", error.message);
     }
+}
+
+/// Leaves each picture unfinished, as a model does whose heat maps are still to be drawn.
+struct Unfinished {
+    inner: FlatGenerator,
+    finished_on: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+impl Generator for Unfinished {
+    fn info(&self) -> &GeneratorInfo {
+        self.inner.info()
+    }
+
+    fn check(&self, task: &Task) -> Result<BatchKey, TaskError> {
+        self.inner.check(task)
+    }
+
+    fn generate(
+        &mut self,
+        batch: &[Job],
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Result<Generated, TaskError>>, GeneratorError> {
+        self.inner.generate(batch, stop)
+    }
+
+    fn make(
+        &mut self,
+        batch: &[Job],
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Result<Made, TaskError>>, GeneratorError> {
+        let unfinished = |generated| {
+            let finished_on = self.finished_on.clone();
+            Made::unfinished(move || {
+                finished_on.lock().unwrap().push(std::thread::current().id());
+                Ok(generated)
+            })
+        };
+        Ok(self.inner.generate(batch, stop)?.into_iter().map(|made| made.map(unfinished)).collect())
+    }
+}
+
+#[test]
+fn what_needs_no_device_is_left_to_whoever_waits_for_it() {
+    let finished_on = Arc::new(Mutex::new(Vec::new()));
+    let generator = Unfinished { inner: FlatGenerator::new(2), finished_on: finished_on.clone() };
+    let engine = Engine { generator: Box::new(generator), measurer: None };
+    let mut owner = Owner { engine, stop: CancellationToken::new() };
+    let batch = std::thread::spawn(move || owner.run(&jobs(5), &|| false).unwrap()).join().unwrap();
+    assert!(finished_on.lock().unwrap().is_empty(), "the device did it");
+    for made in batch.results {
+        made.unwrap().finish().unwrap();
+    }
+    assert_eq!(*finished_on.lock().unwrap(), [std::thread::current().id(); 5]);
 }
 
 /// Has no memory for the first picture, panics at the second, and measures the others.
