@@ -268,7 +268,7 @@ impl TransformerModel {
             h = block.forward(&h, (height, width), cursor, i + 1 == self.blocks.len())?;
         }
         let h = self.proj_out.forward(&h)?.f_view([b, height, width, c])?.f_permute([0, 3, 1, 2])?;
-        // The sum takes its memory order, plane by plane, from its first term.
+        // The sum takes its memory order from its first term.
         Ok(x.f_add(&h)?)
     }
 
