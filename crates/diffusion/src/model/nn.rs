@@ -69,11 +69,11 @@ impl From<&Tensor> for FeatureMap<'_> {
 
 /// A square convolution.
 ///
-/// Feature maps lie plane by plane, on GPUs too, but where our own kernels run; networks see to that where they begin.
-/// Their convolutions are fastest over the channels of a pixel side by side,
-/// but libtorch's group norm knows planes only, and its copies to and fro cost more than that gains: on an H100 in
-/// bfloat16, Stable Diffusion v1.5's size at batch 16, 7.3 pictures/s plane by plane and 6.5 with channels last. Our own
-/// group norm knows that order: where it runs, weights are kept in it, and cuDNN gives each map as it takes the weights.
+/// On libtorch's kernels feature maps lie plane by plane, on GPUs too; networks see to that where they begin. Their
+/// convolutions are fastest over the channels of a pixel side by side, but libtorch's group norm knows planes only, and
+/// its copies to and fro cost more than that gains: on an H100 in bfloat16, Stable Diffusion v1.5's size at batch 16, 7.3
+/// pictures/s plane by plane and 6.5 with channels last. Our own group norm knows that order: where it runs, weights are
+/// kept in it, and cuDNN gives each map as it takes the weights.
 pub struct Conv2d {
     /// `[outputs, inputs, kernel, kernel]`.
     pub weight: Tensor,

@@ -299,7 +299,7 @@ impl TransformerModel {
         }
         let rows = h.size()[0];
         let h = self.proj_out.forward(&h)?.f_view([rows, height, width, c])?.f_permute([0, 3, 1, 2])?;
-        // The sum takes its memory order, plane by plane, from its first term.
+        // The sum takes its memory order from its first term.
         Ok(repeated(x, rows)?.f_add(&h)?)
     }
 

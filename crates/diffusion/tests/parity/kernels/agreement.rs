@@ -38,12 +38,14 @@ fn assert_rounded(actual: &Tensor, exact: &Tensor, kind: Kind, what: &str) {
     assert_rounded_after(actual, exact, 0.0, kind, what);
 }
 
+/// The same where numbers up to `added` were added before they cancelled: float32 rounds each of them a few times, and
+/// squares around an outlier more than that.
 #[track_caller]
 fn assert_rounded_after(actual: &Tensor, exact: &Tensor, added: f64, kind: Kind, what: &str) {
     assert_eq!(actual.size(), exact.size(), "{what}");
     assert_eq!(actual.kind(), kind, "{what}");
-    let largest = exact.abs().max().double_value(&[]).max(added / 8.0);
-    let bound = exact.abs() * allowed(kind) + largest * 2e-6;
+    let largest = exact.abs().max().double_value(&[]);
+    let bound = exact.abs() * allowed(kind) + largest * 2e-6 + added * 1e-5;
     let beyond = ((double(actual) - exact).abs() / bound).max().double_value(&[]);
     assert!(beyond <= 1.0, "{what}: {beyond} times what is allowed");
 }

@@ -1,12 +1,13 @@
 // The kernels for a CPU, as a shared library: `run_NAME` runs a whole grid with the arguments that cuLaunchKernel takes.
 #include "cuda_on_cpu.h"
 #include "kernels.cu"
-#include <utility>
 
+// g++'s __integer_pack is what std::index_sequence is made of.
+template <size_t... I> struct Numbers {};
 template <class... A, size_t... I>
-static void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) { kernel(*(A*)arguments[I]...); }
+static void call(void (*kernel)(A...), void** arguments, Numbers<I...>) { kernel(*(A*)arguments[I]...); }
 template <class... A> static void call(void (*kernel)(A...), void** arguments) {
-  call(kernel, arguments, std::index_sequence_for<A...>{});
+  call(kernel, arguments, Numbers<__integer_pack(sizeof...(A))...>{});
 }
 
 #define RUN(name)                                                                                                         \

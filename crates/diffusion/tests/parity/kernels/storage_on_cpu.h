@@ -8,7 +8,7 @@ static inline float of_bits(unsigned u) { float x; memcpy(&x, &u, 4); return x; 
 static inline float widen(bf16 x) { return of_bits((unsigned)x.bits << 16); }
 template <> inline bf16 rounded<bf16>(float x) {
   const unsigned u = bits_of(x);
-  return isnan(x) ? bf16{0x7fff} : bf16{(unsigned short)((u + 0x7fff + (u >> 16 & 1)) >> 16)};
+  return __builtin_isnan(x) ? bf16{0x7fff} : bf16{(unsigned short)((u + 0x7fff + (u >> 16 & 1)) >> 16)};
 }
 
 static inline float widen(f16 x) {
@@ -19,9 +19,9 @@ static inline float widen(f16 x) {
 template <> inline f16 rounded<f16>(float x) {
   const unsigned sign = bits_of(x) >> 16 & 0x8000, u = bits_of(fabsf(x));
   unsigned bits;
-  if (isnan(x)) bits = 0x7fff;
+  if (__builtin_isnan(x)) bits = 0x7fff;
   else if (fabsf(x) >= 65520) bits = 0x7c00;
-  else if (fabsf(x) < 0x1p-14f) bits = (unsigned)nearbyintf(fabsf(x) * 0x1p24f);
+  else if (fabsf(x) < 0x1p-14f) bits = (unsigned)__builtin_nearbyintf(fabsf(x) * 0x1p24f);
   else bits = (u - (112u << 23) + 0xfff + (u >> 13 & 1)) >> 13;
   return f16{(unsigned short)(sign | bits)};
 }

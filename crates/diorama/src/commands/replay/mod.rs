@@ -91,10 +91,15 @@ fn options(config: &Config, record: &Record) -> EngineOptions {
     if !config.source("dtype").is_given() && options.engine == EngineKind::Libtorch {
         options.dtype = serde_json::from_value(serde_json::json!(record.generator.dtype)).unwrap_or(options.dtype);
     }
-    if !config.source("kernels").is_given() && !record.generator.library.ends_with(OWN_KERNELS) {
-        options.kernels = Kernels::Libtorch;
+    if !config.source("kernels").is_given() {
+        options.kernels = kernels(&record.generator.library);
     }
     options
+}
+
+/// The kernels that a record's library ran on; our own still have to agree with libtorch's here.
+fn kernels(library: &str) -> Kernels {
+    if library.ends_with(OWN_KERNELS) { Kernels::Auto } else { Kernels::Libtorch }
 }
 
 /// The file that the reference is read from, where it is one.
@@ -233,5 +238,11 @@ mod tests {
     fn the_difference_of_two_pictures_is_taken_over_every_colour() {
         assert_eq!(difference(&[0, 10, 255, 7], &[0, 10, 255, 7]), (0, 0.0));
         assert_eq!(difference(&[0, 10, 255, 7], &[4, 10, 155, 7]), (100, 26.0));
+    }
+
+    #[test]
+    fn a_picture_made_on_libtorchs_kernels_is_made_on_them_again() {
+        assert_eq!(kernels("libtorch 2.11.0"), Kernels::Libtorch);
+        assert_eq!(kernels(&format!("libtorch 2.11.0{OWN_KERNELS}")), Kernels::Auto);
     }
 }
