@@ -120,13 +120,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_asked_is_refused_with_what_is_near_and_where() {
+        let nothing: &[&str] = &[];
         for (measures, accept, expected) in [
             (&["cilp"][..], None, "measures: cilp is not a measure; did you mean clip?"),
             (&["lpips"][..], None, "did you mean lpips_alex, lpips_vgg or lpips_squeeze?"),
             (&["fid"][..], None, "fid is a measure of sets"),
-            (&[][..], Some("clip >"), "a number was expected"),
-            (&[][..], Some("kid < 3"), "kid is a measure of sets"),
-            (&[][..], Some("zebra < 3"), "zebra is not a measure; they are psnr, ssim"),
+            (nothing, Some("clip >"), "a number was expected"),
+            (nothing, Some("kid < 3"), "kid is a measure of sets"),
+            (nothing, Some("zebra < 3"), "zebra is not a measure; they are psnr, ssim"),
         ] {
             let refused = read(measures, accept).unwrap_err();
             assert!(refused.contains(expected), "{refused}");
