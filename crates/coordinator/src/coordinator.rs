@@ -209,7 +209,7 @@ pub(crate) fn next(history: &History) -> Next {
     if let Some(ending) = history.ending() {
         return Next::End(ending.state);
     }
-    if history.state() == Some(RunState::Cancelled) && !mutant::is_back(Mutant::CancelIsForgotten) {
+    if history.is_cancelled() && !mutant::is_back(Mutant::CancelIsForgotten) {
         return Next::BeginCancelledEnding;
     }
     if history.reopening().is_some() {

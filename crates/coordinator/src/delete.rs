@@ -4,7 +4,7 @@
 //! nobody then; the log itself goes last, and a note that the run was there stays for a while, because a worker that was
 //! cut off may still write something under its name.
 
-use diorama_backends::objects::ObjectError;
+use diorama_backends::objects::{ObjectError, check_key};
 use diorama_core::id::RunId;
 use diorama_core::key::{COMMITS, DECISIONS, ObjectKey, SharedKey};
 use diorama_protocol::decision::Act;
@@ -80,7 +80,9 @@ async fn remove_below(
     let (mut after, mut removed): (Option<String>, u64) = (None, 0);
     loop {
         let page = objects.list(&store.relative(""), after.as_deref(), PAGE).await?;
-        let keys: Vec<String> = page.objects.into_iter().map(|object| object.key).filter(|key| goes(key)).collect();
+        // What has no name of ours cannot be removed by one, and keeps nothing else from going.
+        let ours = page.objects.into_iter().map(|object| object.key).filter(|key| check_key(key).is_ok());
+        let keys: Vec<String> = ours.filter(|key| goes(key)).collect();
         objects.delete_all(&keys).await?;
         removed += keys.len() as u64;
         fault::point("delete.after-page");

@@ -97,10 +97,37 @@ pub(crate) async fn pause(
     reason: &str,
 ) -> Result<(), CoordinatorError> {
     tracing::error!(%run, reason, "the run is paused");
-    let mut history = store.history().await?;
-    let act = Act::Paused { reason: Some(reason.to_owned()) };
+    let history = store.history().await?;
+    record(backends, store, run, history, by, Act::Paused { reason: Some(reason.to_owned()) }).await
+}
+
+/// Says in the run's log why it cannot be driven: pauses it, or, where nothing more is to run, says that it is stuck.
+pub(crate) async fn record_fault(
+    backends: &Backends,
+    store: &RunStore,
+    run: &RunId,
+    by: &str,
+    reason: &str,
+) -> Result<(), CoordinatorError> {
+    let history = store.history().await?;
+    let comes_to_its_end = history.ended().is_none() && (history.ending().is_some() || history.is_cancelled());
+    if !comes_to_its_end {
+        return pause(backends, store, run, by, reason).await;
+    }
+    tracing::error!(%run, reason, "the run cannot be ended");
+    record(backends, store, run, history, by, Act::Stuck { reason: reason.to_owned() }).await
+}
+
+async fn record(
+    backends: &Backends,
+    store: &RunStore,
+    run: &RunId,
+    mut history: History,
+    by: &str,
+    act: Act,
+) -> Result<(), CoordinatorError> {
     match backends.decide(store, run, &mut history, by, act).await {
-        // It is ending, or somebody cancelled it: nothing to pause.
+        // The run was taken further meanwhile, or cancelled: it says nothing then.
         Ok(_) | Err(DecideError::Refused(_)) => Ok(()),
         Err(DecideError::Objects(error)) => Err(error.into()),
     }

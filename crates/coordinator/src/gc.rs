@@ -100,7 +100,8 @@ impl fmt::Display for Collected {
 /// Collects what is older than `grace`; with `dry`, only says what that is.
 pub async fn collect(backends: &Backends, by: &str, grace: Grace, dry: bool) -> Result<Collected, CoordinatorError> {
     let submitted = runs_below(&*backends.objects, SharedKey::SUBMITTED).await?;
-    let mut collection = Collection { backends, by, grace, dry, submitted, collected: Collected::default() };
+    let collected = Collected::default();
+    let mut collection = Collection { backends, by, grace, dry, submitted, gone: Vec::new(), collected };
     collection.gone().await?;
     for run in collection.submitted.clone() {
         match collection.of_run(&run).await {
@@ -113,6 +114,9 @@ pub async fn collect(backends: &Backends, by: &str, grace: Grace, dry: bool) -> 
         done => done?,
     }
     collection.idempotency().await?;
+    // Only now: whoever sends the same submission again must not get the id of a run whose log cannot say any more that it
+    // was deleted.
+    collection.forget().await?;
     collection.probes().await?;
     collection.uploads().await?;
     Ok(collection.collected)
@@ -127,6 +131,8 @@ struct Collection<'a> {
     dry: bool,
     /// The runs of the index.
     submitted: BTreeSet<RunId>,
+    /// Runs that are not, and of which something is left that goes.
+    gone: Vec<RunId>,
     collected: Collected,
 }
 
@@ -137,8 +143,8 @@ pub(crate) fn is_old(object: &ObjectMeta, grace: Grace) -> bool {
 }
 
 impl Collection<'_> {
-    /// Removes what is left under the names of runs that are not in the index. One whose log says that it is there has
-    /// only lost its entry, and gets it back.
+    /// Finds what is left under the names of runs that are not in the index. One whose log says that it is there has only
+    /// lost its entry, and gets it back.
     async fn gone(&mut self) -> Result<(), CoordinatorError> {
         let notes = list_all(&*self.backends.objects, SharedKey::DELETED).await?;
         let deleted = |object: &ObjectMeta| SharedKey::run(&object.key);
@@ -161,9 +167,7 @@ impl Collection<'_> {
                 Ok(_) if is_old => {
                     self.collected.runs += 1;
                     self.collected.note(format!("{RUNS}{run}/"));
-                    if !self.dry {
-                        delete::forget(self.backends, &run).await?;
-                    }
+                    self.gone.push(run);
                 }
                 Ok(_) => {}
                 Err(error) if CoordinatorError::is_of_the_run(&error) => {
@@ -171,6 +175,14 @@ impl Collection<'_> {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of the runs that are gone, their logs among it.
+    async fn forget(&mut self) -> Result<(), CoordinatorError> {
+        for run in self.gone.drain(..).filter(|_| !self.dry) {
+            delete::forget(self.backends, &run).await?;
         }
         Ok(())
     }

@@ -123,18 +123,25 @@ impl<'a> Pump<'a> {
         })
     }
 
-    /// Looks, before the round begins, only at what was decided.
+    /// Looks before the round begins: publishes nothing, but what is counted may be lost then, too.
     pub(crate) async fn wait(&mut self, history: &mut History, now: Instant) -> Result<Looked, CoordinatorError> {
+        if self.is_decided(history, now).await? {
+            return Ok(Looked::Decided);
+        }
+        self.see(history, now).await?;
+        Ok(Looked::GoesOn)
+    }
+
+    /// Whether something was decided that takes the run out of this round.
+    async fn is_decided(&mut self, history: &mut History, now: Instant) -> Result<bool, CoordinatorError> {
         self.hear(history, now).await?;
         let same_round = history.last_round().is_some_and(|round| round.round == self.round.round);
-        let cancelled = history.state() == Some(RunState::Cancelled);
-        let decided = !same_round || cancelled || history.ending().is_some() || history.is_deleted();
-        Ok(if decided { Looked::Decided } else { Looked::GoesOn })
+        Ok(!same_round || history.is_cancelled() || history.ending().is_some() || history.is_deleted())
     }
 
     /// Looks at the round once and publishes what there is room for.
     pub(crate) async fn look(&mut self, history: &mut History, now: Instant) -> Result<Looked, CoordinatorError> {
-        if self.wait(history, now).await? == Looked::Decided {
+        if self.is_decided(history, now).await? {
             return Ok(Looked::Decided);
         }
         let holders = self.see(history, now).await?;

@@ -121,9 +121,8 @@ async fn add_round(
     let unknown: Vec<u32> = committed.iter().filter(|index| !known.contains(*index) && !is_void(*index)).collect();
     let add = |index: u32| async move {
         let shard = ShardId { round: round.round, index };
-        // A marker that speaks of another shard is a damage that `verify` names; it is this one's all the same.
         if let Some(tally) = store.tally(shard).await? {
-            count_tally(progress, &spec.run, shard, tally, last_round).await?;
+            count_tally(progress, &spec.run, tally, last_round).await?;
         }
         Ok::<_, CoordinatorError>(())
     };

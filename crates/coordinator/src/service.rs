@@ -25,7 +25,7 @@ use crate::coordinator::{Coordinator, RunEnd};
 use crate::delete;
 use crate::ending;
 use crate::error::CoordinatorError;
-use crate::failures::pause;
+use crate::failures::record_fault;
 use crate::gc::{self, Grace};
 use crate::idle;
 use crate::index::runs_below;
@@ -351,8 +351,8 @@ async fn conduct(backends: Backends, store: RunStore, config: CoordinatorConfig,
                 tracing::error!(%error, ?wait, "the progress service refuses; retrying until that is fixed");
             }
             Err(error) => {
-                if let Err(error) = pause(&backends, &store, run, &config.name, &error.to_string()).await {
-                    tracing::error!(%error, "the pause could not be recorded");
+                if let Err(error) = record_fault(&backends, &store, run, &config.name, &error.to_string()).await {
+                    tracing::error!(%error, "why it stands still could not be recorded");
                 }
                 wait_for_another_wish(&backends, &store, run, &stop).await;
             }
@@ -385,14 +385,17 @@ async fn wait_for_another_wish(backends: &Backends, store: &RunStore, run: &RunI
         return;
     }
     let (mut asked, known) = (Instant::now(), before.decisions());
+    // Whoever deletes it leaves nothing to announce, but rings.
+    let mut rung = backends.progress.rung().await.ok();
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
+        let heard = backends.progress.rung().await.ok();
         let is_news = !matches!(backends.progress.head(run).await, Ok(Some(head)) if head.decisions <= known);
-        if is_news || asked.elapsed() >= LIST {
+        if is_news || std::mem::replace(&mut rung, heard) != heard || asked.elapsed() >= LIST {
             asked = Instant::now();
             match store.history().await {
                 Ok(history) if history.decisions() > known => return,

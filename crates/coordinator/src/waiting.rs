@@ -5,7 +5,6 @@
 
 use diorama_core::clock;
 use diorama_core::id::RunId;
-use diorama_core::run::RunState;
 use diorama_protocol::history::History;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -45,7 +44,10 @@ impl Waiting {
     /// What follows from the log alone; `None` where workers may go on.
     pub(crate) fn by_log(history: &History) -> Option<Self> {
         let round = history.last_round().filter(|_| history.ended().is_none())?;
-        let is_at_its_end = history.ending().is_some() || history.state() == Some(RunState::Cancelled);
+        if history.is_stuck() {
+            return None;
+        }
+        let is_at_its_end = history.ending().is_some() || history.is_cancelled();
         if is_at_its_end || history.reopening().is_some() {
             return Some(Self::Coordinator);
         }

@@ -216,7 +216,7 @@ pub fn blob_of(key: &str) -> Option<Sha256Hex> {
 
 /// The run that a full key of a shared store belongs to.
 pub fn run_of(key: &str) -> Option<RunId> {
-    RunId::new(key.strip_prefix(RUNS)?.split('/').next()?).ok()
+    RunId::new(key.strip_prefix(RUNS)?.split_once('/')?.0).ok()
 }
 
 /// Where a user expects the file that lies at `relative`: without the attempt that made it.
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(shard_of(&ObjectKey::InvalidRows(attempt.clone()).relative(&root)), None);
         assert_eq!(decision_of(&ObjectKey::Decision(12).relative(&root)), Some(12));
         assert_eq!(decision_of("decisions/12.json"), None);
-        assert_eq!(run_of("index/active/a"), None);
+        assert_eq!((run_of("index/active/a"), run_of("runs/a")), (None, None));
         for is_last in [false, true] {
             let list = ObjectKey::BlobList(attempt.clone(), 3, is_last).relative(&root);
             assert_eq!(blob_list_of(&list), Some((attempt.clone(), 3, is_last)));

@@ -41,9 +41,13 @@ pub struct CommitMarker {
 
 /// What a marker counts: how many pictures there are, and the tasks that have none. The files of the pictures, which are
 /// most of a marker, are passed over, so that it is read several times as fast as a [`CommitMarker`].
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(from = "Ends")]
 pub struct Tally {
+    /// The run.
+    pub run: RunId,
+    /// The shard.
+    pub shard: ShardId,
     /// Tasks whose picture was made.
     pub done: u64,
     /// The others, in the shard's order.
@@ -60,8 +64,9 @@ impl Tally {
         self.done + self.failed.len() as u64
     }
 
-    fn of(ends: impl Iterator<Item = TaskEnd>, device_seconds: f64) -> Self {
-        let mut tally = Self { device_seconds, ..Self::default() };
+    fn of(run: RunId, shard: ShardId, ends: impl Iterator<Item = TaskEnd>, device_seconds: f64) -> Self {
+        let mut tally =
+            Self { run, shard, done: 0, failed: Vec::new(), acceptance: AcceptanceCounts::default(), device_seconds };
         for end in ends {
             match end {
                 TaskEnd::Done { accepted, tries } => {
@@ -81,20 +86,23 @@ impl From<&CommitMarker> for Tally {
             Outcome::Done { accepted, tries, .. } => TaskEnd::Done { accepted: *accepted, tries: tries.len() },
             Outcome::Failed(_) => TaskEnd::Failed(outcome.clone()),
         });
-        Self::of(ends, marker.device_seconds)
+        Self::of(marker.run.clone(), marker.shard, ends, marker.device_seconds)
     }
 }
 
 /// A marker as a [`Tally`] reads it.
 #[derive(Deserialize)]
 struct Ends {
+    run: RunId,
+    shard: ShardId,
     outcomes: Vec<TaskEnd>,
+    #[serde(default)]
     device_seconds: f64,
 }
 
 impl From<Ends> for Tally {
     fn from(ends: Ends) -> Self {
-        Self::of(ends.outcomes.into_iter(), ends.device_seconds)
+        Self::of(ends.run, ends.shard, ends.outcomes.into_iter(), ends.device_seconds)
     }
 }
 
@@ -208,15 +216,19 @@ mod tests {
 
     #[test]
     fn a_damaged_marker_is_not_counted() {
+        let whole = r#""outcomes":[]}"#;
+        let of_a_shard = |outcomes: &str| format!(r#"{{"run":"r","shard":"r0-000000",{outcomes}"#);
+        assert_eq!(serde_json::from_str::<Tally>(&of_a_shard(whole)).unwrap().tasks(), 0);
+        assert!(serde_json::from_str::<Tally>(&format!("{{{whole}")).is_err(), "it says not of what it is");
         for damaged in [
-            r#"{}"#,
-            r#"{"outcomes":[{"task":0,"custom_id":"a","seed":1}]}"#,
-            r#"{"outcomes":[{"task":0,"custom_id":"a","seed":1,"status":"gone"}]}"#,
-            r#"{"outcomes":[{"task":0,"custom_id":"a","seed":1,"status":"failed"}]}"#,
-            r#"{"outcomes":[{"task":0,"custom_id":"a","seed":1,"status":"done"}"#,
-            r#"{"outcomes":[{"task":0,"custom_id":"a","seed":1,"status":"done"}]}"#,
+            r#"}"#,
+            r#""outcomes":[{"task":0,"custom_id":"a","seed":1}]}"#,
+            r#""outcomes":[{"task":0,"custom_id":"a","seed":1,"status":"gone"}]}"#,
+            r#""outcomes":[{"task":0,"custom_id":"a","seed":1,"status":"failed"}]}"#,
+            r#""outcomes":[{"task":0,"custom_id":"a","seed":1,"status":"done"}"#,
+            r#""outcomes":[{"task":0,"custom_id":"a","seed":1,"status":"done"}]}"#,
         ] {
-            assert!(serde_json::from_str::<Tally>(damaged).is_err(), "{damaged}");
+            assert!(serde_json::from_str::<Tally>(&of_a_shard(damaged)).is_err(), "{damaged}");
         }
     }
 }

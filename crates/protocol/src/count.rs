@@ -42,19 +42,18 @@ pub async fn count_marker(
     marker: &CommitMarker,
     last_round: u32,
 ) -> Result<bool, ProgressError> {
-    count_tally(progress, run, marker.shard, Tally::from(marker), last_round).await
+    count_tally(progress, run, Tally::from(marker), last_round).await
 }
 
 /// The same of a marker of which only that was read.
 pub async fn count_tally(
     progress: &dyn Progress,
     run: &RunId,
-    shard: ShardId,
     tally: Tally,
     last_round: u32,
 ) -> Result<bool, ProgressError> {
-    let counts = counts(shard, &tally, last_round);
-    progress.commit(run, shard, counts, &worth_showing(tally.failed)).await
+    let counts = counts(tally.shard, &tally, last_round);
+    progress.commit(run, tally.shard, counts, &worth_showing(tally.failed)).await
 }
 
 /// The failures that are worth showing, at most [`RECENT_FAILURES`]: those of tasks that were tried.

@@ -58,6 +58,12 @@ pub enum Act {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         void: Option<AttemptId>,
     },
+    /// Nothing more is to run, and the run cannot be brought to its end, because something of it is damaged or lost. Resumed,
+    /// that is tried again.
+    Stuck {
+        /// What stands in the way.
+        reason: String,
+    },
     /// It has ended, with these files.
     Ended(Ended),
     /// The run, which had ended, goes on with its failed tasks of this kind.
@@ -94,6 +100,7 @@ impl Act {
             Self::Cancelled => "cancelled",
             Self::RoundOpened { .. } => "round_opened",
             Self::EndingBegun { .. } => "ending_begun",
+            Self::Stuck { .. } => "stuck",
             Self::Ended(_) => "ended",
             Self::Reopened { .. } => "reopened",
             Self::Deleted => "deleted",
@@ -104,7 +111,7 @@ impl Act {
     /// top of anything that was decided since, it would say what is not so.
     pub fn is_derived(&self) -> bool {
         match self {
-            Self::RoundOpened { .. } | Self::EndingBegun { .. } | Self::Ended(_) => true,
+            Self::RoundOpened { .. } | Self::EndingBegun { .. } | Self::Stuck { .. } | Self::Ended(_) => true,
             Self::Submitted { .. }
             | Self::Bound { .. }
             | Self::Paused { .. }

@@ -22,6 +22,8 @@ pub struct History {
     rounds: Vec<RoundInfo>,
     voids: Vec<AttemptId>,
     ending: Option<Ending>,
+    /// Why it cannot be brought to its end, though nothing more is to run.
+    stuck: Option<String>,
     ended: Option<Ended>,
     /// The files of every ending, the last one's too.
     files: Vec<[String; 2]>,
@@ -114,6 +116,9 @@ impl History {
         if self.rounds.is_empty() {
             return Some(RunState::Submitting);
         }
+        if self.stuck.is_some() {
+            return Some(RunState::Paused);
+        }
         let state = match (&self.ending, &self.wish) {
             // It runs to its end, until that is written.
             (Some(ending), _) if ending.state == RunState::Finished && self.ended.is_none() => RunState::Running,
@@ -128,6 +133,7 @@ impl History {
     /// Why it is paused, where that was not its owner's wish.
     pub fn reason(&self) -> Option<&str> {
         match &self.wish {
+            _ if self.stuck.is_some() => self.stuck.as_deref(),
             Wish::Pause(reason) if self.ending.is_none() => reason.as_deref(),
             _ => None,
         }
@@ -198,6 +204,19 @@ impl History {
         self.ending.as_ref()
     }
 
+    /// Whether it was cancelled, and ended as that or will.
+    pub fn is_cancelled(&self) -> bool {
+        match &self.ending {
+            Some(ending) => ending.state == RunState::Cancelled,
+            None => self.wish == Wish::Cancel,
+        }
+    }
+
+    /// Whether it cannot be brought to its end, though nothing more is to run; [`History::reason`] says why.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.is_some()
+    }
+
     /// How it ended, where it has.
     pub fn ended(&self) -> Option<&Ended> {
         self.ended.as_ref()
@@ -226,25 +245,38 @@ impl History {
             act => act.name(),
         };
         let late = || Refused::Late { wanted, decisions: self.next };
-        let Some(state) = self.state() else {
+        let Some(shown) = self.state() else {
             return if *act == Act::Deleted { Ok(Need::Nothing) } else { Err(Refused::Deleted) };
         };
-        let state = self.ending.as_ref().map_or(state, |ending| ending.state);
+        let not_ended = || Refused::NotEnded { state: shown, wanted };
+        let state = match &self.ending {
+            Some(ending) => ending.state,
+            None if self.is_cancelled() => RunState::Cancelled,
+            None => shown,
+        };
         let illegal = || Refused::Illegal { from: state, wanted };
         match act {
             Act::Deleted if self.next == 0 || self.ended.is_some() => return Ok(Need::Write),
-            Act::Deleted => return Err(Refused::NotEnded { state, wanted }),
+            // Nothing more comes of it, and it must not be there for ever.
+            Act::Deleted if self.stuck.is_some() => return Ok(Need::Write),
+            Act::Deleted => return Err(not_ended()),
             Act::Submitted { .. } if self.next == 0 => return Ok(Need::Write),
             Act::Submitted { .. } => return Err(late()),
             _ if state == RunState::Submitting => return Err(illegal()),
             _ => {}
         }
         let open = self.ending.is_none();
+        // Nothing more is to run; what is left to do is the coordinator's.
+        let comes_to_its_end = self.ended.is_none() && (!open || self.wish == Wish::Cancel);
         match act {
             Act::Submitted { .. } | Act::Deleted => Err(late()),
             Act::Bound { .. } if self.model.is_some() => Ok(Need::Nothing),
             Act::Bound { .. } if open => Ok(Need::Write),
             Act::Bound { .. } => Err(late()),
+            Act::Stuck { .. } if !comes_to_its_end => Err(late()),
+            Act::Stuck { .. } | Act::Paused { .. } if self.stuck.is_some() => Ok(Need::Nothing),
+            Act::Stuck { .. } => Ok(Need::Write),
+            Act::Resumed if self.stuck.is_some() => Ok(Need::Write),
             Act::Paused { reason } => match &self.wish {
                 _ if !open => Err(illegal()),
                 Wish::Cancel => Err(illegal()),
@@ -279,7 +311,7 @@ impl History {
             Act::Ended(_) if !open && self.ended.is_none() => Ok(Need::Write),
             Act::Ended(_) => Err(late()),
             Act::Reopened { .. } if self.ended.is_some() => Ok(Need::Write),
-            Act::Reopened { .. } => Err(Refused::NotEnded { state, wanted }),
+            Act::Reopened { .. } => Err(not_ended()),
         }
     }
 
@@ -295,6 +327,8 @@ impl History {
                 self.reopening = None;
             }
             Act::Bound { model } => self.model = self.model.take().or(Some(model)),
+            Act::Stuck { reason } => self.stuck = Some(reason),
+            Act::Resumed if self.stuck.is_some() => self.stuck = None,
             Act::Paused { reason } => {
                 self.reasons.extend(reason.clone());
                 self.wish = Wish::Pause(reason);
@@ -303,10 +337,11 @@ impl History {
             Act::Cancelled => self.wish = Wish::Cancel,
             Act::EndingBegun { state, void } => {
                 self.voids.extend(void.clone());
-                self.reopening = None;
+                (self.reopening, self.stuck) = (None, None);
                 self.ending = Some(Ending { state, void });
             }
             Act::Ended(ended) => {
+                self.stuck = None;
                 self.files.push([ended.results.path.clone(), ended.errors.path.clone()]);
                 self.ended = Some(ended);
             }

@@ -33,6 +33,8 @@ pub enum Mutant {
     CompleteIsTimeless,
     /// Nothing is published while the progress service is away.
     ProgressIsNeeded,
+    /// A progress service that answers and takes nothing is believed, though what it says is what held before.
+    DeafIsBelieved,
     /// A cancelled run may end as finished.
     CancelIsForgotten,
     /// What somebody claimed he writes however late he comes to it, where the store ignores conditions.
@@ -43,7 +45,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::LostStaysLost,
         Self::BriefPauseIsMissed,
         Self::LogIsRewritten,
@@ -57,6 +59,7 @@ impl Mutant {
         Self::CountsOutliveBits,
         Self::CompleteIsTimeless,
         Self::ProgressIsNeeded,
+        Self::DeafIsBelieved,
         Self::CancelIsForgotten,
         Self::ClaimsAreTimeless,
         Self::LostAnswerIsRefusal,

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use diorama_backends::objects::ObjectError;
 use diorama_backends::progress::Counts;
 use diorama_core::id::{CustomId, Round, ShardId};
+use diorama_core::key::ObjectKey;
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{ErrorCode, Outcome, TaskError, TaskOutcome};
 use diorama_core::round::{FailedWhere, RoundInfo};
@@ -189,7 +190,7 @@ async fn read_shard(
         return Ok(Shard::Void(Vec::new()));
     }
     let tasks = store.input(shard, writer).await?;
-    let gone = || ObjectError::damaged(format!("the input of {shard}"), "it is gone");
+    let gone = || ObjectError::damaged(store.path(&ObjectKey::Input(shard, writer.clone())), "it is gone");
     Ok(Shard::Void(tasks.ok_or_else(gone)?))
 }
 

@@ -209,14 +209,29 @@ impl RunStore {
         Ok(lines.into())
     }
 
-    /// A shard's commit marker; `None` before the shard is done.
+    /// A shard's commit marker; `None` before the shard is done, [`ObjectErrorKind::Damaged`] where it is another one's.
     pub async fn marker(&self, shard: ShardId) -> Result<Option<CommitMarker>, ObjectError> {
-        self.read_json(&ObjectKey::Commit(shard)).await
+        let marker: Option<CommitMarker> = self.read_json(&ObjectKey::Commit(shard)).await?;
+        let of = marker.as_ref().map(|marker| (&marker.run, marker.shard));
+        self.is_of(shard, of).map(|()| marker)
     }
 
-    /// What a shard's commit marker counts, without the files of its pictures; `None` before the shard is done.
+    /// What a shard's commit marker counts, without the files of its pictures; as [`RunStore::marker`].
     pub async fn tally(&self, shard: ShardId) -> Result<Option<Tally>, ObjectError> {
-        self.read_json(&ObjectKey::Commit(shard)).await
+        let tally: Option<Tally> = self.read_json(&ObjectKey::Commit(shard)).await?;
+        let of = tally.as_ref().map(|tally| (&tally.run, tally.shard));
+        self.is_of(shard, of).map(|()| tally)
+    }
+
+    /// Refuses a marker that lies in the place of another one: what it names is not here.
+    fn is_of(&self, shard: ShardId, of: Option<(&RunId, ShardId)>) -> Result<(), ObjectError> {
+        let Some((run, other)) = of else { return Ok(()) };
+        // A folder of one run does not say which one that is.
+        let is_ours = matches!(&self.root, RunRoot::Own) || self.root == RunRoot::Shared(run.clone());
+        if is_ours && other == shard {
+            return Ok(());
+        }
+        Err(ObjectError::damaged(self.path(&ObjectKey::Commit(shard)), format!("it is the marker of {other} of {run}")))
     }
 
     /// The shards of `round` with these indices that have a marker. Listed in parts side by side: a large round has many

@@ -56,6 +56,10 @@ fn paused(reason: &str) -> Act {
     Act::Paused { reason: Some(reason.to_owned()).filter(|reason| !reason.is_empty()) }
 }
 
+fn stuck(reason: &str) -> Act {
+    Act::Stuck { reason: reason.to_owned() }
+}
+
 fn bound(sha256: &str) -> Act {
     Act::Bound {
         model: ModelIdentity { sha256: sha256.to_owned(), dtype: "f32".to_owned(), networks: Default::default() },
@@ -114,6 +118,42 @@ fn what_is_ending_cannot_be_stopped_or_taken_further() {
 }
 
 #[test]
+fn an_ending_that_cannot_be_carried_out_is_shown_can_be_tried_again_and_need_not_stay_for_ever() {
+    for (state, acts) in [
+        (RunState::Finished, vec![submitted(), begun(RunState::Finished)]),
+        (RunState::Finished, vec![submitted(), paused("why"), begun(RunState::Finished)]),
+        (RunState::Cancelled, vec![submitted(), Act::Cancelled, begun(RunState::Cancelled)]),
+        // Its ending cannot even begin.
+        (RunState::Cancelled, vec![submitted(), Act::Cancelled]),
+    ] {
+        let ending = history(acts);
+        let mut run = ending.clone();
+        run.apply(entry(stuck("it is damaged"))).unwrap();
+        assert_eq!((run.state(), run.reason()), (Some(RunState::Paused), Some("it is damaged")));
+        assert!(!run.wants_work());
+        for asked in [paused(""), paused("the model is another one"), stuck("it is damaged still")] {
+            assert_eq!(run.check(&asked), Ok(Need::Nothing), "{asked:?}");
+        }
+        let mut gone = run.clone();
+        gone.apply(entry(Act::Deleted)).unwrap();
+        assert!(gone.is_deleted());
+        // Whoever drives it may have mended it meanwhile, or another one did.
+        let mut mended = run.clone();
+        if mended.ending().is_none() {
+            mended.apply(entry(begun(state))).unwrap();
+        }
+        mended.apply(entry(ended(state))).unwrap();
+        assert_eq!((mended.state(), mended.reason()), (Some(state), None));
+        assert!(matches!(mended.check(&stuck("late")), Err(Refused::Late { .. })));
+        run.apply(entry(Act::Resumed)).unwrap();
+        assert_eq!((run.state(), run.reason()), (ending.state(), None));
+        assert!(matches!(run.check(&Act::Deleted), Err(Refused::NotEnded { .. })));
+    }
+    let running = history([submitted()]);
+    assert!(matches!(running.check(&stuck("no ending")), Err(Refused::Late { .. })));
+}
+
+#[test]
 fn a_late_coordinator_cannot_end_a_run_that_goes_on_since() {
     let acts = [submitted(), begun(RunState::Finished), ended(RunState::Finished), reopened()];
     let mut since = history(acts);
@@ -164,6 +204,7 @@ fn any_act() -> impl Strategy<Value = Act> {
         (0..4u32, any::<bool>()).prop_map(|(number, reopened)| Act::RoundOpened { round: round(number, reopened) }),
         state().prop_map(begun),
         state().prop_map(ended),
+        Just(stuck("why")),
         Just(reopened()),
         Just(Act::Deleted),
     ]

@@ -38,7 +38,11 @@ fn found_within(mutant: Mutant) -> u64 {
         | Mutant::FinalFilesShareNames
         | Mutant::FilesShareNames
         | Mutant::ModelIsNotChecked => 40,
-        Mutant::LostStaysLost | Mutant::CountsOutliveBits | Mutant::ProgressIsNeeded | Mutant::CancelIsForgotten => 150,
+        Mutant::LostStaysLost
+        | Mutant::CountsOutliveBits
+        | Mutant::ProgressIsNeeded
+        | Mutant::DeafIsBelieved
+        | Mutant::CancelIsForgotten => 150,
         Mutant::BellIsMissed
         | Mutant::BriefPauseIsMissed
         | Mutant::ClaimsAreTimeless

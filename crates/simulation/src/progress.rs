@@ -26,7 +26,15 @@ impl Node {
         if self.world.chaos().progress_away { Fate::Refused } else { fate }
     }
 
-    /// A call that changes nothing, or nothing that matters when it comes late.
+    /// A call that changes nothing. Nobody asks a service that takes nothing.
+    async fn reads<T>(&self, read: impl Future<Output = Result<T, ProgressError>> + Send) -> Result<T, ProgressError> {
+        if self.world.chaos().progress_away && is_back(Mutant::DeafIsBelieved) {
+            return read.await;
+        }
+        self.asks(read).await
+    }
+
+    /// A call that changes nothing that matters when it comes late.
     async fn asks<T>(&self, ask: impl Future<Output = Result<T, ProgressError>> + Send) -> Result<T, ProgressError> {
         let answer = match self.begins().await {
             Fate::Refused => Err(away()),
@@ -106,11 +114,11 @@ impl Progress for Node {
     }
 
     async fn committed(&self, run: &RunId, round: Round) -> Result<ShardSet, ProgressError> {
-        self.asks(async { self.world.progress().committed(run, round).await }).await
+        self.reads(async { self.world.progress().committed(run, round).await }).await
     }
 
     async fn counted(&self, run: &RunId) -> Result<Counted, ProgressError> {
-        self.asks(async { self.world.progress().counted(run).await }).await
+        self.reads(async { self.world.progress().counted(run).await }).await
     }
 
     async fn generation(&self, run: &RunId) -> Result<Generation, ProgressError> {
@@ -151,11 +159,11 @@ impl Progress for Node {
     }
 
     async fn holder(&self, run: &RunId, shard: ShardId) -> Result<Option<Holder>, ProgressError> {
-        self.asks(async { self.world.progress().holder(run, shard).await }).await
+        self.reads(async { self.world.progress().holder(run, shard).await }).await
     }
 
     async fn holders(&self, run: &RunId) -> Result<Vec<(ShardId, Holder)>, ProgressError> {
-        self.asks(async { self.world.progress().holders(run).await }).await
+        self.reads(async { self.world.progress().holders(run).await }).await
     }
 
     async fn heartbeat(&self, heartbeat: &Heartbeat, ttl: Duration) -> Result<(), ProgressError> {
@@ -163,15 +171,15 @@ impl Progress for Node {
     }
 
     async fn workers(&self) -> Result<Vec<Heartbeat>, ProgressError> {
-        self.asks(async { self.world.progress().workers().await }).await
+        self.reads(async { self.world.progress().workers().await }).await
     }
 
     async fn recent_failures(&self, run: &RunId) -> Result<Vec<TaskOutcome>, ProgressError> {
-        self.asks(async { self.world.progress().recent_failures(run).await }).await
+        self.reads(async { self.world.progress().recent_failures(run).await }).await
     }
 
     async fn throughput(&self, run: &RunId) -> Result<Throughput, ProgressError> {
-        self.asks(async { self.world.progress().throughput(run).await }).await
+        self.reads(async { self.world.progress().throughput(run).await }).await
     }
 
     async fn announce(&self, run: &RunId, head: &Head) -> Result<(), ProgressError> {
@@ -180,7 +188,7 @@ impl Progress for Node {
     }
 
     async fn head(&self, run: &RunId) -> Result<Option<Head>, ProgressError> {
-        self.asks(async { self.world.progress().head(run).await }).await
+        self.reads(async { self.world.progress().head(run).await }).await
     }
 
     async fn claim(
@@ -206,7 +214,7 @@ impl Progress for Node {
     }
 
     async fn rung(&self) -> Result<u64, ProgressError> {
-        self.asks(async { self.world.progress().rung().await }).await
+        self.reads(async { self.world.progress().rung().await }).await
     }
 
     async fn forget(&self, run: &RunId) -> Result<(), ProgressError> {

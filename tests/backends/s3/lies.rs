@@ -160,6 +160,29 @@ async fn an_empty_page_that_says_there_is_more_is_not_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_put_there_under_a_name_that_none_of_ours_can_have_is_not_listed() {
+    let server = server();
+    let store = store(&server, "lies");
+    let keys: Vec<String> = (0..4).map(|n| format!("commits/{n}")).collect();
+    for key in &keys {
+        store.put(key, Bytes::new()).await.unwrap();
+    }
+    let folder = server.folder().join("lies/commits");
+    for name in ["0 notes.txt", ".hidden", "1 (copy)", "9~"] {
+        std::fs::write(folder.join(name), "somebody else's").unwrap();
+    }
+    // Also where a page has nothing else on it.
+    for most in [1, 2, 1000] {
+        server.set(Faults::by([Rule::new("list_objects_v2", Lie::Page { most })]));
+        let listed: Vec<_> = list_all(&store, "").await.unwrap().into_iter().map(|object| object.key).collect();
+        assert_eq!(listed, keys, "{most} a page");
+    }
+    // Nobody could remove them; and whoever removes everything that is listed gets to its end.
+    store.delete_all(&keys).await.unwrap();
+    assert_eq!(list_all(&store, "").await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_whose_end_was_answered_with_a_fault_is_looked_for_and_not_sent_again() {
     let server = server();
     let store = in_parts(&server);

@@ -42,6 +42,23 @@ fn a_redis_that_is_emptied_in_the_middle_is_told_again() {
 }
 
 #[test]
+fn a_redis_that_answers_and_takes_nothing_is_done_without() {
+    let fleet = Fleet::new();
+    let (_coordinator, _worker) = (fleet.serve(), fleet.worker("one"));
+    let run = fleet.submit(100);
+    fleet.until_done(&run, 16);
+    fleet.redis.ask(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    let begun = Instant::now();
+    let other = fleet.submit_as("other", 16, &[]);
+    until("both runs end", || [&run, &other].iter().all(|run| !fleet.status(run)["summary"].is_null()));
+    // Whoever believes it hears of nothing, until it looks into the store all the same: after two minutes.
+    assert!(begun.elapsed() < Duration::from_secs(90), "it took {:?}", begun.elapsed());
+    fleet.redis.ask(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    fleet.proves_whole(&run, 100);
+    fleet.proves_whole(&other, 16);
+}
+
+#[test]
 fn a_store_that_is_away_for_half_a_minute_costs_no_task() {
     let mut fleet = Fleet::new();
     let (coordinator, worker) = (fleet.serve(), fleet.worker("one"));

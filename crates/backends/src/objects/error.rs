@@ -76,7 +76,7 @@ impl ObjectErrorKind {
             Self::DiskFull => "; free some space and run the same command again: what is committed is kept",
             Self::ReadOnly => "; remount it writable or choose another folder",
             Self::Unsupported => "; choose a folder on a file system such as ext4, xfs or btrfs",
-            Self::Damaged => "; restore it from a copy, or start in a new folder",
+            Self::Damaged => "; restore it from a copy, or start the run over",
             Self::Away => "; it was retried",
             // Who refused knows what to do about it.
             Self::Refused | Self::NotFound | Self::InvalidKey | Self::Transient | Self::UnknownHost | Self::Io => "",

@@ -166,14 +166,16 @@ pub async fn probe_conditional_put(objects: &dyn Objects) -> Result<bool, Object
 /// Objects that are listed at a time.
 const PAGE: usize = 1000;
 
-/// Every object under `prefix`.
+/// Every object under `prefix`; as [`each_listed`].
 pub async fn list_all(objects: &dyn Objects, prefix: &str) -> Result<Vec<ObjectMeta>, ObjectError> {
     let mut all = Vec::new();
     each_listed(objects, prefix, |object| all.push(object)).await?;
     Ok(all)
 }
 
-/// Visits every object under `prefix`, with one page of them in memory.
+/// Visits every object under `prefix`, with one page of them in memory. Those whose names [`check_key`] refuses are none of
+/// ours, and nobody could read or remove them: they are left out. A console makes some, `runs/` where somebody asked for a
+/// folder of that name.
 pub async fn each_listed(
     objects: &dyn Objects,
     prefix: &str,
@@ -182,7 +184,7 @@ pub async fn each_listed(
     let mut after = None;
     loop {
         let page = objects.list(prefix, after.as_deref(), PAGE).await?;
-        page.objects.into_iter().for_each(&mut visit);
+        page.objects.into_iter().filter(|object| check_key(&object.key).is_ok()).for_each(&mut visit);
         match page.next {
             Some(next) => after = Some(next),
             None => return Ok(()),

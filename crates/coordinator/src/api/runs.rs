@@ -206,8 +206,8 @@ pub(super) async fn change(
     Ok(Json(run.status(&api).await?))
 }
 
-/// Deletes a run that has ended, with everything that it made, or one that was never completely submitted. Its uploaded
-/// references go later, unless another run names them. For the role admin.
+/// Deletes a run that has ended or cannot be brought to its end, with everything that it made, or one that was never
+/// completely submitted. Its uploaded references go later, unless another run names them. For the role admin.
 #[utoipa::path(delete, path = "/v1/runs/{run}", tag = "runs", params(("run" = String, Path)),
     responses((status = 202, description = "it is deleted, and its objects are being removed"),
               (status = 403, body = Problem), (status = 404, body = Problem),

@@ -86,6 +86,9 @@ impl<'a> BlobLists<'a> {
         let key = ObjectKey::BlobList(self.writer.clone(), self.number, is_last);
         objects.put(&self.store.path(&key), text(&self.named)).await?;
         self.number += 1;
+        if self.named.is_empty() {
+            return Ok(());
+        }
         if going(objects).await?.iter().any(|blob| self.named.contains(blob)) {
             return Err(CoordinatorError::BlobsGoing);
         }

@@ -186,3 +186,15 @@ async fn a_submission_that_stands_still_anywhere_keeps_its_references_or_is_refu
         assert!(number + 1 < ENOUGH, "it does not end");
     }
 }
+
+#[tokio::test]
+async fn who_names_no_reference_does_not_depend_on_what_collections_note() {
+    let objects = Arc::new(MemoryObjects::default());
+    let bench = Bench::shared(objects.clone());
+    upload(&objects, "there").await;
+    objects.put("index/collecting/strange", Bytes::from_static(b"somebody else's")).await.unwrap();
+    let named = submit_naming(&bench, "one", &["there"]).await.err();
+    assert!(named.is_some_and(|error| error.to_string().contains("index/collecting/strange")), "it may name any");
+    bench.submit(&spec(4, 2)).await;
+    assert!(bench.history().await.is_submitted());
+}

@@ -1,6 +1,8 @@
 //! One damaged or lost object, whichever it is, is named where anybody meets it and spoils nothing else: the list, other
 //! runs, the leading coordinator, the collection of garbage.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use diorama_core::key::SharedKey;
@@ -12,7 +14,8 @@ use super::service::until;
 use super::unkind::MemoryObjects;
 use super::*;
 use crate::api::{Api, router};
-use crate::{Grace, collect, verify};
+use crate::service::hand_over;
+use crate::{Grace, collect, delete, verify};
 
 /// What is damaged or lost.
 const VICTIM: &str = "victim";
@@ -117,21 +120,67 @@ async fn the_rest_goes_on(objects: Arc<MemoryObjects>, damage: &str) {
     assert!(!victims.is_empty() || damage.contains("/commits/"), "{damage}: what is committed is gone");
 }
 
+/// A store with this content, but for one object, which is damaged or lost.
+fn with(content: &BTreeMap<String, Bytes>, key: &str, bytes: Option<&'static [u8]>) -> Arc<MemoryObjects> {
+    let objects = Arc::new(MemoryObjects::default());
+    *objects.all() = content.clone();
+    match bytes {
+        Some(bytes) => drop(objects.all().insert(key.to_owned(), Bytes::from_static(bytes))),
+        None => drop(objects.all().remove(key)),
+    }
+    objects
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_cannot_be_ended_says_why_and_can_be_deleted_or_restored() {
+    let content = store(false).await.all().clone();
+    // Whoever cannot read the log or the spec knows of no run that could be cancelled.
+    let unread = |key: &str| key.contains("/decisions/") || key.ends_with("/run.json");
+    let of_the_run = |key: &str| key.starts_with("runs/victim/");
+    let mut stuck = Vec::new();
+    for key in content.keys().filter(|key| of_the_run(key) && !unread(key)) {
+        for bytes in [Some(&b"{\xff"[..]), None] {
+            let (objects, run) = (with(&content, key, bytes), RunId::new(VICTIM).unwrap());
+            let bench = Bench::shared(objects.clone());
+            let (backends, victim) = (&bench.backends, RunStore::shared(objects.clone(), &run));
+            let mut history = victim.history().await.unwrap();
+            backends.decide(&victim, &run, &mut history, "test", Act::Cancelled).await.unwrap();
+            until(&bench, Grace::default(), key, async || {
+                let history = victim.history().await.unwrap();
+                history.ended().is_some() || history.is_stuck()
+            })
+            .await;
+            let mut history = victim.history().await.unwrap();
+            if history.is_stuck() {
+                let (state, why) = (history.state(), history.reason().unwrap_or_default());
+                assert!(state == Some(RunState::Paused) && why.contains(key), "{key}: {state:?}: {why}");
+                stuck.push(key.as_str());
+                let all = objects.all().clone();
+                let (mut mended, restored) = (history.clone(), with(&all, key, None));
+                restored.all().insert(key.clone(), content[key].clone());
+                let restored = Bench::shared(restored);
+                let there = RunStore::shared(restored.backends.objects.clone(), &run);
+                restored.backends.decide(&there, &run, &mut mended, "test", Act::Resumed).await.unwrap();
+                let ends = async || there.history().await.unwrap().ended().is_some();
+                until(&restored, Grace::default(), &format!("{key}, restored"), ends).await;
+            }
+            delete::delete(backends, &victim, &run, &mut history, "test").await.unwrap();
+            hand_over(backends, &run).await.unwrap();
+            let is_gone = async || !objects.all().keys().any(|key| of_the_run(key) && !key.contains("/decisions/"));
+            until(&bench, Grace::default(), &format!("{key}, deleted"), is_gone).await;
+        }
+    }
+    let kinds = ["/commits/", "/input/r0-", "/input/invalid."];
+    assert!(kinds.iter().all(|kind| stuck.iter().any(|key| key.contains(kind))), "{stuck:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_damaged_object_whichever_it_is_is_named_and_spoils_nothing_else() {
     for ended in [false, true] {
         let whole = store(ended).await;
         let content = whole.all().clone();
         let others = format!("runs/{}/", spec(1, 1).run);
-        let with = |key: &str, bytes: Option<&'static [u8]>| {
-            let objects = Arc::new(MemoryObjects::default());
-            *objects.all() = content.clone();
-            match bytes {
-                Some(bytes) => drop(objects.all().insert(key.to_owned(), Bytes::from_static(bytes))),
-                None => drop(objects.all().remove(key)),
-            }
-            objects
-        };
+        let with = |key: &str, bytes: Option<&'static [u8]>| with(&content, key, bytes);
         for key in content.keys().filter(|key| !key.starts_with(&others)) {
             the_rest_goes_on(with(key, Some(b"{\xff")), &format!("ended: {ended}, damaged {key}")).await;
             let lists_the_other = *key == SharedKey::Submitted(spec(1, 1).run).to_string();

@@ -134,3 +134,27 @@ async fn without_a_progress_service_a_pause_and_a_cancel_are_heard_all_the_same(
     assert!(matches!(end.unwrap(), RunEnd::Cancelled(summary) if summary.failed == 9));
     assert!(at.elapsed() < Duration::from_secs(2), "{:?}", at.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_forgotten_while_a_run_waits_for_its_next_round_is_counted_again_at_once() {
+    let (bench, mut spec) = (Bench::shared(Arc::new(MemoryObjects::default())), spec(9, 2));
+    spec.retry.delay_seconds = 3000.0;
+    bench.submit(&spec).await;
+    let _worker = bench.worker(&spec, outcomes());
+    let (coordinator, _) = bench.coordinator(|_| ());
+    let drain = CancellationToken::new();
+    let look = async {
+        while bench.history().await.rounds().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bench.backends.progress.forget(&spec.run).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let now = status(&bench.backends, &bench.store, &spec, &bench.history().await).await.unwrap();
+        assert!(matches!(now.waiting, Some(crate::waiting::Waiting::Round { round: 1, .. })), "{now:?}");
+        assert_eq!((now.done, now.failed, now.retrying, now.degraded), (7, 1, 1, None));
+    };
+    tokio::select! {
+        () = within(look) => {}
+        end = coordinator.drive(&spec, &drain) => panic!("the next round is nearly an hour off: {end:?}"),
+    }
+}

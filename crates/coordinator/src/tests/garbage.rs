@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use diorama_core::key::SharedKey;
 
-use super::unkind::MemoryObjects;
+use super::unkind::{Hook, Hooked, MemoryObjects};
 use super::verify::{commit_round, pictures_spec, submit_pictures};
 use super::*;
 use crate::{Collected, Grace, collect, delete, verify};
@@ -167,6 +167,29 @@ async fn entries_that_lead_from_a_key_to_a_run_that_is_gone_are_collected_and_ot
     store.put(&entry(b"gone"), "gone").await;
     let said = store.collects(&before, "an idempotency entry").await;
     assert_eq!((said.idempotency, said.keys), (1, vec![entry(b"gone")]));
+}
+
+#[tokio::test]
+async fn a_key_leads_to_a_run_no_longer_than_its_log_says_that_it_was_deleted() {
+    let store = Store::new(OutputFormat::Webdataset).await;
+    let (backends, run) = (&store.bench.backends, RunId::new("deleted").unwrap());
+    let deleted = RunStore::shared(backends.objects.clone(), &run);
+    let entry = SharedKey::Idempotency(Sha256Hex::of(b"key"), 0).to_string();
+    store.put(&entry, run.as_str()).await;
+    delete::delete(backends, &deleted, &run, &mut History::default(), "test").await.unwrap();
+    delete::carry_out(backends, &deleted, &run).await.unwrap();
+    store.objects.grow_old(25);
+    // Whoever sends the same submission again while it is collected, or after the collector died, must get another id.
+    let (log, all) = (deleted.path(&ObjectKey::Decision(0)), store.objects.clone());
+    let watched: Hook = Box::new(move |_, key| {
+        let there = |key: &str| all.all().contains_key(key);
+        assert!(there(&log) || !there(&entry), "before {key}: the key leads to a run of which nobody knows");
+        Box::pin(std::future::ready(()))
+    });
+    let objects = Arc::new(Hooked::before(backends.objects.clone(), watched));
+    let said = collect(&Backends { objects, ..backends.clone() }, "test", GRACE, false).await.unwrap();
+    assert_eq!((said.runs, said.idempotency), (1, 1));
+    assert!(!store.keys().iter().any(|key| key.contains("deleted")), "{:?}", store.keys());
 }
 
 #[tokio::test]

@@ -258,7 +258,12 @@ const IN_EITHER_FORMAT: &[Damage] = &[
     (
         "a marker is another shard's",
         |all| drop(all.insert("commits/r0-000001.json".to_owned(), all["commits/r0-000000.json"].clone())),
-        "shard r0-000001: its marker speaks of r0-000000",
+        "commits/r0-000001.json cannot be read: it is the marker of r0-000000 of run",
+    ),
+    (
+        "a marker is another run's",
+        |all| edit_json(all, "commits/r0-000001.json", |marker| marker["run"] = "other".into()),
+        "shard r0-000001: its marker is one of the run other",
     ),
     ("an input is removed", |all| drop(all.remove(&input(all))), "shard r0-000002: its input is gone"),
     (

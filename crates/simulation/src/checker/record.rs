@@ -191,7 +191,7 @@ impl Record {
                     "it was deleted, and nobody asked for that",
                 )?;
             }
-            Act::Bound { .. } | Act::Paused { .. } | Act::Resumed => {}
+            Act::Bound { .. } | Act::Paused { .. } | Act::Resumed | Act::Stuck { .. } => {}
         }
         self.history.apply(decision).map_err(|refused| format!("{act} does not follow: {refused}"))?;
         self.log.push(Entry { at: seen.at, by, act, state: self.history.state() });

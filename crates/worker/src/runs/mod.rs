@@ -12,7 +12,7 @@ use diorama_backends::objects::ObjectError;
 use diorama_core::id::{RunId, Sha256Hex, ShardId};
 use diorama_core::key::ObjectKey;
 use diorama_core::marker::settings_digest;
-use diorama_core::run::{RunSpec, RunState};
+use diorama_core::run::RunSpec;
 use diorama_protocol::history::History;
 use diorama_protocol::{Backends, RunStore};
 use tokio::time::Instant;
@@ -67,8 +67,8 @@ impl Known {
     /// What is wanted of a shard; `begun`: a batch of it was made already.
     pub(crate) fn wish(&self, shard: ShardId, begun: bool) -> Wish {
         let history = &self.history;
-        let is_cancelled = history.state() == Some(RunState::Cancelled);
-        if history.is_deleted() || is_cancelled || history.ending().is_some() || history.reopening().is_some() {
+        if history.is_deleted() || history.is_cancelled() || history.ending().is_some() || history.reopening().is_some()
+        {
             return Wish::Decided;
         }
         match (history.is_submitted(), history.is_under_way(shard)) {

@@ -7,6 +7,7 @@ use diorama_backends::progress::embedded::EmbeddedProgress;
 use diorama_backends::queue::embedded::EmbeddedQueue;
 use diorama_core::id::{AttemptId, Round};
 use diorama_core::round::RoundInfo;
+use diorama_core::run::RunState;
 use diorama_protocol::Exclusive;
 use diorama_protocol::decision::Act;
 use jiff::Timestamp;

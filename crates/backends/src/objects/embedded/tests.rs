@@ -32,6 +32,18 @@ async fn a_listing_gives_every_key_once_in_order_across_pages() {
 }
 
 #[tokio::test]
+async fn a_file_with_a_name_that_no_key_can_be_is_not_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FolderObjects::open(folder.path()).unwrap();
+    store.put("images/a.png", Bytes::new()).await.unwrap();
+    for name in ["my notes.txt", ".hidden", "a (copy).png", "\u{e9}.png"] {
+        fs::write(folder.path().join("images").join(name), "").unwrap();
+    }
+    let listed = super::super::list_all(&store, "").await.unwrap();
+    assert_eq!(listed.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), ["images/a.png"]);
+}
+
+#[tokio::test]
 async fn the_time_of_the_last_write_is_known() {
     with_store(async |store| conformance::the_time_of_the_last_write_is_known(&store).await).await;
 }

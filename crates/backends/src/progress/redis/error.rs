@@ -7,9 +7,9 @@ use rustls::{CertificateError, InvalidMessage};
 use crate::kind::ErrorKind::{self, Permanent, Transient};
 use crate::progress::ProgressError;
 
-/// Codes that a script's error has in the middle of its text, where Redis before 7 reports the script's failure and not
-/// the command's.
-const IN_A_SCRIPT: [&str; 4] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS"];
+/// Codes of a server that takes nothing. A script's error has them in the middle of its text, where Redis before 7 reports
+/// the script's failure and not the command's.
+const TAKES_NOTHING: [&str; 4] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS"];
 
 /// As the progress's callers see it; `address` is where the server is, without user and password.
 pub(super) fn failed(doing: &'static str, address: &str, error: RedisError) -> ProgressError {
@@ -18,12 +18,23 @@ pub(super) fn failed(doing: &'static str, address: &str, error: RedisError) -> P
     ProgressError::new(kind, doing, problem).caused_by(error)
 }
 
+/// Whether the server answers and takes nothing: it is full, a replica, or cannot keep what it is told.
+pub(super) fn takes_nothing(error: &RedisError) -> bool {
+    code(error).is_some_and(|code| TAKES_NOTHING.contains(&code.as_str()))
+}
+
+/// The server's own code, that of the command where a script failed with it.
+fn code(error: &RedisError) -> Option<String> {
+    let (code, said) = (error.code()?, error.to_string());
+    let inner = TAKES_NOTHING.into_iter().find(|inner| code == "ERR" && said.contains(&format!("-{inner} ")));
+    Some(inner.unwrap_or(code).to_owned())
+}
+
 /// The kind, and what to do.
 fn meaning(error: &RedisError) -> (ErrorKind, &'static str) {
     let said = error.to_string();
-    if let Some(code) = error.code() {
-        let inner = IN_A_SCRIPT.into_iter().find(|inner| code == "ERR" && said.contains(&format!("-{inner} ")));
-        return answered(inner.unwrap_or(code), &said);
+    if let Some(code) = code(error) {
+        return answered(&code, &said);
     }
     if let Some(tls) = causes::find::<rustls::Error>(error) {
         return handshake(tls);

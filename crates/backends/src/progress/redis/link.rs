@@ -19,6 +19,7 @@ use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use super::health::Health;
 use super::{RedisConfig, error};
 use crate::certificates;
 use crate::kind::ErrorKind;
@@ -89,6 +90,7 @@ pub(super) struct Link {
     address: String,
     timeout: Duration,
     current: Mutex<Option<Connecting>>,
+    health: Health,
 }
 
 impl Link {
@@ -148,6 +150,7 @@ impl Link {
             address,
             timeout: config.timeout,
             current: Mutex::new(None),
+            health: Health::default(),
         })
     }
 
@@ -192,25 +195,54 @@ impl Link {
         }
     }
 
-    /// Sends a request and waits for its answer, no longer than the time-out. A connection that turns out to be gone
-    /// is made again once: every request may be sent twice, the second one changes nothing.
+    /// Asks what the server knows, where it has taken what it was told last.
+    pub(super) async fn ask<T: FromRedisValue>(
+        &self,
+        doing: &'static str,
+        request: Request<'_>,
+    ) -> Result<T, ProgressError> {
+        match self.health.deaf(Instant::now()) {
+            Some(problem) => {
+                let problem = format!("what it knows is out of date, because it takes nothing: {problem}");
+                Err(ProgressError::new(ErrorKind::Transient, doing, problem))
+            }
+            None => self.send(doing, request).await,
+        }
+    }
+
+    /// The server took what it was told.
+    pub(super) fn took(&self) {
+        self.health.took();
+    }
+
+    /// Sends a request and waits for its answer, no longer than the time-out; fails at once where the server said nothing
+    /// a moment ago. A connection that turns out to be gone is made again once: every request may be sent twice, the second
+    /// one changes nothing.
     pub(super) async fn send<T: FromRedisValue>(
         &self,
         doing: &'static str,
         request: Request<'_>,
     ) -> Result<T, ProgressError> {
-        let deadline = Instant::now() + self.timeout;
+        let sent = Instant::now();
+        if !self.health.may_send(sent) {
+            let problem = format!("Redis at {} did not answer a moment ago; it is tried again soon", self.address);
+            return Err(ProgressError::new(ErrorKind::Transient, doing, problem));
+        }
+        let deadline = sent + self.timeout;
         loop {
             let connecting = self.connecting();
             let was_there = connecting.peek().is_some();
             match timeout_at(deadline, send_over(connecting.clone(), &request)).await {
-                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Ok(answer)) => {
+                    self.health.spoke();
+                    return Ok(answer);
+                }
                 Ok(Err(error)) => {
                     if ends_connection(&error) {
                         self.give_up(&connecting);
                     }
                     if !(was_there && error.is_connection_dropped()) {
-                        return Err(error::failed(doing, &self.address, error));
+                        return Err(self.failed(doing, sent, error));
                     }
                 }
                 Err(_) => {
@@ -219,6 +251,7 @@ impl Link {
                     if connecting.peek().is_some() {
                         self.give_up(&connecting);
                     }
+                    self.health.said_nothing(sent, Instant::now());
                     let problem = format!(
                         "Redis at {} did not answer within {:?}; check that it runs, that this machine reaches it, and \
                          that it is not overloaded",
@@ -228,6 +261,20 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// What went wrong, and what it says of the server.
+    fn failed(&self, doing: &'static str, sent: Instant, error: RedisError) -> ProgressError {
+        match error.is_timeout() {
+            true => self.health.said_nothing(sent, Instant::now()),
+            false => self.health.spoke(),
+        }
+        let takes_nothing = error::takes_nothing(&error);
+        let error = error::failed(doing, &self.address, error);
+        if takes_nothing {
+            self.health.took_nothing(&error.problem, Instant::now());
+        }
+        error
     }
 
     /// The connection, or the attempt to make it, that everybody shares.

@@ -5,6 +5,7 @@
 
 mod diagnose;
 mod error;
+mod health;
 mod keys;
 mod link;
 mod scripts;
@@ -97,16 +98,32 @@ impl RedisProgress {
         self.link.check().await
     }
 
+    /// Runs a command that changes something.
     async fn command<T: FromRedisValue>(&self, doing: &'static str, command: &Cmd) -> Result<T, ProgressError> {
         self.link.send(doing, Request::Command(command)).await
     }
 
+    /// Runs a script that changes something.
     async fn script<T: FromRedisValue>(
         &self,
         doing: &'static str,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, ProgressError> {
         self.link.send(doing, Request::Script(script)).await
+    }
+
+    /// Runs a command that changes nothing.
+    async fn ask<T: FromRedisValue>(&self, doing: &'static str, command: &Cmd) -> Result<T, ProgressError> {
+        self.link.ask(doing, Request::Command(command)).await
+    }
+
+    /// Runs a script that changes nothing.
+    async fn ask_script<T: FromRedisValue>(
+        &self,
+        doing: &'static str,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, ProgressError> {
+        self.link.ask(doing, Request::Script(script)).await
     }
 
     /// Names and values of what was put and renewed in time. What cannot be read was put by another version of this
@@ -117,7 +134,7 @@ impl RedisProgress {
         texts: &str,
         untils: &str,
     ) -> Result<Vec<(String, T)>, ProgressError> {
-        let living: Vec<(String, String)> = self.script(doing, self.scripts.living.key(texts).key(untils)).await?;
+        let living: Vec<(String, String)> = self.ask_script(doing, self.scripts.living.key(texts).key(untils)).await?;
         let mut read = Vec::with_capacity(living.len());
         for (name, text) in living {
             match serde_json::from_str(&text) {
@@ -178,14 +195,14 @@ impl Progress for RedisProgress {
     async fn committed(&self, run: &RunId, round: Round) -> Result<ShardSet, ProgressError> {
         let mut committed = self.scripts.committed.key(RunKeys::of(run).state());
         committed.arg(round.0);
-        let bits: Vec<u8> = self.script("reading which shards are committed", &committed).await?;
+        let bits: Vec<u8> = self.ask_script("reading which shards are committed", &committed).await?;
         Ok(ShardSet::from_bits(bits))
     }
 
     async fn counted(&self, run: &RunId) -> Result<Counted, ProgressError> {
         let mut read = cmd("HMGET");
         read.arg(RunKeys::of(run).state()).arg("complete").arg(&Counts::NAMES);
-        let counts: Vec<Option<u64>> = self.command("reading a run's counts", &read).await?;
+        let counts: Vec<Option<u64>> = self.ask("reading a run's counts", &read).await?;
         let count = |at: usize| counts.get(at).copied().flatten().unwrap_or_default();
         Ok(Counted { counts: Counts::of(std::array::from_fn(|at| count(at + 1))), complete: count(0) == 1 })
     }
@@ -229,7 +246,7 @@ impl Progress for RedisProgress {
         let keys = RunKeys::of(run);
         let mut holder = self.scripts.holder.key(keys.holders());
         holder.key(keys.holding()).arg(shard.to_string());
-        let text: Option<String> = self.script("reading who works on a shard", &holder).await?;
+        let text: Option<String> = self.ask_script("reading who works on a shard", &holder).await?;
         Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
@@ -246,7 +263,9 @@ impl Progress for RedisProgress {
         let mut beat = self.scripts.heartbeat.prepare_invoke();
         beat.key(HEARTBEATS).key(SEEN);
         beat.arg(heartbeat.worker.as_str()).arg(text(heartbeat)).arg(millis(ttl)).arg(millis(LIFE));
-        self.script("sending a heartbeat", &beat).await
+        self.script::<()>("sending a heartbeat", &beat).await?;
+        self.link.took();
+        Ok(())
     }
 
     async fn workers(&self) -> Result<Vec<Heartbeat>, ProgressError> {
@@ -258,15 +277,14 @@ impl Progress for RedisProgress {
 
     async fn recent_failures(&self, run: &RunId) -> Result<Vec<TaskOutcome>, ProgressError> {
         let key = RunKeys::of(run).failures();
-        let texts: Vec<String> =
-            self.command("reading a run's failures", cmd("LRANGE").arg(key).arg(0).arg(-1)).await?;
+        let texts: Vec<String> = self.ask("reading a run's failures", cmd("LRANGE").arg(key).arg(0).arg(-1)).await?;
         // As in `living`: what another version wrote does not hide the rest.
         Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
     }
 
     async fn throughput(&self, run: &RunId) -> Result<Throughput, ProgressError> {
         let read = self.scripts.throughput.key(RunKeys::of(run).throughput());
-        let (now, intervals): (i64, HashMap<i64, u64>) = self.script("reading a run's throughput", &read).await?;
+        let (now, intervals): (i64, HashMap<i64, u64>) = self.ask_script("reading a run's throughput", &read).await?;
         let mut intervals: Vec<_> = intervals.into_iter().map(|(at, done)| Interval { at, done }).collect();
         intervals.sort_by_key(|interval| interval.at);
         Ok(Throughput { now, intervals })
@@ -282,7 +300,7 @@ impl Progress for RedisProgress {
     async fn head(&self, run: &RunId) -> Result<Option<Head>, ProgressError> {
         let mut read = cmd("HGET");
         read.arg(RunKeys::of(run).head()).arg("head");
-        let text: Option<String> = self.command("reading how far a run's log is", &read).await?;
+        let text: Option<String> = self.ask("reading how far a run's log is", &read).await?;
         Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
@@ -302,7 +320,11 @@ impl Progress for RedisProgress {
     async fn lease(&self, name: &str, owner: &str, ttl: Duration) -> Result<bool, ProgressError> {
         let mut lease = self.scripts.lease.prepare_invoke();
         lease.key(keys::lease(name)).arg(owner).arg(millis(ttl).max(1));
-        self.script("taking a lease", &lease).await
+        let has_it = self.script("taking a lease", &lease).await?;
+        if has_it {
+            self.link.took();
+        }
+        Ok(has_it)
     }
 
     async fn release_lease(&self, name: &str, owner: &str) -> Result<(), ProgressError> {
@@ -312,11 +334,13 @@ impl Progress for RedisProgress {
     }
 
     async fn ring(&self) -> Result<(), ProgressError> {
-        self.command("ringing for the coordinator", cmd("INCR").arg(keys::BELL)).await
+        self.command::<()>("ringing for the coordinator", cmd("INCR").arg(keys::BELL)).await?;
+        self.link.took();
+        Ok(())
     }
 
     async fn rung(&self) -> Result<u64, ProgressError> {
-        let rung: Option<u64> = self.command("listening for the bell", cmd("GET").arg(keys::BELL)).await?;
+        let rung: Option<u64> = self.ask("listening for the bell", cmd("GET").arg(keys::BELL)).await?;
         Ok(rung.unwrap_or_default())
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use diorama_backends::objects::{ObjectError, ObjectMeta, Objects, list_all};
+use diorama_backends::objects::{ObjectError, ObjectMeta, Objects};
 use diorama_core::id::Sha256Hex;
 use futures::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
@@ -18,6 +18,9 @@ use crate::exit::Failure;
 
 /// Files that are downloaded at a time.
 const AT_ONCE: usize = 4;
+
+/// Files that are listed at a time.
+const PAGE: usize = 1000;
 
 /// Tries for a file whose download breaks off.
 const TRIES: u32 = 5;
@@ -100,7 +103,16 @@ async fn lock(path: PathBuf) -> Result<File, Failure> {
 
 /// The files that a model is read from.
 async fn listing(objects: &dyn Objects, from: &str) -> Result<Vec<ObjectMeta>, Failure> {
-    let mut files = list_all(objects, "").await.map_err(of_store)?;
+    let (mut files, mut after) = (Vec::new(), None);
+    loop {
+        // Page by page, so that none is left out because of its name: the model is whole, or not there.
+        let page = objects.list("", after.as_deref(), PAGE).await.map_err(of_store)?;
+        files.extend(page.objects);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
     files.retain(|file| READ.iter().any(|kind| file.key.rsplit_once('.').is_some_and(|(_, is)| is == *kind)));
     if !files.iter().any(|file| file.key == INDEX) {
         return Err(Failure::permanent(anyhow::anyhow!(
