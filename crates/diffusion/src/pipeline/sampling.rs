@@ -4,6 +4,7 @@
 use tch::{Kind, Tensor};
 
 use super::predict::Texts;
+use super::warnings::warnings;
 use super::{Edit, Prompt, Request, Sample, StableDiffusion};
 use crate::apart::{Threads, group_size};
 use crate::error::{Error, Result};
@@ -234,15 +235,16 @@ impl StableDiffusion {
         let settings = &row.request.settings;
         let positions: Vec<&[i64]> = row.prompt.subjects.iter().map(|subject| subject.positions.as_slice()).collect();
         let scores = self.scorer.scores(plan, scored, &positions)?;
-        let mut union: Option<Tensor> = None;
-        let mut subject_coverage = Vec::with_capacity(scores.len());
+        let mut masks = Vec::with_capacity(scores.len());
         for score in &scores {
             let smooth = mask::smooth(score, settings.smoothing)?;
-            let mask = mask::dilate(&mask::threshold(&smooth, settings.threshold)?, settings.dilation)?;
-            subject_coverage.push(mask::coverage(&mask)?);
+            masks.push(mask::dilate(&mask::threshold(&smooth, settings.threshold)?, settings.dilation)?);
+        }
+        let mut union: Option<Tensor> = None;
+        for mask in &masks {
             union = Some(match union {
-                None => mask,
-                Some(union) => union.f_logical_or(&mask)?,
+                None => mask.shallow_clone(),
+                Some(union) => union.f_logical_or(mask)?,
             });
         }
         let mask = union.ok_or_else(|| Error::Torch("an edit without subjects".to_owned()))?;
@@ -251,8 +253,10 @@ impl StableDiffusion {
             timestep: scored.timestep,
             estimator: plan.estimator,
             scores,
-            subject_coverage,
+            subject_coverage: masks.iter().map(mask::coverage).collect::<Result<_>>()?,
             coverage: mask::coverage(&mask)?,
+            extent: mask::Extent::of(&mask)?,
+            most_alike: mask::most_alike(&masks)?,
             after: before.f_where_self(&mask, noised)?,
             before: before.shallow_clone(),
             mask,
@@ -292,7 +296,7 @@ impl StableDiffusion {
         Ok(Sample {
             image,
             mask,
-            warnings: warnings(&row),
+            warnings: warnings(&row.prompt, settings, &row.edits),
             timesteps: timesteps.to_vec(),
             reference_latents: row.clean.as_ref().map(cpu).transpose()?,
             reference_noise: cpu(&row.noise.reference)?,
@@ -330,28 +334,4 @@ fn note_bad(latents: &Tensor, first_bad: &Tensor, step: usize) -> Result<Tensor>
     let finite = latents.f_isfinite()?.f_flatten(1, -1)?.f_all_dim(1, false)?;
     let newly = finite.f_logical_not()?.f_logical_and(&first_bad.f_lt(0)?)?;
     Ok(first_bad.f_masked_fill(&newly, step as i64)?)
-}
-
-fn warnings(row: &Row<'_>) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if let Some(seen) = &row.prompt.truncated_to {
-        warnings.push(format!(
-            "the prompt is longer than the text encoder reads: what follows {:?} has no effect",
-            seen.chars().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<String>()
-        ));
-    }
-    for edit in &row.edits {
-        if edit.coverage == 0.0 {
-            warnings.push(format!(
-                "the mask of edit step {} is empty: the whole picture was put back to the reference; lower threshold",
-                edit.step
-            ));
-        } else if edit.coverage == 1.0 {
-            warnings.push(format!(
-                "the mask of edit step {} covers everything: nothing was put back; raise threshold or lower dilation",
-                edit.step
-            ));
-        }
-    }
-    warnings
 }
