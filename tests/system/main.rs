@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where a guarantee is broken")]
 
 mod absence;
+#[cfg(feature = "engine")]
+mod calibrate;
 mod case;
 mod command_line;
 mod disks;

@@ -27,8 +27,7 @@ use crate::embedded::page::RunPage;
 use crate::embedded::{EmbeddedError, Existing, Plan, RunFolder};
 use crate::exit::{self, Failure};
 use crate::fleet::references;
-use crate::maker::{self, Maker};
-use crate::{gallery, issues, output, overwrite, progress, table};
+use crate::{gallery, issues, maker, output, overwrite, progress, table};
 
 pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
@@ -37,7 +36,11 @@ pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> R
     let manifest = manifest(command, &config)?;
     let folder = RunFolder::open(&command.out).map_err(embedded)?;
     let plan = match folder.existing().await.map_err(embedded)? {
-        Some(existing) if existing.history.is_submitted() => resume(command, &config, &manifest, existing)?,
+        Some(existing) if existing.history.is_submitted() => {
+            let options = config.engine.clone();
+            let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
+            resume(&command.manifest, &config, &manifest, existing, generator)?
+        }
         _ => {
             let (command, config) = (command.manifest.clone(), config.clone());
             let work = tokio::task::spawn_blocking(move || submit(&command, &config, &manifest));
@@ -89,7 +92,13 @@ pub(crate) fn open(path: &Path, format: Option<Format>, rules: Rules) -> Result<
 
 /// A plan for a folder whose run is already submitted: its tasks are in its input shards, and the model is loaded only
 /// where something is left to do.
-fn resume(command: &Run, config: &Config, manifest: &Manifest, existing: Existing) -> Result<Plan, Failure> {
+pub(crate) fn resume(
+    path: &Path,
+    config: &Config,
+    manifest: &Manifest,
+    existing: Existing,
+    generator: MakeGenerator,
+) -> Result<Plan, Failure> {
     let sha256 = manifest.digest().map_err(Failure::try_again)?;
     if existing.history.ended().is_some() {
         tracing::info!("this run had ended before; nothing is made again");
@@ -97,10 +106,8 @@ fn resume(command: &Run, config: &Config, manifest: &Manifest, existing: Existin
     let counts = (existing.spec.tasks, existing.spec.invalid_rows);
     // Which model this is shows when it is loaded, if it is needed; until then the spec's stands.
     let model = existing.spec.model;
-    let options = config.engine.clone();
-    let generator: MakeGenerator = Box::new(move || Ok(maker::make(&options)?.into_generator()));
     Ok(Plan {
-        spec: spec(&command.manifest, config, manifest, sha256, counts, model)?,
+        spec: spec(path, config, manifest, sha256, counts, model)?,
         tasks: Box::new(std::iter::empty()),
         invalid: Vec::new(),
         generator,
@@ -112,8 +119,18 @@ fn resume(command: &Run, config: &Config, manifest: &Manifest, existing: Existin
 /// A plan for a new run: the model is loaded first, because what it refuses is an issue of the manifest too.
 fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Failure> {
     let maker = maker::make(&config.engine).map_err(Failure::permanent)?;
+    planned(path, config, manifest, maker.into_generator())
+}
+
+/// A plan for a new run on a model that is loaded.
+pub(crate) fn planned(
+    path: &Path,
+    config: &Config,
+    manifest: &Manifest,
+    generator: Box<dyn Generator>,
+) -> Result<Plan, Failure> {
     let skip = config.run.on_invalid == OnInvalid::Skip;
-    let check = |task: &Task| check_all(&maker, &config.run, task);
+    let check = |task: &Task| check_all(generator.as_ref(), &config.run, task);
     let report =
         manifest.validate(&check, if skip { LISTED_SKIPPED } else { issues::SHOWN }).map_err(Failure::permanent)?;
     if report.issue_count > 0 && !(skip && report.tasks > 0) {
@@ -124,11 +141,10 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Fai
         tracing::warn!("skipped: {issue}");
     }
     let counts = (report.tasks, report.invalid_rows);
-    let model = Some(ModelIdentity::from(maker.as_generator().info()));
+    let model = Some(ModelIdentity::from(generator.info()));
     let spec = spec(path, config, manifest, report.sha256.clone(), counts, model)?;
     let tasks = manifest.tasks(&report).map_err(Failure::try_again)?;
     let tasks: Tasks = Box::new(tasks.map(|task| task.map_err(Into::into)));
-    let generator: Box<dyn Generator> = maker.into_generator();
     Ok(Plan {
         spec,
         tasks,
@@ -140,8 +156,7 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest) -> Result<Plan, Fai
 }
 
 /// Asks the model about the task, and about the same task with each method that it is compared with.
-fn check_all(maker: &Maker, options: &RunOptions, task: &Task) -> Result<(), TaskError> {
-    let generator = maker.as_generator();
+fn check_all(generator: &dyn Generator, options: &RunOptions, task: &Task) -> Result<(), TaskError> {
     for variant in variants(task, &options.compare) {
         generator.check(&variant)?;
     }
