@@ -6,7 +6,7 @@ names an object on that scene.
     python evaluate_method.py WORK FOLDER --run JSON ...   one row of figures for each JSON of settings, such as
                                                            {"layers": "first"} or {"layers": "all", "probes": 16}
     python evaluate_method.py WORK FOLDER --paired         what each score and threshold changes, case by case
-    python evaluate_method.py WORK FOLDER --masks          how masks that miss their object look (uses diorama.json)
+    python evaluate_method.py WORK FOLDER --masks          which figures tell masks that miss their object (uses diorama.json)
     python evaluate_method.py WORK FOLDER [--grid OUT.png] the table of the model card (uses diorama.json)
 
 The algorithm is the project's: the gradient of the conditional prediction in the forward pass that step i has
@@ -23,9 +23,12 @@ import torch.nn.functional as F
 from absgrad import LastLayer
 from attention import cross_attention_names, watch
 from judge import Verdict, load_judge
-from networks import (ALPHA, DEVICE, LATENT, NOUN_POSITION, add_noise, ddim_step, decode, load, noise_from, noise_of, save_grid, timesteps,
+from networks import (ALPHA, COLOUR_POSITION, DEVICE, LATENT, NOUN_POSITION, add_noise, ddim_step, decode, load, noise_from, noise_of, save_grid, timesteps,
                       to_tensor, token_ids)
 from scenes import HELD_OUT, prompt, sample
+
+
+BAD = 0.25  # the IoU below which a dilated mask is not the object's
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,15 @@ def enlarge(m):
 
 
 def score(kind, layer, u, c, token=NOUN_POSITION):
-    """S [B, 4, h, w] from the forward pass just done, whose second half of rows is conditional."""
-    rows = range(len(c), 2 * len(c))
+    """S [B, 4, h, w] from the forward pass just done, whose second half of rows is conditional; `token` for all rows or
+    one each."""
+    tokens = [token] * len(c) if isinstance(token, int) else token
+    rows = zip(range(len(c), 2 * len(c)), tokens)
     if kind == "guidance-difference":
         return (c - u).abs()
     if kind == "attention":
-        return torch.stack([layer.attention(r, token).sum(0).view(1, *c.shape[2:]).expand_as(c[0]) for r in rows])
-    return torch.stack([layer.score(r, token, positive_part=kind == "relu-grad") for r in rows])
+        return torch.stack([layer.attention(r, t).sum(0).view(1, *c.shape[2:]).expand_as(c[0]) for r, t in rows])
+    return torch.stack([layer.score(r, t, positive_part=kind == "relu-grad") for r, t in rows])
 
 
 def signs(shape, generator):
@@ -182,7 +187,7 @@ class Study:
         return row, x, masks
 
     def paired(self, ours):
-        """Background of the default settings less that of others, over the same cases: mean and standard error. Outside
+        """Background of the default settings less that of others, over the same cases: mean and interval. Outside
         what all of the pictures compared draw, so that no picture chooses where it is measured."""
         others = {"attention": replace(ours, score="attention"), "relu-grad": replace(ours, score="relu-grad"),
                   "guidance-difference": replace(ours, score="guidance-difference"),
@@ -193,17 +198,21 @@ class Study:
         verdict = Verdict(self.judge, pictures["ours"])
         verdict.mask = drawn
         kept = {name: self.backgrounds(x, verdict) for name, x in pictures.items()}
-        print(f"ours: {kept['ours'].mean():.2f} dB over {self.cases} cases")
+        print(f"ours: {kept['ours'].mean():.2f} dB, mean of {self.cases} cases; less others, with the 95 % interval of 2000 resamples")
         for name in others:
             difference = kept["ours"] - kept[name]
-            print(f"  less {name:20s} {difference.mean():+.2f} \u00b1 {difference.std() / self.cases ** 0.5:.2f} dB", flush=True)
+            pick = torch.randint(self.cases, (2000, self.cases), generator=torch.Generator().manual_seed(0))
+            low, high = difference[pick].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
+            print(f"  less {name:20s} {difference.mean():+.2f} ({low:+.2f} to {high:+.2f}) dB", flush=True)
 
     def masks(self, ours):
-        """Coverage, share of the border and IoU with the object finally drawn of the dilated masks at each edit, over good
-        and bad scores and thresholds: which figures tell a bad mask?"""
+        """How well figures that need no truth tell bad masks: of the union over channels after dilation, its coverage and
+        its share of the border, over good and bad scores and thresholds. Bad is a mask whose IoU with the object finally
+        drawn is below BAD. And how much the masks of two subjects have in common that are one object (its colour and its
+        noun), or two things (its noun and its place)."""
         ways = [replace(ours, score=kind, threshold=k) for kind in ("abs-grad", "guidance-difference")
                 for k in (-0.5, 0.25, 1.0, 2.5, 4.0)]
-        rows = []
+        rows, shared = [], {"one object": [], "two things": []}
         for s in ways:
             x, masks = self.run(s)
             seen = Verdict(self.judge, x)
@@ -212,17 +221,36 @@ class Study:
                 overlap = iou(enlarge(union), seen.mask[:, None])
                 covered, edge = union.float().mean((1, 2, 3)), border(union)
                 rows += [(covered[i].item(), edge[i].item(), overlap[i].item()) for i in range(self.cases) if seen.present[i]]
-        rows = torch.tensor(rows)
-        print(f"{len(rows)} masks")
-        for name, column in (("coverage", 0), ("border", 1)):
-            print(name)
-            edges = (0, 0.02, 0.04, 0.06, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.001)
-            for low, high in zip(edges, edges[1:]):
-                inside = rows[(rows[:, column] >= low) & (rows[:, column] < high)]
-                if len(inside):
-                    good = (inside[:, 2] >= 0.5).float().mean()
-                    print(f"  {low:.2f} to {high:.2f}: {len(inside):5d}, median IoU {inside[:, 2].median():.2f}, "
-                          f"{good:.0%} with IoU of 0.5 and more", flush=True)
+        edits = ours.edit_indices(int(ours.steps * ours.strength))
+        # Each word of these prompts is one token, behind the start token; the place's is the last.
+        places = [len(prompt(*a).split()) for a in self.asked.tolist()]
+
+        def common(i, t, u, c):
+            if i + 1 in edits:
+                colour, noun, place = (dilate(threshold(blur(score("abs-grad", self.layer, u, c, token)), ours.threshold),
+                                              ours.dilation).any(1, keepdim=True) for token in (COLOUR_POSITION, NOUN_POSITION, places))
+                shared["one object"].append(iou(colour, noun))
+                shared["two things"].append(iou(noun, place))
+        self.run(ours, common)
+        covered, edge, overlap = torch.tensor(rows).T
+        bad = overlap < BAD
+        print(f"{len(bad)} masks of {self.cases} cases, {int(bad.sum())} of them bad (IoU below {BAD})")
+        for name, figure, sign, limits in (("coverage", covered, "<", (0.01, 0.02, 0.03, 0.05, 0.08)),
+                                           ("coverage", covered, ">", (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+                                           ("border", edge, ">", (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9))):
+            for limit in limits:
+                warned = figure < limit if sign == "<" else figure > limit
+                right = (warned & bad).sum().item()
+                print(f"  {name} {sign} {limit}: {int(warned.sum()):4d} warned, precision {right / max(1, int(warned.sum())):.3f}, "
+                      f"recall {right / max(1, int(bad.sum())):.3f}", flush=True)
+        warned = (covered < 0.03) | (covered > 0.8) | (edge > 0.6)
+        right = (warned & bad).sum().item()
+        print(f"  coverage < 0.03 or > 0.8 or border > 0.6: {int(warned.sum()):4d} warned, precision "
+              f"{right / max(1, int(warned.sum())):.3f}, recall {right / max(1, int(bad.sum())):.3f}")
+        for name, values in shared.items():
+            values = torch.cat(values)
+            at = " ".join(f"{q:.0%} {values.quantile(q).item():.2f}" for q in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))
+            print(f"IoU of two subjects' masks that are {name}, {len(values)} pairs: {at}", flush=True)
 
     def probe(self, s):
         """On an undisturbed img2img run: IoU of every score's mask with the object finally drawn."""

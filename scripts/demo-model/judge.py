@@ -5,6 +5,7 @@ is no better or worse on those that the diffusion model has not seen.
     python judge.py WORK SECONDS
 """
 import math
+import os
 import sys
 import time
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from networks import DEVICE, half, to_tensor
 from scenes import HELD_OUT, NO_SHAPE, SHAPES, sample
@@ -83,9 +85,14 @@ def stack(samples):
 
 
 def load_judge(work):
+    """The one that was trained into WORK; where WORK is models/eval, the one that was published."""
     judge = Judge()
-    judge.load_state_dict(torch.load(f"{work}/judge.pt", map_location=DEVICE))
-    return judge.eval().requires_grad_(False)
+    if os.path.exists(f"{work}/judge.pt"):
+        judge.load_state_dict(torch.load(f"{work}/judge.pt", map_location=DEVICE))
+    else:
+        # What an export leaves out counts batches, which only training asks for.
+        judge.load_state_dict({k: v.float() for k, v in load_file(f"{work}/judge/model.safetensors").items()}, strict=False)
+    return judge.to(DEVICE).eval().requires_grad_(False)
 
 
 def main(work, seconds):

@@ -6,6 +6,8 @@
 
 mod absence;
 mod accepting;
+#[cfg(feature = "engine")]
+mod calibrate;
 mod case;
 mod command_line;
 mod disks;

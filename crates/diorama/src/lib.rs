@@ -63,6 +63,12 @@ fn start(cli: Cli) -> Result<u8, Failure> {
             Command::Eval(_) => Err(Failure::usage(anyhow::anyhow!(
                 "this build has no engine; use a build with the feature `engine` to measure pictures"
             ))),
+            #[cfg(feature = "engine")]
+            Command::Calibrate(ref command) => commands::calibrate::run(command, &cli, drain).await,
+            #[cfg(not(feature = "engine"))]
+            Command::Calibrate(_) => Err(Failure::usage(anyhow::anyhow!(
+                "this build has no engine; use a build with the feature `engine` to calibrate a model"
+            ))),
             Command::Doctor(ref command) => commands::doctor::run(command, &cli).await,
             Command::Config(ref command) => commands::config::run(command, &cli),
             Command::Serve(_) => commands::serve::run(&cli, drain).await,

@@ -15,6 +15,6 @@ mod synthetic;
 #[cfg(feature = "libtorch")]
 pub use diorama_diffusion::device;
 #[cfg(feature = "libtorch")]
-pub use libtorch::{LibtorchGenerator, LibtorchOptions, prepare_process};
+pub use libtorch::{InForce, LibtorchGenerator, LibtorchOptions, prepare_process};
 pub use measures::SyntheticMeasurer;
 pub use synthetic::{SyntheticGenerator, SyntheticOptions};

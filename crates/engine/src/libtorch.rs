@@ -17,7 +17,7 @@ use diorama_diffusion::pipeline::{LoadOptions, Request, Sample, StableDiffusion}
 use diorama_diffusion::{Error, LIBTORCH_VERSION, memory, reproducible_arithmetic};
 
 use crate::explained::Unexplained;
-use crate::resolve::{fit, resolve};
+use crate::resolve::{fit, resolve, score_name};
 
 /// Settles what holds for a whole process that uses libtorch. Belongs at its start.
 pub fn prepare_process() {
@@ -39,6 +39,25 @@ pub struct LibtorchOptions {
     pub batch_size: Option<usize>,
     /// Whether our own GPU kernels run where they agree with libtorch's.
     pub own_kernels: bool,
+}
+
+/// What is in force where a task leaves settings open, as far as a mask depends on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InForce {
+    /// Which score.
+    pub score: core::Score,
+    /// The cross-attention layers that it is taken from, by their diffusers paths.
+    pub layers: Vec<String>,
+    /// k in `score > mean + k·std`.
+    pub threshold: f64,
+    /// The timesteps before which latents are replaced.
+    pub edit_steps: Vec<u32>,
+    /// How many timesteps run.
+    pub timesteps: u32,
+    /// The picture's width and height in pixels.
+    pub size: (u32, u32),
+    /// Every setting, as the record has them.
+    pub all: serde_json::Value,
 }
 
 /// A loaded model.
@@ -77,6 +96,29 @@ impl LibtorchGenerator {
             batch_size: model.batch_size(),
         };
         Ok(Self { model, info })
+    }
+
+    /// The model's cross-attention layers by their diffusers paths, in the order in which they run.
+    pub fn cross_attention_layers(&self) -> &[String] {
+        self.model.cross_attention_layers()
+    }
+
+    /// What is in force for a task of these settings; a size that follows the reference is the model's own here.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] and [`Error::Model`], as for a task.
+    pub fn in_force(&self, wanted: &core::Settings) -> Result<InForce, Error> {
+        let settings = resolve(&self.model, wanted, None)?;
+        let (timesteps, edits) = self.model.edit_steps(&settings)?;
+        Ok(InForce {
+            score: score_name(settings.score),
+            layers: settings.layers.clone(),
+            threshold: settings.threshold,
+            edit_steps: edits.into_iter().map(|step| step as u32).collect(),
+            timesteps: timesteps as u32,
+            size: (settings.width, settings.height),
+            all: serde_json::to_value(&settings).unwrap_or_default(),
+        })
     }
 
     /// Whose kernels run and why, for people.

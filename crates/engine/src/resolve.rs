@@ -121,7 +121,8 @@ pub(crate) fn resolve(
             Some(core::Score::Attention) => Score::Attention,
             Some(core::Score::GuidanceDifference) => Score::GuidanceDifference,
             None if published => Score::MixedReluGrad,
-            None => Score::AbsGrad,
+            None if paper => Score::AbsGrad,
+            None => measured.score.unwrap_or(Score::AbsGrad),
         },
         probes: wanted.probes.unwrap_or(default::PROBES),
         start: match wanted.start {
@@ -136,6 +137,17 @@ pub(crate) fn resolve(
         height,
         paste_back: wanted.paste_back.map(|feather| feather.round() as u32),
     })
+}
+
+/// A score as a user writes it.
+pub(crate) fn score_name(score: Score) -> core::Score {
+    match score {
+        Score::AbsGrad => core::Score::AbsGrad,
+        Score::ReluGrad => core::Score::ReluGrad,
+        Score::MixedReluGrad => core::Score::MixedReluGrad,
+        Score::Attention => core::Score::Attention,
+        Score::GuidanceDifference => core::Score::GuidanceDifference,
+    }
 }
 
 fn scheduler_kind(scheduler: core::Scheduler) -> SchedulerKind {
@@ -218,9 +230,30 @@ mod tests {
         let settings = resolve(&measured, &user, None).unwrap();
         assert_eq!(settings.steps, 7);
         assert_eq!(settings.layers.first(), measured.cross_attention_layers().last());
+        // A score that was measured is the default, but not of the paper's text, which has one.
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("diorama.json");
+        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join(TINY), folder.path());
+        std::fs::write(&file, r#"{"score": "attention", "calibration": {"budget": 200}}"#).unwrap();
+        let attentive = model(folder.path().to_str().unwrap());
+        assert_eq!(resolve(&attentive, &core::Settings::default(), None).unwrap().score, Score::Attention);
+        let text = core::Settings { preset: Some(Preset::PaperText), ..core::Settings::default() };
+        assert_eq!(resolve(&attentive, &text, None).unwrap().score, Score::AbsGrad);
         // Without such a file: the method's own.
         let settings = resolve(&model(TINY), &core::Settings::default(), None).unwrap();
         assert_eq!((settings.steps, settings.guidance, settings.strength), (50, 8.0, 0.9));
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let (entry, target) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+            if entry.is_dir() {
+                std::fs::create_dir(&target).unwrap();
+                copy(&entry, &target);
+            } else {
+                std::fs::copy(&entry, &target).unwrap();
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! [`settings`] are the method's knobs, all of them set. The derivation is in `docs/method.md`.
 
 mod closed_form;
+pub mod extent;
 mod gradients;
 pub mod mask;
 mod mixed_form;

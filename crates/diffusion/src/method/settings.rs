@@ -1,6 +1,6 @@
 //! The settings of one picture, all of them decided.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::scheduler::{ConfigReading, SchedulerKind};
@@ -21,7 +21,7 @@ pub enum Method {
 }
 
 /// What says which latent elements belong to the subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Score {
     /// `Σ A·|J|`.

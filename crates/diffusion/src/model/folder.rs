@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::config::Config;
 use crate::error::{Error, Result};
+use crate::method::Score;
 use crate::scheduler::SchedulerKind;
 
 /// The classes that a component may have, as `model_index.json` names them.
@@ -105,11 +106,14 @@ pub fn digest(folder: &Path, weights: &[(&str, [u8; 32])]) -> Result<[u8; 32]> {
 }
 
 /// `diorama.json` beside a model: the settings that were measured best for it. What it leaves out is the method's own.
+/// `diorama calibrate` writes it.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MeasuredSettings {
     /// Cross-attention layers by their diffusers paths.
     pub layers: Option<Vec<String>>,
+    /// Which score.
+    pub score: Option<Score>,
     /// k in `score > mean + k·std`.
     pub threshold: Option<f64>,
     /// How often the mask is dilated.
@@ -126,6 +130,8 @@ pub struct MeasuredSettings {
     pub edit_fractions: Option<Vec<f64>>,
     /// The sampler.
     pub scheduler: Option<SchedulerKind>,
+    /// How the settings were measured: for people, and read by nothing.
+    pub calibration: Option<Value>,
 }
 
 impl MeasuredSettings {

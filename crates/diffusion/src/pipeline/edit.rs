@@ -9,6 +9,7 @@ use super::sampling::Row;
 use super::{Edit, StableDiffusion};
 use crate::error::{Error, Result};
 use crate::method::Arithmetic;
+use crate::method::extent::{Extent, most_alike};
 use crate::method::mask::{Masking, coverage};
 use crate::method::score::{Plan, ScoredRows};
 
@@ -61,6 +62,8 @@ struct Made {
 struct MadeRow {
     scores: Vec<Tensor>,
     mask: Tensor,
+    /// Of each subject by itself, where there are several.
+    subject_masks: Vec<Tensor>,
     subject_coverage: Vec<Tensor>,
     coverage: Tensor,
 }
@@ -134,7 +137,7 @@ impl Edits {
 
     /// Bytes that lie on the device.
     fn kept(&self) -> usize {
-        let row = |row: &MadeRow| row.mask.numel() * (1 + 4 * (row.scores.len() + 2));
+        let row = |row: &MadeRow| row.mask.numel() * (1 + row.subject_masks.len() + 4 * (row.scores.len() + 2));
         self.made.iter().flat_map(|made| made.rows.iter().map(row)).sum()
     }
 
@@ -147,7 +150,7 @@ impl Edits {
     /// Tensors of one kind go together, so that the device is waited for three times and no more.
     fn bring_to_cpu(&mut self) -> Result<()> {
         let all = || self.made.iter().flat_map(|made| made.rows.iter());
-        let masks = copies(&all().map(|row| &row.mask).collect::<Vec<_>>())?;
+        let masks = copies(&all().flat_map(|row| row.subject_masks.iter().chain([&row.mask])).collect::<Vec<_>>())?;
         let shares: Vec<&Tensor> = all().flat_map(|row| row.subject_coverage.iter().chain([&row.coverage])).collect();
         let shares = if shares.is_empty() { Vec::new() } else { Vec::<f64>::try_from(Tensor::f_stack(&shares, 0)?)? };
         let mut floats = Vec::new();
@@ -162,13 +165,17 @@ impl Edits {
         let lost = || Error::Torch("an edit was lost on its way from the device".to_owned());
         for made in self.made.drain(..) {
             for (row, done) in made.rows.iter().zip(&mut self.done) {
+                let subject_masks: Vec<Tensor> = masks.by_ref().take(row.subject_masks.len()).collect();
+                let mask = masks.next().ok_or_else(lost)?;
                 done.push(Edit {
                     step: made.step,
                     timestep: made.timestep,
                     estimator: self.plan.estimator,
                     scores: floats.by_ref().take(row.scores.len()).collect(),
                     subject_coverage: shares.by_ref().take(row.subject_coverage.len()).collect(),
-                    mask: masks.next().ok_or_else(lost)?,
+                    extent: Extent::of(&mask)?,
+                    most_alike: most_alike(&subject_masks)?,
+                    mask,
                     coverage: shares.next().ok_or_else(lost)?,
                     before: floats.next().ok_or_else(lost)?,
                     after: floats.next().ok_or_else(lost)?,
@@ -201,12 +208,18 @@ fn masked(scores: Vec<Vec<Tensor>>, masking: &Masking) -> Result<Vec<MadeRow>> {
     let without = || Error::Torch("an edit without subjects".to_owned());
     let mut union: Option<Tensor> = None;
     let mut shares: Vec<Vec<Tensor>> = scores.iter().map(|_| Vec::new()).collect();
+    let mut apart: Vec<Vec<Tensor>> = scores.iter().map(|_| Vec::new()).collect();
     for place in 0..scores.iter().map(Vec::len).max().unwrap_or(0) {
         let taken = scores.iter().map(|of_row| of_row.get(place).or(of_row.first()).ok_or_else(without));
         let masks = masking.masks(&Tensor::f_stack(&taken.collect::<Result<Vec<_>>>()?, 0)?)?;
         for ((shares, of_row), share) in shares.iter_mut().zip(&scores).zip(coverage(&masks)?.f_unbind(0)?) {
             if place < of_row.len() {
                 shares.push(share);
+            }
+        }
+        for ((apart, of_row), mask) in apart.iter_mut().zip(&scores).zip(masks.f_unbind(0)?) {
+            if of_row.len() > 1 && place < of_row.len() {
+                apart.push(mask);
             }
         }
         union = Some(match union {
@@ -216,10 +229,15 @@ fn masked(scores: Vec<Vec<Tensor>>, masking: &Masking) -> Result<Vec<MadeRow>> {
     }
     let union = union.ok_or_else(without)?;
     let coverages = coverage(&union)?.f_unbind(0)?;
-    let rows = scores.into_iter().zip(shares).zip(union.f_unbind(0)?).zip(coverages);
-    Ok(rows
-        .map(|(((scores, subject_coverage), mask), coverage)| MadeRow { scores, mask, subject_coverage, coverage })
-        .collect())
+    let rows = scores.into_iter().zip(apart).zip(shares).zip(union.f_unbind(0)?).zip(coverages);
+    let row = |((((scores, subject_masks), subject_coverage), mask), coverage)| MadeRow {
+        scores,
+        mask,
+        subject_masks,
+        subject_coverage,
+        coverage,
+    };
+    Ok(rows.map(row).collect())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use super::host::copies;
 use super::sampling::Row;
+use super::warnings::warnings;
 use super::{Sample, StableDiffusion};
 use crate::error::{Error, Result};
 use crate::explain;
@@ -94,7 +95,7 @@ fn explained(
     Ok(Sample {
         image,
         mask,
-        warnings: warnings(&row),
+        warnings: warnings(&row.prompt, settings, &row.edits),
         timesteps: timesteps.to_vec(),
         reference_latents: reference_latents.map(|latents| latents.f_get(0)).transpose()?,
         reference_noise: row.noise.reference.f_get(0)?,
@@ -103,28 +104,4 @@ fn explained(
         prompt: row.prompt,
         edits: row.edits,
     })
-}
-
-fn warnings(row: &Row<'_>) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if let Some(seen) = &row.prompt.truncated_to {
-        warnings.push(format!(
-            "the prompt is longer than the text encoder reads: what follows {:?} has no effect",
-            seen.chars().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<String>()
-        ));
-    }
-    for edit in &row.edits {
-        if edit.coverage == 0.0 {
-            warnings.push(format!(
-                "the mask of edit step {} is empty: the whole picture was put back to the reference; lower threshold",
-                edit.step
-            ));
-        } else if edit.coverage == 1.0 {
-            warnings.push(format!(
-                "the mask of edit step {} covers everything: nothing was put back; raise threshold or lower dilation",
-                edit.step
-            ));
-        }
-    }
-    warnings
 }

@@ -10,6 +10,7 @@ mod prompt;
 mod request;
 mod sampling;
 mod variance;
+mod warnings;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -218,6 +219,15 @@ impl StableDiffusion {
     /// [`Error::Setting`] and the errors of subjects.
     pub fn check(&self, prompt: &str, subjects: Option<&[String]>, settings: &Settings) -> Result<Prompt> {
         self.examine(prompt, subjects, settings).map(|(prompt, _)| prompt)
+    }
+
+    /// How many timesteps `settings` leave to run, and before which of them latents are replaced.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where they leave none, or an edit step is not among them.
+    pub fn edit_steps(&self, settings: &Settings) -> Result<(usize, Vec<usize>)> {
+        let steps = self.scheduler(settings)?.timesteps().len();
+        Ok((steps, settings.edits.indices(steps)?))
     }
 
     /// [`check`](Self::check), with the scheduler that it needed.

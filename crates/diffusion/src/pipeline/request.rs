@@ -7,6 +7,7 @@ use tch::Tensor;
 use crate::error::Result;
 use crate::explain;
 use crate::image_processor::{Gray, Rgb};
+use crate::method::extent::Extent;
 use crate::method::{Estimator, Settings};
 
 /// One picture to make.
@@ -61,6 +62,10 @@ pub struct Edit {
     pub mask: Tensor,
     /// The share of latent elements in it.
     pub coverage: f64,
+    /// How much of the picture it covers, and of the picture's border.
+    pub extent: Extent,
+    /// The two subjects whose masks have most in common, and their IoU, where there are several.
+    pub most_alike: Option<(usize, usize, f64)>,
     /// Latents `[4, h, w]` before and after the replacement.
     pub before: Tensor,
     /// See `before`.

@@ -27,6 +27,12 @@ pub(super) struct Flags<G> {
     group: PhantomData<G>,
 }
 
+impl<G> Clone for Flags<G> {
+    fn clone(&self) -> Self {
+        Self { given: self.given.clone(), group: PhantomData }
+    }
+}
+
 impl<G: Group> Flags<G> {
     /// The keys that were given, with their texts.
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
@@ -99,6 +105,8 @@ groups! {
     MethodFlags of Method: Some("Method"), Settings::DECLARED, [];
     /// What makes the pictures.
     EngineFlags of Engine: Some("Engine"), EngineOptions::KEYS, [];
+    /// The machine that a model runs on, where another argument says which model.
+    MachineFlags of Machine: Some("Engine"), &[], ["variant", "device", "dtype", "batch_size"];
     /// How a run is cut, stored and tried again.
     RunFlags of Run: Some("Run"), RunOptions::KEYS, [];
     /// With which networks a run's pictures are measured.

@@ -16,8 +16,8 @@ use diorama_runtime::config::{Config, ConfigError, Sources, load};
 use diorama_runtime::logging::LogFormat;
 
 use self::flags::{
-    ClientFlags, CoordinatorFlags, EngineFlags, MethodFlags, NetworkFlags, ReferenceFlags, RunFlags, SeedFlag,
-    ServeFlags, ServiceFlags, SubmitFlags, WorkerFlags,
+    ClientFlags, CoordinatorFlags, EngineFlags, MachineFlags, MethodFlags, NetworkFlags, ReferenceFlags, RunFlags,
+    SeedFlag, ServeFlags, ServiceFlags, SubmitFlags, WorkerFlags,
 };
 pub(crate) use self::reading::Reading;
 pub(crate) use self::token::{NewToken, Token};
@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Report(Report),
     /// Measures and compares the pictures of folders: tables, plots, a page; run it again to resume
     Eval(Eval),
+    /// Measures which layers, score, threshold and edit steps suit a model; run the same command to resume
+    Calibrate(Calibrate),
     /// Runs a coordinator: the HTTP API, and the runs in the object store
     Serve(Serve),
     /// Runs a worker: takes shards from a pool and makes their pictures
@@ -214,6 +216,49 @@ pub(crate) struct Eval {
     /// Prints the summaries as JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+#[cfg_attr(not(feature = "engine"), expect(dead_code, reason = "measuring needs the engine"))]
+pub(crate) struct Calibrate {
+    /// The model's folder, in the layout of diffusers
+    #[arg(value_name = "MODEL", value_parser = reading::path())]
+    pub(crate) folder: PathBuf,
+    /// What is measured on: a manifest, or a folder of pictures, the prompts of each a line each in NAME.txt beside it,
+    /// and where its subject may be in NAME.region.png
+    #[arg(value_name = "REFERENCES", value_parser = reading::path())]
+    pub(crate) references: PathBuf,
+    /// A prompt for every picture of the folder that has none; may be given several times
+    #[arg(long = "prompt", value_name = "TEXT")]
+    pub(crate) prompts: Vec<String>,
+    /// A folder that holds networks: clip, or judge for the bundled model; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub(crate) networks: Vec<PathBuf>,
+    /// How many pictures may be made at most
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) budget: usize,
+    /// What is searched, in this order: score (and its layers), threshold, edit-steps
+    #[arg(long, value_name = "AXES", value_delimiter = ',', default_value = "score,threshold,edit-steps",
+        value_parser = ["score", "threshold", "edit-steps"])]
+    pub(crate) axes: Vec<String>,
+    /// The file for the settings (default: diorama.json in the model's folder)
+    #[arg(long, value_name = "FILE", value_parser = reading::path())]
+    pub(crate) out: Option<PathBuf>,
+    /// The folder for the pictures that are measured
+    #[arg(long, value_name = "DIR", default_value = "calibration", value_parser = reading::path())]
+    pub(crate) work: PathBuf,
+    /// Says what would be measured and how many pictures that takes, and makes none
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Prints what was measured as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
+    #[command(flatten)]
+    seed: SeedFlag,
+    #[command(flatten)]
+    machine: MachineFlags,
 }
 
 #[derive(Debug, Args)]
@@ -505,6 +550,7 @@ impl Cli {
             Command::Run(command) => command.json,
             Command::Doctor(command) => command.json,
             Command::Eval(command) => command.json,
+            Command::Calibrate(command) => command.json,
             Command::Config(command) => command.json,
             Command::Report(_) | Command::Serve(_) | Command::Worker(_) | Command::Open(_) => false,
             Command::Submit(command) => command.json,
@@ -541,6 +587,10 @@ impl Cli {
                 [command.engine.pairs(), command.services.pairs(), command.coordinator.pairs()].concat()
             }
             Command::Report(_) | Command::Eval(_) => Vec::new(),
+            Command::Calibrate(command) => {
+                let model = ("model", command.folder.display().to_string());
+                [vec![model], command.seed.pairs(), command.machine.pairs()].concat()
+            }
             Command::Serve(command) => [command.serve.pairs(), command.services.pairs()].concat(),
             Command::Worker(command) => {
                 let (worker, references) = (command.worker.pairs(), command.references.pairs());

@@ -11,7 +11,7 @@ use diorama_runtime::home;
 use crate::exit::Failure;
 
 /// How a manifest is read.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Reading {
     /// Manifest columns for keys with another name, such as prompt=caption,reference=image_path
     #[arg(long, value_name = "KEY=COLUMN", value_delimiter = ',', value_parser = pair)]

@@ -1,5 +1,7 @@
 //! One module a command.
 
+#[cfg(feature = "engine")]
+pub(crate) mod calibrate;
 pub(crate) mod config;
 pub(crate) mod doctor;
 #[cfg(feature = "engine")]

@@ -29,8 +29,7 @@ use crate::embedded::page::RunPage;
 use crate::embedded::{EmbeddedError, Existing, Plan, RunFolder};
 use crate::exit::{self, Failure};
 use crate::fleet::references;
-use crate::maker::{self, Maker};
-use crate::{gallery, issues, output, overwrite, progress, table};
+use crate::{gallery, issues, maker, output, overwrite, progress, table};
 
 pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let config = cli.configuration().map_err(Failure::usage)?;
@@ -42,7 +41,11 @@ pub(crate) async fn run(command: &Run, cli: &Cli, drain: CancellationToken) -> R
     let existing = folder.existing().await.map_err(embedded)?;
     let had_ended = existing.as_ref().is_some_and(|existing| existing.history.ended().is_some());
     let plan = match existing {
-        Some(existing) if existing.history.is_submitted() => resume(command, &config, &manifest, existing, asked)?,
+        Some(existing) if existing.history.is_submitted() => {
+            let (options, networks) = (config.engine.clone(), networks(&config, &asked));
+            let engine: MakeEngine = Box::new(move || Ok(maker::engine(&options, &networks)?));
+            resume(&command.manifest, &config, &manifest, existing, asked, engine)?
+        }
         _ => {
             let (command, config) = (command.manifest.clone(), config.clone());
             let work = tokio::task::spawn_blocking(move || submit(&command, &config, &manifest, asked));
@@ -104,21 +107,20 @@ pub(crate) fn open(path: &Path, format: Option<Format>, rules: Rules) -> Result<
 
 /// A plan for a folder whose run is already submitted: its tasks are in its input shards, and the model is loaded only
 /// where something is left to do.
-fn resume(
-    command: &Run,
+pub(crate) fn resume(
+    path: &Path,
     config: &Config,
     manifest: &Manifest,
     existing: Existing,
     asked: Asked,
+    engine: MakeEngine,
 ) -> Result<Plan, Failure> {
     let sha256 = manifest.digest().map_err(Failure::try_again)?;
     let counts = (existing.spec.tasks, existing.spec.invalid_rows);
     // Which model this is shows when it is loaded, if it is needed; until then the spec's stands.
     let model = existing.spec.model;
-    let (options, networks) = (config.engine.clone(), networks(config, &asked));
-    let engine: MakeEngine = Box::new(move || Ok(maker::engine(&options, &networks)?));
     Ok(Plan {
-        spec: spec(&command.manifest, config, manifest, sha256, counts, (model, asked))?,
+        spec: spec(path, config, manifest, sha256, counts, (model, asked))?,
         tasks: Box::new(std::iter::empty()),
         invalid: Vec::new(),
         engine,
@@ -132,10 +134,21 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest, asked: Asked) -> Re
     let maker = maker::make(&config.engine).map_err(Failure::permanent)?;
     let measurer = maker::measurer(&config.engine, &networks(config, &asked)).map_err(Failure::permanent)?;
     check_networks(&asked, measurer.measures())?;
+    planned(path, config, manifest, asked, Engine { generator: maker.into_generator(), measurer: Some(measurer) })
+}
+
+/// A plan for a new run on a model that is loaded.
+pub(crate) fn planned(
+    path: &Path,
+    config: &Config,
+    manifest: &Manifest,
+    asked: Asked,
+    engine: Engine,
+) -> Result<Plan, Failure> {
     let skip = config.run.on_invalid == OnInvalid::Skip;
     let check = |task: &Task| {
         check_task(&asked.measures, task)?;
-        check_all(&maker, &config.run, task)
+        check_all(engine.generator.as_ref(), &config.run, task)
     };
     let report =
         manifest.validate(&check, if skip { LISTED_SKIPPED } else { issues::SHOWN }).map_err(Failure::permanent)?;
@@ -147,17 +160,17 @@ fn submit(path: &Path, config: &Config, manifest: &Manifest, asked: Asked) -> Re
         tracing::warn!("skipped: {issue}");
     }
     let counts = (report.tasks, report.invalid_rows);
-    let networks = needed_networks(&asked.measures, &measurer.networks());
-    let model = Some(ModelIdentity { networks, ..ModelIdentity::from(maker.as_generator().info()) });
+    let networks = engine.measurer.as_ref().map(|measurer| needed_networks(&asked.measures, &measurer.networks()));
+    let networks = networks.unwrap_or_default();
+    let model = Some(ModelIdentity { networks, ..ModelIdentity::from(engine.generator.info()) });
     let spec = spec(path, config, manifest, report.sha256.clone(), counts, (model, asked))?;
     let tasks = manifest.tasks(&report).map_err(Failure::try_again)?;
     let tasks: Tasks = Box::new(tasks.map(|task| task.map_err(Into::into)));
-    let generator: Box<dyn Generator> = maker.into_generator();
     Ok(Plan {
         spec,
         tasks,
         invalid: skipped,
-        engine: Box::new(move || Ok(Engine { generator, measurer: Some(measurer) })),
+        engine: Box::new(move || Ok(engine)),
         limits: PictureLimits::default(),
         remote: Some(references::of_this_machine(config)),
     })
@@ -184,8 +197,7 @@ fn check_networks(asked: &Asked, there: &[&str]) -> Result<(), Failure> {
 }
 
 /// Asks the model about the task, and about the same task with each method that it is compared with.
-fn check_all(maker: &Maker, options: &RunOptions, task: &Task) -> Result<(), TaskError> {
-    let generator = maker.as_generator();
+fn check_all(generator: &dyn Generator, options: &RunOptions, task: &Task) -> Result<(), TaskError> {
     for variant in variants(task, &options.compare) {
         generator.check(&variant)?;
     }

@@ -164,11 +164,19 @@ impl Networks {
     /// [`Error::Input`] where a root is not a folder or holds no network; [`Error::Network`] where a network's files are
     /// damaged, or belong to another.
     pub fn load(roots: &[PathBuf], device: Device) -> Result<Self> {
+        Self::load_some(&Kind::ALL, roots, device)
+    }
+
+    /// [`Networks::load`] of these networks alone.
+    ///
+    /// # Errors
+    /// As [`Networks::load`].
+    pub fn load_some(kinds: &[Kind], roots: &[PathBuf], device: Device) -> Result<Self> {
         for root in roots {
             check_root(root)?;
         }
         let mut networks = Self::none();
-        for kind in Kind::ALL {
+        for &kind in kinds {
             let Some(folder) = kind.find(roots) else { continue };
             let digest = networks.add(kind, &folder, device).map_err(|source| kind.error(source))?;
             networks.loaded.push((kind, digest));

@@ -9,8 +9,7 @@ mod tables;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use summary::rows;
-pub use summary::{Comparison, Group, Summaries};
+pub use summary::{Comparison, Group, Summaries, rows};
 
 use crate::error::{Error, Result};
 use crate::run::{Evaluation, ROWS};

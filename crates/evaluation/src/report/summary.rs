@@ -231,7 +231,10 @@ fn comparisons(series: &[String], columns: &BTreeMap<String, Columns>) -> Vec<Co
 }
 
 /// The rows of a file, one at a time.
-pub(crate) fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Row>>> {
+///
+/// # Errors
+/// [`Error::Input`] where the file cannot be read, or a line is no row.
+pub fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Row>>> {
     let file = File::open(path).map_err(|error| Error::input(path, format!("cannot be opened: {error}")))?;
     let path = path.to_owned();
     Ok(BufReader::new(file).lines().enumerate().map(move |(at, line)| {
