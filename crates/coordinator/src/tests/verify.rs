@@ -263,7 +263,7 @@ const IN_EITHER_FORMAT: &[Damage] = &[
     (
         "a marker is another run's",
         |all| edit_json(all, "commits/r0-000001.json", |marker| marker["run"] = "other".into()),
-        "shard r0-000001: its marker is one of the run other",
+        "it is the marker of r0-000001 of other",
     ),
     ("an input is removed", |all| drop(all.remove(&input(all))), "shard r0-000002: its input is gone"),
     (
