@@ -15,7 +15,7 @@ use axum::{Extension, Json};
 use diorama_backends::blocking;
 use diorama_backends::objects::list_all;
 use diorama_core::address::Readable;
-use diorama_core::caps::Weight;
+use diorama_core::caps::{self, Weight};
 use diorama_core::id::{Pool, RunId, Sha256Hex};
 use diorama_core::key::SharedKey;
 use diorama_core::outcome::{ErrorCode, TaskError};
@@ -69,8 +69,8 @@ pub(super) async fn create(
         }
         return Ok((StatusCode::OK, Extension(About(run)), Json(there.status(&api).await?)));
     }
-    let caps = &api.config.limits.caps;
-    let settings = upload.request.check(caps)?;
+    let of_fleet = &api.config.limits.caps;
+    let settings = upload.request.check(of_fleet)?;
     limits.check_request(&upload.request)?;
     check_pool(&api, &upload.request.pool).await?;
     let _one_more = one_more_run(&api, &caller).await?;
@@ -79,7 +79,7 @@ pub(super) async fn create(
     let _waiting = budget.stop_on_drop();
     let manifest = upload.manifest(&api, settings.clone(), bytes).await?.within(budget);
     let skip = upload.request.skip_invalid;
-    let (checked, within, readable) = (manifest.clone(), caps.clone(), api.config.readable.clone());
+    let (checked, within, readable) = (manifest.clone(), of_fleet.clone(), api.config.readable.clone());
     let turn = api.callers.check(&caller, &api.config.limits).await;
     let weight = Mutex::new(Weight::new(upload.request.shard_size, 1 + upload.request.compare.len()));
     let validate = move || {
@@ -101,6 +101,10 @@ pub(super) async fn create(
         return Err(refused(report));
     }
     limits.check_rows(report.tasks)?;
+    let bytes = manifest.bytes().map_err(manifest_error)?;
+    if let Some(problem) = caps::too_many_shards(report.tasks, upload.request.shard_size, bytes) {
+        return Err(Problem::new(413, "too_many_shards", problem));
+    }
     let run = name_run(&api, key.as_ref()).await?;
     let spec = upload.spec(&api, &caller, &run, settings, &manifest, &report)?;
     let tasks = manifest.tasks(&report).map_err(manifest_error)?;
@@ -278,7 +282,9 @@ fn refused(report: ManifestReport) -> Problem {
 
 fn manifest_error(error: ManifestError) -> Problem {
     match error {
-        ManifestError::UnknownFormat(_) => Problem::bad_request("invalid_spec", error.to_string()),
+        ManifestError::UnknownFormat(_) | ManifestError::Foreign { .. } => {
+            Problem::bad_request("invalid_spec", error.to_string())
+        }
         ManifestError::Read { source, .. } | ManifestError::Scratch { source, .. } => disk(source),
         ManifestError::TooCostly { seconds, .. } => Problem::new(
             422,
