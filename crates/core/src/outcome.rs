@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{CustomId, Seed, Sha256Hex, TaskIndex};
 use crate::manifest::Extra;
+use crate::text;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal),* $(,)?) => {
@@ -71,7 +72,7 @@ impl std::str::FromStr for ErrorCode {
     fn from_str(text: &str) -> Result<Self, String> {
         let known = || Self::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>().join(", ");
         let code = Self::ALL.iter().find(|code| code.as_str() == text);
-        code.copied().ok_or_else(|| format!("{text:?} is no error code; they are {}", known()))
+        code.copied().ok_or_else(|| format!("{} is no error code; they are {}", text::quoted(text), known()))
     }
 }
 
