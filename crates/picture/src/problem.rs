@@ -9,6 +9,8 @@ use crate::limits::PictureLimits;
 pub(crate) enum Problem {
     /// What the file is, which is none of the formats that are read.
     NotRead(String),
+    /// What of its format the decoder does not know.
+    Unsupported(String),
     /// What the decoder says.
     Damaged(String),
     /// Where it ends too early.
@@ -33,6 +35,9 @@ impl Problem {
         let undecodable = |message: String| TaskError::permanent(ErrorCode::ReferenceUndecodable, message);
         match self {
             Self::NotRead(is) => undecodable(format!("{is}; PNG, JPEG, WebP, BMP, GIF and TIFF are read")),
+            Self::Unsupported(what) => undecodable(format!(
+                "is of a kind that is not read ({what}), though whole; save it as 8-bit RGB, as PNG for example"
+            )),
             Self::Damaged(why) => undecodable(format!("cannot be decoded; it is damaged: {why}")),
             Self::CutOff(at) => {
                 undecodable(format!("is truncated: {at}, as a file whose download was not finished; fetch it again"))
