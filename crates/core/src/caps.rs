@@ -84,6 +84,22 @@ impl Caps {
     }
 }
 
+/// Shards that a run may have whatever its size; each KiB of its manifest allows one more. A shard is an object, a message
+/// and a marker, so that without a bound a small manifest costs as much as a large one.
+const FREE_SHARDS: u64 = 2048;
+
+/// Says so where `tasks` of a manifest of so many bytes make too many shards.
+pub fn too_many_shards(tasks: u64, shard_size: u32, bytes: u64) -> Option<String> {
+    let (most, shards) = (FREE_SHARDS + bytes / 1024, tasks.div_ceil(u64::from(shard_size.max(1))));
+    (shards > most).then(|| {
+        format!(
+            "shard_size: {shard_size} makes {shards} shards of {tasks} tasks, and a manifest of {bytes} bytes may have \
+             {most}; take {} or more",
+            tasks.div_ceil(most)
+        )
+    })
+}
+
 /// Says so where a method is to be compared twice.
 pub fn repeated(compare: &[Method]) -> Option<String> {
     let again = compare.iter().enumerate().find(|(index, method)| compare[..*index].contains(method))?.1;

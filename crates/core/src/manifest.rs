@@ -13,6 +13,9 @@ pub type Extra = Map<String, Value>;
 /// The most that a row carries of them, in bytes of JSON: 4 KiB.
 pub const MAX_EXTRA_BYTES: usize = 4096;
 
+/// How deep a value of theirs may be nested: JSON that is read again knows a limit, and a record nests it further.
+pub const MAX_EXTRA_DEPTH: usize = 32;
+
 /// What happens to columns that no row of ours has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Display, EnumString, VariantNames)]
 #[serde(rename_all = "lowercase")]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{CustomId, Seed, Sha256Hex, TaskIndex};
 use crate::manifest::Extra;
 use crate::measure::Try;
+use crate::text;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal),* $(,)?) => {
@@ -72,7 +73,7 @@ impl std::str::FromStr for ErrorCode {
     fn from_str(text: &str) -> Result<Self, String> {
         let known = || Self::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>().join(", ");
         let code = Self::ALL.iter().find(|code| code.as_str() == text);
-        code.copied().ok_or_else(|| format!("{text:?} is not an error code; the codes are {}", known()))
+        code.copied().ok_or_else(|| format!("{} is not an error code; the codes are {}", text::quoted(text), known()))
     }
 }
 

@@ -42,9 +42,39 @@ pub(crate) fn check_picture_folder(folder: &Path, reference: Option<&Path>) -> R
     for name in &names {
         refuse_same(&folder.join(name), reference, "the reference")?;
     }
+    if let Some(link) = names.iter().find(|name| folder.join(name).is_symlink()) {
+        let message = format!("{} is a link, and would be written through; remove it", folder.join(link).display());
+        return Err(refusal(message));
+    }
     match read::<Record>(&folder.join("record.json")) {
         Some(_) => Ok(()),
         None => refuse_names(folder, names.into_iter(), "not the output of `diorama generate`"),
+    }
+}
+
+/// Refuses a folder for an evaluation that is none's and holds names that would be written, or that is a run's.
+#[cfg(feature = "engine")]
+pub(crate) fn check_evaluation_folder(folder: &Path) -> Result<(), Failure> {
+    let spec = ObjectKey::Spec.path(&RunRoot::Own);
+    if folder.join(&spec).exists() {
+        let message = format!("{} is a run's folder; choose one below it, or a new one", folder.display());
+        return Err(refusal(message));
+    }
+    if folder.join(diorama_evaluation::run::STATE).is_file() {
+        return Ok(());
+    }
+    let names = diorama_evaluation::report::NAMES.into_iter().map(str::to_owned);
+    refuse_names(folder, names, "no folder of `diorama eval`")
+}
+
+/// Refuses a place for a file where something is already.
+pub(crate) fn refuse_taken(output: &Path, flag: &str) -> Result<(), Failure> {
+    match output.symlink_metadata() {
+        Err(_) => Ok(()),
+        Ok(_) => Err(refusal(format!(
+            "{flag} {} is there already and would be overwritten; choose another name, or remove it",
+            output.display()
+        ))),
     }
 }
 
@@ -187,6 +217,9 @@ mod tests {
             assert!(check().unwrap_err().to_string().contains("is the reference"));
             fs::remove_file(at("out/image.png")).unwrap();
         }
+        std::os::unix::fs::symlink(at("elsewhere"), at("out/tensors.safetensors")).unwrap();
+        assert!(check().unwrap_err().to_string().contains("would be written through"));
+        fs::remove_file(at("out/tensors.safetensors")).unwrap();
         for name in ["heatmap-duck.png", "mask.png", "record.json"] {
             fs::write(at("out").join(name), "mine").unwrap();
             assert!(check().unwrap_err().to_string().contains(name));
@@ -205,6 +238,41 @@ mod tests {
         }
         for beside in ["model-2", "out", "model/../out"] {
             assert!(refuse_within(&folder.path().join(beside), Some(&model), "the model").is_ok(), "{beside}");
+        }
+    }
+
+    #[cfg(feature = "engine")]
+    #[test]
+    fn an_evaluation_replaces_its_own_files_and_nobody_elses() {
+        for name in diorama_evaluation::report::NAMES {
+            let folder = tempdir().unwrap();
+            check_evaluation_folder(folder.path()).unwrap();
+            let path = folder.path().join(name);
+            let inside = if name.contains('.') { path.clone() } else { path.join("mine.svg") };
+            fs::create_dir_all(inside.parent().unwrap()).unwrap();
+            fs::write(&inside, "mine").unwrap();
+            let refused = check_evaluation_folder(folder.path()).unwrap_err();
+            assert!(refused.code == exit::PERMANENT && refused.to_string().contains(name), "{name}: {refused}");
+            fs::write(folder.path().join(diorama_evaluation::run::STATE), "{}").unwrap();
+            check_evaluation_folder(folder.path()).expect("an evaluation was here before");
+        }
+        let run = tempdir().unwrap();
+        for name in ["run.json", diorama_evaluation::run::STATE] {
+            fs::write(run.path().join(name), "{}").unwrap();
+            assert!(check_evaluation_folder(run.path()).unwrap_err().to_string().contains("a run's folder"));
+        }
+    }
+
+    #[test]
+    fn a_new_file_takes_no_place_that_is_taken() {
+        let folder = tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        refuse_taken(&at("new.png"), "--to").unwrap();
+        fs::write(at("rows.jsonl"), "mine").unwrap();
+        std::os::unix::fs::symlink("nowhere", at("link.png")).unwrap();
+        for taken in ["rows.jsonl", "link.png"] {
+            let refused = refuse_taken(&at(taken), "--to").unwrap_err().to_string();
+            assert!(refused.contains(taken) && refused.contains("--to"), "{refused}");
         }
     }
 }

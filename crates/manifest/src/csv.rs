@@ -13,12 +13,13 @@ use diorama_core::text::quoted;
 use serde_json::Value;
 
 use crate::keys::{Keys, MAX_COLUMNS, Role, known};
+use crate::quotes::Quotes;
 use crate::raw::{Cells, MAX_LINE_BYTES, Raw, issue};
 use crate::rules::Rules;
 
 pub(crate) fn rows(file: File, path: PathBuf, rules: &Rules) -> impl Iterator<Item = io::Result<Raw>> + use<> {
     let record_start = Arc::new(AtomicU64::new(0));
-    let limited = Limited { inner: file, served: 0, record_start: Arc::clone(&record_start) };
+    let limited = Limited { inner: file, served: 0, record_start: Arc::clone(&record_start), quotes: Quotes::new() };
     // The header is read as a record, because it may be wrong too.
     let reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(limited);
     let (record, keys) = (ByteRecord::new(), Keys::new(rules));
@@ -60,6 +61,10 @@ impl Iterator for Table {
             }
         }
         let line = self.record.position().map_or(line, csv::Position::line);
+        let wrong_quotes = self.wrong_quotes(line);
+        if let Some(issues) = wrong_quotes.clone().filter(|_| self.columns.is_some()) {
+            return Some(Ok(Raw::Bad(line, issues)));
+        }
         if let Some(row) = self.wrong_count(line) {
             return Some(Ok(row));
         }
@@ -82,6 +87,10 @@ impl Iterator for Table {
                 self.ended = true;
                 return Some(Ok(Raw::File(vec![issue(line, "wrong_separator", None, message)])));
             }
+            if let Some(issues) = wrong_quotes {
+                self.ended = true;
+                return Some(Ok(Raw::File(issues)));
+            }
             let (roles, issues) = self.keys.of_table(line, &names);
             self.ended = issues.iter().any(|issue| issue.code != "unknown_key");
             let column = |(name, role): (&&str, Role)| Column { name: (*name).to_owned(), role };
@@ -93,6 +102,13 @@ impl Iterator for Table {
 }
 
 impl Table {
+    /// What is wrong with the quotes of the record that was read last.
+    fn wrong_quotes(&mut self, line: u64) -> Option<Vec<ManifestIssue>> {
+        let end = self.reader.position().byte();
+        let fault = self.reader.get_mut().quotes.fault_before(end)?;
+        Some(vec![issue(line, "wrong_quotes", None, fault.message())])
+    }
+
     /// What is wrong with a record of too many or too few cells; of a header that has very many, the file.
     fn wrong_count(&mut self, line: u64) -> Option<Raw> {
         let cells = self.record.len();
@@ -202,11 +218,12 @@ fn not_utf8(path: &PathBuf, start: u64, end: u64) -> io::Result<u64> {
     Ok(start + std::str::from_utf8(&bytes).err().map_or(0, |error| error.valid_up_to() as u64))
 }
 
-/// Ends a record that goes on too long, so that an open quote cannot pull a whole file into memory.
+/// Ends a record that goes on too long, so that an open quote cannot pull a whole file into memory; watches the quotes.
 struct Limited {
     inner: File,
     served: u64,
     record_start: Arc<AtomicU64>,
+    quotes: Quotes,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -220,6 +237,10 @@ impl Read for Limited {
         }
         let read = self.inner.read(buffer)?;
         self.served += read as u64;
+        match read {
+            0 => self.quotes.end(),
+            read => self.quotes.pass(&buffer[..read]),
+        }
         Ok(read)
     }
 }

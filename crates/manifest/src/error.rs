@@ -18,6 +18,9 @@ pub enum ManifestError {
     /// The extension names no format.
     #[error("cannot tell the manifest format of {0}: name it .jsonl, .csv or .parquet, or use --manifest-format")]
     UnknownFormat(PathBuf),
+    /// The extension names no format, and what it begins with is something else.
+    #[error("{path}: {what}")]
+    Foreign { path: PathBuf, what: String },
     /// Its check took more than it may.
     #[error(
         "checking the manifest {path} took more than {seconds:.0} CPU seconds, which is more than any manifest of its size \

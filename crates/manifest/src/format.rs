@@ -8,6 +8,8 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
+use diorama_core::text::quoted;
+
 use crate::raw::{Rows, unreadable};
 use crate::rules::Rules;
 use crate::{csv, jsonl, parquet, sniff};
@@ -57,7 +59,7 @@ impl FromStr for Format {
             "jsonl" => Ok(Self::Jsonl),
             "csv" => Ok(Self::Csv),
             "parquet" => Ok(Self::Parquet),
-            _ => Err(format!("{text:?} is not one of {}", Self::CHOICES.join(", "))),
+            _ => Err(format!("{} is not one of {}", quoted(text), Self::CHOICES.join(", "))),
         }
     }
 }

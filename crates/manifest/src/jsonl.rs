@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 
 use diorama_core::text::quoted;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::keys::{Keys, MAX_COLUMNS, MAX_ISSUES_A_ROW, Role};
@@ -102,16 +102,29 @@ fn parse(line: u64, offset: u64, bytes: &[u8], keys: &mut Keys) -> Option<Raw> {
     match serde_json::from_str::<Object>(text) {
         Ok(object) => Some(Raw::Row(line, cells(line, object, keys))),
         Err(error) => {
-            let text = error.to_string();
-            let what = text.split(" at line ").next().unwrap_or(&text);
-            let hint =
-                if bytes.windows(3).any(|word| word == b"NaN") || bytes.windows(8).any(|word| word == b"Infinity") {
-                    "; JSON has no NaN and no Infinity: leave the key out"
-                } else {
-                    ""
-                };
+            let said = error.to_string();
+            let what = said.split(" at line ").next().unwrap_or(&said);
+            let hint = hint(text, &error).map(|hint| format!("; {hint}")).unwrap_or_default();
             bad("invalid_json", format!("is not JSON: {what}, at column {}{hint}", error.column()))
         }
+    }
+}
+
+/// What was probably meant where a line is not JSON.
+fn hint(text: &str, error: &serde_json::Error) -> Option<&'static str> {
+    // Columns are bytes, from 1.
+    let (row, rest) = text.split_at_checked(error.column().saturating_sub(1)).unwrap_or_default();
+    let has_finished = serde_json::from_str::<IgnoredAny>(row).is_ok();
+    if text.contains("NaN") || text.contains("Infinity") {
+        Some("JSON has no NaN and no Infinity: leave the key out")
+    } else if has_finished && rest.starts_with(',') {
+        Some("rows are lines, without a comma between them")
+    } else if has_finished && rest.starts_with('{') {
+        Some("write one row a line")
+    } else if text.trim_start().trim_start_matches('{').trim_start().starts_with('\'') {
+        Some("this is how Python prints a dict; `json.dumps` writes JSON, with double quotes")
+    } else {
+        None
     }
 }
 
@@ -241,6 +254,16 @@ mod tests {
         }
         assert!(rows[0].contains("jq -c '.[]'"), "{}", rows[0]);
         assert!(rows[1].contains("JSON has no NaN"), "{}", rows[1]);
+    }
+
+    #[test]
+    fn what_a_line_was_meant_to_be_is_said() {
+        let rows = codes(b"{\"a\":1},\n{\"a\":1}{\"b\":2}\n{'a': 1}\n{\"a\":[1,}\n");
+        let hints = ["without a comma between them", "one row a line", "json.dumps", "at column"];
+        for (row, hint) in rows.iter().zip(hints) {
+            assert!(row.contains(hint), "{row}");
+        }
+        assert!(!rows[3].contains(';'), "{}", rows[3]);
     }
 
     #[test]

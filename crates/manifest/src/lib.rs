@@ -14,6 +14,7 @@ mod keys;
 mod lines;
 mod manifest;
 mod parquet;
+mod quotes;
 mod raw;
 mod reference;
 mod row;

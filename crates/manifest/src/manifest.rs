@@ -19,6 +19,7 @@ use crate::raw::{Raw, Rows, issue};
 use crate::reference::Files;
 use crate::row;
 use crate::rules::Rules;
+use crate::sniff;
 use crate::spool::{Spool, spool};
 
 /// The most issues that are kept of rows that are skipped, where thousands of rows have some; all are counted.
@@ -67,13 +68,25 @@ impl Manifest {
             spool => spool.map_err(read)?,
         };
         let format = format.or(spool.as_ref().map(|spool| spool.format));
-        let format = format.ok_or_else(|| ManifestError::UnknownFormat(path.to_owned()))?;
+        let format = match format {
+            Some(format) => format,
+            None => return Err(Self::of_no_format(path)),
+        };
         let root = match &spool {
             Some(_) => std::env::current_dir(),
             None => std::path::absolute(path).map(|path| path.parent().unwrap_or(Path::new("/")).to_owned()),
         };
         let root = root.and_then(|root| root.canonicalize()).map_err(read)?;
         Ok(Self { path: path.to_owned(), root, format, rules, spool, budget: Budget::default() })
+    }
+
+    /// Why a file whose name says no format is none.
+    fn of_no_format(path: &Path) -> ManifestError {
+        let first = File::open(path).and_then(|mut file| sniff::first(&mut file)).unwrap_or_default();
+        match sniff::foreign(&first) {
+            Some((_, what)) => ManifestError::Foreign { path: path.to_owned(), what },
+            None => ManifestError::UnknownFormat(path.to_owned()),
+        }
     }
 
     /// The same manifest, whose check takes no more than `budget`.
@@ -211,9 +224,13 @@ impl Manifest {
         Files::new(self.root.clone(), self.rules.follow_links)
     }
 
+    /// How long the file is.
+    pub fn bytes(&self) -> Result<u64, ManifestError> {
+        Ok(self.file().metadata().map_err(|error| self.read_error(error))?.len())
+    }
+
     fn meter(&self) -> Result<Meter, ManifestError> {
-        let bytes = self.file().metadata().map_err(|error| self.read_error(error))?.len();
-        Ok(self.budget.start(bytes))
+        Ok(self.budget.start(self.bytes()?))
     }
 
     /// The digest of the file, and of the names that its columns have here, where they have others than ours: with other

@@ -1,7 +1,7 @@
 //! From the cells of one row to a [`Task`], or to everything that is wrong with it.
 
 use diorama_core::id::{CustomId, Seed, TaskIndex};
-use diorama_core::manifest::{Extra, MAX_EXTRA_BYTES, ManifestIssue};
+use diorama_core::manifest::{Extra, MAX_EXTRA_BYTES, MAX_EXTRA_DEPTH, ManifestIssue};
 use diorama_core::settings::{Method, Settings, by_value, shorten};
 use diorama_core::task::{Reference, Task};
 use diorama_core::text::{QUOTED, plain, quoted};
@@ -177,6 +177,15 @@ impl Reading {
     /// The user's own columns, within their bound.
     fn extra(&mut self, extra: Extra) -> Extra {
         let extra: Extra = extra.into_iter().filter(|(_, value)| !value.is_null()).collect();
+        if let Some((name, _)) = extra.iter().find(|(_, value)| is_deeper(value, MAX_EXTRA_DEPTH)) {
+            let message = format!(
+                "its column {} holds lists or objects more than {MAX_EXTRA_DEPTH} levels deep; write it as text, or say \
+                 --extra-columns ignore",
+                quoted(name)
+            );
+            self.refuse("extra_too_deep", name, message);
+            return Extra::new();
+        }
         let bytes =
             if extra.is_empty() { 0 } else { serde_json::to_string(&extra).map_or(usize::MAX, |text| text.len()) };
         if bytes > MAX_EXTRA_BYTES {
@@ -191,5 +200,28 @@ impl Reading {
             return Extra::new();
         }
         extra
+    }
+}
+
+/// Whether a value has more levels of lists and objects.
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let below = |value: &Value| is_deeper(value, levels - 1);
+    match value {
+        Value::Array(items) => levels == 0 || items.iter().any(below),
+        Value::Object(fields) => levels == 0 || fields.values().any(below),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_counted_from_the_value_itself() {
+        let nested = |levels: usize| (0..levels).fold(Value::from(1), |value, _| Value::from(vec![value]));
+        assert!(!is_deeper(&nested(0), 0) && is_deeper(&nested(1), 0));
+        assert!(!is_deeper(&nested(32), 32) && is_deeper(&nested(33), 32));
+        assert!(is_deeper(&serde_json::json!({ "a": [{ "b": [] }] }), 3));
     }
 }

@@ -352,3 +352,80 @@ fn nothing_that_is_quoted_is_long_or_steers_a_terminal() {
         }
     }
 }
+
+#[test]
+fn a_quote_that_swallows_rows_or_is_escaped_otherwise_is_refused_and_the_rows_beside_it_are_read() {
+    let case = Case::new();
+    let head = "\u{feff}\"custom_id\",\"reference\",\"prompt\"\r\n";
+    let issues = |rows: &str| -> Vec<String> {
+        let report = case.report("rows.csv", format!("{head}{rows}"), rules());
+        assert_eq!(report.tasks, 1, "{:?}", report.issues);
+        report.issues.iter().map(|issue| format!("{} {}", issue.line, issue.code)).collect()
+    };
+    let good = "\"a\",sea.png,\"a 5\"\" duck, in\r\ntwo lines\" \r\n";
+    assert_eq!(issues(good), [] as [String; 0]);
+    assert_eq!(issues(&format!("{good}b,sea.png,\"a duck\r\nc,sea.png,a goose\r\n")), ["4 wrong_quotes"]);
+    assert_eq!(issues(&format!("b,sea.png,\"a \\\"big\\\" duck\"\r\n{good}")), ["2 wrong_quotes"]);
+    let (code, message) = case.refusal("rows.csv", "custom_id,\"prompt\na,a duck\n");
+    assert!(code == "wrong_quotes" && message.contains("never closed"), "{code}: {message}");
+}
+
+#[test]
+fn columns_of_ones_own_are_no_deeper_than_a_record_can_be_read_again() {
+    let case = Case::new();
+    let rows = |levels: usize| {
+        let value = (0..levels)
+            .fold(json!(1), |value, level| if level % 2 == 0 { json!([value]) } else { json!({ "a": value }) });
+        format!("{}\n", json!({ "custom_id": "a", "reference": "sea.png", "prompt": "p", "own": value }))
+    };
+    let tasks = case.tasks("rows.jsonl", rows(32), rules());
+    let text = serde_json::to_string(&tasks[0]).unwrap();
+    assert_eq!(serde_json::from_str::<Task>(&text).unwrap(), tasks[0]);
+    for levels in [33, 100, 126] {
+        let (code, message) = case.refusal("rows.jsonl", rows(levels));
+        assert!(code == "extra_too_deep" && message.contains("own"), "{code}: {message}");
+    }
+}
+
+#[test]
+fn a_reference_that_nearly_is_there_is_named_and_one_that_is_no_address_refused() {
+    let case = Case::new();
+    fs::create_dir(case.path("Sub")).unwrap();
+    fs::write(case.path("Sub/Duck.PNG"), "x").unwrap();
+    let refusal = |reference: &str| {
+        let row = json!({ "custom_id": "a", "reference": reference, "prompt": "p" });
+        case.refusal("rows.jsonl", row.to_string())
+    };
+    for (reference, code, hint) in [
+        ("Sea.png", "missing_file", "\"sea.png\" is there: small and capital letters"),
+        ("Sub/duck.png", "missing_file", "\"Sub/Duck.PNG\" is there"),
+        ("https:/example.org/a.png", "missing_file", "left out a slash"),
+        ("https://example.org:99999/a.png", "bad_reference", "is no address"),
+        ("https://[::1/a.png", "bad_reference", "is no address"),
+    ] {
+        let (found, message) = refusal(reference);
+        assert!(found == code && message.contains(hint), "{reference}: {found}: {message}");
+    }
+}
+
+#[test]
+fn a_file_of_another_kind_is_called_by_its_name_whatever_it_is_called() {
+    let case = Case::new();
+    let mut tar = vec![b'a'; 512];
+    tar[257..262].copy_from_slice(b"ustar");
+    for (bytes, what) in [
+        (b"\x1f\x8b\x08\0".to_vec(), "gzip"),
+        (b"PK\x03\x04\0".to_vec(), "workbook"),
+        (b"ARROW1\0\0".to_vec(), "read_feather"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1".to_vec(), "CSV UTF-8"),
+        (tar, "tar archive"),
+    ] {
+        let path = case.write("rows.data", &bytes);
+        let said = Manifest::open(&path, None, rules()).unwrap_err().to_string();
+        assert!(said.contains(what), "{said}");
+        for name in ["rows.csv", "rows.jsonl", "rows.parquet"] {
+            let (_, message) = case.refusal(name, &bytes);
+            assert!(message.contains(what), "{name}: {message}");
+        }
+    }
+}

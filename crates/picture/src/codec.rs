@@ -142,7 +142,8 @@ fn upright(bytes: &[u8], limits: &PictureLimits) -> Result<Decoded, Problem> {
 
 /// Decodes a picture whose decoder gives all of it at once.
 fn whole(bytes: &[u8], limits: &PictureLimits) -> Result<(Decoded, Orientation), Problem> {
-    let format = image::guess_format(bytes).ok().filter(|format| READ.contains(format));
+    let guessed = image::guess_format(bytes).ok().or_else(|| tiff::is_large(bytes).then_some(ImageFormat::Tiff));
+    let format = guessed.filter(|format| READ.contains(format));
     let Some(format) = format else { return Err(Problem::NotRead(kind::describe(bytes))) };
     if format == ImageFormat::Tiff && !tiff::is_whole(bytes) {
         return Err(Problem::CutOff("its tags have values that it does not".to_owned()));
@@ -220,6 +221,7 @@ fn from_library(error: ImageError, deadline: Deadline) -> Problem {
         ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             Problem::CutOff("it breaks off".to_owned())
         }
+        ImageError::Unsupported(error) => Problem::Unsupported(error.to_string()),
         error => Problem::Damaged(error.to_string()),
     }
 }

@@ -13,6 +13,7 @@ mod shrink;
 mod thumbnail;
 mod tiff;
 mod used;
+pub mod whole;
 
 pub use codec::{decode, encode_gray, encode_rgb, read_reference, reference_from_bytes};
 pub use image::ImageError;

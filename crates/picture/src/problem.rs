@@ -9,6 +9,8 @@ use crate::limits::PictureLimits;
 pub(crate) enum Problem {
     /// What the file is, which is none of the formats that are read.
     NotRead(String),
+    /// What of its format the decoder does not know.
+    Unsupported(String),
     /// What the decoder says.
     Damaged(String),
     /// Where it ends too early.
@@ -32,6 +34,9 @@ impl Problem {
     pub(crate) fn into_error(self, limits: &PictureLimits) -> TaskError {
         let undecodable = |message: String| TaskError::permanent(ErrorCode::ReferenceUndecodable, message);
         match self {
+            Self::Unsupported(what) => undecodable(format!(
+                "is of a kind that is not supported ({what}), though complete; save it as 8-bit RGB, for example as PNG"
+            )),
             Self::NotRead(is) => undecodable(format!("{is}; PNG, JPEG, WebP, BMP, GIF and TIFF are supported")),
             Self::Damaged(why) => undecodable(format!("cannot be decoded; it is damaged: {why}")),
             Self::CutOff(at) => {

@@ -3,6 +3,11 @@
 /// Tags that the first picture of a file may have; real ones have a few dozen.
 const MOST_TAGS: u64 = 4096;
 
+/// Whether it begins as a TIFF with places of eight bytes does (BigTIFF).
+pub(crate) fn is_large(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"II\x2b\0") || bytes.starts_with(b"MM\0\x2b")
+}
+
 /// Whether all values of the first picture's tags lie within the file.
 pub(crate) fn is_whole(bytes: &[u8]) -> bool {
     Reading::new(bytes).and_then(|file| file.first_picture()).is_some()

@@ -309,3 +309,42 @@ fn the_same_pixels_give_the_same_bytes_and_the_bytes_the_pixels() {
     let mask = Gray8 { width: 2, height: 1, data: vec![0, 255] };
     assert_eq!(read(&encode_gray(&mask).unwrap()).unwrap().data, [0, 0, 0, 255, 255, 255]);
 }
+
+/// A TIFF of one row with these tags (number, type, count, value), its pixels behind them.
+fn tiff(large: bool, tags: &[(u16, u16, u64, u64)], pixels: &[u8]) -> Vec<u8> {
+    let word = |value: u64| if large { value.to_le_bytes().to_vec() } else { (value as u32).to_le_bytes().to_vec() };
+    let head = if large { b"II\x2b\0\x08\0\0\0".to_vec() } else { b"II\x2a\0".to_vec() };
+    let start = (head.len() + word(0).len()) as u64;
+    let mut list =
+        if large { (tags.len() as u64).to_le_bytes().to_vec() } else { (tags.len() as u16).to_le_bytes().to_vec() };
+    let (tag, next) = if large { (20, 8) } else { (12, 4) };
+    let data = start + list.len() as u64 + tags.len() as u64 * tag + next;
+    for (number, kind, count, value) in tags {
+        // The place of the pixels is known only now.
+        let value = if *number == 273 { data } else { *value };
+        list.extend([&number.to_le_bytes()[..], &kind.to_le_bytes(), &word(*count), &word(value)].concat());
+    }
+    [head, word(start), list, vec![0; next as usize], pixels.to_vec()].concat()
+}
+
+#[test]
+fn a_tiff_is_read_with_places_of_eight_bytes_too_and_one_of_another_kind_is_not_called_damaged() {
+    let grey = |kind| {
+        [
+            (256, 3, 1, 4),
+            (257, 3, 1, 1),
+            (258, 3, 1, 8),
+            (259, 3, 1, 1),
+            (262, 3, 1, kind),
+            (273, 4, 1, 0),
+            (277, 3, 1, 1),
+            (279, 4, 1, 4),
+        ]
+    };
+    for large in [false, true] {
+        let picture = read(&tiff(large, &grey(1), &[0, 80, 160, 255])).unwrap();
+        assert_eq!((picture.width, picture.height, pixel(&picture, 1, 0)), (4, 1, [80; 3]), "{large}");
+        // A palette, which the decoder does not know.
+        refused(&tiff(large, &grey(3), &[0; 4]), ErrorCode::ReferenceUndecodable, "though whole");
+    }
+}

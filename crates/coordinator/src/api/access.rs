@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use diorama_backends::objects::ObjectError;
 use diorama_core::id::RunId;
 use diorama_core::run::RunSpec;
+use diorama_core::text::quoted;
 use diorama_protocol::decision::Act;
 use diorama_protocol::history::History;
 use diorama_protocol::{DecideError, RunStore};
@@ -41,7 +42,7 @@ impl FromRequestParts<Shared> for Opened {
         let caller = parts.extensions.get::<Caller>().cloned();
         // Only where a route was left outside of the check.
         let caller = caller.ok_or_else(|| Problem::new(401, "missing_token", "the caller is not known"))?;
-        let unknown = || Problem::not_found("unknown_run", format!("there is no run {name:?}"));
+        let unknown = || Problem::not_found("unknown_run", format!("there is no run {}", quoted(&name)));
         let run = RunId::new(&name).map_err(|_| unknown())?;
         let opened = api.open(&caller, &run).await?.ok_or_else(unknown)?;
         if !parts.method.is_safe() {

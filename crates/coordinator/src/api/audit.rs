@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use diorama_core::audit;
 use diorama_core::id::RunId;
+use diorama_core::text;
 
 use super::auth::Caller;
 use super::problem::Code;
@@ -16,6 +17,9 @@ use super::problem::Code;
 /// The run that an answer is about, where the path does not name it.
 #[derive(Clone)]
 pub(super) struct About(pub(super) RunId);
+
+/// The most characters of a path or a header: an audit that others can fill is none.
+pub(super) const MAX_SAID: usize = 200;
 
 /// What is known of a request before it is answered.
 struct Asked {
@@ -39,11 +43,11 @@ pub(super) async fn write(request: Request, next: Next) -> Response {
 impl Asked {
     fn of(request: &Request) -> Self {
         let header = |name: &str| {
-            request.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            request.headers().get(name).map(|value| text::plain(&String::from_utf8_lossy(value.as_bytes()), MAX_SAID))
         };
         Self {
             method: request.method().clone(),
-            path: request.uri().path().to_owned(),
+            path: text::plain(request.uri().path(), MAX_SAID),
             address: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|from| from.0.ip().to_string()),
             forwarded_for: header("x-forwarded-for"),
             agent: header("user-agent"),
@@ -64,7 +68,7 @@ impl Asked {
             target: audit::TARGET,
             who = caller.and_then(Caller::name),
             role = caller.map(|caller| tracing::field::debug(caller.role())),
-            method = %method,
+            method = %text::plain(method.as_str(), MAX_SAID),
             path,
             run = about.or_else(|| run_of(&path)),
             from = address,

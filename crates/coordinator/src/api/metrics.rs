@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use diorama_core::run::AcceptanceCounts;
@@ -92,16 +92,33 @@ pub(super) async fn metrics(State(api): State<Shared>) -> Result<(StatusCode, St
 /// Times the request, under the route that answers it.
 pub(super) async fn time(State(api): State<Shared>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let method = request.method().as_str().to_owned();
+    let method = method_label(request.method());
     let started = Instant::now();
     let response = next.run(request).await;
     // What anybody may type has no series of its own.
     if let Some(route) = route {
         let code = response.status();
-        let labels = [route.as_str(), &method, code.as_str()];
+        let labels = [route.as_str(), method, code.as_str()];
         api.config.metrics.requests.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
     }
     response
+}
+
+/// What a method is called among the metrics: whoever may send any word must not make a series of each.
+fn method_label(method: &Method) -> &'static str {
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::PATCH,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    let names = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"];
+    known.iter().zip(names).find(|(known, _)| *known == method).map_or("other", |(_, name)| name)
 }
 
 /// The gauges of one moment.

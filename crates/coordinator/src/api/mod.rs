@@ -38,6 +38,7 @@ use diorama_backends::objects::RemoteObjects;
 use diorama_core::address::Readable;
 use diorama_core::id::Pool;
 use diorama_core::price::PoolPrice;
+use diorama_core::text;
 use diorama_protocol::Backends;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -179,7 +180,8 @@ async fn harmless(request: axum::extract::Request, next: Next) -> Response {
 
 /// Every line that is logged for a request has it.
 fn request_span(request: &axum::http::Request<axum::body::Body>) -> tracing::Span {
-    tracing::info_span!("request", method = %request.method(), path = request.uri().path())
+    let said = |text: &str| text::plain(text, audit::MAX_SAID);
+    tracing::info_span!("request", method = %said(request.method().as_str()), path = said(request.uri().path()))
 }
 
 fn on_response(response: &axum::http::Response<axum::body::Body>, latency: std::time::Duration, _: &tracing::Span) {
@@ -258,7 +260,10 @@ pub fn router(shared: Shared) -> Router {
         .merge(dashboard::routes())
         .route("/openapi.json", get(move || async move { axum::Json(document.as_ref().clone()) }))
         .fallback(|uri: axum::http::Uri| async move {
-            Problem::not_found("unknown_path", format!("there is nothing at {}; see /openapi.json", uri.path()))
+            Problem::not_found(
+                "unknown_path",
+                format!("there is nothing at {}; see /openapi.json", text::quoted(uri.path())),
+            )
         })
         .method_not_allowed_fallback(|| async {
             Problem::new(405, "method_not_allowed", "this path knows other methods; see /openapi.json")

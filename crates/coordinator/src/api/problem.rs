@@ -7,6 +7,7 @@ use diorama_backends::objects::{ObjectError, ObjectErrorKind};
 use diorama_backends::progress::ProgressError;
 use diorama_backends::queue::QueueError;
 use diorama_core::run::RunState;
+use diorama_core::text::plain;
 use diorama_protocol::history::Refused;
 use diorama_protocol::{DecideError, ProtocolError};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,9 @@ pub struct Problem {
     pub issue_count: Option<u64>,
 }
 
+/// The most characters of a `detail`: room for every list of our own, and none for a body that comes back.
+const MAX_DETAIL: usize = 4000;
+
 impl Problem {
     pub(crate) fn new(status: u16, code: &str, detail: impl Into<String>) -> Self {
         let title = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
@@ -43,7 +47,7 @@ impl Problem {
             status,
             code: code.to_owned(),
             title: title.to_owned(),
-            detail: detail.into(),
+            detail: plain(&detail.into(), MAX_DETAIL),
             issues: None,
             issue_count: None,
         }

@@ -13,6 +13,7 @@ use axum::{Extension, Json};
 use diorama_core::id::RunId;
 use diorama_core::key::SharedKey;
 use diorama_core::run::{RunSpec, RunState};
+use diorama_core::text::quoted;
 use diorama_protocol::decision::Act;
 use futures::stream::{self, Stream, StreamExt};
 use serde::{Deserialize, Serialize};
@@ -185,7 +186,7 @@ impl FromRequestParts<Shared> for Action {
             "resume" => Ok(Self(Act::Resumed)),
             "cancel" => Ok(Self(Act::Cancelled)),
             _ => {
-                let message = format!("there is no action {action:?}: pause, resume and cancel are actions");
+                let message = format!("there is no action {}: pause, resume and cancel are actions", quoted(&action));
                 Err(Problem::not_found("unknown_action", message))
             }
         }

@@ -83,6 +83,9 @@ impl TensorFile {
         let length = file.metadata().map_err(|e| io("cannot be examined", e))?.len();
         let mut prefix = [0; 8];
         file.read_exact(&mut prefix).map_err(|_| broken(path, "is too short for a safetensors file"))?;
+        if let Some(what) = foreign(prefix) {
+            return Err(broken(path, what));
+        }
         let header_length = u64::from_le_bytes(prefix);
         if header_length > length.saturating_sub(8) {
             return Err(broken(path, "is not a safetensors file, or its header is truncated"));
@@ -141,6 +144,18 @@ impl TensorFile {
             return Err(broken(&self.path, format!("{name} holds NaN or infinite numbers: the weights are damaged")));
         }
         Ok(StoredTensor { name: name.to_owned(), tensor, digest: digest.finalize().into() })
+    }
+}
+
+/// What a file that begins so is, which people take for weights.
+fn foreign(first: [u8; 8]) -> Option<&'static str> {
+    match first {
+        [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' '] => {
+            Some("is a pointer of Git LFS, not the file itself; `git lfs pull` fetches it")
+        }
+        [b'<', ..] => Some("is a page (HTML or XML), as where a download asked for a login; fetch the file itself"),
+        [b'P', b'K', 3, 4, ..] => Some("is a ZIP archive, as PyTorch's pickles are; convert the model to safetensors"),
+        _ => None,
     }
 }
 

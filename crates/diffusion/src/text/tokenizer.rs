@@ -1,10 +1,11 @@
 //! CLIP's byte-level BPE, from `tokenizer.json` or from `vocab.json` and `merges.txt`, with the byte span of each
 //! token, so that a subject's words are found at the right positions, all their pieces.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::replace::{Replace, ReplacePattern};
 use tokenizers::normalizers::{Lowercase, NFC, Sequence as NormalizerSequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -125,9 +126,38 @@ impl ClipTokenizer {
     }
 }
 
+/// What ends a word.
+const END_OF_WORD: &str = "</w>";
+
+/// Tokens of several letters that no merge makes and that are let pass: those that somebody added by hand.
+const MOST_UNMERGED: usize = 100;
+
+/// Refuses a list of merges that was cut off between two lines: words would be spelled out in pieces that the encoder never
+/// saw together, and pictures be others without a word.
+fn check_merges(vocab: &Vocab, merges: &[(String, String)]) -> tokenizers::Result<()> {
+    let made: HashSet<String> = merges.iter().map(|(left, right)| format!("{left}{right}")).collect();
+    let symbols = |token: &str| token.strip_suffix(END_OF_WORD).unwrap_or(token).chars().count();
+    // Special tokens are not merged.
+    let is_merged = |token: &&String| {
+        symbols(token) > 1 && !(token.starts_with('<') && token.ends_with('>') && !token.ends_with(END_OF_WORD))
+    };
+    let merged = || vocab.keys().filter(is_merged);
+    let (all, missing) = (merged().count(), merged().filter(|token| !made.contains(*token)).count());
+    if missing * 100 > all && missing > MOST_UNMERGED {
+        let message = format!(
+            "merges.txt makes {} of the {all} tokens that vocab.json has of several letters: it is cut off, or another \
+             tokenizer's; fetch it again",
+            all - missing
+        );
+        return Err(message.into());
+    }
+    Ok(())
+}
+
 /// The pipeline of `CLIPTokenizerFast`, with tokens that were added to the vocabulary.
 fn from_vocab(vocab: &Path, merges: &Path, added: &[Added]) -> tokenizers::Result<Tokenizer> {
     let (mut vocab, merges) = BPE::read_file(&vocab.to_string_lossy(), &merges.to_string_lossy())?;
+    check_merges(&vocab, &merges)?;
     for Added { token, id } in added {
         // Ids that the library would hand out itself follow the vocabulary; those of a file need not.
         let is_free = !vocab.values().any(|known| i64::from(*known) == *id);
@@ -138,7 +168,7 @@ fn from_vocab(vocab: &Path, merges: &Path, added: &[Added]) -> tokenizers::Resul
     let bpe = BPE::builder()
         .vocab_and_merges(vocab, merges)
         .unk_token("<|endoftext|>".to_owned())
-        .end_of_word_suffix("</w>".to_owned())
+        .end_of_word_suffix(END_OF_WORD.to_owned())
         .build()?;
     let mut tokenizer = Tokenizer::new(bpe);
     let space = Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ")?;
@@ -155,4 +185,25 @@ fn from_vocab(vocab: &Path, merges: &Path, added: &[Added]) -> tokenizers::Resul
     let tokens: Vec<AddedToken> = added.iter().map(|added| added.token.clone()).collect();
     tokenizer.add_tokens(&tokens);
     Ok(tokenizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merges_that_were_cut_off_are_refused_and_tokens_added_by_hand_are_not() {
+        let merges: Vec<(String, String)> =
+            (0..2000).map(|n| (format!("a{n}"), format!("b{n}{END_OF_WORD}"))).collect();
+        let mut vocab: Vocab =
+            merges.iter().enumerate().map(|(id, (left, right))| (format!("{left}{right}"), id as u32)).collect();
+        for (id, token) in ["a", "b</w>", "<|startoftext|>", "<|endoftext|>", "learned"].into_iter().enumerate() {
+            vocab.insert(token.to_owned(), 3000 + id as u32);
+        }
+        check_merges(&vocab, &merges).unwrap();
+        for cut in [0, 1000, 1850] {
+            let refused = check_merges(&vocab, &merges[..cut]).unwrap_err().to_string();
+            assert!(refused.contains(&format!("makes {cut} of the 2001 tokens")), "{refused}");
+        }
+    }
 }

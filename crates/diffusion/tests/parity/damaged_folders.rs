@@ -106,6 +106,14 @@ fn a_truncated_or_foreign_file_is_refused() {
     copy.assert_refused(&[WEIGHTS, "damaged"]);
     std::fs::write(copy.file(WEIGHTS), [255; 4096]).unwrap();
     copy.assert_refused(&[WEIGHTS]);
+    for (instead, what) in [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3438\n", "git lfs pull"),
+        ("<!doctype html><title>Sign in</title>", "a page"),
+        ("PK\u{3}\u{4}archive/data.pkl", "convert the model to safetensors"),
+    ] {
+        std::fs::write(copy.file(WEIGHTS), instead).unwrap();
+        copy.assert_refused(&[WEIGHTS, what]);
+    }
 }
 
 #[test]

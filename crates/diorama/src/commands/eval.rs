@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use super::blocking;
 use crate::cli::{Cli, Eval};
 use crate::exit::{self, Failure};
-use crate::{output, progress};
+use crate::{output, overwrite, progress};
 
 pub(crate) async fn run(command: &Eval, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
     let wanted = command.keep.as_deref().map(str::parse::<Expression>).transpose().map_err(Failure::usage)?;
     let mut job = Job::new(command)?;
+    job.check_places(command)?;
     if job.networks.is_empty() {
         job.networks = cli.configuration().map_err(Failure::usage)?.worker.networks;
     }
@@ -78,6 +79,17 @@ impl Job {
         }
         let preset = if command.preset.as_deref() == Some("paper") { Preset::Paper } else { Preset::All };
         Ok(Self { request, networks: command.networks.clone(), device, preset })
+    }
+
+    /// Refuses to write over what is read, and over what somebody else put there.
+    fn check_places(&self, command: &Eval) -> Result<(), Failure> {
+        let out = &self.request.out;
+        overwrite::check_evaluation_folder(out)?;
+        if command.ids.is_some() && command.ids == command.manifest {
+            return Err(Failure::usage(anyhow::anyhow!("--ids and --manifest name one file; name two")));
+        }
+        let mut selections = command.ids.iter().chain(&command.manifest);
+        selections.try_for_each(|place| selection::check(out, place)).map_err(Failure::permanent)
     }
 
     fn work(&self, keep: &Keep, stop: &dyn Fn() -> bool) -> Result<Done, Error> {

@@ -12,7 +12,7 @@ use diorama_core::outcome::TaskError;
 use diorama_core::settings::Method;
 use diorama_core::task::{Reference, Task};
 use diorama_core::text::shown;
-use diorama_picture::{PictureLimits, encode_gray, encode_rgb, read_reference};
+use diorama_picture::{PictureLimits, encode_gray, encode_rgb, read_reference, whole};
 use diorama_runtime::config::Config;
 use diorama_runtime::options::EngineOptions;
 use diorama_worker::SafeNames;
@@ -113,10 +113,8 @@ fn refused(error: TaskError) -> Failure {
 fn write(out: &Path, made: &Generated) -> anyhow::Result<Vec<String>> {
     let mut files = Vec::new();
     let mut put = |name: String, bytes: Vec<u8>| -> anyhow::Result<()> {
-        let (path, part) = (out.join(&name), out.join(format!(".{name}.part")));
-        fs::write(&part, bytes)
-            .and_then(|()| fs::rename(&part, &path))
-            .with_context(|| format!("writing {}", path.display()))?;
+        let path = out.join(&name);
+        whole::put(&path, &bytes).with_context(|| format!("writing {}", path.display()))?;
         files.push(name);
         Ok(())
     };

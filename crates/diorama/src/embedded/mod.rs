@@ -8,6 +8,7 @@ pub(crate) mod page;
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -239,7 +240,10 @@ async fn run_on(
 fn lock(folder: &Path) -> Result<File, EmbeddedError> {
     let failed = |error| EmbeddedError::Lock { folder: folder.to_owned(), error };
     let path = folder.join(".lock");
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    let mut options = File::options();
+    // A folder that somebody sent may have a link to anything under this name.
+    options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+    let mut file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -359,3 +359,12 @@ async fn a_line_about_a_fault_in_a_worker_names_run_shard_and_worker() {
     assert_eq!((&fault["run"], &fault["shard"]), (&"run".into(), &"r0-000001".into()), "{fault}");
     assert!(fault["worker"].as_str().unwrap().starts_with("embedded-"), "{fault}");
 }
+
+#[test]
+fn a_lock_that_is_a_link_is_not_written_through() {
+    let (folder, mine) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    std::fs::write(mine.path(), "mine").unwrap();
+    std::os::unix::fs::symlink(mine.path(), folder.path().join(".lock")).unwrap();
+    assert!(matches!(RunFolder::open(folder.path()), Err(EmbeddedError::Lock { .. })));
+    assert_eq!(std::fs::read(mine.path()).unwrap(), b"mine");
+}

@@ -12,11 +12,11 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use diorama_core::key::{ObjectKey, RunRoot};
+use diorama_picture::whole;
 
 use self::folder::Folder;
 use self::results::Downloaded;
@@ -37,10 +37,6 @@ pub(crate) async fn write(folder: &Path) -> Result<PathBuf> {
         }
     };
     let path = folder.join(ObjectKey::Gallery.relative(&RunRoot::Own));
-    // Written aside and renamed: a page is whole or not there.
-    let draft = folder.join(".index.html.part");
-    fs::write(&draft, html)
-        .and_then(|()| fs::rename(&draft, &path))
-        .with_context(|| format!("writing {}", path.display()))?;
+    whole::put(&path, html.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
     Ok(path)
 }

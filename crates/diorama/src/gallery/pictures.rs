@@ -13,7 +13,7 @@ use diorama_core::outcome::{Outcome, TaskOutcome};
 use diorama_core::picture::Rgb8;
 use diorama_core::record::ReferenceRecord;
 use diorama_core::task::Reference;
-use diorama_picture::{PictureLimits, as_used, decode, encode_rgb, read_reference};
+use diorama_picture::{PictureLimits, as_used, decode, encode_rgb, read_reference, whole};
 
 use super::roles::{Picture, is_shown};
 
@@ -154,7 +154,7 @@ fn write_thumbnail(path: &Path, picture: &Rgb8) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
-    fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+    whole::put(path, &bytes).with_context(|| format!("writing {}", path.display()))
 }
 
 fn shrink(picture: &Rgb8) -> Result<Rgb8> {

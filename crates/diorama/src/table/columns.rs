@@ -59,7 +59,11 @@ impl Table {
         let fields = columns.iter().map(|(name, column)| column.schema(name)).collect::<Result<Vec<_>, _>>()?;
         let schema = Type::group_type_builder("results").with_fields(fields).build()?;
         let packed = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
-        let writer = SerializedFileWriter::new(File::create(path)?, Arc::new(schema), Arc::new(packed))?;
+        // What is there may be a link, which is replaced and not written through.
+        if path.symlink_metadata().is_ok() {
+            std::fs::remove_file(path)?;
+        }
+        let writer = SerializedFileWriter::new(File::create_new(path)?, Arc::new(schema), Arc::new(packed))?;
         Ok(Self { columns, writer })
     }
 

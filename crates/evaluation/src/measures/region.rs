@@ -32,6 +32,12 @@ pub enum RegionError {
         /// Of the picture.
         picture_height: u32,
     },
+    /// Nothing of it is white, though not all of it is black.
+    #[error(
+        "the region has no value above {0}, and white is 128 to 255: a mask of ones? multiply it by 255, or make it all black \
+         where the whole picture is meant"
+    )]
+    NothingWhite(u8),
     /// There is no outside.
     #[error("the region is all white: it leaves no background to compare")]
     AllWhite,
@@ -58,6 +64,10 @@ impl Region {
         let share = outside.iter().sum::<f64>() / outside.len().max(1) as f64;
         if share == 0.0 {
             return Ok(Err(RegionError::AllWhite));
+        }
+        let highest = mask.data.iter().max().copied().unwrap_or_default();
+        if (1..128).contains(&highest) {
+            return Ok(Err(RegionError::NothingWhite(highest)));
         }
         let outside = Tensor::f_from_slice(&outside)?.f_view([i64::from(size.1), i64::from(size.0)])?;
         Ok(Ok(Self { outside, share }))

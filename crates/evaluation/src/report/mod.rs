@@ -9,6 +9,7 @@ mod tables;
 
 use std::path::{Path, PathBuf};
 
+use diorama_picture::whole;
 pub use summary::{Comparison, Group, Summaries, rows};
 
 use crate::error::{Error, Result};
@@ -34,6 +35,19 @@ pub struct Report {
     /// What was computed of the rows.
     pub summaries: Summaries,
 }
+
+/// What an evaluation writes into its folder.
+pub const NAMES: [&str; 9] = [
+    "index.html",
+    ROWS,
+    "plots",
+    "side-by-side.svg",
+    "summary.json",
+    "table.csv",
+    "table.md",
+    "table.tex",
+    ".selections.json",
+];
 
 /// Writes `summary.json`, `table.{md,csv,tex}`, `plots/`, `side-by-side.svg` and `index.html` into `out`, from its
 /// `evaluation.jsonl`.
@@ -66,6 +80,5 @@ fn put(path: &Path, bytes: &[u8]) -> Result<()> {
     let disk = |error| Error::disk(path, error);
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(disk)?;
-    let draft = path.with_extension("part");
-    std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, path)).map_err(disk)
+    whole::put(path, bytes).map_err(disk)
 }

@@ -2,6 +2,7 @@
 //! has of it; rows are appended to `evaluation.jsonl`, sums kept beside it, so that a stopped evaluation goes on where it
 //! was. Memory does not grow with the pictures, only with their names.
 
+mod stamp;
 mod state;
 mod task;
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use diorama_core::picture::Rgb8;
 use serde::{Deserialize, Serialize};
 
+pub use self::state::FILE as STATE;
 use self::state::State;
 use self::task::Reading;
 use crate::error::{Error, Result};
@@ -82,6 +84,7 @@ pub fn evaluate(
     for (path, label) in &request.sources {
         sources.push(Source::open(path, label, &request.opening)?);
     }
+    refuse_one_name(&request.sources)?;
     let ids = all_ids(&sources);
     std::fs::create_dir_all(&request.out).map_err(|error| Error::disk(&request.out, error))?;
     let mut work = Work::begin(request, evaluator, &ids)?;
@@ -97,6 +100,25 @@ pub fn evaluate(
     let mut evaluation = outcome(&sources, &ids, evaluator);
     work.close(&mut evaluation)?;
     Ok(evaluation)
+}
+
+/// Refuses folders whose series would have one name, and would be one.
+fn refuse_one_name(sources: &[(PathBuf, String)]) -> Result<()> {
+    for (at, (path, label)) in sources.iter().enumerate() {
+        let is_same = |(_, other): &&(PathBuf, String)| {
+            // A run's own comparisons are called after it: `out:img2img`.
+            let of = |one: &str, other: &str| one.strip_prefix(other).is_some_and(|rest| rest.starts_with(':'));
+            label == other || of(label, other) || of(other, label)
+        };
+        if let Some((other, name)) = sources[..at].iter().find(is_same) {
+            let problem = format!(
+                "would be called {label:?}, and {} {name:?}: give each folder a --label of its own",
+                other.display()
+            );
+            return Err(Error::input(path, problem));
+        }
+    }
+    Ok(())
 }
 
 /// The first folder's in order, then those that only others have.
@@ -129,9 +151,14 @@ const REFERENCES: &str = "references";
 
 impl<'a> Work<'a> {
     fn begin(request: &'a Request, evaluator: &Evaluator, ids: &[String]) -> Result<Self> {
-        let state = State::load_or_new(request, evaluator, ids)?;
+        let mut state = State::load_or_new(request, evaluator, ids)?;
+        // First of all: it shows whose folder this is.
+        state.write(&request.out)?;
         let path = request.out.join(ROWS);
         let disk = |error| Error::disk(&path, error);
+        if path.is_symlink() {
+            std::fs::remove_file(&path).map_err(disk)?;
+        }
         let mut rows = File::options().create(true).truncate(false).write(true).open(&path).map_err(disk)?;
         // What was written after the last point that was kept is measured again.
         rows.set_len(state.bytes).and_then(|()| rows.seek(SeekFrom::End(0))).map_err(disk)?;

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use diorama_picture::whole;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tch::Tensor;
 
-use super::Request;
+use super::{Request, stamp};
 use crate::error::{Error, Result};
 use crate::evaluator::Evaluator;
 use crate::sets::SetSums;
 
-const FILE: &str = ".evaluation.json";
+/// It also shows whose folder this is.
+pub const FILE: &str = ".evaluation.json";
 const SUMS: &str = ".evaluation.safetensors";
 
 /// What is kept.
@@ -71,26 +73,31 @@ impl State {
             tensors.extend(sums.tensors(name)?);
         }
         if !tensors.is_empty() {
-            let (path, draft) = (out.join(SUMS), out.join(".evaluation.part"));
-            Tensor::write_safetensors(&tensors, &draft)?;
-            let bytes = std::fs::read(&draft).map_err(|error| Error::disk(&draft, error))?;
+            let path = out.join(SUMS);
+            let disk = |error| Error::disk(&path, error);
+            let draft = whole::draft(&path).map_err(disk)?;
+            Tensor::write_safetensors(&tensors, draft.path())?;
+            let bytes = std::fs::read(draft.path()).map_err(disk)?;
             self.sums = Some(hex(&Sha256::digest(&bytes)));
-            std::fs::rename(&draft, &path).map_err(|error| Error::disk(&path, error))?;
+            draft.persist(&path).map_err(|error| disk(error.error))?;
         }
-        let (path, draft) = (out.join(FILE), out.join(".evaluation.json.part"));
-        std::fs::write(&draft, serde_json::to_vec(self).unwrap_or_default())
-            .and_then(|()| std::fs::rename(&draft, &path))
-            .map_err(|error| Error::disk(&path, error))
+        let path = out.join(FILE);
+        let bytes = serde_json::to_vec(self).unwrap_or_default();
+        whole::put(&path, &bytes).map_err(|error| Error::disk(&path, error))
     }
 }
 
-/// Everything that rows depend on, but for the pictures' own bytes.
+/// The folders of a run that its rows are made from.
+const OF_A_RUN: [&str; 4] = ["images", "compare", "records", "shards"];
+
+/// Everything that rows depend on; of files, when they were written last.
 fn identity(request: &Request, evaluator: &Evaluator, ids: &[String]) -> String {
     let mut digest = Sha256::new();
     let mut add = |text: &str| {
         digest.update((text.len() as u64).to_le_bytes());
         digest.update(text.as_bytes());
     };
+    let out = request.out.canonicalize().unwrap_or_else(|_| request.out.clone());
     add(env!("CARGO_PKG_VERSION"));
     for (path, label) in &request.sources {
         let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
@@ -100,6 +107,13 @@ fn identity(request: &Request, evaluator: &Evaluator, ids: &[String]) -> String 
         for name in ["results.jsonl", "errors.jsonl"] {
             add(&std::fs::read(path.join(name)).map_or_else(|_| String::new(), |bytes| hex(&Sha256::digest(bytes))));
         }
+        match path.join("results.jsonl").is_file() {
+            true => OF_A_RUN.iter().for_each(|folder| stamp::files(&path.join(folder), &out, &mut add)),
+            false => stamp::files(path, &out, &mut add),
+        }
+    }
+    for named in request.region.iter().chain(&request.opening.references) {
+        stamp::files(named, &out, &mut add);
     }
     add(&format!("{:?} {:?} {}", request.region, request.opening.references, request.clean));
     add(request.opening.about.digest());

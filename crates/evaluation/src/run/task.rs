@@ -124,8 +124,8 @@ impl<'a> Reading<'a> {
         };
         let place = Place::File(path);
         let bytes = self.reader.read(&place).map_err(|problem| format!("the region {problem}"))?;
-        let mask = reference_from_bytes(&bytes, "", &PictureLimits::default())
-            .map_err(|error| format!("the region {place}: {}", error.message))?;
+        let mask = reference_from_bytes(&bytes, &place.to_string(), &PictureLimits::default())
+            .map_err(|error| error.message.replacen("the reference", "the region", 1))?;
         let whole = Fit::Stretch.place((mask.width, mask.height), size);
         let used = match reference {
             Some((used, of)) if of == (mask.width, mask.height) => used,

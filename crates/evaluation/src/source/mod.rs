@@ -128,15 +128,18 @@ impl Source {
 
 /// Labels for folders: their last components, made different by numbers.
 pub fn labels(paths: &[PathBuf]) -> Vec<String> {
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    paths
-        .iter()
-        .map(|path| {
-            let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
-            let name = whole.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned());
-            let count = seen.entry(name.clone()).or_default();
-            *count += 1;
-            if *count == 1 { name } else { format!("{name}-{count}") }
-        })
-        .collect()
+    let name = |path: &PathBuf| {
+        let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
+        whole.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned())
+    };
+    let names: Vec<String> = paths.iter().map(name).collect();
+    let mut labels: Vec<String> = Vec::new();
+    for name in &names {
+        // Not the name of any folder either, which may end in a number itself.
+        let numbered = (2..).map(|count| format!("{name}-{count}"));
+        let free = |label: &String| !labels.contains(label) && (label == name || !names.contains(label));
+        let next = std::iter::once(name.clone()).chain(numbered).find(free);
+        labels.extend(next);
+    }
+    labels
 }

@@ -14,8 +14,10 @@ pub(super) fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let mut values = Vec::new();
     for (at, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(|error| Error::input(path, format!("line {} cannot be read: {error}", at + 1)))?;
+        // Data tools of some systems begin a file with a byte order mark.
+        let line = line.strip_prefix('\u{feff}').filter(|_| at == 0).unwrap_or(&line);
         if !line.trim().is_empty() {
-            values.push(json(path, at + 1, &line)?);
+            values.push(json(path, at + 1, line)?);
         }
     }
     Ok(values)

@@ -1,7 +1,10 @@
 //! What is gone, or not what it should be.
 
 use diorama_core::picture::Gray8;
-use diorama_evaluation::source::{Opening, Source};
+use diorama_evaluation::evaluator::Evaluator;
+use diorama_evaluation::networks::Networks;
+use diorama_evaluation::run::evaluate;
+use diorama_evaluation::source::{About, Opening, Source, labels};
 
 use crate::fake::{Run, SIDE, left_half, put, put_mask, request, run, scene};
 
@@ -50,6 +53,7 @@ fn a_region_that_cannot_be_used_is_said_and_never_replaced_by_the_whole_picture(
     for (mask, expected) in [
         (Some(gray(8, 0)), "the region has 8x8 pixels, the picture 48x48"),
         (Some(gray(SIDE, 255)), "all white"),
+        (Some(gray(SIDE, 1)), "no value above 1"),
         (None, "the region"),
     ] {
         let out = tempfile::tempdir().unwrap();
@@ -86,4 +90,32 @@ fn folders_that_cannot_be_evaluated_say_why() {
     assert!(open(folder.path()).contains("has no picture"));
     std::fs::write(folder.path().join("results.jsonl"), "{\"task\":0}\n").unwrap();
     assert!(open(folder.path()).contains("line 1 is not as it should be"));
+}
+
+#[test]
+fn two_folders_never_make_one_series() {
+    let (mut a, mut b) = (Run::new(), Run::new());
+    a.task("x", &scene(30, 0), &[("img2img", scene(5, 0))]);
+    b.task("x", &scene(10, 0), &[]);
+    let out = tempfile::tempdir().unwrap();
+    for (first, second) in [("a", "a"), ("a", "a:img2img"), ("a:b", "a")] {
+        let mut request = request(&[a.path(), b.path()], out.path());
+        request.sources[0].1 = first.to_owned();
+        request.sources[1].1 = second.to_owned();
+        let mut evaluator = Evaluator::new(Networks::none());
+        let refused = evaluate(&request, &mut evaluator, &|| false, &mut |_, _| ()).unwrap_err().to_string();
+        assert!(refused.contains("--label"), "{refused}");
+    }
+    let folders = tempfile::tempdir().unwrap();
+    let paths = ["one/x-2", "two/x", "three/x"].map(|path| folders.path().join(path));
+    paths.iter().for_each(|path| std::fs::create_dir_all(path).unwrap());
+    assert_eq!(labels(&paths), ["x-2", "x", "x-3"]);
+}
+
+#[test]
+fn what_is_said_of_pictures_may_begin_with_a_byte_order_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("about.jsonl");
+    std::fs::write(&path, "\u{feff}{\"custom_id\": \"x\", \"prompt\": \"p\"}\n").unwrap();
+    assert_eq!(About::read(&path).unwrap().of("x").prompt.as_deref(), Some("p"));
 }

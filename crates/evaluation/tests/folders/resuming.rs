@@ -2,13 +2,15 @@
 
 use std::cell::Cell;
 
+use diorama_core::measure::Expression;
 use diorama_evaluation::Error;
 use diorama_evaluation::evaluator::Evaluator;
 use diorama_evaluation::networks::Networks;
 use diorama_evaluation::row::Row;
 use diorama_evaluation::run::{ROWS, evaluate};
+use diorama_evaluation::selection;
 
-use crate::fake::{Run, request, run, scene};
+use crate::fake::{Run, left_half, put, put_mask, request, run, scene};
 
 #[test]
 fn a_stopped_evaluation_goes_on_and_gives_the_same_rows_and_summaries() {
@@ -69,4 +71,63 @@ fn a_picture_that_nearly_repeats_one_from_before_a_stop_is_marked() {
     assert_eq!(done.rows.iter().map(near).collect::<Vec<_>>(), [None, None, None, Some("first".to_owned())]);
     assert_eq!(done.evaluation.near_duplicates, 1);
     assert!(done.report.table.contains("1 pictures nearly repeat"), "{}", done.report.table);
+}
+
+#[test]
+fn what_changed_since_is_measured_again() {
+    let mut a = Run::new();
+    a.task("x", &scene(10, 0), &[]);
+    let (out, masks) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut request = request(&[a.path()], out.path());
+    let mask = masks.path().join("mask.png");
+    request.region = Some(mask.clone());
+    put_mask(&mask, &left_half());
+    let outside = |request| run(request).rows[0].measures["outside"];
+    assert_eq!(outside(&request), 0.5);
+    let mut black = left_half();
+    black.data.fill(0);
+    put_mask(&mask, &black);
+    assert_eq!(outside(&request), 1.0, "the mask was mended");
+    let psnr = run(&request).rows[0].measures["psnr"];
+    put(&a.path().join("images/x.png"), &scene(200, 90));
+    assert!(run(&request).rows[0].measures["psnr"] < psnr, "the picture was replaced");
+    std::fs::remove_file(a.path().join("images/x.png")).unwrap();
+    assert!(run(&request).rows[0].problem.as_ref().unwrap().ends_with("is gone"));
+
+    let plain = tempfile::tempdir().unwrap();
+    put(&plain.path().join("y.png"), &scene(0, 0));
+    // Its own files lie below the folder that is measured.
+    let request = crate::fake::request(&[plain.path()], &plain.path().join("evaluation"));
+    let luma = run(&request).rows[0].measures["luma_mean"];
+    let measured = Cell::new(0);
+    let mut evaluator = Evaluator::new(Networks::none());
+    evaluate(&request, &mut evaluator, &|| false, &mut |_, _| measured.set(measured.get() + 1)).unwrap();
+    assert_eq!(measured.get(), 0, "nothing changed");
+    put(&plain.path().join("y.png"), &scene(200, 200));
+    assert!(run(&request).rows[0].measures["luma_mean"] > luma);
+}
+
+#[test]
+fn a_selection_replaces_what_a_selection_wrote_and_nothing_else() {
+    let mut a = Run::new();
+    a.task("x", &scene(10, 0), &[]);
+    let out = tempfile::tempdir().unwrap();
+    run(&request(&[a.path()], out.path()));
+    let to = a.path().join("kept.txt");
+    let wanted: Expression = "psnr > 0".parse().unwrap();
+    let write = || selection::write(out.path(), &wanted, Some(&to), None);
+    assert_eq!(write().unwrap(), (1, 1));
+    assert_eq!(write().unwrap(), (1, 1), "the same command again");
+    std::fs::write(&to, "x\nmine\n").unwrap();
+    let refused = write().unwrap_err().to_string();
+    assert!(refused.contains("kept.txt") && refused.contains("is there already"), "{refused}");
+    for theirs in ["results.jsonl", "images/x.png", "references/natural/forest/1.png"] {
+        let before = std::fs::read(a.path().join(theirs)).unwrap();
+        selection::write(out.path(), &wanted, None, Some(&a.path().join(theirs))).unwrap_err();
+        selection::check(out.path(), &a.path().join(theirs)).unwrap_err();
+        assert_eq!(std::fs::read(a.path().join(theirs)).unwrap(), before, "{theirs}");
+    }
+    std::fs::remove_file(&to).unwrap();
+    std::os::unix::fs::symlink(a.path().join("results.jsonl"), &to).unwrap();
+    write().unwrap_err();
 }

@@ -15,6 +15,11 @@ pub(super) fn of_key(field: &Field) -> Result<Value, String> {
         Field::Float(value) if !value.is_finite() => return Err(format!("{value} is not a usable number")),
         Field::Double(value) if !value.is_finite() => return Err(format!("{value} is not a usable number")),
         Field::ListInternal(list) => list.elements().iter().map(of_key).collect::<Result<Value, _>>()?,
+        // A setting is read as near as a number gets; only an id needs every digit.
+        Field::Decimal(_) => match decimal(&field.to_string()) {
+            Value::String(text) if text.contains('.') => text.parse::<f64>().map_or(Value::from(text), Value::from),
+            other => other,
+        },
         Field::Group(_) | Field::MapInternal(_) => {
             return Err("is a struct or a map, which no key accepts".to_owned());
         }
@@ -62,14 +67,17 @@ pub(super) fn of_extra(field: &Field) -> Value {
     }
 }
 
-/// The number that a decimal is: `7.00` is 7.
+/// The number that a decimal is: `7.00` is 7. One that no number of JSON's readers holds, such as an id of 30 digits, stays
+/// text, so that no digit of it is lost.
 fn decimal(text: &str) -> Value {
-    let whole =
-        text.split_once('.').map_or(text, |(whole, rest)| if rest.trim_matches('0').is_empty() { whole } else { text });
-    let number = whole.parse::<i64>().ok().map(Value::from);
-    number
-        .or_else(|| whole.parse().ok().and_then(Number::from_f64).map(Value::Number))
-        .unwrap_or_else(|| Value::from(text))
+    let plain = match text.split_once('.') {
+        Some((whole, rest)) if rest.trim_matches('0').is_empty() => whole,
+        Some(_) => text.trim_end_matches('0'),
+        None => text,
+    };
+    let real = || plain.parse::<f64>().ok().filter(|number| number.to_string() == plain).and_then(Number::from_f64);
+    let number = plain.parse::<i64>().ok().map(Value::from).or_else(|| plain.parse::<u64>().ok().map(Value::from));
+    number.or_else(|| real().map(Value::Number)).unwrap_or_else(|| Value::from(plain))
 }
 
 /// Whether a column of the user's own can be carried: all that is in it is text, numbers, times or switches. Pictures in
@@ -109,4 +117,22 @@ fn leaf_can_be_carried(column: &Type) -> bool {
 pub(super) fn is_bare_list(column: &Type) -> bool {
     let info = column.get_basic_info();
     info.has_repetition() && info.repetition() == Repetition::REPEATED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decimal_is_a_number_where_that_loses_no_digit() {
+        for (text, number) in
+            [("7.00", Value::from(7)), ("-0.50", (-0.5).into()), ("100", 100.into()), ("0.1", 0.1.into())]
+        {
+            assert_eq!(decimal(text), number, "{text}");
+        }
+        assert_eq!(decimal("18446744073709551615"), Value::from(u64::MAX));
+        for text in ["12345678901234567890123", "12345678901234567890.123", "0.33333333333333333333"] {
+            assert_eq!(decimal(text), Value::from(text));
+        }
+    }
 }

@@ -7,6 +7,7 @@ use diorama_core::address::bucket_and_key;
 use diorama_core::id::Sha256Hex;
 use diorama_core::task::Reference;
 use diorama_core::text::{control, quoted};
+use url::Url;
 
 pub(crate) use self::files::Files;
 use crate::rules::Rules;
@@ -121,7 +122,10 @@ fn url(key: &str, text: &str, rest: &str) -> Result<(), Refusal> {
     if host.is_empty() || host.starts_with(':') {
         return Err(not_of_the_form(key, text, "https://host/path"));
     }
-    Ok(())
+    match Url::parse(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(("bad_reference", format!("{key} {} is no address: {error}", quoted(text)))),
+    }
 }
 
 fn not_of_the_form(key: &str, text: &str, wanted: &str) -> Refusal {

@@ -14,6 +14,7 @@ pub(super) fn of_this_folder(root: &Path, path: &str) -> Option<String> {
     let say = |other: String, why: &str| is_there(&other).then(|| format!("{} is there: {why}", quoted(&other)));
     say(path.replace('\\', "/"), "a backslash is not a separator here; write /")
         .or_else(|| other_form(path, &is_there))
+        .or_else(|| other_case(root, path, &is_there))
         .or_else(|| say(path.trim().to_owned(), "the reference begins or ends with white space"))
         .or_else(|| say(percent_decoded(path)?, "%20 means a space only in URLs"))
 }
@@ -23,6 +24,22 @@ fn other_form(path: &str, is_there: &dyn Fn(&str) -> bool) -> Option<String> {
     let forms: [(&str, String); 2] = [("NFC", path.nfc().collect()), ("NFD", path.nfd().collect())];
     let (name, _) = forms.into_iter().find(|(_, form)| is_there(form))?;
     Some(format!("a file of that name exists in another Unicode form, {name}: write it like that, or rename the file"))
+}
+
+/// Entries of a folder that are looked at.
+const LOOKED_AT: usize = 10_000;
+
+/// The same name in other capitals: where the manifest was written, the disk may not have told them apart.
+fn other_case(root: &Path, path: &str, is_there: &dyn Fn(&str) -> bool) -> Option<String> {
+    let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
+    if !folder.is_empty() && !is_there(folder) {
+        return None;
+    }
+    let entries = std::fs::read_dir(root.join(folder)).ok()?.take(LOOKED_AT);
+    let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let found = names.find(|other| other != name && other.to_lowercase() == name.to_lowercase())?;
+    let found = path.strip_suffix(name)?.to_owned() + &found;
+    Some(format!("{} is there: small and capital letters are not the same here", quoted(&found)))
 }
 
 fn percent_decoded(path: &str) -> Option<String> {
@@ -49,6 +66,12 @@ pub(super) fn of_another_notation(path: &str) -> Option<String> {
     if path.contains('\\') {
         return Some(
             "a backslash is not a separator here; write the path with /, relative to the manifest's folder".to_owned(),
+        );
+    }
+    let scheme = |scheme: &str| path.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    if scheme("https:/") || scheme("http:/") {
+        return Some(
+            "an address begins with https://, and a program that took it for a path left out a slash".to_owned(),
         );
     }
     if path.starts_with('~') {

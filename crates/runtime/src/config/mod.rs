@@ -1,6 +1,7 @@
 //! Flag over environment variable over file over default, and where each value came from.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use diorama_core::settings::{Key, Kind, SettingError, Settings};
@@ -181,6 +182,7 @@ fn may_be_found(key: &Key) -> bool {
         "allow_private_references",
         "reference_root",
         "scratch",
+        "reference_cache",
     ];
     !(key.is_secret() || others.contains(&key.name) || elsewhere.iter().any(|other| other.name == key.name))
 }
@@ -199,6 +201,27 @@ fn file(sources: &Sources) -> Result<Option<ConfigFile>, ConfigError> {
         true => Ok(Some(ConfigFile::Named(path))),
         false => Err(ConfigError::File { path, message: "there is no such file".to_owned() }),
     }
+}
+
+/// The longest configuration file: many times what all keys take.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// The text of a configuration file.
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(std::io::Error::other(format!("has more than {MAX_FILE_BYTES} bytes; is it a configuration?")));
+    }
+    Ok(text)
+}
+
+/// Why a file is not TOML, without quoting it.
+fn plainly(text: &str, error: &toml::de::Error) -> String {
+    let line = error
+        .span()
+        .map_or(0, |span| text.as_bytes()[..span.start.min(text.len())].iter().filter(|byte| **byte == b'\n').count());
+    format!("is not TOML: line {}: {}", line + 1, error.message())
 }
 
 fn unknown(name: &str) -> SettingError {
@@ -253,8 +276,10 @@ impl Given {
             ConfigFile::Found(path) => (path, true),
         };
         let failed = |message: String| ConfigError::File { path: path.to_owned(), message };
-        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-        let values: BTreeMap<String, Value> = toml::from_str(&text).map_err(|error| failed(error.to_string()))?;
+        let text = read(path).map_err(|error| failed(error.to_string()))?;
+        // One that was found may be a link to anything, and no line of that is shown.
+        let shown = |error: toml::de::Error| if is_found { plainly(&text, &error) } else { error.to_string() };
+        let values: BTreeMap<String, Value> = toml::from_str(&text).map_err(|error| failed(shown(error)))?;
         for (name, value) in values {
             let source = Source::File(path.to_owned());
             // The default, as in a copy of the examples, says nothing.

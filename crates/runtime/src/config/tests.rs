@@ -38,6 +38,7 @@ fn a_file_of_the_working_folder_says_neither_where_secrets_go_nor_what_they_are_
         ("tokens_file", "\"theirs.toml\""),
         ("listen", "\"0.0.0.0:80\""),
         ("allow_private_references", "true"),
+        ("reference_cache", "\"/home/me/pictures\""),
     ] {
         let (_folder, usual) =
             sources("coordinator = \"http://127.0.0.1:8700\"\nallow_private_references = false\n", &[], &[]);
@@ -192,4 +193,15 @@ fn a_file_that_is_named_must_be_there_and_be_toml() {
     sources.file = Some(folder.path().join("other.toml"));
     let message = load(&sources).unwrap_err().to_string();
     assert!(message.contains("other.toml: there is no such file"), "{message}");
+}
+
+#[test]
+fn a_file_of_the_working_folder_that_is_no_configuration_is_neither_shown_nor_read_whole() {
+    let (_folder, found) = sources("steps = 7\nroot:hunter2:20228\n", &[], &[]);
+    let message = load(&found).unwrap_err().to_string();
+    assert!(message.contains("is not TOML: line 2") && !message.contains("hunter2"), "{message}");
+    let (_folder, named) = sources_named("steps = 7\nroot:hunter2:20228\n", &[], &[]);
+    assert!(load(&named).unwrap_err().to_string().contains("hunter2"), "whoever names a file is shown its line");
+    let (_folder, long) = sources(&"#".repeat(MAX_FILE_BYTES as usize + 1), &[], &[]);
+    assert!(load(&long).unwrap_err().to_string().contains("is it a configuration?"));
 }

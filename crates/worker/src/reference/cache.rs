@@ -178,12 +178,21 @@ impl Cache {
     }
 }
 
-/// The files of a folder: when each was last used, what it takes on disk, where it is. What vanishes meanwhile is left
+/// Whether a file is one of ours: somebody may have named a folder with other things in it, which are not ours to remove.
+fn is_ours(name: &str) -> bool {
+    let digest = |name: &str| name.len() == 64 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    digest(name.strip_suffix(".json").unwrap_or(name)) || name.starts_with(".tmp")
+}
+
+/// Our files of a folder: when each was last used, what it takes on disk, where it is. What vanishes meanwhile is left
 /// out.
 fn list(folder: &Path) -> io::Result<Vec<(SystemTime, u64, PathBuf)>> {
     let mut files = Vec::new();
     for file in fs::read_dir(folder)? {
         let file = file?;
+        if !file.file_name().to_str().is_some_and(is_ours) {
+            continue;
+        }
         if let Ok(metadata) = file.metadata()
             && let Ok(used) = metadata.modified()
         {
@@ -279,6 +288,9 @@ mod tests {
         let mut case = Case::new();
         case.config.bytes = 20 * BLOCK;
         let cache = case.open();
+        let mine = case.config.folder.join("blobs/holiday.jpg");
+        fs::write(&mine, vec![0; 100 * BLOCK as usize]).unwrap();
+        fs::File::options().append(true).open(&mine).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         let name = |n: usize| format!("picture {n}");
         for n in 0..40 {
             cache.keep(&name(n), name(n).as_bytes(), None).unwrap();
@@ -300,6 +312,7 @@ mod tests {
         }
         assert!(matches!(cache.find(&name(39)), Found::Fresh(_)), "the newest is there");
         assert_eq!(cache.find(&name(1)), Found::Nothing, "the oldest is gone");
+        assert!(mine.is_file(), "what is somebody else's");
         cache.keep("huge", &vec![0; 21 * BLOCK as usize], None).unwrap();
         assert!(matches!(cache.find(&name(39)), Found::Fresh(_)), "what does not fit throws nothing out");
     }

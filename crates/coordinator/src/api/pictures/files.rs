@@ -16,6 +16,7 @@ use diorama_core::key::{ObjectKey, RunRoot};
 use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{FileRef, Outcome};
 use diorama_core::task::{Reference, Task};
+use diorama_core::text::quoted;
 use diorama_picture::{PictureLimits, thumbnail};
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
@@ -59,7 +60,8 @@ pub(super) async fn file(
     let Query(how_wide) = how_wide?;
     let width = how_wide.width.map(|width| width.clamp(16, WIDEST));
     let shard = shard_of(&run, &shard)?;
-    let unknown = || Problem::not_found("unknown_file", format!("task {task:?} has no file {role:?}"));
+    let unknown =
+        || Problem::not_found("unknown_file", format!("task {} has no file {}", quoted(&task), quoted(&role)));
     let index: u64 = task.parse().map_err(|_| unknown())?;
     let tasks = api.shelf.tasks(&run, shard).await?;
     let task = tasks.iter().find(|task| task.index.0 == index).ok_or_else(unknown)?;

@@ -18,6 +18,7 @@ use diorama_core::marker::CommitMarker;
 use diorama_core::measure::Try;
 use diorama_core::outcome::{Outcome, TaskError, TaskOutcome};
 use diorama_core::task::{Reference, Task};
+use diorama_core::text::quoted;
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
@@ -164,7 +165,7 @@ fn url(run: &Opened, shard: ShardId, task: &Task, role: &str) -> String {
 
 /// The shard that a path names; of a round that the run has.
 fn shard_of(run: &Opened, shard: &str) -> Result<ShardId, Problem> {
-    let unknown = || Problem::not_found("unknown_shard", format!("the run has no shard {shard:?}"));
+    let unknown = || Problem::not_found("unknown_shard", format!("the run has no shard {}", quoted(shard)));
     let shard: ShardId = shard.parse().map_err(|_| unknown())?;
     let round = run.history.round(shard.round).filter(|round| shard.index < round.shards);
     round.map(|_| shard).ok_or_else(unknown)

@@ -7,6 +7,7 @@ use diorama_core::marker::CommitMarker;
 use diorama_core::outcome::{Outcome, TaskError, TaskOutcome};
 use diorama_core::round::RoundInfo;
 use diorama_core::task::Task;
+use diorama_core::text::quoted;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -60,7 +61,7 @@ pub(super) async fn show(
     run: Opened,
     Path((_run, task)): Path<(String, String)>,
 ) -> Result<Json<TaskDetail>, Problem> {
-    let unknown = || Problem::not_found("unknown_task", format!("the run has no task {task:?}"));
+    let unknown = || Problem::not_found("unknown_task", format!("the run has no task {}", quoted(&task)));
     let index = task.parse().map(TaskIndex).map_err(|_| unknown())?;
     if index.0 >= run.spec.tasks {
         return Err(unknown());

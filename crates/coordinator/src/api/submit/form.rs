@@ -12,6 +12,7 @@ use diorama_core::manifest::ManifestIssue;
 use diorama_core::measure::Asked;
 use diorama_core::run::RunSpec;
 use diorama_core::settings::Settings;
+use diorama_core::text;
 use diorama_manifest::{Budget, Format, LISTED_SKIPPED, Manifest, ManifestReport, References, Rules, cleaned, columns};
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
@@ -26,6 +27,9 @@ use crate::scratch::Scratch;
 
 /// The largest spec, in bytes.
 const MAX_SPEC_BYTES: usize = 1 << 20;
+
+/// The most characters that are told of a spec that cannot be read: room for the list of its keys.
+const MAX_SPEC_PROBLEM: usize = 600;
 
 /// The largest list of rows that the sender skipped, in bytes.
 const MAX_INVALID_BYTES: u64 = 32 << 20;
@@ -78,7 +82,8 @@ impl Upload {
                     skipped = Some(part.sha256);
                 }
                 other => {
-                    let message = format!("the form has a part {other:?}; its parts are spec, manifest and invalid");
+                    let other = text::quoted(other.unwrap_or_default());
+                    let message = format!("the form has a part {other}; its parts are spec, manifest and invalid");
                     return Err(Problem::bad_request("unknown_part", message));
                 }
             }
@@ -186,7 +191,9 @@ async fn read_spec(field: &mut Field<'_>, taken: &Taken) -> Result<SubmitRequest
             return Err(Problem::too_large("spec", MAX_SPEC_BYTES as u64));
         }
     }
-    serde_json::from_slice(&text).map_err(|error| Problem::bad_request("invalid_spec", format!("spec: {error}")))
+    // What a library says quotes the whole of what it did not expect.
+    let bad = |error: serde_json::Error| text::plain(&format!("spec: {error}"), MAX_SPEC_PROBLEM);
+    serde_json::from_slice(&text).map_err(|error| Problem::bad_request("invalid_spec", bad(error)))
 }
 
 async fn to_disk(

@@ -70,9 +70,9 @@ pub(super) async fn create(
         }
         return Ok((StatusCode::OK, Extension(About(run)), Json(there.status(&api).await?)));
     }
-    let allowed = &api.config.limits.caps;
+    let of_fleet = &api.config.limits.caps;
     let asked = upload.request.asked()?;
-    let settings = upload.request.check(allowed, &asked)?;
+    let settings = upload.request.check(of_fleet, &asked)?;
     limits.check_request(&upload.request)?;
     check_pool(&api, &upload.request.pool).await?;
     let _one_more = one_more_run(&api, &caller).await?;
@@ -81,7 +81,7 @@ pub(super) async fn create(
     let _waiting = budget.stop_on_drop();
     let manifest = upload.manifest(&api, settings.clone(), bytes).await?.within(budget);
     let skip = upload.request.skip_invalid;
-    let (checked, within, readable) = (manifest.clone(), allowed.clone(), api.config.readable.clone());
+    let (checked, within, readable) = (manifest.clone(), of_fleet.clone(), api.config.readable.clone());
     let turn = api.callers.check(&caller, &api.config.limits).await;
     let pictures = caps::pictures(&upload.request.compare, asked.accept.as_ref());
     let weight = Mutex::new(Weight::new(upload.request.shard_size, pictures));
@@ -106,6 +106,10 @@ pub(super) async fn create(
         return Err(refused(report));
     }
     limits.check_rows(report.tasks)?;
+    let bytes = manifest.bytes().map_err(manifest_error)?;
+    if let Some(problem) = caps::too_many_shards(report.tasks, upload.request.shard_size, bytes) {
+        return Err(Problem::new(413, "too_many_shards", problem));
+    }
     let run = name_run(&api, key.as_ref()).await?;
     let spec = upload.spec(&api, &caller, &run, settings, asked, &manifest, &report)?;
     let tasks = manifest.tasks(&report).map_err(manifest_error)?;
@@ -286,7 +290,9 @@ fn refused(report: ManifestReport) -> Problem {
 
 fn manifest_error(error: ManifestError) -> Problem {
     match error {
-        ManifestError::UnknownFormat(_) => Problem::bad_request("invalid_spec", error.to_string()),
+        ManifestError::UnknownFormat(_) | ManifestError::Foreign { .. } => {
+            Problem::bad_request("invalid_spec", error.to_string())
+        }
         ManifestError::Read { source, .. } | ManifestError::Scratch { source, .. } => disk(source),
         ManifestError::TooCostly { seconds, .. } => Problem::new(
             422,

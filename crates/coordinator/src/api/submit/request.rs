@@ -23,6 +23,12 @@ use crate::api::Problem;
 /// The longest name of a manifest, in bytes: that of a file.
 const MANIFEST_BYTES: usize = 4096;
 
+/// The most labels of a run.
+const MOST_LABELS: usize = 32;
+
+/// The most problems of settings that are told.
+const MOST_PROBLEMS: usize = 10;
+
 fn webdataset() -> OutputFormat {
     OutputFormat::Webdataset
 }
@@ -199,9 +205,12 @@ impl SubmitRequest {
         let mut problems = Vec::new();
         let mut settings = Settings::default();
         for (key, value) in &self.settings {
+            if problems.len() >= MOST_PROBLEMS {
+                break;
+            }
             if !Settings::KEYS.contains(&key.as_str()) {
-                problems
-                    .push(format!("settings: {key} is not a setting; the settings are {}", Settings::KEYS.join(", ")));
+                let (key, keys) = (text::quoted(key), Settings::KEYS.join(", "));
+                problems.push(format!("settings: {key} is not a setting; the settings are {keys}"));
             } else if let Err(error) = settings.set(key, value) {
                 problems.push(error.to_string());
             }
@@ -227,11 +236,12 @@ impl SubmitRequest {
             problems.extend(caps.problems(self.shard_size, &self.retry, &settings, &self.compare, accept));
         }
         let fits = |text: &String| (1..=64).contains(&text.len());
-        if self.labels.len() > 32 || !self.labels.iter().all(|(name, value)| fits(name) && fits(value)) {
-            problems.push("labels are out of range; at most 32, names and values of 1 to 64 bytes".to_owned());
+        if self.labels.len() > MOST_LABELS || !self.labels.iter().all(|(name, value)| fits(name) && fits(value)) {
+            problems.push(format!("labels are out of range; at most {MOST_LABELS}, names and values of 1 to 64 bytes"));
         }
         // All of it is shown to others: on terminals, in logs, on pages.
-        let labels = self.labels.iter().flat_map(|(name, value)| [("a label", name), ("a label", value)]);
+        let labels =
+            self.labels.iter().take(MOST_LABELS).flat_map(|(name, value)| [("a label", name), ("a label", value)]);
         let object = self.manifest_object.iter().map(|object| ("manifest_object", object));
         let named = self.name.iter().map(|name| ("name", name)).chain([("manifest", &self.manifest)]);
         for (what, said) in named.chain(labels).chain(object) {

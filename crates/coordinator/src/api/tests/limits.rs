@@ -182,3 +182,55 @@ async fn a_log_in_that_never_ends_takes_no_memory() {
     let (status, problem) = bench.send(request.unwrap()).await;
     assert_eq!((status, &problem["code"]), (StatusCode::BAD_REQUEST, &"invalid_body".into()), "{problem}");
 }
+
+#[tokio::test]
+async fn what_somebody_sent_comes_back_in_few_words() {
+    let bench = Bench::new(|_| ());
+    let long = "x".repeat(100_000);
+    let many: serde_json::Map<_, _> = (0..50_000).map(|n| (format!("{n:x}"), json!(1))).collect();
+    let wild: serde_json::Map<_, _> = (0..50_000).map(|n| (format!("{n:x}"), json!("\u{1b}"))).collect();
+    for spec in [
+        with("settings", Value::Object(many)),
+        with("labels", Value::Object(wild)),
+        with("format", json!(long)),
+        with("manifest_format", json!(long)),
+        with(&long, json!(1)),
+    ] {
+        let (status, problem) = bench.submit(&spec, &rows(1), None).await;
+        assert_eq!((status, &problem["code"]), (StatusCode::BAD_REQUEST, &"invalid_spec".into()));
+        assert!(problem.to_string().len() < 10_000, "{}", problem.to_string().len());
+    }
+    let long = &long[..60_000];
+    for path in [format!("/v1/runs/{long}"), format!("/{long}"), format!("/v1/runs/{}", "%1b".repeat(20_000))] {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        let (status, problem) = bench.send(request).await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        assert!(problem.to_string().len() < 1000, "{}", problem.to_string().len());
+    }
+}
+
+#[tokio::test]
+async fn a_small_manifest_makes_no_thousands_of_shards() {
+    let bench = Bench::new(|_| ());
+    let many: String = (0..3000).map(|n| format!("{n:x},a\n")).collect();
+    let mut one_each = with("shard_size", json!(1));
+    one_each["manifest_format"] = "csv".into();
+    one_each["settings"] = json!({ "method": "txt2img" });
+    let manifest = format!("custom_id,prompt\n{many}");
+    let (status, problem) = bench.submit(&one_each, &manifest, None).await;
+    assert_eq!((status, &problem["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &"too_many_shards".into()), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("take 2 or more") && is_untouched(&bench), "{problem}");
+}
+
+#[tokio::test]
+async fn a_method_that_nobody_knows_makes_no_series_of_its_own() {
+    let bench = Bench::new(|_| ());
+    for n in 0..50 {
+        let request = Request::builder().method(format!("ODD{n}").as_str()).uri("/livez").body(Body::empty()).unwrap();
+        assert_eq!(bench.send(request).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let (_, metrics) = bench.request("GET", "/metrics").await;
+    let metrics = metrics.as_str().unwrap();
+    assert!(!metrics.contains("ODD"), "{metrics}");
+    assert!(metrics.contains(r#"method="other""#), "{metrics}");
+}

@@ -59,6 +59,7 @@ pub(crate) async fn run(command: &Replay, cli: &Cli, drain: CancellationToken) -
         overwrite::refuse_same(to, file(command, &committed).as_deref(), "the reference")?;
         overwrite::refuse_within(to, command.out.as_deref(), "the run")?;
         overwrite::refuse_within(to, config.engine.model.as_deref(), "the model")?;
+        overwrite::refuse_taken(to, "--to")?;
     }
     let reference = reference(command, &committed).await?;
     let (options, stop, record) = (options(&config, &committed.record), drain.clone(), committed.record.clone());
@@ -71,7 +72,8 @@ pub(crate) async fn run(command: &Replay, cli: &Cli, drain: CancellationToken) -
     let bytes = encode_rgb(&made.image).map_err(Failure::permanent)?;
     if let Some(to) = &command.to {
         let failed = |error| Failure::try_again(anyhow::anyhow!("writing {}: {error}", to.display()));
-        std::fs::write(to, &bytes).map_err(failed)?;
+        let mut file = std::fs::File::create_new(to).map_err(failed)?;
+        std::io::Write::write_all(&mut file, &bytes).map_err(failed)?;
     }
     let comparison = compare(id, &committed, &made, &bytes)?;
     if cli.json() {

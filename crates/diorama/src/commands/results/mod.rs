@@ -10,6 +10,7 @@ use diorama_core::id::Sha256Hex;
 use diorama_core::key::{ERRORS, ObjectKey, RESULTS, RunRoot};
 use diorama_core::outcome::FileRef;
 use diorama_core::run::OutputFormat;
+use diorama_picture::whole;
 use futures::StreamExt;
 use reqwest::Method;
 use sha2::{Digest, Sha256};
@@ -97,7 +98,7 @@ async fn describe(command: &Results, client: &Client) -> Result<(), Failure> {
     let to = command.to.join(ObjectKey::Summary.path(&RunRoot::Own));
     if let Some(summary) = client.run(&command.run).await?.summary {
         let bytes = serde_json::to_vec_pretty(&summary).map_err(Failure::permanent)?;
-        std::fs::write(&to, bytes).map_err(|error| disk(&to, &error))?;
+        whole::put(&to, &bytes).map_err(|error| disk(&to, &error))?;
     }
     let folder = command.to.clone();
     blocking(move || table::write(&folder)).await?.map_err(Failure::permanent)?;
@@ -223,7 +224,12 @@ async fn fetch(client: &Client, path: &str, to: &Path, partial: bool) -> Result<
             let message = "the run has not ended; --partial downloads what is committed so far";
             return Err(Failure::try_again(anyhow::anyhow!(message)));
         }
-        let mut file = tokio::fs::File::create(to).await.map_err(|error| disk(to, &error))?;
+        // Of an earlier try, or a link to something else.
+        match tokio::fs::remove_file(to).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(disk(to, &error)),
+            _ => {}
+        }
+        let mut file = tokio::fs::File::create_new(to).await.map_err(|error| disk(to, &error))?;
         let mut body = response.bytes_stream();
         let broken = loop {
             match body.next().await {
