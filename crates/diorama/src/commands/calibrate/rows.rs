@@ -277,7 +277,7 @@ mod tests {
 
     fn task(id: &str, reference: &str) -> Task {
         Task {
-            index: TaskIndex::new(0),
+            index: TaskIndex(0),
             custom_id: CustomId::new(id).unwrap(),
             reference: Some(Reference::File(reference.to_owned())),
             region: None,
