@@ -133,5 +133,10 @@ fn what_cannot_be_calibrated_is_refused_before_any_picture() {
         let end = end(&mut case.diorama(arguments)).expect(code);
         assert!(end.stderr.contains(expected), "{arguments:?}: {}", end.stderr);
     }
+    fs::write(case.path("place-1.png"), "no picture").unwrap();
+    let row = |n: usize| json!({"custom_id": format!("row-{n}"), "reference": "place-1.png", "prompt": "a red circle on a beach"});
+    case.write_rows(&[row(0), row(1)]);
+    let broken = end(&mut calibrate(&case, "14", &["--work", "broken"])).expect(42);
+    assert!(broken.stderr.contains("no picture could be made; errors.jsonl"), "{}", broken.stderr);
     assert_eq!(images(&case).len(), 0);
 }

@@ -1,7 +1,9 @@
 //! Pictures in, measures out: what a batch of decoded pictures is worth, and what sets need of it. Knows no folder and
 //! writes nothing, so that whoever has pictures (a run over folders, a shard's worker) can measure them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 pub use diorama_core::measure::Subject;
 use diorama_core::measure::{MEASURES, Measure};
@@ -36,6 +38,8 @@ impl Measured {
 
 /// The paper's comparison is made at this size (docs/evaluation.md).
 const PAIR_SIDE: i64 = 256;
+/// Pictures that a network sees at a time.
+pub const BATCH: usize = 8;
 /// Prompts whose directions are kept.
 const KNOWN_PROMPTS: usize = 4096;
 
@@ -58,20 +62,36 @@ impl Evaluator {
         &self.networks
     }
 
-    /// Measures pictures that belong to one task, made by different methods or runs: they share a region. The order is
-    /// kept.
+    /// Measures pictures that belong to one task, made by different methods or runs: they share a region. The order is kept.
     ///
     /// # Errors
     /// [`crate::Error::Torch`] where libtorch fails or has no memory.
     pub fn measure(&mut self, subjects: &[Subject]) -> Result<Vec<Measured>> {
-        let verdicts = self.judge(subjects)?;
-        let common = common_region(subjects, &verdicts);
-        let each = |(subject, verdict): (&Subject, &Option<Verdict>)| {
-            let mut measured = Measured { phash: phash(&subject.picture), ..Measured::default() };
-            self.complete(subject, verdict.as_ref(), common.as_ref(), &mut measured)?;
-            Ok(measured)
-        };
-        subjects.iter().zip(&verdicts).map(each).collect()
+        Ok(self.measure_tasks(&[subjects])?.pop().unwrap_or_default())
+    }
+
+    /// [`Evaluator::measure`] of several tasks. Networks see pictures of all tasks together, [`BATCH`] at a time; what is
+    /// said of one depends on its batch
+    /// mates by no more than their arithmetic rounds (docs/evaluation.md).
+    ///
+    /// # Errors
+    /// [`crate::Error::Torch`] where libtorch fails or has no memory.
+    pub fn measure_tasks(&mut self, tasks: &[&[Subject]]) -> Result<Vec<Vec<Measured>>> {
+        let subjects: Vec<&Subject> = tasks.iter().copied().flatten().collect();
+        let verdicts = self.judge(&subjects)?;
+        let mut pictures = Vec::with_capacity(subjects.len());
+        let mut rest = verdicts.as_slice();
+        for task in tasks {
+            let (own, others) = rest.split_at(task.len());
+            let common = common_region(task, own).map(Rc::new);
+            for (subject, verdict) in task.iter().zip(own) {
+                pictures.push(self.without_networks(subject, verdict.as_ref(), common.clone())?);
+            }
+            rest = others;
+        }
+        self.by_networks(&mut pictures)?;
+        let mut measured = pictures.into_iter().map(|picture| picture.measured);
+        Ok(tasks.iter().map(|task| measured.by_ref().take(task.len()).collect()).collect())
     }
 
     /// What is `wanted`, by name, of a picture that is compared with no other. Where no region is given its background is
@@ -81,34 +101,31 @@ impl Evaluator {
     /// As [`Evaluator::measure`].
     pub fn measure_alone(&mut self, subject: &Subject, wanted: &[String]) -> Result<BTreeMap<String, f64>> {
         self.wanted = wanted.to_vec();
-        let mut measured = Measured::default();
-        let verdict = match self.wants(&Network::Judge) {
-            true => self.judge(std::slice::from_ref(subject))?.pop().flatten(),
-            false => None,
-        };
-        let completed = self.complete(subject, verdict.as_ref(), None, &mut measured);
+        let measured = self.alone_by_wanted(subject);
         self.wanted.clear();
-        completed?;
-        measured.measures.retain(|name, _| wanted.contains(name));
-        Ok(measured.measures)
+        let mut measures = measured?;
+        measures.retain(|name, _| wanted.contains(name));
+        Ok(measures)
     }
 
-    fn complete(
-        &mut self,
-        subject: &Subject,
-        verdict: Option<&Verdict>,
-        common: Option<&Gray8>,
-        measured: &mut Measured,
-    ) -> Result<()> {
-        self.alone(subject, measured)?;
-        self.by_prompt(subject, verdict, common, measured)?;
-        self.against_reference(subject, common, measured)
+    fn alone_by_wanted(&mut self, subject: &Subject) -> Result<BTreeMap<String, f64>> {
+        let verdict = self.judge(&[subject])?.pop().flatten();
+        let mut pictures = [self.without_networks(subject, verdict.as_ref(), None)?];
+        self.by_networks(&mut pictures)?;
+        let [picture] = pictures;
+        Ok(picture.measured.measures)
+    }
+
+    fn by_networks(&mut self, pictures: &mut [Picture<'_>]) -> Result<()> {
+        self.clip(pictures)?;
+        self.lpips(pictures)?;
+        self.dino(pictures)?;
+        self.pairs(pictures)
     }
 
     /// Whether anything is to be measured that needs this network.
     fn wants(&self, network: &Network) -> bool {
-        let needs = |measure: &Measure| measure.needs.network == Some(network.folder());
-        self.wants_any(needs)
+        self.wants_any(|measure| measure.needs.network == Some(network.folder()))
     }
 
     fn wants_any(&self, is_meant: impl Fn(&Measure) -> bool) -> bool {
@@ -117,18 +134,50 @@ impl Evaluator {
     }
 
     /// What the judge sees in each picture; nothing where there is no judge or it does not know such pictures.
-    fn judge(&self, subjects: &[Subject]) -> Result<Vec<Option<Verdict>>> {
-        let looks = |subject: &Subject| {
-            let judge = self.networks.judge.as_ref()?;
-            let knows = judge.knows(subject.picture.width, subject.picture.height);
-            (knows && judge.expected(subject.prompt.as_deref()?).is_some()).then_some(judge)
+    fn judge(&self, subjects: &[&Subject]) -> Result<Vec<Option<Verdict>>> {
+        let mut verdicts: Vec<Option<Verdict>> = vec![None; subjects.len()];
+        let Some(judge) = self.networks.judge.as_ref().filter(|_| self.wants(&Network::Judge)) else {
+            return Ok(verdicts);
         };
-        let look = |subject: &Subject| -> Result<Option<Verdict>> {
-            let Some(judge) = looks(subject) else { return Ok(None) };
-            let picture = tensor(&subject.picture)?.f_unsqueeze(0)?;
-            Ok(judge.look(&picture).map_err(|error| Network::Judge.error(error))?.pop())
+        let knows = |subject: &Subject| {
+            let expected = subject.prompt.as_deref().and_then(|prompt| judge.expected(prompt));
+            judge.knows(subject.picture.width, subject.picture.height) && expected.is_some()
         };
-        subjects.iter().map(look).collect()
+        let known: Vec<usize> = (0..subjects.len()).filter(|at| knows(subjects[*at])).collect();
+        for batch in known.chunks(BATCH) {
+            let looked = batch.iter().map(|at| tensor(&subjects[*at].picture)).collect::<Result<Vec<_>>>()?;
+            let seen = judge.look(&Tensor::f_stack(&looked, 0)?).map_err(|error| Network::Judge.error(error))?;
+            for (at, verdict) in batch.iter().zip(seen) {
+                verdicts[*at] = Some(verdict);
+            }
+        }
+        Ok(verdicts)
+    }
+
+    fn without_networks<'a>(
+        &self,
+        subject: &'a Subject,
+        verdict: Option<&Verdict>,
+        common: Option<Rc<Gray8>>,
+    ) -> Result<Picture<'a>> {
+        let mut measured = Measured::default();
+        if self.wanted.is_empty() {
+            measured.phash = phash(&subject.picture);
+        }
+        self.alone(subject, &mut measured)?;
+        self.judged(subject, verdict, &mut measured);
+        let (pair, region) = match self.wants_any(|measure| measure.needs.reference) {
+            true => against_reference(subject, common.as_deref(), self.wants_background(), &mut measured)?,
+            false => (None, None),
+        };
+        Ok(Picture { subject, common, pair, region, measured })
+    }
+
+    /// Whether anything is to be measured that depends on where the background is.
+    fn wants_background(&self) -> bool {
+        self.wants_any(|measure| {
+            measure.needs.reference && measure.needs.network.is_none() || measure.name == "pie_lpips"
+        })
     }
 
     fn alone(&self, subject: &Subject, measured: &mut Measured) -> Result<()> {
@@ -142,41 +191,49 @@ impl Evaluator {
         Ok(())
     }
 
-    fn by_prompt(
-        &mut self,
-        subject: &Subject,
-        verdict: Option<&Verdict>,
-        common: Option<&Gray8>,
-        measured: &mut Measured,
-    ) -> Result<()> {
-        let Some(prompt) = &subject.prompt else { return Ok(()) };
-        if let (Some(judge), Some(verdict)) = (&self.networks.judge, verdict)
-            && let Some(expected) = judge.expected(prompt)
-        {
-            let truth = |is: bool| if is { 1.0 } else { 0.0 };
-            let right = verdict.shape == expected.shape && verdict.colour == expected.colour;
-            measured.set("judge_object", truth(verdict.is_present));
-            measured.set("judge_right", truth(verdict.is_present && right));
-            if let Some(scene) = expected.scene {
-                measured.set("judge_scene", truth(verdict.scene == scene));
-            }
+    fn judged(&self, subject: &Subject, verdict: Option<&Verdict>, measured: &mut Measured) {
+        let expected = self.networks.judge.as_ref().and_then(|judge| judge.expected(subject.prompt.as_deref()?));
+        let (Some(verdict), Some(expected)) = (verdict, expected) else { return };
+        let truth = |is: bool| if is { 1.0 } else { 0.0 };
+        let right = verdict.shape == expected.shape && verdict.colour == expected.colour;
+        measured.set("judge_object", truth(verdict.is_present));
+        measured.set("judge_right", truth(verdict.is_present && right));
+        if let Some(scene) = expected.scene {
+            measured.set("judge_scene", truth(verdict.scene == scene));
         }
+    }
+
+    /// CLIPScore of the pictures, and of their regions alone.
+    fn clip(&mut self, pictures: &mut [Picture<'_>]) -> Result<()> {
         if !self.wants(&Network::Clip) {
             return Ok(());
         }
-        let Some(direction) = self.direction(prompt)? else { return Ok(()) };
+        let mut asked: Vec<(usize, &'static str, Cow<'_, Rgb8>, Tensor)> = Vec::new();
+        for (at, picture) in pictures.iter().enumerate() {
+            let Some(prompt) = &picture.subject.prompt else { continue };
+            let Some(direction) = self.direction(prompt)? else { continue };
+            let region = picture.subject.region.as_ref().or(picture.common.as_deref());
+            let whole = &picture.subject.picture;
+            if let Some(inside) = region.and_then(|region| only_inside(whole, region)) {
+                asked.push((at, "clip_inside", Cow::Owned(inside), direction.shallow_clone()));
+            }
+            asked.push((at, "clip", Cow::Borrowed(whole), direction));
+        }
         let Some(clip) = &self.networks.clip else { return Ok(()) };
-        let score = |picture: &Rgb8| -> Result<f64> {
-            let error = |error| Network::Clip.error(error);
-            let prepared = clip.prepare(picture).map_err(error)?.f_unsqueeze(0)?;
-            let cosine = clip.pictures(&prepared).map_err(error)?.f_mul(&direction)?.f_sum(Kind::Double)?;
-            Ok(100.0 * cosine.f_double_value(&[])?.max(0.0))
-        };
-        measured.set("clip", score(&subject.picture)?);
-        if let Some(inside) =
-            subject.region.as_ref().or(common).and_then(|region| only_inside(&subject.picture, region))
-        {
-            measured.set("clip_inside", score(&inside)?);
+        let error = |error| Network::Clip.error(error);
+        let mut scores = Vec::with_capacity(asked.len());
+        for batch in asked.chunks(BATCH) {
+            let prepared = batch.iter().map(|(_, _, picture, _)| clip.prepare(picture)).collect::<Result<Vec<_>, _>>();
+            let directions: Vec<&Tensor> = batch.iter().map(|(.., direction)| direction).collect();
+            let seen = clip.pictures(&Tensor::f_stack(&prepared.map_err(error)?, 0)?).map_err(error)?;
+            let cosines = seen.f_mul(&Tensor::f_cat(&directions, 0)?)?;
+            let cosines = cosines.f_sum_dim_intlist([1_i64].as_slice(), false, Kind::Double)?;
+            let cosines = Vec::<f64>::try_from(cosines.f_to_device(tch::Device::Cpu)?)?;
+            scores.extend(batch.iter().zip(cosines).map(|((at, name, ..), cosine)| (*at, *name, cosine)));
+        }
+        drop(asked);
+        for (at, name, cosine) in scores {
+            pictures[at].measured.set(name, 100.0 * cosine.max(0.0));
         }
         Ok(())
     }
@@ -194,80 +251,161 @@ impl Evaluator {
         Ok(Some(direction))
     }
 
-    fn against_reference(&self, subject: &Subject, common: Option<&Gray8>, measured: &mut Measured) -> Result<()> {
-        let Some(reference) = &subject.reference else { return Ok(()) };
-        if !self.wants_any(|measure| measure.needs.reference) {
+    /// LPIPS of the whole pictures on every trunk, and without their regions as PIE-Bench has it.
+    fn lpips(&self, pictures: &mut [Picture<'_>]) -> Result<()> {
+        for lpips in &self.networks.lpips {
+            let name = lpips.trunk().measure();
+            if self.wants_any(|measure| measure.name == name) {
+                for (at, distance) in distances(lpips, pictures, |picture| Ok(picture.pair.as_ref().map(copied)))? {
+                    pictures[at].measured.set(name, distance);
+                }
+            }
+            if lpips.trunk() == Trunk::Squeeze && self.wants_any(|measure| measure.name == "pie_lpips") {
+                for (at, distance) in distances(lpips, pictures, Picture::without_region)? {
+                    pictures[at].measured.set("pie_lpips", distance);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn dino(&self, pictures: &mut [Picture<'_>]) -> Result<()> {
+        let Some(dino) = self.networks.dino.as_ref().filter(|_| self.wants(&Network::Dino)) else { return Ok(()) };
+        let error = |error| Network::Dino.error(error);
+        let compared: Vec<usize> = (0..pictures.len()).filter(|at| pictures[*at].pair.is_some()).collect();
+        for batch in compared.chunks(BATCH / 2) {
+            let both = batch.iter().filter_map(|at| pictures[*at].pair.as_ref()).flat_map(|(a, b)| [a, b]);
+            let similarities = dino.self_similarities(&both.collect::<Vec<_>>()).map_err(error)?;
+            for (at, pair) in batch.iter().zip(similarities.as_chunks::<2>().0) {
+                let [picture, reference] = pair;
+                let distance = dino.distance(picture, reference).map_err(error)?;
+                pictures[*at].measured.set("structure_distance", distance);
+            }
+        }
+        Ok(())
+    }
+
+    fn pairs(&self, pictures: &mut [Picture<'_>]) -> Result<()> {
+        let Some(inception) = self.networks.inception.as_ref().filter(|_| self.wants(&Network::Inception)) else {
             return Ok(());
-        }
-        let (picture, reference) = (tensor(&subject.picture)?, tensor(reference)?);
-        let size = (subject.picture.width, subject.picture.height);
-        if !self.wants_any(|measure| measure.needs.reference && measure.needs.network.is_none())
-            && !self.wants_any(|measure| measure.name == "pie_lpips")
-        {
-            return self.whole(&picture, &reference, measured);
-        }
-        let (region, kind) = match subject.region.as_ref().map(|mask| (mask, RegionKind::Given)) {
-            Some((mask, kind)) => (Region::outside_of(mask, size)?, kind),
-            None => match common {
-                Some(mask) => (Region::outside_of(mask, size)?, RegionKind::Common),
-                None => (Ok(Region::whole(size.0, size.1)?), RegionKind::Whole),
-            },
         };
-        measured.region = kind;
-        match region {
-            Err(error) => measured.notes.push(error.to_string()),
-            Ok(region) => self.background(&picture, &reference, &region, measured)?,
-        }
-        self.whole(&picture, &reference, measured)
-    }
-
-    fn background(&self, picture: &Tensor, reference: &Tensor, region: &Region, measured: &mut Measured) -> Result<()> {
-        let ours = background(picture, reference, region)?;
-        measured.set("mse", ours.mse);
-        measured.set("psnr", ours.psnr);
-        measured.set("outside", region.share);
-        if let Some(ssim) = ours.ssim {
-            measured.set("ssim", ssim);
-        }
-        if !region.has_inside() {
-            return Ok(());
-        }
-        let theirs = zero_filled(picture, reference, region)?;
-        measured.set("pie_mse", theirs.mse);
-        measured.set("pie_psnr", theirs.psnr);
-        if let Some(ssim) = theirs.ssim {
-            measured.set("pie_ssim", ssim);
-        }
-        let squeeze = self.networks.lpips.iter().find(|lpips| lpips.trunk() == Trunk::Squeeze);
-        let squeeze = squeeze.filter(|_| self.wants_any(|measure| measure.name == "pie_lpips"));
-        if let Some(lpips) = squeeze.filter(|_| large_enough(picture)) {
-            let (a, b) =
-                (region.without_inside(picture)?.f_unsqueeze(0)?, region.without_inside(reference)?.f_unsqueeze(0)?);
-            let distance = lpips.distance(&a, &b).map_err(|error| Network::Lpips(Trunk::Squeeze).error(error))?;
-            measured.set("pie_lpips", distance[0]);
+        for picture in pictures {
+            let Some((a, b)) = &picture.pair else { continue };
+            let distance = pair_distance(inception, &a.f_unsqueeze(0)?, &b.f_unsqueeze(0)?)?;
+            picture.measured.set("pair_feature_distance_64", distance);
         }
         Ok(())
     }
+}
 
-    /// Comparisons of the whole pictures.
-    fn whole(&self, picture: &Tensor, reference: &Tensor, measured: &mut Measured) -> Result<()> {
-        let (a, b) = (picture.f_unsqueeze(0)?, reference.f_unsqueeze(0)?);
-        let wanted = |lpips: &&Lpips| self.wants_any(|measure| measure.name == lpips.trunk().measure());
-        for lpips in self.networks.lpips.iter().filter(|_| large_enough(picture)).filter(wanted) {
-            let distance = lpips.distance(&a, &b).map_err(|error| Network::Lpips(lpips.trunk()).error(error))?;
-            measured.set(lpips.trunk().measure(), distance[0]);
-        }
-        if let Some(inception) = self.networks.inception.as_ref().filter(|_| self.wants(&Network::Inception)) {
-            measured.set("pair_feature_distance_64", pair_distance(inception, &a, &b)?);
-        }
-        if let Some(dino) = self.networks.dino.as_ref().filter(|_| self.wants(&Network::Dino)) {
-            let error = |error| Network::Dino.error(error);
-            let (a, b) =
-                (dino.self_similarity(picture).map_err(error)?, dino.self_similarity(reference).map_err(error)?);
-            measured.set("structure_distance", dino.distance(&a, &b).map_err(error)?);
-        }
-        Ok(())
+/// A picture under way.
+struct Picture<'a> {
+    subject: &'a Subject,
+    /// The region that the pictures of its task share.
+    common: Option<Rc<Gray8>>,
+    /// The picture and its reference, `[3, h, w]`, float64, in [0, 255].
+    pair: Option<(Tensor, Tensor)>,
+    /// Where its background is.
+    region: Option<Region>,
+    measured: Measured,
+}
+
+impl Picture<'_> {
+    /// Picture and reference with a black region; `None` without a region that has an inside.
+    fn without_region(&self) -> Result<Option<(Tensor, Tensor)>> {
+        let region = self.region.as_ref().filter(|region| region.has_inside());
+        let (Some(region), Some((a, b))) = (region, &self.pair) else { return Ok(None) };
+        Ok(Some((region.without_inside(a)?, region.without_inside(b)?)))
     }
+}
+
+fn copied((a, b): &(Tensor, Tensor)) -> (Tensor, Tensor) {
+    (a.shallow_clone(), b.shallow_clone())
+}
+
+/// LPIPS of what `pair` gives of each picture, those of one size together.
+fn distances<'a>(
+    lpips: &Lpips,
+    pictures: &[Picture<'a>],
+    pair: impl Fn(&Picture<'a>) -> Result<Option<(Tensor, Tensor)>>,
+) -> Result<Vec<(usize, f64)>> {
+    let mut by_size: BTreeMap<Vec<i64>, Vec<usize>> = BTreeMap::new();
+    for (at, picture) in pictures.iter().enumerate() {
+        if let Some((a, _)) = picture.pair.as_ref().filter(|(a, _)| large_enough(a)) {
+            by_size.entry(a.size()).or_default().push(at);
+        }
+    }
+    let mut distances = Vec::new();
+    for batch in by_size.values().flat_map(|alike| alike.chunks(BATCH)) {
+        let (mut places, mut firsts, mut seconds) = (Vec::new(), Vec::new(), Vec::new());
+        for at in batch {
+            let Some((a, b)) = pair(&pictures[*at])? else { continue };
+            places.push(*at);
+            firsts.push(a);
+            seconds.push(b);
+        }
+        if places.is_empty() {
+            continue;
+        }
+        let found = lpips.distance(&Tensor::f_stack(&firsts, 0)?, &Tensor::f_stack(&seconds, 0)?);
+        distances.extend(places.into_iter().zip(found.map_err(|error| Network::Lpips(lpips.trunk()).error(error))?));
+    }
+    Ok(distances)
+}
+
+/// A picture and its reference, `[3, h, w]`, with where its background is, where there is one.
+type Compared = (Option<(Tensor, Tensor)>, Option<Region>);
+
+/// Measures the background where that is wanted, and gives what networks compare.
+fn against_reference(
+    subject: &Subject,
+    common: Option<&Gray8>,
+    wants_background: bool,
+    measured: &mut Measured,
+) -> Result<Compared> {
+    let Some(reference) = &subject.reference else { return Ok((None, None)) };
+    let pair = (tensor(&subject.picture)?, tensor(reference)?);
+    if !wants_background {
+        return Ok((Some(pair), None));
+    }
+    let size = (subject.picture.width, subject.picture.height);
+    let (region, kind) = match (subject.region.as_ref(), common) {
+        (Some(mask), _) => (Region::outside_of(mask, size)?, RegionKind::Given),
+        (None, Some(mask)) => (Region::outside_of(mask, size)?, RegionKind::Common),
+        (None, None) => (Ok(Region::whole(size.0, size.1)?), RegionKind::Whole),
+    };
+    measured.region = kind;
+    let region = match region {
+        Err(error) => {
+            measured.notes.push(error.to_string());
+            None
+        }
+        Ok(region) => {
+            measure_background(&pair, &region, measured)?;
+            Some(region)
+        }
+    };
+    Ok((Some(pair), region))
+}
+
+fn measure_background((picture, reference): &(Tensor, Tensor), region: &Region, measured: &mut Measured) -> Result<()> {
+    let ours = background(picture, reference, region)?;
+    measured.set("mse", ours.mse);
+    measured.set("psnr", ours.psnr);
+    measured.set("outside", region.share);
+    if let Some(ssim) = ours.ssim {
+        measured.set("ssim", ssim);
+    }
+    if !region.has_inside() {
+        return Ok(());
+    }
+    let theirs = zero_filled(picture, reference, region)?;
+    measured.set("pie_mse", theirs.mse);
+    measured.set("pie_psnr", theirs.psnr);
+    if let Some(ssim) = theirs.ssim {
+        measured.set("pie_ssim", ssim);
+    }
+    Ok(())
 }
 
 /// The paper's "FID" of one pair (docs/evaluation.md): both at 256 × 256 in 8 bits, blue first as OpenCV reads them, the

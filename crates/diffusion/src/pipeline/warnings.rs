@@ -174,23 +174,27 @@ mod tests {
         let one = |x: usize, y: usize| (x, y) == (3, 3);
         let frame = |x: usize, y: usize| !middle(x, y);
         let most = |_: usize, y: usize| y > 0;
-        for (mask, code) in [
-            (&(|_, _| false) as &dyn Fn(usize, usize) -> bool, Some("mask_empty")),
-            (&(|_, _| true), Some("mask_full")),
+        let (nothing, all) = (|_: usize, _: usize| false, |_: usize, _: usize| true);
+        let cases: [(&dyn Fn(usize, usize) -> bool, Option<&str>); 7] = [
+            (&nothing, Some("mask_empty")),
+            (&all, Some("mask_full")),
             (&one, Some("mask_small")),
             (&most, Some("mask_large")),
             (&frame, Some("mask_border")),
             (&middle, None),
             (&left, None),
-        ] {
+        ];
+        for (mask, code) in cases {
             assert_eq!(codes(Score::AbsGrad, &[mask]).first().map(String::as_str), code);
         }
     }
 
     #[test]
     fn subjects_that_share_a_mask_or_have_none_are_told_apart_from_those_that_touch() {
-        let (left, right) = (|x: usize, _: usize| x < 3, |x: usize, _: usize| x > 4);
-        let (wider, touching) = (|x: usize, _: usize| x < 4, |x: usize, _: usize| (2..6).contains(&x));
+        let within = |y: usize| (2..6).contains(&y);
+        let (left, right) = (|x: usize, y: usize| within(y) && x < 3, |x: usize, y: usize| within(y) && x > 4);
+        let wider = |x: usize, y: usize| within(y) && x < 4;
+        let touching = |x: usize, y: usize| within(y) && (2..6).contains(&x);
         let nothing = |_: usize, _: usize| false;
         assert_eq!(codes(Score::AbsGrad, &[&left, &right]), [""; 0]);
         assert_eq!(codes(Score::AbsGrad, &[&left, &touching]), [""; 0]);

@@ -104,12 +104,24 @@ impl Dino {
     /// The cosines between the last layer's keys of every two places of a picture `[3, h, w]` in [0, 255]: `[n, n]`, the
     /// class token among the places. The picture is brought to the square that the network knows, whatever its shape.
     pub fn self_similarity(&self, picture: &Tensor) -> Result<Tensor> {
-        let x = picture.f_to_device(self.device)?.f_to_kind(Kind::Float)?.f_div_scalar(255.0)?.f_unsqueeze(0)?;
-        let x = normalized(&bilinear(&x, (self.side, self.side), true)?, MEAN, DEVIATION)?;
-        let keys = self.keys(&x)?.f_squeeze_dim(0)?;
-        let norm = keys.f_norm_scalaropt_dim(2.0, [1_i64], true)?;
-        let norms = norm.f_matmul(&norm.f_transpose(0, 1)?)?.f_clamp_min(1e-8)?;
-        Ok(keys.f_matmul(&keys.f_transpose(0, 1)?)?.f_div(&norms)?)
+        Ok(self.self_similarities(&[picture])?.remove(0))
+    }
+
+    /// [`Dino::self_similarity`] of several pictures in one pass, in their order.
+    pub fn self_similarities(&self, pictures: &[&Tensor]) -> Result<Vec<Tensor>> {
+        let prepared = |picture: &&Tensor| -> Result<Tensor> {
+            let x = picture.f_to_device(self.device)?.f_to_kind(Kind::Float)?.f_div_scalar(255.0)?.f_unsqueeze(0)?;
+            normalized(&bilinear(&x, (self.side, self.side), true)?, MEAN, DEVIATION)
+        };
+        let x = pictures.iter().map(prepared).collect::<Result<Vec<_>>>()?;
+        let keys = self.keys(&Tensor::f_cat(&x, 0)?)?;
+        let of = |at: usize| -> Result<Tensor> {
+            let keys = keys.f_get(at as i64)?;
+            let norm = keys.f_norm_scalaropt_dim(2.0, [1_i64], true)?;
+            let norms = norm.f_matmul(&norm.f_transpose(0, 1)?)?.f_clamp_min(1e-8)?;
+            Ok(keys.f_matmul(&keys.f_transpose(0, 1)?)?.f_div(&norms)?)
+        };
+        (0..pictures.len()).map(of).collect()
     }
 
     /// The mean squared difference of two [`Dino::self_similarity`].

@@ -27,6 +27,8 @@ use crate::source::{Opening, Source};
 
 /// Pictures whose set features are computed together.
 const BATCH: usize = 16;
+/// Tasks that are measured together; their pictures are in memory at a time.
+const TOGETHER: usize = 4;
 /// Tasks after which what was done is kept.
 const KEPT_AFTER: usize = 256;
 /// The file of the rows, below the output folder.
@@ -88,12 +90,13 @@ pub fn evaluate(
     let ids = all_ids(&sources);
     std::fs::create_dir_all(&request.out).map_err(|error| Error::disk(&request.out, error))?;
     let mut work = Work::begin(request, evaluator, &ids)?;
-    while let Some(id) = ids.get(work.state.done) {
+    while work.state.done < ids.len() {
         if stop() {
             work.keep(evaluator)?;
             return Err(Error::Stopped);
         }
-        work.task(&mut sources, id, evaluator)?;
+        let end = (work.state.done + TOGETHER).min(ids.len());
+        work.tasks(&mut sources, &ids[work.state.done..end], evaluator)?;
         progress(work.state.done as u64, ids.len() as u64);
     }
     work.keep(evaluator)?;
@@ -167,44 +170,51 @@ impl<'a> Work<'a> {
         Ok(Self { request, reading, state, rows, waiting: BTreeMap::new(), since_kept: 0, near })
     }
 
-    fn task(&mut self, sources: &mut [Source], id: &str, evaluator: &mut Evaluator) -> Result<()> {
-        let mut rows: Vec<(Row, Option<usize>)> = Vec::new();
-        let mut subjects = Vec::new();
-        for source in sources {
-            for entry in source.entries(id)? {
-                let (row, subject) = self.reading.read(&entry);
-                if let Some(subject) = subject {
-                    rows.push((row, Some(subjects.len())));
-                    subjects.push(subject);
-                } else {
-                    rows.push((row, None));
+    fn tasks(&mut self, sources: &mut [Source], ids: &[String], evaluator: &mut Evaluator) -> Result<()> {
+        let wants_sets = evaluator.networks().inception.is_some() || evaluator.networks().clip_336.is_some();
+        let (mut rows, mut tasks) = (Vec::new(), Vec::new());
+        for id in ids {
+            let mut subjects = Vec::new();
+            for source in &mut *sources {
+                for entry in source.entries(id)? {
+                    let (row, subject) = self.reading.read(&entry);
+                    let is_there = subject.is_some();
+                    if let Some(subject) = subject {
+                        if wants_sets {
+                            self.add_to_sets(&row, &subject.picture);
+                        }
+                        subjects.push(subject);
+                    }
+                    rows.push((row, is_there));
                 }
             }
+            tasks.push(subjects);
         }
-        let wants_sets = evaluator.networks().inception.is_some() || evaluator.networks().clip_336.is_some();
-        let measured = evaluator.measure(&subjects)?;
-        for (mut row, at) in rows {
-            if let Some(at) = at {
-                row.measures.clone_from(&measured[at].measures);
-                row.region = measured[at].region;
-                row.phash = Some(format!("{:016x}", measured[at].phash));
+        let mut measured =
+            evaluator.measure_tasks(&tasks.iter().map(Vec::as_slice).collect::<Vec<_>>())?.into_iter().flatten();
+        for (mut row, is_there) in rows {
+            if let Some(measured) = is_there.then(|| measured.next()).flatten() {
+                row.measures = measured.measures;
+                row.region = measured.region;
+                row.phash = Some(format!("{:016x}", measured.phash));
                 let series = self.near.entry(row.series.clone()).or_default();
-                row.near_duplicate_of = series.add(&row.custom_id, measured[at].phash).map(str::to_owned);
-                row.notes.extend(measured[at].notes.iter().cloned());
-                if wants_sets {
-                    let subject = &subjects[at];
-                    self.wait(row.series.clone(), row.custom_id.clone(), &subject.picture);
-                    if let (Some(path), Some(picture)) = (&row.reference, self.reading.new_reference(&row.reference)) {
-                        self.wait(REFERENCES.to_owned(), path.clone(), &picture);
-                    }
-                }
+                row.near_duplicate_of = series.add(&row.custom_id, measured.phash).map(str::to_owned);
+                row.notes.extend(measured.notes);
             }
             self.write(&row)?;
         }
-        self.state.done += 1;
-        self.since_kept += 1;
+        self.state.done += ids.len();
+        self.since_kept += ids.len();
         self.add_waiting(evaluator, BATCH)?;
         if self.since_kept >= KEPT_AFTER { self.keep(evaluator) } else { Ok(()) }
+    }
+
+    /// The picture waits to be counted in its series, its reference, where that is not counted yet, among the references.
+    fn add_to_sets(&mut self, row: &Row, picture: &Rgb8) {
+        self.wait(row.series.clone(), row.custom_id.clone(), picture);
+        if let (Some(path), Some(picture)) = (&row.reference, self.reading.new_reference(&row.reference)) {
+            self.wait(REFERENCES.to_owned(), path.clone(), &picture);
+        }
     }
 
     fn wait(&mut self, set: String, name: String, picture: &Rgb8) {

@@ -23,7 +23,7 @@ fn a_stopped_evaluation_goes_on_and_gives_the_same_rows_and_summaries() {
     let request = request(&[a.path()], parted.path());
     let done = Cell::new(0);
     let mut evaluator = Evaluator::new(Networks::none());
-    let stopped = evaluate(&request, &mut evaluator, &|| done.get() == 3, &mut |tasks, _| done.set(tasks));
+    let stopped = evaluate(&request, &mut evaluator, &|| done.get() > 0, &mut |tasks, _| done.set(tasks));
     assert!(matches!(stopped, Err(Error::Stopped)));
     // A process that was killed may have written more than it kept.
     let path = parted.path().join(ROWS);
@@ -31,7 +31,8 @@ fn a_stopped_evaluation_goes_on_and_gives_the_same_rows_and_summaries() {
     std::fs::write(&path, [&kept[..], b"{\"half\":"].concat()).unwrap();
     let first = Cell::new(None);
     let again = evaluate(&request, &mut evaluator, &|| false, &mut |tasks, _| first.set(first.get().or(Some(tasks))));
-    assert_eq!(first.get(), Some(4), "it begins after what was done");
+    // Tasks are measured four at a time.
+    assert_eq!((done.get(), first.get()), (4, Some(6)), "it begins after what was done");
     assert_eq!(again.unwrap().measured, 12);
     assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(whole.path().join(ROWS)).unwrap());
     assert_eq!(run(&request).report.summaries, expected.report.summaries);

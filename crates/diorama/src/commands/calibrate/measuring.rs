@@ -77,7 +77,10 @@ impl Measuring<'_> {
         let has_pictures = |folder: &Path| fs::metadata(folder.join("results.jsonl")).is_ok_and(|is| is.len() > 0);
         let there: Vec<(PathBuf, String)> =
             sources.iter().filter(|(folder, _)| has_pictures(folder)).cloned().collect();
-        if !there.is_empty() && !self.evaluate(there, out.clone()).await? {
+        if there.is_empty() {
+            return Err(self.nothing("no picture could be made; errors.jsonl of each run says why", "pictures"));
+        }
+        if !self.evaluate(there, out.clone()).await? {
             return Ok(None);
         }
         let mut columns = vec![vec![None; samples.len()]; sources.len()];
@@ -90,7 +93,15 @@ impl Measuring<'_> {
                 columns[of][at] = self.goal.figures(&row);
             }
         }
+        if columns.iter().flatten().all(Option::is_none) {
+            return Err(self.nothing("nothing could be measured; evaluation.jsonl says why", "measured"));
+        }
         Ok(Some(columns))
+    }
+
+    /// Why there is nothing to compare, and where that is told.
+    fn nothing(&self, problem: &str, folder: &str) -> Failure {
+        Failure::permanent(anyhow::anyhow!("{problem} (below {})", self.work.join(folder).display()))
     }
 
     /// The folder of a run with these settings that has ended; none where it was stopped.

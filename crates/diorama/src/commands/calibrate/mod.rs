@@ -201,7 +201,7 @@ impl Ready {
             made: BTreeSet::new(),
         };
         let mut search = Search::new(space, self.axes, in_force.clone(), allotment, goal.subject.slack());
-        while let Some(round) = search.next() {
+        while let Some(round) = search.round() {
             let settings: Vec<Settings> = round.candidates.iter().map(Candidate::settings).collect();
             let what = round.axis.to_string();
             match measuring.measure(&what, &settings, Half::Search, round.samples).await? {

@@ -131,20 +131,23 @@ impl Search {
         Self { space, axes: axes.into_iter(), allotment, slack, leader: start, steps: Vec::new(), open: None }
     }
 
-    /// What is to be measured next; nothing once every axis was searched.
-    pub(super) fn next(&mut self) -> Option<Round> {
+    /// What is to be measured next; nothing once every axis was searched. Asked again, the same, until it is told.
+    pub(super) fn round(&mut self) -> Option<Round> {
         let Allotment { first, search, .. } = self.allotment;
-        if let Some(open) = &self.open {
-            let candidates = open.kept.iter().map(|at| open.options[*at].clone()).collect();
-            return Some(Round { axis: open.axis, candidates, samples: first..search });
+        if self.open.is_none() {
+            let axis = self.axes.next()?;
+            let options = self.space.options(axis, &self.leader);
+            self.open = Some(Open { axis, options, first: None, kept: Vec::new() });
         }
-        let axis = self.axes.next()?;
-        let options = self.space.options(axis, &self.leader);
-        self.open = Some(Open { axis, options: options.clone(), first: None, kept: Vec::new() });
-        Some(Round { axis, candidates: options, samples: 0..first })
+        let open = self.open.as_ref()?;
+        let (candidates, samples) = match &open.first {
+            None => (open.options.clone(), 0..first),
+            Some(_) => (open.kept.iter().map(|at| open.options[*at].clone()).collect(), first..search),
+        };
+        Some(Round { axis: open.axis, candidates, samples })
     }
 
-    /// The figures of the round that [`Search::next`] gave, in the order of its candidates.
+    /// The figures of the round that [`Search::round`] gave, in the order of its candidates.
     pub(super) fn tell(&mut self, columns: Vec<Column>) {
         let Some(mut open) = self.open.take() else { return };
         match open.first.take() {

@@ -25,8 +25,8 @@ fn searched(
     let axes = vec![Axis::Score, Axis::Threshold, Axis::EditSteps];
     let mut search = Search::new(space(), axes, start(), allotment, SLACK);
     let mut made: Vec<(Candidate, usize)> = Vec::new();
-    while let Some(round) = search.next() {
-        assert_eq!(search.next().as_ref(), Some(&round), "asking twice changes nothing");
+    while let Some(round) = search.round() {
+        assert_eq!(search.round().as_ref(), Some(&round), "asking twice changes nothing");
         for candidate in &round.candidates {
             made.extend(round.samples.clone().map(|at| (candidate.clone(), at)));
         }
