@@ -23,6 +23,21 @@ type Code = c_int;
 /// `CUcontext`, `CUmodule`, `CUfunction`, `CUstream`: handles.
 type Handle = *mut c_void;
 
+/// `cuLaunchKernel`: a function, a grid, a block, shared memory, a stream, and arguments in one of two forms.
+type LaunchKernel = unsafe extern "C" fn(
+    Handle,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    Handle,
+    *const *mut c_void,
+    *const *mut c_void,
+) -> Code;
+
 /// Bytes kept of what the driver's compiler says of PTX that it refuses.
 const LOG: usize = 4096;
 /// `CU_JIT_ERROR_LOG_BUFFER` and `CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES`.
@@ -39,21 +54,7 @@ struct Calls {
     pop: Symbol<unsafe extern "C" fn(*mut Handle) -> Code>,
     load: Symbol<unsafe extern "C" fn(*mut Handle, *const c_void, c_uint, *const c_uint, *const *mut c_void) -> Code>,
     function: Symbol<unsafe extern "C" fn(*mut Handle, Handle, *const c_char) -> Code>,
-    launch: Symbol<
-        unsafe extern "C" fn(
-            Handle,
-            c_uint,
-            c_uint,
-            c_uint,
-            c_uint,
-            c_uint,
-            c_uint,
-            c_uint,
-            Handle,
-            *const *mut c_void,
-            *const *mut c_void,
-        ) -> Code,
-    >,
+    launch: Symbol<LaunchKernel>,
     /// Last, so that it outlives the symbols.
     _library: Library,
 }

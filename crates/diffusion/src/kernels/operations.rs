@@ -104,7 +104,7 @@ impl<'a> Operands<'a> {
         Some(Self { own, storage, pack })
     }
 
-    /// Starts a packed kernel.
+    /// Starts a kernel.
     #[allow(unsafe_code)]
     fn start(&self, kernel: &str, grid: [i64; 2], shared: i64, arguments: &[Argument<'_>]) -> Result<()> {
         let name = match kernel {
