@@ -31,7 +31,7 @@ fn mixed(g: &Golden, run: &Value, seed: u64) -> Request {
 
 #[test]
 fn every_row_is_scored_masked_and_decoded_as_by_itself() {
-    for (g, run) in method::methods().filter(|(_, run)| run["name"] != "no-closed-form") {
+    for (g, run) in method::methods().filter(|(_, run)| run["name"] == "paper" || run["name"] == "default") {
         let (cpu, gpu) = (load(&g, 5, Arithmetic::Cpu), load(&g, 5, Arithmetic::Gpu));
         let requests: Vec<Request> = (0..5).map(|seed| mixed(&g, &run, seed)).collect();
         let (expected, made) = (make(&cpu, &requests), make(&gpu, &requests));
