@@ -51,7 +51,7 @@ fn acceptance(text: &str, tries: u32) -> Result<Acceptance, String> {
     if !ACCEPT_TRIES.contains(f64::from(tries)) {
         return Err(format!("accept_tries is out of range; it must be {ACCEPT_TRIES}"));
     }
-    let condition: Condition = text.parse().map_err(|error| format!("accept: {error}"))?;
+    let condition: Condition = text.parse().map_err(|error| format!("accept:\n{error}"))?;
     Ok(Acceptance { condition, tries })
 }
 

@@ -48,7 +48,7 @@ pub enum Sign {
 
 /// Why a text is no condition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the condition cannot be read:\n{text}\n{:>1$} {message}", "^", at + 1)]
+#[error("{text}\n{:>1$} {message}", "^", at + 1)]
 pub struct ExpressionError {
     /// The text.
     pub text: String,

@@ -19,7 +19,8 @@ use crate::exit::{self, Failure};
 use crate::{output, overwrite, progress};
 
 pub(crate) async fn run(command: &Eval, cli: &Cli, drain: CancellationToken) -> Result<u8, Failure> {
-    let wanted = command.keep.as_deref().map(str::parse::<Expression>).transpose().map_err(Failure::usage)?;
+    let wanted = command.keep.as_deref().map(str::parse::<Expression>).transpose();
+    let wanted = wanted.map_err(|error| Failure::usage(anyhow::anyhow!("--keep:\n{error}")))?;
     let mut job = Job::new(command)?;
     job.check_places(command)?;
     if job.networks.is_empty() {

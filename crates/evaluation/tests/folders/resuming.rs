@@ -59,7 +59,7 @@ fn a_picture_that_nearly_repeats_one_from_before_a_stop_is_marked() {
     other.data.reverse();
     a.task("first", &scene(30, 0), &[("img2img", scene(30, 0))]);
     a.task("other", &other, &[]);
-    a.task("again", &scene(31, 0), &[]);
+    a.task("again", &scene(30, 0), &[]);
     let out = tempfile::tempdir().unwrap();
     let request = request(&[a.path()], out.path());
     let done = Cell::new(0);

@@ -69,7 +69,7 @@ async fn bytes_that_are_no_manifest_are_refused_with_their_line_and_code() {
 async fn measures_that_cannot_be_taken_and_conditions_that_do_not_parse_are_refused_before_a_run_is_made() {
     let bench = Bench::new(|config| config.limits.caps.accept_tries = 4);
     for (key, value, expected) in [
-        ("accept", json!("clip >"), "clip >\n       ^ a number was expected"),
+        ("accept", json!("clip >"), "clip >\n      ^ a number was expected"),
         ("accept", json!("zlip > 1"), "zlip is not a measure; did you mean clip?"),
         ("accept", json!("(psnr > 1"), "a ) is missing"),
         ("measures", json!(["luma_mean", "nearly"]), "nearly is not a measure"),
