@@ -50,7 +50,7 @@ fn a_run_killed_between_tries_ends_with_the_same_pictures_seeds_and_scores() {
         // Another condition is another run.
         let other = ["--accept", "luma_mean > 131", "--format", format, "--shard-size", "12", "--compare", "img2img"];
         let refused = end(&mut case.run("calm", &other)).expect(42);
-        assert!(refused.stderr.contains("accept: there is luma_mean > 130 (2 tries)"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("accept: luma_mean > 130 (2 tries) there"), "{}", refused.stderr);
     }
 }
 

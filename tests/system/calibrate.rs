@@ -118,7 +118,7 @@ fn what_cannot_be_calibrated_is_refused_before_any_picture() {
             42,
             "one row is not enough",
         ),
-        (&["calibrate", model, "rows.jsonl", "--networks", JUDGE, "--work", "model/work"], 42, "only read"),
+        (&["calibrate", model, "rows.jsonl", "--networks", JUDGE, "--work", "model/work"], 42, "is inside the model"),
         (
             &["calibrate", model, "rows.jsonl", "--networks", JUDGE, "--prompt", "a red circle"],
             2,

@@ -375,7 +375,7 @@ mod tests {
         for good in ["a", "0", "_x", "ocean.seagull-01", &"x".repeat(128)] {
             assert!(CustomId::new(good).is_ok(), "{good:?}");
         }
-        assert!(Pool::new("gpu.dead").unwrap_err().problem.contains("dead letters"));
+        assert!(Pool::new("gpu.dead").unwrap_err().problem.contains("dead-letter queue"));
         assert!(Pool::new("dead").is_ok() && CustomId::new("gpu.dead").is_ok());
     }
 

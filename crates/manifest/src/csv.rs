@@ -60,7 +60,10 @@ impl Iterator for Table {
                 return Some(read_error(line, error));
             }
         }
-        let line = self.record.position().map_or(line, csv::Position::line);
+        let line = match self.record.position() {
+            Some(begins) => begins.line() + self.reader.get_mut().quotes.line_feeds_from(begins.byte()),
+            None => line,
+        };
         let wrong_quotes = self.wrong_quotes(line);
         if let Some(issues) = wrong_quotes.clone().filter(|_| self.columns.is_some()) {
             return Some(Ok(Raw::Bad(line, issues)));

@@ -46,6 +46,8 @@ pub(crate) struct Quotes {
     state: State,
     /// Bytes that passed.
     at: u64,
+    /// Where ends of lines outside cells are that no row has passed yet, and whether each is a line feed.
+    ends: VecDeque<(u64, bool)>,
     /// At most one a row, by the offset of the byte that shows it.
     faults: VecDeque<(u64, Fault)>,
     row_has_fault: bool,
@@ -53,7 +55,7 @@ pub(crate) struct Quotes {
 
 impl Quotes {
     pub(crate) fn new() -> Self {
-        Self { state: State::CellStart, at: 0, faults: VecDeque::new(), row_has_fault: false }
+        Self { state: State::CellStart, at: 0, ends: VecDeque::new(), faults: VecDeque::new(), row_has_fault: false }
     }
 
     /// The next bytes.
@@ -70,6 +72,20 @@ impl Quotes {
             self.fault(Fault::LeftOpen);
             self.state = State::CellStart;
         }
+    }
+
+    /// Line feeds between `start`, where the library takes a row to begin, and its first cell: the second half of CRLF and
+    /// empty lines, which it counts only with the row. What is before `start` is forgotten.
+    pub(crate) fn line_feeds_from(&mut self, mut start: u64) -> u64 {
+        let mut line_feeds = 0;
+        while let Some((at, is_line_feed)) = self.ends.front().copied().filter(|(at, _)| *at <= start) {
+            self.ends.pop_front();
+            if at == start {
+                line_feeds += u64::from(is_line_feed);
+                start += 1;
+            }
+        }
+        line_feeds
     }
 
     /// What is wrong with the quotes before this offset, the end of a row; what is before it is forgotten.
@@ -91,6 +107,7 @@ impl Quotes {
             (Quoted, _) | (QuoteInQuoted, b'"') => Quoted,
             (_, b'\n' | b'\r') => {
                 self.row_has_fault = false;
+                self.ends.push_back((self.at, byte == b'\n'));
                 CellStart
             }
             (_, b',') => CellStart,

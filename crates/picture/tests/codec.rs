@@ -345,6 +345,6 @@ fn a_tiff_is_read_with_places_of_eight_bytes_too_and_one_of_another_kind_is_not_
         let picture = read(&tiff(large, &grey(1), &[0, 80, 160, 255])).unwrap();
         assert_eq!((picture.width, picture.height, pixel(&picture, 1, 0)), (4, 1, [80; 3]), "{large}");
         // A palette, which the decoder does not know.
-        refused(&tiff(large, &grey(3), &[0; 4]), ErrorCode::ReferenceUndecodable, "though whole");
+        refused(&tiff(large, &grey(3), &[0; 4]), ErrorCode::ReferenceUndecodable, "though complete");
     }
 }

@@ -163,7 +163,7 @@ mod tests {
         let help = |command: &str| Cli::command().find_subcommand_mut(command).unwrap().render_long_help().to_string();
         let help = |command: &str| help(command).split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(help("serve").contains("is kept before it is collected: 0 to 31536000 (default: 86400)"));
-        assert!(help("generate").contains("How much of the schedule runs: above 0 and at most 1"));
+        assert!(help("generate").contains("The share of the schedule that runs: above 0 and at most 1"));
         assert!(help("run").contains("How the picture is made: abs-grad-sam, img2img, img2img-reduced or txt2img"));
     }
 }

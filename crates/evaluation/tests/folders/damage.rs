@@ -89,7 +89,7 @@ fn folders_that_cannot_be_evaluated_say_why() {
     std::fs::write(folder.path().join("results.jsonl"), "").unwrap();
     assert!(open(folder.path()).contains("has no picture"));
     std::fs::write(folder.path().join("results.jsonl"), "{\"task\":0}\n").unwrap();
-    assert!(open(folder.path()).contains("line 1 is not as it should be"));
+    assert!(open(folder.path()).contains("line 1 is invalid"));
 }
 
 #[test]

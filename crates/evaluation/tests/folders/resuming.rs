@@ -59,17 +59,27 @@ fn a_picture_that_nearly_repeats_one_from_before_a_stop_is_marked() {
     other.data.reverse();
     a.task("first", &scene(30, 0), &[("img2img", scene(30, 0))]);
     a.task("other", &other, &[]);
+    // Four tasks are measured at a time.
+    for (name, seed) in [("noise", 1), ("noise-2", 2)] {
+        let mut noise = scene(0, 0);
+        let mut random = fastrand::Rng::with_seed(seed);
+        noise.data.iter_mut().for_each(|value| *value = random.u8(..));
+        a.task(name, &noise, &[]);
+    }
     a.task("again", &scene(30, 0), &[]);
     let out = tempfile::tempdir().unwrap();
     let request = request(&[a.path()], out.path());
     let done = Cell::new(0);
     let mut evaluator = Evaluator::new(Networks::none());
-    let stopped = evaluate(&request, &mut evaluator, &|| done.get() == 2, &mut |tasks, _| done.set(tasks));
-    assert!(matches!(stopped, Err(Error::Stopped)));
+    let stopped = evaluate(&request, &mut evaluator, &|| done.get() == 4, &mut |tasks, _| done.set(tasks));
+    assert!(matches!(stopped, Err(Error::Stopped)), "{} tasks", done.get());
     let done = run(&request);
     let near = |row: &Row| row.near_duplicate_of.clone();
     // The same picture by another method is of another series.
-    assert_eq!(done.rows.iter().map(near).collect::<Vec<_>>(), [None, None, None, Some("first".to_owned())]);
+    assert_eq!(
+        done.rows.iter().map(near).collect::<Vec<_>>(),
+        [None, None, None, None, None, Some("first".to_owned())]
+    );
     assert_eq!(done.evaluation.near_duplicates, 1);
     assert!(done.report.table.contains("1 pictures nearly repeat"), "{}", done.report.table);
 }

@@ -180,7 +180,7 @@ fn a_path_may_begin_with_the_home_folder_wherever_it_is_said() {
     assert_eq!(config.references.reference_cache.as_deref(), Some(folder.path()));
     sources.env.pop();
     let message = load(&sources).unwrap_err().to_string();
-    assert!(message.contains("model: ~ in \"~/models/demo\" is the home folder, and HOME is not set"), "{message}");
+    assert!(message.contains("model: ~ in \"~/models/demo\" is the home folder, but HOME is not set"), "{message}");
     sources.flags = vec![("reference_cache", "~bob/cache".to_owned())];
     let message = load(&sources).unwrap_err().to_string();
     assert!(message.contains("reference_cache: ~bob in \"~bob/cache\" is expanded only by shells"), "{message}");

@@ -129,6 +129,9 @@ impl Runs {
         // Who wants to know what holds now cannot do with what held a moment ago.
         let unheard = UNHEARD.min(age);
         let head = tokio::time::timeout(HEARD_WITHIN, backends.progress.head(run)).await;
+        // Only the progress service knows, and where it says nothing no run gives way: what it said a while ago would let go
+        // of a shard that its coordinator believes in the queue.
+        known.gives_way = false;
         let (is_news, pause, tells) = match head {
             Ok(Ok(Some(head))) => {
                 known.gives_way = head.gives_way;

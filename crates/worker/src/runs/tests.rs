@@ -107,6 +107,18 @@ async fn a_decision_is_heard_within_two_seconds_whether_the_progress_service_kno
 }
 
 #[tokio::test]
+async fn no_run_gives_way_any_longer_than_the_progress_service_says_so() {
+    let case = Case::new().await;
+    let decisions = case.store().history().await.unwrap().decisions();
+    let head = Head { decisions, state: RunState::Running, gives_way: true };
+    case.backends.progress.announce(&case.run, &head).await.unwrap();
+    let wish = async |after| case.known(after, SHARD).await.map(|known| known.wish(SHARD, false));
+    assert_eq!(wish(HEARD_WITHIN).await, Some(Wish::NotNow));
+    case.backends.progress.forget(&case.run).await.unwrap();
+    assert_eq!(wish(2 * HEARD_WITHIN).await, Some(Wish::Work));
+}
+
+#[tokio::test]
 async fn a_shard_of_a_round_that_we_have_not_heard_of_makes_us_read_on() {
     let case = Case::new().await;
     // Announced by nobody, and asked for a moment ago.
