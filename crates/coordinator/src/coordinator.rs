@@ -174,7 +174,7 @@ impl Coordinator {
         };
         let ended = ending::finalise(&self.store, spec, history, &self.config.scratch, &files).await?;
         fault::point("finalise.before-ended");
-        self.decide(spec, history, Act::Ended(ended)).await?;
+        self.decide(spec, history, Act::Ended(Box::new(ended))).await?;
         fault::point("finalise.after-ended");
         if let Err(error) = ending::settle_counts(&self.backends, &self.store, spec, history).await {
             tracing::warn!(%error, "the final counts in the progress service may be wrong; `diorama reconcile` rebuilds them");

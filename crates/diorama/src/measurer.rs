@@ -53,7 +53,7 @@ pub(crate) fn origins(measures: &[&str]) -> String {
             let measure = MEASURES.iter().find(|measure| measure.name == *name);
             measure.is_some_and(|measure| measure.needs.network == Some(kind.folder()))
         };
-        measures.iter().any(|name| needs(name))
+        measures.iter().any(needs)
     };
     let line = |kind: &Kind| format!("\n  {}: {}", kind.folder(), kind.origin());
     Kind::ALL.iter().filter(is_needed).map(line).collect()

@@ -65,7 +65,7 @@ pub enum Act {
         reason: String,
     },
     /// It has ended, with these files.
-    Ended(Ended),
+    Ended(Box<Ended>),
     /// The run, which had ended, goes on with its failed tasks of this kind.
     Reopened {
         /// Which tasks are tried again.

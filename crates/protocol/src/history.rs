@@ -343,7 +343,7 @@ impl History {
             Act::Ended(ended) => {
                 self.stuck = None;
                 self.files.push([ended.results.path.clone(), ended.errors.path.clone()]);
-                self.ended = Some(ended);
+                self.ended = Some(*ended);
             }
             Act::Reopened { which } => {
                 self.wish = Wish::Run;

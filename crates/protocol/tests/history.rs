@@ -41,7 +41,7 @@ fn ended(state: RunState) -> Act {
         pictures_per_second: 0.0,
         acceptance: None,
     };
-    Act::Ended(Ended { summary, counts: Counts::default(), results: file(), errors: file() })
+    Act::Ended(Box::new(Ended { summary, counts: Counts::default(), results: file(), errors: file() }))
 }
 
 fn begun(state: RunState) -> Act {

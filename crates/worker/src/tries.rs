@@ -115,9 +115,12 @@ async fn finished_all(made: Vec<(usize, Result<Made, TaskError>)>) -> Result<(Pi
 type Pictures = Vec<(usize, Generated)>;
 type Errors = Vec<(usize, TaskError)>;
 
+/// By name, or why a picture could not be measured.
+type Measures = Result<BTreeMap<String, f64>, TaskError>;
+
 /// Pictures with what was measured of each.
 struct Measured {
-    pictures: Vec<(usize, Generated, Result<BTreeMap<String, f64>, TaskError>)>,
+    pictures: Vec<(usize, Generated, Measures)>,
     device_seconds: f64,
 }
 

@@ -56,7 +56,7 @@ async fn end(world: &World, spec: &diorama_core::run::RunSpec, history: &mut dio
     let (results, errors) = (file(ObjectKey::Results(name.clone())), file(ObjectKey::Errors(name)));
     world.decide(&spec.run, history, Act::EndingBegun { state: RunState::Finished, void: None }).await;
     let counts = Counts { shards: 1, done: spec.tasks, ..Counts::default() };
-    world.decide(&spec.run, history, Act::Ended(Ended { summary, counts, results, errors })).await;
+    world.decide(&spec.run, history, Act::Ended(Box::new(Ended { summary, counts, results, errors }))).await;
     world.store.all().remove(&SharedKey::Active(spec.run.clone()).to_string());
 }
 

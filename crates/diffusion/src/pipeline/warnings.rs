@@ -175,7 +175,8 @@ mod tests {
         let frame = |x: usize, y: usize| !middle(x, y);
         let most = |_: usize, y: usize| y > 0;
         let (nothing, all) = (|_: usize, _: usize| false, |_: usize, _: usize| true);
-        let cases: [(&dyn Fn(usize, usize) -> bool, Option<&str>); 7] = [
+        type Covers<'a> = &'a dyn Fn(usize, usize) -> bool;
+        let cases: [(Covers<'_>, Option<&str>); 7] = [
             (&nothing, Some("mask_empty")),
             (&all, Some("mask_full")),
             (&one, Some("mask_small")),

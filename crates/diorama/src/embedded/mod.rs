@@ -57,9 +57,9 @@ pub enum EmbeddedError {
     #[error("the run started with the model {begun}, but this is {here}; use that model, or choose another folder")]
     OtherModel {
         /// As the spec has it.
-        begun: ModelIdentity,
+        begun: Box<ModelIdentity>,
         /// As it was loaded.
-        here: ModelIdentity,
+        here: Box<ModelIdentity>,
     },
     /// The run in the folder wants measured what cannot be measured here.
     #[error("the run's pictures cannot be measured: {why}; name the folder of the network with --networks")]
@@ -204,7 +204,7 @@ async fn run_on(
     }
     let here = device.identity(&spec.measures);
     if let Some(begun) = spec.model.clone().filter(|begun| *begun != here) {
-        return Err(EmbeddedError::OtherModel { begun, here });
+        return Err(EmbeddedError::OtherModel { begun: Box::new(begun), here: Box::new(here) });
     }
     let name = WorkerId::new(format!("embedded-{}", std::process::id()))?;
     let config =

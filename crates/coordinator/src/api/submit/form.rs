@@ -139,8 +139,7 @@ impl Upload {
         api: &Shared,
         caller: &Caller,
         run: &RunId,
-        settings: Settings,
-        asked: Asked,
+        (settings, asked): (Settings, Asked),
         manifest: &Manifest,
         report: &ManifestReport,
     ) -> Result<RunSpec, Problem> {

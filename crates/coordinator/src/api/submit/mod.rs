@@ -111,7 +111,7 @@ pub(super) async fn create(
         return Err(Problem::new(413, "too_many_shards", problem));
     }
     let run = name_run(&api, key.as_ref()).await?;
-    let spec = upload.spec(&api, &caller, &run, settings, asked, &manifest, &report)?;
+    let spec = upload.spec(&api, &caller, &run, (settings, asked), &manifest, &report)?;
     let tasks = manifest.tasks(&report).map_err(manifest_error)?;
     let mut invalid = upload.invalid;
     invalid.extend(report.skipped());

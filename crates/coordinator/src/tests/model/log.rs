@@ -154,7 +154,12 @@ pub(super) fn act(what: &What, number: usize) -> Act {
         What::Ended(outcomes) => {
             let done = outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count() as u64;
             let file = FileRef { path: format!("endings/{number}"), sha256: Sha256Hex::of(b""), bytes: 0 };
-            Act::Ended(Ended { summary: summary(done), counts: Counts::default(), results: file.clone(), errors: file })
+            Act::Ended(Box::new(Ended {
+                summary: summary(done),
+                counts: Counts::default(),
+                results: file.clone(),
+                errors: file,
+            }))
         }
         What::Reopened => Act::Reopened { which: FailedWhere::default() },
     }

@@ -67,7 +67,7 @@ fn settings_that_lose_the_subject_do_not_win_however_much_of_the_place_they_keep
     let allotment = Allotment::of(200, &options(), 3, 100).unwrap();
     // Above 1.0 the mask is so small that the reference comes back as it was.
     let world = |candidate: &Candidate, at: usize| {
-        let lost = candidate.threshold > 1.0 && at % 3 == 0;
+        let lost = candidate.threshold > 1.0 && at.is_multiple_of(3);
         Some(Figures { subject: if lost { 0.0 } else { 1.0 }, place: 20.0 + candidate.threshold * 5.0 })
     };
     assert_eq!(searched(allotment, world).0.threshold, 1.0);
