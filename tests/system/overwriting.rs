@@ -86,7 +86,7 @@ fn nothing_is_written_into_a_models_folder() {
     let case = data_set();
     fs::create_dir(case.path("model")).unwrap();
     let model = ["--model", "model"];
-    assert!(end(&mut case.run("model", &model)).expect(42).stderr.contains("lies in the model"));
-    assert!(end(&mut case.run("model/out", &model)).expect(42).stderr.contains("lies in the model"));
+    assert!(end(&mut case.run("model", &model)).expect(42).stderr.contains("is inside the model"));
+    assert!(end(&mut case.run("model/out", &model)).expect(42).stderr.contains("is inside the model"));
     assert_eq!(fs::read_dir(Path::new(&case.path("model"))).unwrap().count(), 0);
 }

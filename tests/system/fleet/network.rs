@@ -46,7 +46,7 @@ fn a_worker_cut_off_from_the_broker_while_it_generates_costs_no_task_and_works_a
     far.until_logged("a late acknowledgement");
     near.kill();
     network.heal();
-    far.until_logged("consuming through RabbitMQ goes on");
+    far.until_logged("consuming through RabbitMQ continues");
     let again = fleet.submit_as("again", 8, &[]);
     fleet.proves_whole(&again, 8);
     fleet.proves_whole(&run, 80);

@@ -57,7 +57,7 @@ fn is_elsewhere(status: u16, code: &str) -> bool {
 pub(super) fn answered(status: u16, code: &str) -> (ObjectErrorKind, &'static str) {
     match (status, code) {
         (_, "NoSuchBucket" | "InvalidBucketName") => {
-            (Refused, ": there is no such bucket; create it, or correct its name")
+            (Refused, ": there is no such bucket; create it, or correct its name (s3_bucket, or the s3:// address)")
         }
         (_, "InvalidAccessKeyId" | "NotSignedUp" | "InvalidToken" | "ExpiredToken" | "InvalidSecurity") => (
             Refused,
