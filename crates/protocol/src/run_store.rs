@@ -231,7 +231,10 @@ impl RunStore {
         if is_ours && other == shard {
             return Ok(());
         }
-        Err(ObjectError::damaged(self.path(&ObjectKey::Commit(shard)), format!("it is the marker of {other} of {run}")))
+        Err(ObjectError::damaged(
+            self.path(&ObjectKey::Commit(shard)),
+            format!("it is the marker of {other} of run {run}"),
+        ))
     }
 
     /// The shards of `round` with these indices that have a marker. Listed in parts side by side: a large round has many

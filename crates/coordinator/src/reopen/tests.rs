@@ -132,7 +132,7 @@ proptest! {
                 reopened.unwrap();
                 assert_eq!(ending(&bench).await, None);
                 let error = retry(&bench, &spec, which.clone()).await.unwrap_err();
-                assert_eq!(error.to_string(), "the run is running and has not ended; it can be tried again when it has");
+                assert_eq!(error.to_string(), "the run is running and has not ended; it can be retried when it has");
                 model.reopen(&which);
                 let RunEnd::Finished(ended) = bench.drive(&spec, decide.clone()).await else { panic!("finished") };
                 agrees(&bench, &spec, &ended, &model).await;

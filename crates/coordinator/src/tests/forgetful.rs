@@ -42,7 +42,7 @@ async fn whenever_everything_is_forgotten_the_counts_are_right_at_the_end_and_ne
         let RunEnd::Finished(summary) = end else { panic!("finished, {place}") };
         assert_eq!((summary.done, summary.failed, summary.shards), (8, 1, 6), "{place}");
         let counted = progress_counted(&bench, &spec).await;
-        let right = Counts { shards: 6, done: 8, failed: 1, retrying: 1, ..Counts::default() };
+        let right = Counts { shards: 6, done: 8, failed: 1, retrying: 1, device_ms: 12_000, ..Counts::default() };
         assert!(!counted.complete || counted.counts == right, "{counted:?}, {place}");
         let now = status(&bench.backends, &bench.store, &spec, &bench.history().await).await.unwrap();
         assert_eq!((now.done, now.failed, now.degraded), (8, 1, None), "{place}");
@@ -69,7 +69,7 @@ async fn whenever_everything_is_forgotten_a_reconciliation_counts_what_the_marke
         let history = bench.history().await;
         let before = progress.asked();
         let counts = reconcile(&bench.backends, &bench.store, &spec, &history).await.unwrap();
-        let right = Counts { shards: 4, done: 6, failed: 1, retrying: 1, ..Counts::default() };
+        let right = Counts { shards: 4, done: 6, failed: 1, retrying: 1, device_ms: 8_000, ..Counts::default() };
         assert_eq!(counts, right, "forgotten before operation {forgets_at}");
         if progress.asked() + 1 < forgets_at {
             assert!(before < forgets_at, "nothing of the reconciliation was struck");

@@ -234,19 +234,19 @@ const IN_EITHER_FORMAT: &[Damage] = &[
     (
         "a marker names another task",
         |all| edit_json(all, "commits/r0-000001.json", |marker| marker["outcomes"][1]["custom_id"] = "t7".into()),
-        "shard r0-000001: its outcomes are not those of its tasks",
+        "shard r0-000001: its outcomes do not match its tasks one to one, in order",
     ),
     (
         "a marker has another seed",
         |all| edit_json(all, "commits/r0-000001.json", |marker| marker["outcomes"][1]["seed"] = 77.into()),
-        "shard r0-000001: its outcomes are not those of its tasks",
+        "shard r0-000001: its outcomes do not match its tasks one to one, in order",
     ),
     (
         "a marker lacks a task",
         |all| {
             edit_json(all, "commits/r0-000003.json", |marker| drop(marker["outcomes"].as_array_mut().unwrap().pop()));
         },
-        "shard r0-000003: its outcomes are not those of its tasks",
+        "shard r0-000003: its outcomes do not match its tasks one to one, in order",
     ),
     (
         "a marker has a task twice",
@@ -263,7 +263,7 @@ const IN_EITHER_FORMAT: &[Damage] = &[
     (
         "a marker is another run's",
         |all| edit_json(all, "commits/r0-000001.json", |marker| marker["run"] = "other".into()),
-        "it is the marker of r0-000001 of other",
+        "it is the marker of r0-000001 of run other",
     ),
     ("an input is removed", |all| drop(all.remove(&input(all))), "shard r0-000002: its input is gone"),
     (
@@ -300,14 +300,14 @@ const IN_EITHER_FORMAT: &[Damage] = &[
                 marker["model"] = json!({ "sha256": "other", "dtype": "f32" });
             });
         },
-        "shard r0-000001: it was made by the model other in f32, the run is bound to none",
+        "shard r0-000001: it was made by the model other in f32, but the run is bound to none",
     ),
     (
         "a marker was made with other settings",
         |all| {
             edit_json(all, "commits/r0-000001.json", |marker| marker["settings"] = Sha256Hex::of(b"").as_str().into())
         },
-        "shard r0-000001: it was made with other settings",
+        "shard r0-000001: it was not made with the run's settings",
     ),
     (
         "a result is another task's",
@@ -323,7 +323,7 @@ const IN_EITHER_FORMAT: &[Damage] = &[
     (
         "the results have a line more",
         |all| edit(all, &results(all), |bytes| bytes.extend_from_within(..)),
-        "results.jsonl goes on after line 7",
+        "results.jsonl continues after line 7",
     ),
     ("the results are removed", |all| drop(all.remove(&results(all))), "results.jsonl is gone"),
     (
@@ -369,9 +369,9 @@ const IN_WEBDATASET: &[Damage] = &[
     (
         "a byte of a header is another one",
         |all| edit(all, &archive(all), |bytes| bytes[0] ^= 1),
-        ".tar cannot be read to its end",
+        ".tar cannot be read completely",
     ),
-    ("an archive is cut off", |all| cut_off(all, &archive(all)), ".tar cannot be read to its end"),
+    ("an archive is cut off", |all| cut_off(all, &archive(all)), ".tar cannot be read completely"),
     ("an archive has bytes behind its end", |all| edit(all, &archive(all), |bytes| bytes.push(0)), ".tar is not what"),
     ("an archive is removed", |all| drop(all.remove(&archive(all))), ".tar is gone"),
     (

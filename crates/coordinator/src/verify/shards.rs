@@ -65,7 +65,7 @@ pub(super) async fn check_shard(
     };
     let Some(marker) = marker else { return Ok(checked) };
     if marker.run != spec.run {
-        checked.problems.push(format!("shard {shard}: its marker is that of {} of run {}", marker.shard, marker.run));
+        checked.problems.push(format!("shard {shard}: it is the marker of {} of run {}", marker.shard, marker.run));
     }
     if marker.model.is_some() && marker.model.as_ref() != wanted.model {
         let name = |model: Option<&ModelIdentity>| model.map_or("none".to_owned(), ToString::to_string);

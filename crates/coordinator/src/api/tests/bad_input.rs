@@ -190,7 +190,7 @@ async fn a_token_that_has_expired_or_allows_less_than_is_asked_says_so_and_delet
     assert!(problem["detail"].as_str().unwrap().contains("2020-01-01"), "{problem}");
     let (status, problem) = ask("DELETE", "/v1/runs/x", "sam").await;
     assert_eq!((status, &problem["code"]), (403, &"role_too_low".into()));
-    assert_eq!(problem["detail"], "this needs the role admin, and yours is submitter");
+    assert_eq!(problem["detail"], "this needs the role admin; yours is submitter");
     assert_eq!(ask("DELETE", "/v1/runs/x", "ada").await.1["code"], "unknown_run");
     let (status, token) = ask("GET", "/v1/token", "sam").await;
     assert_eq!((status, &token["name"], &token["role"]), (200, &"sam".into(), &"submitter".into()));
@@ -221,5 +221,5 @@ async fn a_bad_body_of_a_retry_is_refused_and_names_what_it_may_be() {
     assert_eq!(is(ask("/v1/runs/none/retry", String::new()).await), (404, "unknown_run".to_owned()));
     let (status, code, detail) = ask(&path, String::new()).await;
     assert_eq!((status, code.as_str()), (409, "not_ended"));
-    assert_eq!(detail, "the run is running and has not ended; it can be tried again when it has");
+    assert_eq!(detail, "the run is running and has not ended; it can be retried when it has");
 }
