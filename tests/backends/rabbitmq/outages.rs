@@ -71,7 +71,7 @@ async fn confirmed_messages_survive_a_killed_broker_and_the_same_consumer_gets_t
     goes_on(&queue, &mut consumer, held).await;
     publish(&queue, 20..21).await;
     assert_eq!(next(&mut consumer).await.message, message(20));
-    log.until_it_has("consuming through RabbitMQ goes on").await;
+    log.until_it_has("consuming through RabbitMQ continues").await;
     log.holds_no_secret();
 }
 
@@ -86,7 +86,7 @@ async fn a_consumer_whose_connection_the_broker_closes_comes_back_by_itself_with
     let held = take(&mut consumer, 2).await;
     broker.control(&["close_all_connections", "--vhost", "diorama", "maintenance"]);
     goes_on(&queue, &mut consumer, held).await;
-    log.until_it_has("consuming through RabbitMQ goes on").await;
+    log.until_it_has("consuming through RabbitMQ continues").await;
     log.holds_no_secret();
 }
 
@@ -108,7 +108,7 @@ async fn a_consumer_whose_channel_alone_the_broker_closes_comes_back_by_itself_w
     publish(&queue, 0..20).await;
     let held = take(&mut consumer, 2).await;
     goes_on(&queue, &mut consumer, held).await;
-    log.until_it_has("consuming through RabbitMQ goes on").await;
+    log.until_it_has("consuming through RabbitMQ continues").await;
     assert!(log.text().contains("PRECONDITION_FAILED"), "it was not the channel that was closed: {}", log.text());
     log.holds_no_secret();
 }

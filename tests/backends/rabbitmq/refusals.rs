@@ -84,7 +84,7 @@ async fn a_password_that_changes_under_a_consumer_is_waited_for_a_while_and_then
             change_to("another");
             log.until_it_has("refuses the login").await;
             broker.control(&["change_password", USER, PASSWORD]);
-            log.until_it_has("consuming through RabbitMQ goes on").await;
+            log.until_it_has("consuming through RabbitMQ continues").await;
             patient.publish(&pool(), &message(0)).await.unwrap();
         };
         tokio::join!(refused, consumer.next()).1
