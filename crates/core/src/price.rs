@@ -17,6 +17,11 @@ pub struct PoolPrice {
     pub per_hour: f64,
 }
 
+/// A price as people write it: a number from 0.
+pub fn amount(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0)
+}
+
 /// A price that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a pool's price; write it as POOL=PRICE, such as spot=0.90")]
@@ -27,8 +32,7 @@ impl FromStr for PoolPrice {
     fn from_str(text: &str) -> Result<Self, InvalidPrice> {
         let parse = || {
             let (pool, price) = text.split_once('=')?;
-            let per_hour = price.trim().parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0)?;
-            Some(Self { pool: Pool::new(pool.trim()).ok()?, per_hour })
+            Some(Self { pool: Pool::new(pool.trim()).ok()?, per_hour: amount(price.trim())? })
         };
         parse().ok_or_else(|| InvalidPrice(text.to_owned()))
     }

@@ -198,6 +198,35 @@ impl Settings {
 }
 
 #[cfg(test)]
+impl Settings {
+    /// For tests, each of which sets what it is about.
+    pub(crate) fn example() -> Self {
+        Self {
+            method: Method::AbsGradSam,
+            scheduler: SchedulerKind::Ddim,
+            scheduler_config: ConfigReading::Pipeline,
+            published_timesteps: false,
+            steps: 10,
+            strength: 0.9,
+            guidance: 8.0,
+            negative_prompt: String::new(),
+            edits: Edits::Steps(vec![5]),
+            threshold: 0.5,
+            dilation: 1,
+            smoothing: Smoothing::Gaussian(6.0),
+            subject_tokens: SubjectTokens::Pieces,
+            layers: Vec::new(),
+            score: Score::AbsGrad,
+            probes: 1,
+            start: Start::Reference,
+            width: 64,
+            height: 64,
+            paste_back: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

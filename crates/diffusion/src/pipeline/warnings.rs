@@ -101,10 +101,9 @@ mod tests {
 
     use super::super::request::Subject;
     use super::*;
+    use crate::method::Estimator;
     use crate::method::extent::{Extent, most_alike};
     use crate::method::mask;
-    use crate::method::{Edits, Estimator, Method, Smoothing, Start, SubjectTokens};
-    use crate::scheduler::{ConfigReading, SchedulerKind};
 
     fn coverage(mask: &Tensor) -> f64 {
         mask::coverage(&mask.unsqueeze(0)).unwrap().double_value(&[0])
@@ -134,36 +133,11 @@ mod tests {
         }
     }
 
-    fn settings(score: Score) -> Settings {
-        Settings {
-            method: Method::AbsGradSam,
-            scheduler: SchedulerKind::Ddim,
-            scheduler_config: ConfigReading::Pipeline,
-            published_timesteps: false,
-            steps: 10,
-            strength: 0.9,
-            guidance: 4.0,
-            negative_prompt: String::new(),
-            edits: Edits::Steps(vec![5]),
-            threshold: 0.5,
-            dilation: 1,
-            smoothing: Smoothing::Gaussian(6.0),
-            subject_tokens: SubjectTokens::Pieces,
-            layers: Vec::new(),
-            score,
-            probes: 1,
-            start: Start::Reference,
-            width: 64,
-            height: 64,
-            paste_back: None,
-        }
-    }
-
     fn codes(score: Score, masks: &[&dyn Fn(usize, usize) -> bool]) -> Vec<String> {
         let subjects = ["gull", "rock"].map(|text| Subject { text: text.to_owned(), positions: vec![1] });
         let subjects = subjects.into_iter().take(masks.len()).collect();
         let prompt = Prompt { ids: Vec::new(), truncated_to: None, subjects };
-        let said = warnings(&prompt, &settings(score), &[edit(masks)]);
+        let said = warnings(&prompt, &Settings { score, ..Settings::example() }, &[edit(masks)]);
         said.iter().map(|warning| warning.split(':').next().unwrap().to_owned()).collect()
     }
 

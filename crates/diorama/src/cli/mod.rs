@@ -492,8 +492,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 /// A price of one worker-hour.
 fn price(text: &str) -> Result<f64, String> {
-    let price = text.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0);
-    price.ok_or_else(|| "write it as a number from 0, such as 2.50".to_owned())
+    diorama_core::price::amount(text).ok_or_else(|| "write it as a number from 0, such as 2.50".to_owned())
 }
 
 /// The flag `--grace`, in the place of the key.

@@ -10,7 +10,7 @@ use diorama_core::id::{Pool, RunId, Sha256Hex};
 use diorama_core::measure::{self, Asked, check_task, needed_networks};
 use diorama_core::outcome::TaskError;
 use diorama_core::retry::RetryPolicy;
-use diorama_core::run::{AcceptanceCounts, Labels, ModelIdentity, RunSpec, RunSummary};
+use diorama_core::run::{Labels, ModelIdentity, RunSpec, RunSummary};
 use diorama_core::task::Task;
 use diorama_core::text::counted;
 use diorama_manifest::{Format, LISTED_SKIPPED, Manifest, ManifestError, ManifestReport, References, Rules};
@@ -309,8 +309,8 @@ fn tell(summary: &RunSummary) -> String {
         progress::duration(Duration::from_secs_f64(summary.wall_seconds.max(0.0))),
         summary.pictures_per_second,
     );
-    if let Some(AcceptanceCounts { accepted, kept, tries }) = summary.acceptance {
-        text.push_str(&format!("\n{accepted} accepted, {kept} kept although no try passed, {tries} further tries"));
+    if let Some(counts) = &summary.acceptance {
+        text.push_str(&format!("\n{}", super::runs::acceptance(counts)));
     }
     for (code, count) in &summary.failures {
         text.push_str(&format!("\n{count} failed: {code} (errors.jsonl)"));

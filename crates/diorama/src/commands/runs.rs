@@ -8,6 +8,7 @@ use diorama_coordinator::{RunStatus, Waiting};
 use diorama_core::price::Cost;
 use diorama_core::run::{AcceptanceCounts, RunState};
 use diorama_core::text::{counted, shown};
+use indicatif::ProgressBar;
 use jiff::Timestamp;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -122,8 +123,8 @@ pub(crate) fn describe(run: &RunStatus) -> String {
     if run.retrying > 0 {
         add(format!("{} retrying in round {}", run.retrying, run.round));
     }
-    if let Some(AcceptanceCounts { accepted, kept, tries }) = run.acceptance {
-        add(format!("{accepted} accepted, {kept} kept although no try passed, {tries} further tries"));
+    if let Some(counts) = &run.acceptance {
+        add(acceptance(counts));
     }
     if run.summary.is_none() {
         if let Some(rate) = run.pictures_per_second {
@@ -160,6 +161,23 @@ pub(crate) fn describe(run: &RunStatus) -> String {
         text.push_str(&format!("\n  degraded: {}", shown(degraded)));
     }
     text
+}
+
+/// What became of the pictures of a run that accepts only some, in words.
+pub(crate) fn acceptance(AcceptanceCounts { accepted, kept, tries }: &AcceptanceCounts) -> String {
+    format!("{accepted} accepted, {kept} kept although no try passed, {tries} further tries")
+}
+
+/// Shows on a bar how far the run is, with `words` below.
+pub(crate) fn show(bar: &ProgressBar, run: &RunStatus, words: &str) {
+    bar.set_length(run.tasks);
+    bar.set_position(run.done + run.in_work + run.failed);
+    bar.set_message(words.to_owned());
+}
+
+/// [`describe`] in one line.
+pub(crate) fn in_one_line(run: &RunStatus) -> String {
+    describe(run).replace("\n  ", "; ")
 }
 
 /// What the run waits for, in words.
@@ -202,9 +220,7 @@ pub(crate) async fn watch(cli: &Cli, client: &Client, run: &str) -> Result<u8, F
                         format!("{working} of {} workers", workers.len())
                     },
                 );
-                bar.set_length(status.tasks);
-                bar.set_position(status.done + status.in_work + status.failed);
-                bar.set_message(format!("{}, {workers}", describe(&status).replace("\n  ", "; ")));
+                show(bar, &status, &format!("{}, {workers}", in_one_line(&status)));
             }
             // The last word comes below.
             None if status.summary.is_none() && said.is_none_or(|at| at.elapsed() >= LINE) && changed => {

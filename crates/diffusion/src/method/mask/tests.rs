@@ -1,34 +1,10 @@
 use super::*;
-use crate::method::{Edits, Method, Score, Start, SubjectTokens};
-use crate::scheduler::{ConfigReading, SchedulerKind};
-
-fn settings(smoothing: Smoothing, threshold: f64, dilation: u32) -> Settings {
-    Settings {
-        method: Method::AbsGradSam,
-        scheduler: SchedulerKind::Ddim,
-        scheduler_config: ConfigReading::Pipeline,
-        published_timesteps: false,
-        steps: 10,
-        strength: 0.9,
-        guidance: 8.0,
-        negative_prompt: String::new(),
-        edits: Edits::Steps(vec![5]),
-        threshold,
-        dilation,
-        smoothing,
-        subject_tokens: SubjectTokens::Pieces,
-        layers: Vec::new(),
-        score: Score::AbsGrad,
-        probes: 1,
-        start: Start::Reference,
-        width: 64,
-        height: 64,
-        paste_back: None,
-    }
-}
 
 fn masking(rows: &[(Smoothing, f64, u32)]) -> Masking {
-    let rows: Vec<Settings> = rows.iter().map(|&(smoothing, k, dilation)| settings(smoothing, k, dilation)).collect();
+    let rows: Vec<Settings> = rows
+        .iter()
+        .map(|&(smoothing, threshold, dilation)| Settings { smoothing, threshold, dilation, ..Settings::example() })
+        .collect();
     Masking::new(&rows.iter().collect::<Vec<_>>(), Device::Cpu).unwrap()
 }
 

@@ -17,7 +17,7 @@ use serde::de::IgnoredAny;
 use self::outlook::{Outlook, Sampled};
 pub(super) use self::sample::{Sample, shard_size};
 use crate::cli::Cli;
-use crate::commands::runs::{LINE, LOOK, describe};
+use crate::commands::runs::{LINE, LOOK, describe, in_one_line, show};
 use crate::exit::Failure;
 use crate::fleet::client::Client;
 use crate::{output, progress};
@@ -77,11 +77,9 @@ async fn ended(client: &Client, sample: &RunStatus) -> Result<RunStatus, Failure
             }
             return Ok(status);
         }
-        let words = format!("sample {}", describe(&status).replace("\n  ", "; "));
+        let words = format!("sample {}", in_one_line(&status));
         if let Some(bar) = &bar {
-            bar.set_length(status.tasks);
-            bar.set_position(status.done + status.in_work + status.failed);
-            bar.set_message(words);
+            show(bar, &status, &words);
         } else if said.is_none_or(|at| at.elapsed() >= LINE) {
             said = Some(tokio::time::Instant::now());
             tracing::info!("{words}");
